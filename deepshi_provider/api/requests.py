@@ -1,0 +1,145 @@
+"""The two paid requests: their fields, how they are said on the wire, and what makes two of them the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from deepshi_provider.exceptions import InvalidRequest
+
+#: Fields that say how the answer travels, not what is in the picture.
+TRANSPORT_FIELDS = frozenset({"stream", "response_format"})
+
+_BLANK = (None, "", "None")
+
+
+class GenerateRequest(BaseModel):
+    """``POST /v1/images/generations``: one prompt, ``n`` pictures.
+
+    Field names are the API's own; fields that it does not document are kept and forwarded. Rendered templates are
+    understood: ``"1024"`` is a number, and ``None``, ``""`` and ``"None"`` mean that the field is not sent.
+
+    :param model: model id, such as ``deepshi-banana-pro``.
+    :param prompt: what to draw; each model caps its length (8,000 to 50,000 characters).
+    :param n: pictures to make, 1 to 4; some models take only 1.
+    :param width: pixels, for models sized by pixel dimensions.
+    :param height: pixels, with ``width``.
+    :param aspect_ratio: such as ``16:9``, alone or with ``resolution``.
+    :param resolution: tier ``1K``, ``2K`` or ``4K``; the tier sets the price.
+    :param image_size: preset, such as ``auto_2K`` or ``1024x1024``.
+    :param quality: ``low``, ``medium`` or ``high``; higher costs more.
+    :param output_format: ``png``, ``jpeg`` or ``webp``.
+    :param seed: repeatable randomness, where the model has it.
+    :param stream: ask for Server-Sent Events, for slow, high-resolution work; billed the same.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True)
+
+    path: ClassVar[str] = "/v1/images/generations"
+    operation: ClassVar[str] = "generate"
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1)]
+    n: Annotated[int, Field(ge=1, le=4)] = 1
+    width: Annotated[int, Field(ge=1)] | None = None
+    height: Annotated[int, Field(ge=1)] | None = None
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    image_size: str | None = None
+    quality: str | None = None
+    output_format: str | None = None
+    response_format: str | None = None
+    seed: int | None = None
+    stream: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {k: v for k, v in data.items() if not (v in _BLANK if isinstance(v, str | None) else False)}
+
+    def wire_fields(self) -> dict[str, Any]:
+        """Return what is sent: the fields that were given, under the API's names."""
+        return self.model_dump(exclude_none=True, exclude_defaults=True, exclude={"images"})
+
+    def picture_fields(self) -> dict[str, Any]:
+        """Return the fields that change the picture or its price."""
+        kept = self.model_dump(exclude_none=True, exclude={"images", *TRANSPORT_FIELDS})
+        return dict(sorted(kept.items()))
+
+    def fingerprint(self, account: str, input_digests: Sequence[str] = ()) -> str:
+        """Return the SHA-256 (hex) under which this request is recorded: equal if and only if the same is asked for.
+
+        :param account: who pays, and at which service; the key itself stays out.
+        :param input_digests: SHA-256 (hex) of each input image's content, in order.
+        """
+        said = {
+            "version": 1,
+            "operation": self.operation,
+            "account": account,
+            "fields": self.picture_fields(),
+            "inputs": list(input_digests),
+        }
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _image_list(value: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        value = [value]
+    if isinstance(value, Sequence):
+        return [str(item) if isinstance(item, os.PathLike) else item for item in value]
+    return value
+
+
+class EditRequest(GenerateRequest):
+    """``POST /v1/images/edits``: the fields of a generation, and the images to start from.
+
+    :param images: local paths or URIs of PNG, JPEG or WebP images, 1 to 14 (by model).
+    """
+
+    path: ClassVar[str] = "/v1/images/edits"
+    operation: ClassVar[str] = "edit"
+
+    images: Annotated[list[str], BeforeValidator(_image_list), Field(min_length=1, max_length=14)]
+
+    def form_fields(self) -> dict[str, str]:
+        """Return :meth:`wire_fields` as the text of form fields."""
+        return {name: _form_text(value) for name, value in self.wire_fields().items()}
+
+    def image_field(self) -> str:
+        """Return the name of the form's image parts: ``image`` for one, ``image[]`` for several, as OpenAI's SDK."""
+        return "image" if len(self.images) == 1 else "image[]"
+
+
+def _form_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+Request = TypeVar("Request", bound=GenerateRequest)
+
+
+def build(kind: type[Request], fields: Mapping[str, Any]) -> Request:
+    """Return a request from rendered fields.
+
+    :raises InvalidRequest: a field is missing or cannot be what it should; the message names each.
+    """
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as err:
+        complaints = "; ".join(_complaint(e["loc"], e["type"], e["msg"], e["input"]) for e in err.errors())
+        raise InvalidRequest(f"The request was not sent: {complaints}") from None
+
+
+def _complaint(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    name = ".".join(str(part) for part in loc)
+    if kind in ("missing", "string_too_short"):
+        return f"{name} is missing or empty"
+    shown = f", got {str(value)[:40]!r}" if name != "prompt" else ""
+    return f"{name}: {message[0].lower()}{message[1:]}{shown}"

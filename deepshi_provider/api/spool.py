@@ -1,0 +1,57 @@
+"""One image on its way: bytes go to a temporary file while their SHA-256 runs along."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from deepshi_provider.exceptions import InvalidResponse
+
+#: Bytes of an image that stay in memory; beyond it the spool is a file on disk.
+MEMORY_LIMIT = 64 * 1024
+#: Largest image in bytes; an answer that does not end is cut here.
+IMAGE_LIMIT = 256 * 2**20
+
+
+class Spool:
+    """An unnamed temporary file that knows its length and SHA-256, and vanishes when closed.
+
+    :param limit: bytes after which writing raises :class:`~deepshi_provider.exceptions.InvalidResponse`.
+    """
+
+    def __init__(self, limit: int = IMAGE_LIMIT) -> None:
+        self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=MEMORY_LIMIT))  # noqa: SIM115 -- close() does
+        self.size_bytes = 0
+        #: Why the bytes are not what was sent, if so.
+        self.problem: str | None = None
+        #: Whether the source of the bytes came to its end.
+        self.complete = False
+        self._limit = limit
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self.size_bytes += len(data)
+        if self.size_bytes > self._limit:
+            raise InvalidResponse(f"An image is larger than {self._limit:,} bytes; the answer was cut")
+        self._digest.update(data)
+        self.file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written, in hex."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Delete the file."""
+        self.file.close()
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,125 @@
+"""Server-Sent Events in pieces → events, without waiting for a line to end.
+
+The interpretation follows https://html.spec.whatwg.org/multipage/server-sent-events.html with two liberties that keep a
+paid image: an event that the end of the stream cuts before its blank line counts, and a byte order mark may come in
+pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deepshi_provider.api.decoder import JsonDecoder
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.exceptions import DeepshiError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: Longest beginning of a line that is looked at; longer lines can only be comments or unknown fields.
+_LINE_LIMIT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event.
+
+    :param name: its ``event:`` field, or ``""``.
+    :param document: its data, parsed; ``None`` if it cannot be.
+    :param text: its data as text, images left out.
+    :param spools: the images in it.
+    :param error: why its data cannot be parsed.
+    """
+
+    name: str
+    document: Any
+    text: str
+    spools: list[Spool]
+    error: DeepshiError | None = None
+
+
+class SseDecoder:
+    """Incremental decoder of an event stream whose data is JSON with images in it.
+
+    :param new_spool: called for each image; returns where its bytes go.
+    """
+
+    def __init__(self, new_spool: Callable[[], Spool] = Spool) -> None:
+        self._new_spool = new_spool
+        self._name = ""
+        self._data: JsonDecoder | None = None
+        self._line = bytearray()
+        self._in_data = False
+        self._first_line = True
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take the next piece and return the events that it completes."""
+        events: list[Event] = []
+        at = 1 if self._after_cr and data.startswith(b"\n") else 0
+        self._after_cr = self._after_cr and not data
+        while at < len(data):
+            end = _end_of_line(data, at)
+            self._take(data[at:end])
+            if end == len(data):
+                break
+            events += self._end_line()
+            crlf = data[end : end + 2] == b"\r\n"
+            self._after_cr = data[end:] == b"\r"
+            at = end + 2 if crlf else end + 1
+        return events
+
+    def close(self) -> list[Event]:
+        """Return the event that the end of the stream completes, if any."""
+        return self._end_line() + self._dispatch()
+
+    def _take(self, piece: bytes) -> None:
+        if self._in_data and self._data:
+            self._data.feed(piece)
+            return
+        self._line += piece
+        if self._first_line and self._line.startswith(_BYTE_ORDER_MARK):
+            del self._line[: len(_BYTE_ORDER_MARK)]
+            self._first_line = False
+        if self._line.startswith(b"data:"):
+            self._data = self._data or JsonDecoder(self._new_spool)
+            self._data.feed(bytes(self._line[5:]))
+            self._line.clear()
+            self._in_data = True
+        del self._line[_LINE_LIMIT:]
+
+    def _end_line(self) -> list[Event]:
+        self._first_line = False
+        if self._in_data and self._data:
+            self._in_data = False
+            self._data.feed(b"\n")
+            return []
+        line = bytes(self._line)
+        self._line.clear()
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        if field == b"event":
+            self._name = value.decode("utf-8", "replace").strip()
+        return []
+
+    def _dispatch(self) -> list[Event]:
+        name, data = self._name, self._data
+        self._name, self._data = "", None
+        if data is None:
+            return []
+        error: DeepshiError | None = None
+        document = None
+        try:
+            document = data.close()
+        except DeepshiError as err:
+            error = err
+        return [Event(name=name, document=document, text=data.text, spools=data.spools, error=error)]
+
+
+def _end_of_line(data: bytes, at: int) -> int:
+    end = data.find(b"\n", at)
+    if end < 0:
+        end = len(data)
+    carriage_return = data.find(b"\r", at, end)
+    return end if carriage_return < 0 else carriage_return

@@ -1,0 +1,202 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    DeepshiError
+    ├── InvalidRequest            400 and other 4xx, or a request that is wrong before it is sent
+    │   ├── PreflightFailed       the model's catalog entry says that this request cannot work
+    │   └── ContentRefused        the content policy said no
+    ├── InvalidConnection         the Airflow connection is missing or cannot be used
+    ├── AuthenticationFailed      401
+    ├── InsufficientQuota         402
+    ├── PermissionDenied          403
+    ├── RateLimited               429
+    ├── ConnectionFailed          no connection was made, nothing was sent
+    ├── TimedOut                  the time allowed was over before anything was sent
+    ├── ServerFailed              5xx, or an error inside a stream that had begun
+    ├── OutcomeUnknown            sent, and no complete answer: an image may have been paid for
+    │   └── ResendsExhausted      ... and sending it once more is not allowed
+    ├── InvalidResponse           answered, but not with images
+    ├── BudgetExceeded            a limit set by the user was reached before sending
+    └── StorageFailed             the object store did not do what was asked
+
+``charged`` says what happened to the money, as far as anyone can know: ``"no"``, ``"yes"`` or ``"unknown"``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
+
+Charged = Literal["no", "yes", "unknown"]
+
+
+class DeepshiError(Exception):
+    """Base of all errors of this provider.
+
+    :param message: what happened and what the user can do; never holds the API key.
+    :param status_code: HTTP status, where there was an answer.
+    :param code: the API's error code, such as ``insufficient_quota``.
+    :param request_id: the server's name for the request, to quote to its support.
+    :param retry_after: seconds that the server asked to wait.
+    :param charged: whether money was taken; the class's default if not given.
+    :param cost_usd: what was taken, where the answer told.
+    :param sends: how many POSTs left this machine for this call, refused ones included.
+    """
+
+    default_charged: ClassVar[Charged] = "no"
+    #: Whether the same task, tried again later and unchanged, may succeed.
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        charged: Charged | None = None,
+        cost_usd: Decimal | None = None,
+        sends: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status_code = status_code
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.charged: Charged = charged or self.default_charged
+        self.cost_usd = cost_usd
+        self.sends = sends
+
+    def __str__(self) -> str:
+        """Return the message with what an on-call engineer looks for first."""
+        facts = [f"charged: {self.charged}"]
+        if self.status_code is not None:
+            facts.insert(0, f"HTTP {self.status_code}")
+        if self.code:
+            facts.append(f"code: {self.code}")
+        if self.cost_usd is not None:
+            facts.append(f"cost: ${self.cost_usd}")
+        if self.request_id:
+            facts.append(f"request: {self.request_id}")
+        return f"{self.message} [{', '.join(facts)}]"
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the error as JSON-serializable data, for a manifest or a trigger's event."""
+        return {
+            "type": type(self).__name__,
+            "message": self.message,
+            "status_code": self.status_code,
+            "code": self.code,
+            "request_id": self.request_id,
+            "retry_after": self.retry_after,
+            "charged": self.charged,
+            "cost_usd": None if self.cost_usd is None else str(self.cost_usd),
+            "sends": self.sends,
+        }
+
+    @staticmethod
+    def from_data(data: dict[str, Any]) -> DeepshiError:
+        """Return the error that :meth:`as_data` described, of the same class."""
+        fields = dict(data)
+        kind = _CLASSES.get(fields.pop("type", ""), DeepshiError)
+        cost = fields.pop("cost_usd", None)
+        return kind(fields.pop("message"), cost_usd=None if cost is None else Decimal(cost), **fields)
+
+
+class InvalidRequest(DeepshiError):
+    """The request cannot work as it is: 400, 404, 413, 422, or found wrong before it was sent."""
+
+
+class PreflightFailed(InvalidRequest):
+    """The model's catalog entry says that the request cannot work; nothing was sent."""
+
+
+class ContentRefused(InvalidRequest):
+    """The content policy refused the prompt or an input image; repeating it is useless."""
+
+
+class InvalidConnection(DeepshiError):
+    """The Airflow connection is not defined, or a field of it cannot be used; nothing was sent."""
+
+
+class AuthenticationFailed(DeepshiError):
+    """401: the API key is missing, malformed or unknown."""
+
+
+class InsufficientQuota(DeepshiError):
+    """402: the account is out of credits."""
+
+
+class PermissionDenied(DeepshiError):
+    """403: the key was revoked, or may not use this model."""
+
+
+class RateLimited(DeepshiError):
+    """429: too many requests, for longer than the connection's ``max_retries`` and ``max_retry_wait`` allow."""
+
+    retryable = True
+
+
+class ConnectionFailed(DeepshiError):
+    """No connection to the server was made, so nothing was sent."""
+
+    retryable = True
+
+
+class TimedOut(DeepshiError):
+    """The time that ``generation_timeout`` allows was over before the request was sent."""
+
+    retryable = True
+
+
+class ServerFailed(DeepshiError):
+    """5xx, or an error that the server reported inside a stream.
+
+    The vendor does not document whether a 5xx is billed; like the API it is compatible with, it is taken as free
+    unless the stream had begun (``charged="unknown"``).
+    """
+
+    retryable = True
+
+
+class OutcomeUnknown(DeepshiError):
+    """The request was sent and no complete answer came: the image may have been paid for."""
+
+    default_charged = "unknown"
+    retryable = True
+
+
+class ResendsExhausted(OutcomeUnknown):
+    """Earlier sendings of this request may have been paid for, and ``max_resends`` allows no further one."""
+
+    retryable = False
+
+
+class InvalidResponse(DeepshiError):
+    """A complete answer came, and it does not hold the images it should."""
+
+    default_charged = "yes"
+    retryable = True
+
+
+class BudgetExceeded(DeepshiError):
+    """A limit on costs that the user set was reached; nothing was sent."""
+
+
+class StorageFailed(DeepshiError):
+    """The object store could not be read or written."""
+
+    retryable = True
+
+
+def _tree(kind: type[DeepshiError]) -> dict[str, type[DeepshiError]]:
+    found = {kind.__name__: kind}
+    for child in kind.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+_CLASSES = _tree(DeepshiError)
