@@ -1,0 +1,50 @@
+"""What Airflow learns about this provider when it discovers it; imports nothing, for that happens everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, as ``airflow/provider_info.schema.json`` describes it."""
+    return {
+        "package-name": "airflow-provider-deepshi",
+        "name": "Deepshi",
+        "description": "Generate and edit images with `Deepshi <https://deepshi.ai>`__, and know what they cost.",
+        "integrations": [
+            {
+                "integration-name": "Deepshi",
+                "external-doc-url": "https://deepshi.ai",
+                "tags": ["ai"],
+            }
+        ],
+        "operators": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.operators.images"]}],
+        "hooks": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.hooks.deepshi"]}],
+        "triggers": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.triggers.images"]}],
+        "connection-types": [
+            {
+                "connection-type": "deepshi",
+                "hook-class-name": "deepshi_provider.hooks.deepshi.DeepshiHook",
+                "hook-name": "Deepshi",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "port"],
+                    "relabeling": {"password": "API key", "host": "Base URL"},
+                    "placeholders": {"password": "sk-bf-…", "host": "https://api.deepshi.ai"},
+                },
+                "conn-fields": {
+                    "output_uri": _field("Output URI", "string", "Directory for images, such as s3://bucket/deepshi"),
+                    "output_conn_id": _field("Output connection", "string", "Airflow connection of the object store"),
+                    "connect_timeout": _field("Connect timeout", "number", "Seconds; 10 if empty"),
+                    "read_timeout": _field("Read timeout", "number", "Longest silence in seconds; 90 if empty"),
+                    "max_retries": _field("Retries", "integer", "Of what was surely not charged; 3 if empty"),
+                    "max_retry_wait": _field("Longest wait", "number", "Before a retry, in seconds; 60 if empty"),
+                    "verify": _field("Verify TLS", "string", "true, false, or the path of a CA file; true if empty"),
+                    "proxy": _field("Proxy", "string", "URL of an HTTP proxy"),
+                },
+            }
+        ],
+    }
+
+
+def _field(label: str, kind: str, description: str) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [kind, "null"]}}

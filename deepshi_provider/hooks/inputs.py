@@ -1,0 +1,102 @@
+"""Input images of an edit: from any object store into local temporary files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from airflow.sdk import ObjectStoragePath
+
+from deepshi_provider.api.media import EXTENSIONS, media_type
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.exceptions import InvalidRequest, InvalidResponse, StorageFailed
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputImage:
+    """One input image, read once: what is fingerprinted is what is sent."""
+
+    uri: str
+    media_type: str
+    spool: Spool = field(repr=False)
+
+    def part(self, position: int) -> tuple[str, object, str]:
+        """Return file name, file and content type for the form; the name tells nothing about the user's store."""
+        return f"image-{position}.{EXTENSIONS[self.media_type]}", self.spool.file, self.media_type
+
+
+class InputImages:
+    """The input images of one request; closing deletes the temporary files."""
+
+    def __init__(self, images: list[InputImage]) -> None:
+        self.images = images
+
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of each image, in hex."""
+        return [image.spool.sha256 for image in self.images]
+
+    def __enter__(self) -> InputImages:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for image in self.images:
+            image.spool.close()
+
+
+def read_inputs(uris: Iterable[str], conn_id: str | None = None) -> InputImages:
+    """Read input images, one after another, through 1 MiB of memory. Blocks: call it in a thread.
+
+    :param uris: local paths or URIs; ``s3://conn@bucket/key`` names its own connection.
+    :param conn_id: connection for URIs of a remote store that name none.
+    :raises InvalidRequest: an image does not exist or is not PNG, JPEG or WebP.
+    :raises StorageFailed: an image cannot be read.
+    """
+    images: list[InputImage] = []
+    with ExitStack() as cleanup:
+        for uri in uris:
+            images.append(_read(uri, conn_id))
+            cleanup.callback(images[-1].spool.close)
+        cleanup.pop_all()
+    return InputImages(images)
+
+
+def _read(uri: str, conn_id: str | None) -> InputImage:
+    spool = Spool()
+    head = b""
+    try:
+        path = _path(uri, conn_id)
+        with path.fs.open(path.path, "rb", block_size=_CHUNK) as file:
+            while chunk := file.read(_CHUNK):
+                head = head or chunk[:12]
+                spool.write(chunk)
+    except (FileNotFoundError, IsADirectoryError) as err:
+        spool.close()
+        raise InvalidRequest(f"The input image {uri} does not exist") from err
+    except InvalidResponse as err:
+        spool.close()
+        raise InvalidRequest(f"The input image {uri} is too large to send") from err
+    except Exception as err:  # every object store raises errors of its own kind
+        spool.close()
+        raise StorageFailed(f"The input image {uri} cannot be read: {type(err).__name__}: {err}") from err
+    kind = media_type(head)
+    if kind is None:
+        spool.close()
+        raise InvalidRequest(f"The input image {uri} is not a PNG, JPEG or WebP image")
+    spool.file.seek(0)
+    return InputImage(uri=uri, media_type=kind, spool=spool)
+
+
+def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+    if "://" not in uri:
+        return ObjectStoragePath(f"file://{Path(uri).absolute()}")
+    is_local = uri.startswith("file://")
+    names_its_own = "@" in uri.partition("://")[2].partition("/")[0]
+    return ObjectStoragePath(uri) if is_local or names_its_own else ObjectStoragePath(uri, conn_id=conn_id)

@@ -1,0 +1,122 @@
+"""What a call of the hook gives: images as files, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from deepshi_provider.api.answer import Received, ReceivedImage
+from deepshi_provider.api.media import EXTENSIONS
+from deepshi_provider.api.spool import Spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One generated image, in a temporary file that lives as long as its result.
+
+    :param index: position among the request's pictures, from 0.
+    :param media_type: by the image's own bytes, whatever was asked for.
+    :param width: pixels.
+    :param height: pixels.
+    :param sha256: of its bytes, in hex.
+    """
+
+    index: int
+    media_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+    revised_prompt: str | None
+    spool: Spool = field(repr=False)
+
+    @property
+    def extension(self) -> str:
+        """``png``, ``jpg`` or ``webp``."""
+        return EXTENSIONS[self.media_type]
+
+    def open(self) -> BinaryIO:
+        """Return the image as a binary file at its beginning; close it after use."""
+        self.spool.file.flush()
+        file = os.fdopen(os.dup(self.spool.file.fileno()), "rb")
+        file.seek(0)
+        return file
+
+    def read(self) -> bytes:
+        """Return the image's bytes, all of them in memory."""
+        with self.open() as file:
+            return file.read()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the image to a local path."""
+        target = Path(path)
+        with self.open() as file, target.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesResult:
+    """A paid answer. Use it in a ``with`` block: leaving it deletes the temporary files.
+
+    :param model: the model that answered.
+    :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
+    :param created: unix seconds.
+    :param usage: tokens and cost as the API reports them.
+    :param cost_usd: what was taken from the balance; ``None`` if the answer does not tell.
+    :param sends: how many POSTs it took, refused ones included.
+    """
+
+    images: list[Image]
+    model: str | None
+    size: str | None
+    created: int | None
+    usage: dict[str, Any]
+    cost_usd: Decimal | None
+    sends: int
+
+    @classmethod
+    def from_received(cls, received: Received, sends: int) -> ImagesResult:
+        """Return what an answer holds."""
+        answer = received.answer
+        images = [_image(image) for image in received.images]
+        return cls(
+            images=images,
+            model=answer.model,
+            size=answer.size or f"{images[0].width}x{images[0].height}",
+            created=answer.created,
+            usage=answer.usage or {},
+            cost_usd=answer.cost_usd,
+            sends=sends,
+        )
+
+    def close(self) -> None:
+        """Delete the temporary files."""
+        for image in self.images:
+            image.spool.close()
+
+    def __enter__(self) -> ImagesResult:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _image(received: ReceivedImage) -> Image:
+    return Image(
+        index=received.index,
+        media_type=received.media.media_type,
+        width=received.media.width,
+        height=received.media.height,
+        size_bytes=received.spool.size_bytes,
+        sha256=received.spool.sha256,
+        revised_prompt=received.revised_prompt,
+        spool=received.spool,
+    )

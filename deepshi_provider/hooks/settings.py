@@ -1,0 +1,120 @@
+"""A Deepshi connection of Airflow → checked settings."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import httpx
+from airflow.sdk import Connection
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from deepshi_provider.exceptions import InvalidConnection
+
+DEFAULT_BASE_URL = "https://api.deepshi.ai"
+
+
+def _flag_or_path(value: Any) -> Any:
+    words = {"true": True, "1": True, "": True, "false": False, "0": False}
+    return words.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What a connection of type ``deepshi`` says.
+
+    :param base_url: scheme, host and port, without ``/v1``.
+    :param output_uri: directory for images where the operator names none.
+    :param output_conn_id: connection of the object store.
+    :param connect_timeout: seconds to make a connection.
+    :param read_timeout: longest silence between two bytes of an answer, in seconds; keepalives count as bytes.
+    :param max_retries: how often a request is sent again that was surely not charged.
+    :param max_retry_wait: longest single wait before such a retry, in seconds.
+    :param verify: check TLS certificates: ``True``, ``False``, or the path of a CA file.
+    :param proxy: URL of an HTTP proxy.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    conn_id: str
+    base_url: str
+    api_key: SecretStr
+    output_uri: str | None = None
+    output_conn_id: str | None = None
+    connect_timeout: Annotated[float, Field(gt=0)] = 10.0
+    read_timeout: Annotated[float, Field(gt=0)] = 90.0
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    max_retry_wait: Annotated[float, Field(ge=0)] = 60.0
+    verify: Annotated[bool | str, BeforeValidator(_flag_or_path)] = True
+    proxy: str | None = None
+
+    @classmethod
+    def from_connection(cls, connection: Connection) -> Settings:
+        """Return the settings of a connection.
+
+        :raises InvalidConnection: it lacks a key, or a field cannot be understood; the message names the field.
+        """
+        conn_id = connection.conn_id
+        key = (connection.password or "").strip()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            problem = "has characters that no key has" if key else "is missing"
+            raise InvalidConnection(f"Connection {conn_id!r}: the API key (its password) {problem}")
+        extra = connection.extra_dejson or {}
+        given = {name: value for name, value in extra.items() if value not in (None, "") and name in cls.model_fields}
+        fields = given | {"conn_id": conn_id, "base_url": base_url(connection), "api_key": key}
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as err:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in err.errors())
+            raise InvalidConnection(f"Connection {conn_id!r} has an extra that cannot be used: {wrong}") from None
+
+    @property
+    def account(self) -> str:
+        """Who pays, and where: part of a request's fingerprint; without the key."""
+        return f"{self.base_url} {self.conn_id}"
+
+    def new_client(self) -> httpx.AsyncClient:
+        """Return a client for this connection; the caller closes it.
+
+        Connections are not kept alive: a request on one that the server has just closed could not be told from a
+        request whose answer was lost, and that is a paid image in doubt.
+        """
+        return httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}"},
+            timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            verify=_tls(self.verify),
+            proxy=self.proxy,
+            follow_redirects=False,
+        )
+
+
+def base_url(connection: Connection) -> str:
+    """Return the base URL of a connection whose host may come with or without scheme, port and ``/v1``."""
+    host = (connection.host or DEFAULT_BASE_URL).strip().rstrip("/")
+    if "://" not in host:
+        scheme = connection.schema if connection.schema in ("http", "https") else "https"
+        host = f"{scheme}://{host}"
+    try:
+        parts = urlsplit(host)
+        port = parts.port or connection.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r} is no HTTP address")
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
+
+
+@lru_cache(maxsize=8)
+def _tls(verify: bool | str) -> ssl.SSLContext:
+    """Return one TLS context per setting: making one reads every CA certificate, tens of milliseconds each time."""
+    if isinstance(verify, str):
+        try:
+            return ssl.create_default_context(cafile=verify)
+        except OSError as err:
+            raise InvalidConnection(f"The CA file {verify!r} of the Deepshi connection cannot be read: {err}") from err
+    return httpx.create_ssl_context(verify=verify)
