@@ -1,0 +1,168 @@
+"""The sendings under one name in a directory: claims and records, and what they mean for the next request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import BinaryIO, get_args
+
+from pydantic import ValidationError
+
+from deepshi_provider.exceptions import InvalidRequest, StorageFailed
+from deepshi_provider.jobs.lease import Watch
+from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, StoredImage, total, unsettled
+from deepshi_provider.storage import STATE, Store, in_thread
+
+_CLAIM = ".claim.json"
+_RECORDS: dict[str, RecordKind] = {f".{kind}.json": kind for kind in get_args(RecordKind)}
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purchase:
+    """A stored record with the number of its sending."""
+
+    k: int
+    record: Record
+
+
+class Ledger:
+    """Claims and records of one name in one directory."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    async def sendings(self) -> list[Sending]:
+        """Return all sendings under this name, oldest first, fresh from the store."""
+        return parse_listing(self._name, await self._store.list())
+
+    async def claim(self, k: int, claim: Claim) -> bool:
+        """Create the k-th claim; return ``False`` if another process was first."""
+        name = f"{STATE}/{self._name}.{k}.{claim.fingerprint[:16]}{_CLAIM}"
+        return await self._store.create(name, claim.model_dump_json().encode())
+
+    def claim_uri(self, sending: Sending) -> str:
+        """Return the URI of a sending's claim, to tell the user."""
+        return self._store.uri_of(f"{STATE}/{sending.claim}")
+
+    async def withdraw(self, k: int, fingerprint: str) -> None:
+        """Remove a claim whose sending was surely free."""
+        name = f"{STATE}/{self._name}.{k}.{fingerprint[:16]}{_CLAIM}"
+        await self._store.patiently(lambda: self._store.remove(name))
+
+    async def record(self, k: int, record: Record) -> None:
+        """Write what became of the k-th sending."""
+        name = f"{STATE}/{self._name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
+        await self._store.patiently(lambda: self._store.write(name, record.model_dump_json().encode()))
+
+    async def take_slot(self, owner: Owner) -> None:
+        """Make sure that no other map index of the same task puts its images under this name.
+
+        :raises InvalidRequest: one does; both would pay, and one image would be lost.
+        """
+        name = f"{STATE}/{self._name}.{owner.task_group_key}.slot.json"
+        if await self._store.create(name, json.dumps({"map_index": owner.map_index}).encode()):
+            return
+        data = await self._store.read(name)
+        other = json.loads(data)["map_index"] if data else owner.map_index
+        if other != owner.map_index:
+            raise InvalidRequest(
+                f"Not sent: map indexes {other} and {owner.map_index} of task {owner.task_id} have one output "
+                f"directory, {self._store.uri}; put {{{{ ti.map_index }}}} into output_uri"
+            )
+
+    async def newest_purchase(self, sendings: Iterable[Sending], fingerprint: str) -> Purchase | None:
+        """Return the newest record of stored images for a request; whether they are still there is not asked."""
+        stored = [s for s in sendings if s.kind == "stored" and s.fingerprint == fingerprint[:16]]
+        if not stored:
+            return None
+        record = await self._read_record(stored[-1])
+        return Purchase(k=stored[-1].k, record=record) if record.fingerprint == fingerprint else None
+
+    async def is_intact(self, purchase: Purchase, sendings: Iterable[Sending]) -> bool:
+        """Return whether the images of a purchase are still in place.
+
+        Their lengths are compared. Their contents too, if a later sending of another request under the same name may
+        have replaced them with images that happen to be as long.
+        """
+        others = [s for s in sendings if s.k >= purchase.k and s.fingerprint != purchase.record.fingerprint[:16]]
+        for image in purchase.record.images:
+            name = image.uri.rpartition("/")[2]
+            if await self._store.size(name) != image.size_bytes:
+                return False
+            if others and not await self._has_content(name, image):
+                return False
+        return True
+
+    async def task_cost(self, sendings: Iterable[Sending], owner: Owner) -> Decimal | None:
+        """Return what all tries of a task instance have paid under this name, in USD, as far as the API told."""
+        own = [s for s in sendings if s.record and s.task_key == owner.task_key]
+        records = [await self._read_record(sending) for sending in own]
+        return total(record.cost_usd for record in records if record.owner.is_same_task(owner))
+
+    async def live_claim(self, sendings: Iterable[Sending], watch: Watch) -> Sending | None:
+        """Return one of the sendings that another process may still be waiting for."""
+        for sending in unsettled(sendings):
+            data = await self._store.read(f"{STATE}/{sending.claim}")
+            if data is None:
+                continue
+            try:
+                holder = Claim.model_validate_json(data).holder
+            except ValidationError:  # being written at this moment, or cut short by a crash
+                alive = watch.is_fresh(str(sending.claim), data)
+            else:
+                alive = await watch.is_alive(holder)
+            if alive:
+                return sending
+        return None
+
+    async def _read_record(self, sending: Sending) -> Record:
+        data = await self._store.read(f"{STATE}/{sending.record}")
+        try:
+            return Record.model_validate_json(data or b"")
+        except ValidationError as err:
+            uri = self._store.uri_of(f"{STATE}/{sending.record}")
+            raise StorageFailed(f"The record {uri} cannot be read; restore or delete it") from err
+
+    async def _has_content(self, name: str, image: StoredImage) -> bool:
+        file = await self._store.open(name)
+        return await in_thread(_sha256, file) == image.sha256
+
+
+def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
+    """Return the sendings under a name from the names in a listing, oldest first.
+
+    Claims are ``<name>.<k>.<fingerprint>.claim.json``, records ``<name>.<k>.<fingerprint>.<task>.<kind>.json``.
+    """
+    claims: dict[tuple[int, str], str] = {}
+    records: dict[tuple[int, str], Sending] = {}
+    for entry in listing:
+        if not entry.startswith(f"{name}."):
+            continue
+        *fields, word, _ = entry.removeprefix(f"{name}.").split(".")
+        kind = _RECORDS.get(f".{word}.json")
+        if len(fields) == 2 and word == "claim" and fields[0].isdigit():
+            claims[int(fields[0]), fields[1]] = entry
+        elif len(fields) == 3 and kind and fields[0].isdigit():
+            k, fingerprint, task_key = int(fields[0]), fields[1], fields[2]
+            records[k, fingerprint] = Sending(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
+    unrecorded = [Sending(k=k, fingerprint=f, claim=claims[k, f]) for k, f in claims.keys() - records.keys()]
+    return sorted([*records.values(), *unrecorded], key=lambda sending: sending.k)
+
+
+def new_claim(fingerprint: str, owner: Owner, holder: str, model: str) -> Claim:
+    """Return a claim for now."""
+    return Claim(fingerprint=fingerprint, owner=owner, holder=holder, model=model, claimed_at=time.time())
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    with file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""Run a job to its end, whatever the end is, and write down how it went."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+
+from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.jobs.engine import Engine
+from deepshi_provider.jobs.job import IMAGE, Job
+from deepshi_provider.jobs.lease import Lease
+from deepshi_provider.jobs.ledger import Ledger, Purchase
+from deepshi_provider.manifest import Manifest, Owner, Sending, since_purchase, total, unsettled
+from deepshi_provider.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+async def run(job: Job) -> Manifest:
+    """Carry out a job and return how it ended; after a success the manifest is stored too.
+
+    Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
+    claim; images that were already paid for and received are stored first.
+    """
+    store = Store(job.output_uri, job.output_conn_id)
+    hook = DeepshiHook(job.deepshi_conn_id)
+    lease = Lease(store)
+    engine = Engine(job, hook, store, lease)
+    try:
+        async with hook.session(), lease:
+            purchase = await engine.run()
+        return await _success(job, store, engine.ledger, purchase)
+    except DeepshiError as err:
+        return await _failure(job, store, engine, err)
+
+
+async def load_job(uri: str, conn_id: str | None) -> Job:
+    """Return a stored job.
+
+    :raises StorageFailed: it cannot be read, or is not there.
+    """
+    return Job.model_validate_json(await _load(uri, conn_id, "job"))
+
+
+async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
+    """Return a stored manifest.
+
+    :raises StorageFailed: it cannot be read, or is not there.
+    """
+    return Manifest.model_validate_json(await _load(uri, conn_id, "manifest"))
+
+
+async def store_job(job: Job) -> str:
+    """Write a job where the triggerer finds it, and return its URI."""
+    store = Store(job.output_uri, job.output_conn_id)
+    await store.write(job.job_name, job.model_dump_json().encode())
+    return store.uri_of(job.job_name)
+
+
+async def spent(output_uri: str, conn_id: str | None, owner: Owner) -> Decimal | None:
+    """Return what a task instance has paid so far, in USD; ``None`` if its store cannot be read."""
+    ledger = Ledger(Store(output_uri, conn_id), IMAGE)
+    try:
+        return await ledger.task_cost(await ledger.sendings(), owner)
+    except DeepshiError as err:
+        log.warning("What the task has cost so far cannot be read: %s", err)
+        return None
+
+
+async def _load(uri: str, conn_id: str | None, what: str) -> bytes:
+    folder, _, name = uri.rpartition("/")
+    data = await Store(folder, conn_id).read(name)
+    if data is None:
+        raise StorageFailed(f"The {what} {uri} is gone; clear the task to start it anew")
+    return data
+
+
+async def _success(job: Job, store: Store, ledger: Ledger, purchase: Purchase) -> Manifest:
+    record = purchase.record
+    reused = record.owner != job.owner
+    if reused:
+        log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
+    manifest = Manifest(
+        status="success",
+        owner=job.owner,
+        images=record.images,
+        model=record.model,
+        size=record.size,
+        created=record.created,
+        cost_usd=Decimal(0) if reused else record.cost_usd,
+        usage=record.usage,
+        sends=0 if reused else record.sends,
+        unknown_outcomes=record.unknown_outcomes,
+        reused=reused,
+        manifest_uri=store.uri_of(job.manifest_name),
+        task_cost_usd=await ledger.task_cost(await ledger.sendings(), job.owner),
+    )
+    await store.patiently(lambda: store.write(job.manifest_name, manifest.model_dump_json().encode()))
+    return manifest
+
+
+async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) -> Manifest:
+    """Return what is known after a failure; the error itself is part of it, and nothing more can fail."""
+    exposed: list[Sending] = []
+    spent = total([err.cost_usd])
+    try:
+        sendings = await engine.ledger.sendings()
+        exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
+        recorded = await engine.ledger.task_cost(sendings, job.owner)
+        # What a failing store did not take is not in its records.
+        spent = total([recorded, err.cost_usd]) if isinstance(err, StorageFailed) and err.cost_usd else recorded
+    except StorageFailed as again:
+        log.warning("What the task has cost so far cannot be read: %s", again)
+    return Manifest(
+        status="failed",
+        owner=job.owner,
+        cost_usd=err.cost_usd,
+        sends=err.sends,
+        unknown_outcomes=len(unsettled(exposed)),
+        manifest_uri=store.uri_of(job.manifest_name),
+        task_cost_usd=spent,
+        error=err.as_data(),
+        retry=err.retryable and len(exposed) <= job.max_resends,
+    )

@@ -1,0 +1,215 @@
+"""What was made and what it cost: records, claims and manifests, as plain data, and the rules between them.
+
+Every sending of a request has a number ``k`` that counts the sendings under one name in one directory, from 1.
+
+- A **claim** is written before the k-th sending and never again: from then on money may have been spent.
+- A **record** is written when it is known what became of a sending that cost money. It proves the images it lists.
+- A claim without a record is a sending whose outcome is unknown.
+- A sending that was surely free takes its claim with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+#: Exact in files: money is text there, never a binary fraction.
+Usd = Annotated[Decimal, PlainSerializer(str, when_used="json")]
+
+
+class Owner(BaseModel):
+    """A try of a task instance."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    try_number: int = 1
+
+    @property
+    def task_key(self) -> str:
+        """Name of the task instance over all its tries, short and safe in paths."""
+        return _digest(self.dag_id, self.run_id, self.task_id, str(self.map_index))
+
+    @property
+    def task_group_key(self) -> str:
+        """Name of all mapped instances of the task in this run together."""
+        return _digest(self.dag_id, self.run_id, self.task_id)
+
+    def is_same_task(self, other: Owner) -> bool:
+        """Whether both are tries of one task instance."""
+        return self.model_copy(update={"try_number": other.try_number}) == other
+
+
+class StoredImage(BaseModel):
+    """One image in object storage.
+
+    :param uri: without any connection id.
+    :param width: pixels.
+    :param height: pixels.
+    :param sha256: of its bytes, in hex.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    index: int
+    media_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+    revised_prompt: str | None = None
+
+
+class Claim(BaseModel):
+    """That a request is about to be sent, and by whom.
+
+    :param holder: names the running process; see :mod:`deepshi_provider.jobs.lease`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    owner: Owner
+    holder: str
+    model: str
+    claimed_at: float
+
+
+#: ``stored``: the images are in place; ``lost``: the answer held no usable image; ``superseded``: another process had
+#: taken over, so these images were thrown away.
+RecordKind = Literal["stored", "lost", "superseded"]
+
+
+class Record(BaseModel):
+    """What became of a sending that cost money.
+
+    :param sends: POSTs of this sending, refused ones included.
+    :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: RecordKind
+    fingerprint: str
+    owner: Owner
+    images: list[StoredImage] = []
+    model: str | None = None
+    size: str | None = None
+    created: int | None = None
+    usage: dict[str, Any] = {}
+    cost_usd: Usd | None = None
+    sends: int = 1
+    unknown_outcomes: int = 0
+    recorded_at: float
+
+
+class Manifest(BaseModel):
+    """How a job ended: what a task returns, or why it failed.
+
+    :param cost_usd: what this try paid; ``None`` if the API told no cost.
+    :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
+    :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
+    :param retry: whether another try of the task may help.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["success", "failed"]
+    owner: Owner
+    images: list[StoredImage] = []
+    model: str | None = None
+    size: str | None = None
+    created: int | None = None
+    cost_usd: Usd | None = None
+    usage: dict[str, Any] = {}
+    sends: int = 0
+    unknown_outcomes: int = 0
+    reused: bool = False
+    manifest_uri: str
+    task_cost_usd: Usd | None = None
+    error: dict[str, Any] | None = None
+    retry: bool = False
+
+    def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
+        """Return the small event that a trigger fires; a success is read from the manifest's object."""
+        if self.status == "success":
+            return {"status": "success", "manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
+        told = self.model_dump(mode="json", include={"status", "sends", "unknown_outcomes", "task_cost_usd", "retry"})
+        return {**told, "error": self.error}
+
+    def as_xcom(self) -> dict[str, Any]:
+        """Return the task's ``return_value``: JSON types only, money as a number."""
+        value = self.model_dump(exclude={"status", "owner", "task_cost_usd", "error", "retry"})
+        return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """One sending under a name, as a listing of its directory shows it.
+
+    :param fingerprint: its first 16 hex digits.
+    :param claim: name of the claim's object.
+    :param record: name of the record's object; ``None`` while the outcome is unknown.
+    :param kind: of the record.
+    :param task_key: of the record's owner.
+    """
+
+    k: int
+    fingerprint: str
+    claim: str | None = None
+    record: str | None = None
+    kind: RecordKind | None = None
+    task_key: str | None = None
+
+
+def next_k(sendings: Iterable[Sending]) -> int:
+    """Return the number of the next sending."""
+    return 1 + max((sending.k for sending in sendings), default=0)
+
+
+def since_purchase(sendings: Iterable[Sending], fingerprint: str) -> list[Sending]:
+    """Return the sendings of a request after the last one whose images were stored: money without an image."""
+    same = [s for s in sendings if s.fingerprint == fingerprint[:16]]
+    last = max((s.k for s in same if s.kind == "stored"), default=0)
+    return [s for s in same if s.k > last]
+
+
+def unsettled(sendings: Iterable[Sending]) -> list[Sending]:
+    """Return the sendings whose outcome is unknown."""
+    return [sending for sending in sendings if not sending.record]
+
+
+def total(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """Return the sum of the known costs; 0 for nothing at all, ``None`` if costs there are and none is known."""
+    all_costs = list(costs)
+    known = [cost for cost in all_costs if cost is not None]
+    return sum(known, Decimal(0)) if known or not all_costs else None
+
+
+def as_number(cost: Decimal | None) -> float | None:
+    """Return money as it leaves Python: a JSON number."""
+    return None if cost is None else float(cost)
+
+
+def plain(value: Any) -> Any:
+    """Return data with every ``Decimal`` as a number that JSON and XCom take."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() and "." not in str(value) else float(value)
+    return value
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]

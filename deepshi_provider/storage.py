@@ -1,0 +1,234 @@
+"""Images, records and claims on any object store that Airflow knows.
+
+A store is one directory, opened through ``ObjectStoragePath`` with an Airflow connection. All methods are coroutines:
+the work is done in threads of this module's own, because object stores block, also in their constructors.
+
+What an object store cannot do by itself is made up for:
+
+- only some stores replace an object at once; elsewhere (local files too) bytes go to a temporary name first;
+- ``FileNotFoundError`` is an answer to a question, every other error is :class:`StorageFailed`, never "there is none".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import errno
+import logging
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import tenacity
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk import BaseHook, ObjectStoragePath
+
+from deepshi_provider.exceptions import InvalidConnection, StorageFailed
+
+log = logging.getLogger(__name__)
+
+#: Directory, beside the images, of all that is not an image. Spark and Hive skip names that begin with ``_``.
+STATE = "_deepshi"
+#: After payment a failing store is tried again for this long, in seconds.
+PATIENCE = 300.0
+
+_BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many uploads at once small
+_ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+_CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
+_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
+
+Result = TypeVar("Result")
+
+
+async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
+    """Run blocking work in this module's threads, so that it neither blocks the loop nor starves Airflow's threads."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, lambda: context.run(work, *args))
+
+
+class Store:
+    """One directory of an object store.
+
+    :param uri: local path or URI of the directory; ``s3://conn@bucket/key`` names its own connection.
+    :param conn_id: Airflow connection of the store; ``None`` uses the store's own defaults.
+    :ivar uri: the directory's URI, without any connection id.
+    """
+
+    def __init__(self, uri: str, conn_id: str | None = None) -> None:
+        if "://" not in uri:
+            uri = f"file://{Path(uri).absolute()}"
+        self.protocol, _, rest = uri.rstrip("/").partition("://")
+        host, slash, path = rest.partition("/")
+        named, _, host = host.rpartition("@")
+        self.uri = f"{self.protocol}://{host}{slash}{path}"
+        self.conn_id = named or conn_id
+        self._opened: ObjectStoragePath | None = None
+
+    def uri_of(self, name: str) -> str:
+        """Return the URI of an object in this directory, without any connection id."""
+        return f"{self.uri}/{name}"
+
+    async def list(self, folder: str = STATE) -> dict[str, int]:
+        """Return names and lengths (bytes) of the objects in a folder, fresh from the store; empty if there is none."""
+        return await self._run(f"list {folder!r}", self._list, folder)
+
+    async def read(self, name: str) -> bytes | None:
+        """Return a small object, or ``None`` if there is none."""
+        return await self._run(f"read {name!r}", self._read, name)
+
+    async def size(self, name: str) -> int | None:
+        """Return the length of an object in bytes, or ``None`` if there is none."""
+        return await self._run(f"look for {name!r}", self._size, name)
+
+    async def open(self, name: str) -> BinaryIO:
+        """Return an object as a binary file. Reading it blocks."""
+        return await self._run(f"open {name!r}", lambda: self._fs.open(self._path(name), "rb"))
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Write an object that does not exist yet; return whether this call made it."""
+        return await self._run(f"create {name!r}", self._create, name, data)
+
+    async def write(self, name: str, data: bytes) -> None:
+        """Write a small object whole, so that no reader sees a part of it."""
+        await self._run(f"write {name!r}", self._write, name, data)
+
+    async def remove(self, name: str) -> None:
+        """Delete an object; it is no error if there is none."""
+        await self._run(f"delete {name!r}", self._remove, name)
+
+    async def publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
+        """Put an image in place, so that no reader sees a part of it.
+
+        :param open_source: returns the image at its beginning; called in a thread.
+        """
+        await self._run(f"store {name!r}", self._publish, name, open_source, media_type)
+
+    async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(StorageFailed),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
+            stop=tenacity.stop_after_delay(PATIENCE),
+            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                return await work()
+        raise AssertionError("the loop returns or raises")
+
+    async def _run(self, what: str, work: Callable[..., Result], *args: Any) -> Result:
+        try:
+            return await in_thread(work, *args)
+        except (StorageFailed, InvalidConnection):
+            raise
+        except Exception as err:  # every object store raises errors of its own kind; this is where they enter
+            raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err
+
+    # What follows blocks and runs in threads.
+
+    @property
+    def _root(self) -> ObjectStoragePath:
+        if self._opened is None:
+            if self.conn_id and self.protocol != "file":
+                _must_exist(self.conn_id)
+                self._opened = ObjectStoragePath(self.uri, conn_id=self.conn_id)
+            else:
+                self._opened = ObjectStoragePath(self.uri)
+        return self._opened
+
+    @property
+    def _fs(self) -> Any:
+        return self._root.fs
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.path.rstrip('/')}/{name}"
+
+    def _make_parent(self, path: str) -> None:
+        if self.protocol == "file":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+    def _list(self, folder: str) -> dict[str, int]:
+        self._fs.invalidate_cache(self._path(folder))
+        try:
+            found = self._fs.ls(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {f["name"].rpartition("/")[2]: f.get("size") or 0 for f in found if f["type"] == "file"}
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._fs.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def _size(self, name: str) -> int | None:
+        self._fs.invalidate_cache(self._path(name).rpartition("/")[0])
+        try:
+            return int(self._fs.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def _create(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        self._make_parent(path)
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as err:
+            # S3's "precondition failed": some servers' code for it is not known to s3fs.
+            if err.errno == errno.EINVAL and "condition" in str(err).lower():
+                return False
+            raise
+        return True
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        self._make_parent(path)
+        if self.protocol in _ATOMIC:
+            self._fs.pipe_file(path, data)
+        else:
+            part = f"{path}.{uuid.uuid4().hex}.part"
+            self._fs.pipe_file(part, data)
+            self._fs.mv(part, path)
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    def _publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
+        path = self._path(name)
+        self._make_parent(path)
+        part = path if self.protocol in _ATOMIC else f"{path}.{uuid.uuid4().hex}.part"
+        option = _CONTENT_TYPE_OPTION.get(self.protocol)
+        with open_source() as source:
+            self._copy(source, part, {option: media_type} if option else {})
+        if part != path:
+            self._fs.mv(part, path)
+
+    def _copy(self, source: BinaryIO, path: str, options: dict[str, str]) -> None:
+        # Not a "with" block: leaving it by an exception would commit the part that was written.
+        target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
+        try:
+            shutil.copyfileobj(source, target, 1024 * 1024)
+        except BaseException:
+            if self.protocol in _ATOMIC and hasattr(target, "discard"):
+                target.discard()
+            else:
+                target.close()
+                self._fs.rm_file(path)
+            raise
+        target.close()
+
+
+def _must_exist(conn_id: str) -> None:
+    """Raise if a connection is missing: Airflow would go on with anonymous access."""
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as err:
+        raise InvalidConnection(f"The connection {conn_id!r} of the object store is not defined") from err

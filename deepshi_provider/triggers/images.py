@@ -1,0 +1,56 @@
+"""Awaits a job in the triggerer, so that a long generation holds no worker slot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.jobs.run import load_job, run
+
+
+class DeepshiImagesTrigger(BaseTrigger):
+    """Carries out a stored job; the same coroutine as a blocking operator awaits.
+
+    Its arguments are stored in plain text in Airflow's database, so they hold neither the prompt nor the key. A
+    triggerer that is stopped or killed loses it, and the next one runs it from the start: what was sent, and what was
+    stored, is found in the object store.
+
+    :param job_uri: of the job.
+    :param storage_conn_id: connection of the object store.
+    :param deepshi_conn_id: connection of type ``deepshi``.
+    :param deadline: unix seconds at which the job gives up, before Airflow's own timeout of the deferral.
+    """
+
+    def __init__(self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float) -> None:
+        super().__init__()
+        self.job_uri = job_uri
+        self.storage_conn_id = storage_conn_id
+        self.deepshi_conn_id = deepshi_conn_id
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            "job_uri": self.job_uri,
+            "storage_conn_id": self.storage_conn_id,
+            "deepshi_conn_id": self.deepshi_conn_id,
+            "deadline": self.deadline,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Fire one event: the URI of the manifest, or an error as data.
+
+        A cancellation passes through: it closes the connection and leaves the claim.
+        """
+        try:
+            job = await load_job(self.job_uri, self.storage_conn_id)
+        except DeepshiError as err:
+            event: dict[str, Any] = {"status": "failed", "error": err.as_data(), "retry": err.retryable}
+        else:
+            event = (await run(job)).as_event(self.storage_conn_id)
+        if event["status"] == "failed":
+            self.log.error("%s", DeepshiError.from_data(event["error"]))
+        yield TriggerEvent(event)
