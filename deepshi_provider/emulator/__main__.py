@@ -1,0 +1,44 @@
+"""``python -m deepshi_provider.emulator``."""
+
+from __future__ import annotations
+
+import argparse
+
+from .server import serve
+
+
+def main() -> None:
+    """Reads the command line and serves."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deepshi_provider.emulator",
+        description="A local Deepshi images API: real HTTP and pictures, invented prices.",
+    )
+    parser.add_argument("--port", type=_port, default=8710, help="0 = a free one (%(default)s)")
+    parser.add_argument("--latency", type=_latency, default=2.0, help="seconds that a picture takes (%(default)s)")
+    parser.add_argument("--api-key", type=_api_key, default="sk-bf-emulator", help="the one valid key (%(default)s)")
+    options = parser.parse_args()
+    serve(port=options.port, latency=options.latency, api_key=options.api_key)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+    return port
+
+
+def _latency(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError("seconds, 0 or more")
+    return seconds
+
+
+def _api_key(text: str) -> str:
+    if not text.startswith("sk-bf-"):
+        raise argparse.ArgumentTypeError("keys begin with sk-bf-")
+    return text
+
+
+if __name__ == "__main__":
+    main()

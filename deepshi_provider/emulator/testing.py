@@ -1,0 +1,179 @@
+"""An emulator for tests: its own process, on a free port, gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+# The user's environment may name a proxy; the emulator is on this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_CALL_SECONDS = 60.0
+
+
+class Emulator:
+    """A running emulator.
+
+    .. code-block:: python
+
+        @pytest.fixture(scope="session")
+        def deepshi():
+            with Emulator() as emulator:
+                yield emulator
+
+
+        def test_the_dag_buys_two_pictures(deepshi, monkeypatch):
+            deepshi.reset()
+            monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", deepshi.connection_json())
+            ...
+            assert deepshi.stats()["images"] == 2
+
+    :param latency: seconds that a picture takes.
+    :param port: 0 = a free one.
+    :param start_timeout: seconds to wait for it to listen.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency: float = 0.0,
+        port: int = 0,
+        api_key: str = "sk-bf-emulator",
+        start_timeout: float = 30.0,
+    ) -> None:
+        self.api_key = api_key
+        self.base_url = ""
+        self._arguments = ["--port", str(port), "--latency", str(latency), "--api-key", api_key]
+        self._start_timeout = start_timeout
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._started().pid
+
+    def __enter__(self) -> Emulator:
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "deepshi_provider.emulator", *self._arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
+        try:
+            self.base_url = self._read_ready_line().split(" at ")[1].split(" ")[0]
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()  # it keeps nothing that a slower end would save
+            self._process.communicate()
+        self._log.close()
+
+    def log(self) -> str:
+        """What it has written to stderr: one line per request."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def connection_json(self, **extra: object) -> str:
+        """The Airflow connection to it, as ``AIRFLOW_CONN_DEEPSHI_DEFAULT`` takes it.
+
+        :param extra: the connection's extra, such as ``output_uri``.
+        """
+        connection: dict[str, object] = {
+            "conn_type": "deepshi",
+            "host": self.base_url,
+            "password": self.api_key,
+        }
+        if extra:
+            connection["extra"] = extra
+        return json.dumps(connection)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of calls and money; ``cost_usd`` is an exact decimal in a string."""
+        stats: dict[str, Any] = json.loads(self._call("GET", "/emulator/stats"))
+        return stats
+
+    def requests(self) -> list[dict[str, Any]]:
+        """All generation and edit requests since the last reset, in order of arrival."""
+        entries: list[dict[str, Any]] = json.loads(self._call("GET", "/emulator/requests"))
+        return entries
+
+    def picture(self, request_id: str, index: int = 0) -> bytes:
+        """The bytes of one picture of one of the last 64 requests."""
+        return self._call("GET", f"/emulator/pictures/{request_id}/{index}")
+
+    def fault(self, name: str, **params: object) -> None:
+        """Lets something go wrong.
+
+        :param params: ``times``, ``prompt``, ``path`` and the fault's own parameters.
+        :raises ValueError: the emulator does not know it.
+        """
+        self._call("POST", "/emulator/faults", {"fault": name, **params})
+
+    def clear_faults(self) -> None:
+        """Forgets all faults that have not happened yet."""
+        self._call("DELETE", "/emulator/faults")
+
+    def settings(self, **values: object) -> None:
+        """Changes settings.
+
+        :raises ValueError: the emulator does not know one of them.
+        """
+        self._call("PUT", "/emulator/settings", values)
+
+    def reset(self) -> None:
+        """Back to the start: no requests, no faults, first settings."""
+        self._call("POST", "/emulator/reset")
+
+    def _call(self, method: str, path: str, body: object = None) -> bytes:
+        request = urllib.request.Request(  # noqa: S310 - our own http address
+            self.base_url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        try:
+            with _DIRECT.open(request, timeout=_CALL_SECONDS) as answer:
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(f"{method} {path}: {error.read().decode()}") from error
+
+    def _read_ready_line(self) -> str:
+        output = cast(IO[bytes], self._started().stdout)  # it was started with a pipe
+        if not select.select([output], [], [], self._start_timeout)[0]:
+            raise TimeoutError(f"the emulator did not start:\n{self.log()}")
+        line = output.readline().decode()
+        if not line.startswith("Deepshi emulator at "):
+            raise RuntimeError(f"the emulator did not start:\n{self.log()}")
+        return line
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the emulator runs only inside 'with Emulator() as …'")
+        return self._process
+
+
+def _python_path() -> str:
+    """Where this package is found, also if only this process's ``sys.path`` knows it."""
+    root = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

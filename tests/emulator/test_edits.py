@@ -1,0 +1,63 @@
+"""Edits: forms with images."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from deepshi_provider.emulator.testing import Emulator
+from tests.emulator.wire import EDITS, events, image_file, only_picture, part
+
+EDIT = {"model": "deepshi-image-1", "prompt": "make it blue", "width": "256", "height": "256"}
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("name", ["image", "image[]"])
+def test_edit_shows_its_input_image(client: httpx.Client, image_format: str, name: str) -> None:
+    answer = client.post(EDITS, data=EDIT, files=[part(image_format, name=name)])
+    assert answer.status_code == 200, answer.text
+    with Image.open(io.BytesIO(only_picture(answer))) as image:
+        assert image.size == (256, 256)
+        pixel = image.convert("RGB").getpixel((250, 250))
+    assert isinstance(pixel, tuple)
+    assert pixel[0] > 230
+    assert max(pixel[1:]) < 30
+
+
+def test_journal_names_every_file_and_field(emulator: Emulator, client: httpx.Client) -> None:
+    content = image_file("jpeg")
+    files: list[Any] = [part("jpeg", name="image[]"), part("png", name="mask")]
+    client.post(EDITS, data={**EDIT, "style": "flat"}, files=files)
+    (entry,) = emulator.requests()
+    assert entry["path"] == EDITS
+    assert (entry["model"], entry["n"], entry["stream"]) == ("deepshi-image-1", 1, False)
+    assert entry["fields"] == {**EDIT, "style": "flat"}
+    assert entry["images"][0] == {
+        "field": "image[]",
+        "filename": "in.jpeg",
+        "content_type": "image/jpeg",
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert entry["images"][1]["field"] == "mask"
+    assert emulator.api_key not in json.dumps(emulator.requests())
+
+
+def test_every_input_image_is_billed(emulator: Emulator, client: httpx.Client) -> None:
+    fields = {"model": "gpt-image-2", "prompt": "join them", "quality": "low"}
+    client.post(EDITS, data=fields, files=[part()] * 14)
+    assert emulator.stats()["cost_usd"] == "0.0432000001"
+
+
+def test_edit_can_be_streamed(emulator: Emulator, client: httpx.Client) -> None:
+    answer = client.post(EDITS, data={**EDIT, "stream": "true"}, files=[part()])
+    ((name, data),) = events(answer.text)
+    assert name == json.loads(data)["type"] == "image_edit.completed"
+    assert base64.b64decode(json.loads(data)["b64_json"]) == emulator.picture(answer.headers["x-request-id"])
