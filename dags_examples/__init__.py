@@ -1,0 +1,1 @@
+"""Example DAGs; each runs against the emulator, unchanged."""
