@@ -55,10 +55,11 @@ class Store:
 
     :param uri: local path or URI of the directory; ``s3://conn@bucket/key`` names its own connection.
     :param conn_id: Airflow connection of the store; ``None`` uses the store's own defaults.
+    :param patience: seconds for which :meth:`patiently` goes on.
     :ivar uri: the directory's URI, without any connection id.
     """
 
-    def __init__(self, uri: str, conn_id: str | None = None) -> None:
+    def __init__(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> None:
         if "://" not in uri:
             uri = f"file://{Path(uri).absolute()}"
         self.protocol, _, rest = uri.rstrip("/").partition("://")
@@ -66,6 +67,7 @@ class Store:
         named, _, host = host.rpartition("@")
         self.uri = f"{self.protocol}://{host}{slash}{path}"
         self.conn_id = named or conn_id
+        self._patience = patience
         self._opened: ObjectStoragePath | None = None
 
     def uri_of(self, name: str) -> str:
@@ -112,7 +114,7 @@ class Store:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(StorageFailed),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
-            stop=tenacity.stop_after_delay(PATIENCE),
+            stop=tenacity.stop_after_delay(self._patience),
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
             reraise=True,
         )
@@ -219,6 +221,7 @@ class Store:
         except BaseException:
             if self.protocol in _ATOMIC and hasattr(target, "discard"):
                 target.discard()
+                target.closed = True  # or its destructor would try to send the rest
             else:
                 target.close()
                 self._fs.rm_file(path)

@@ -11,24 +11,17 @@ What is durable when a process dies, by line of :meth:`Engine._buy`:
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import socket
-import tempfile
 import time
-from pathlib import Path
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
-from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, TimedOut
 from deepshi_provider.hooks.inputs import InputImages
-from deepshi_provider.hooks.result import Image, ImagesResult
-from deepshi_provider.jobs.job import IMAGE, Job
-from deepshi_provider.jobs.lease import Lease, Watch
+from deepshi_provider.hooks.result import ImagesResult
+from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, new_claim
-from deepshi_provider.jobs.preflight import preflight
-from deepshi_provider.manifest import Record, Sending, StoredImage, next_k, plain, since_purchase, unsettled
-from deepshi_provider.storage import Store, in_thread
+from deepshi_provider.jobs.tools import Tools
+from deepshi_provider.manifest import Sending, next_k, since_purchase, unsettled
 
 log = logging.getLogger(__name__)
 
@@ -37,24 +30,32 @@ POLL = 2.0
 
 
 class Engine:
-    """Carries out one job; :meth:`run` is its only use.
+    """Carries out one request; :meth:`run` is its only use.
 
-    :param hook: to send with, its session open.
-    :param lease: this process's sign of life.
+    :param name: what its images, claims and records are called, in its directory.
+    :param deadline: unix seconds; nothing is waited for beyond it.
+    :param known: the sendings under this name, if they were listed a moment ago.
     :ivar fingerprint: of the request; ``""`` until its input images were read.
     """
 
-    def __init__(self, job: Job, hook: DeepshiHook, store: Store, lease: Lease) -> None:
-        self._job = job
-        self._hook = hook
-        self._store = store
-        self._lease = lease
-        self._watch = Watch(store)
-        self._request = job.request
-        self.fingerprint = ""
+    def __init__(
+        self,
+        tools: Tools,
+        name: str,
+        request: GenerateRequest,
+        deadline: float,
+        known: list[Sending] | None = None,
+    ) -> None:
+        self._tools = tools
+        self._terms = tools.terms
+        self._name = name
+        self._request = request
+        self._deadline = deadline
+        self._known = known
         self._checked = False
         self._waits_for = 0
-        self.ledger = Ledger(store, IMAGE)
+        self.fingerprint = ""
+        self.ledger = Ledger(tools.store, name)
 
     async def run(self) -> Purchase:
         """Return the record of the stored images, bought now or earlier.
@@ -63,18 +64,16 @@ class Engine:
         """
         if not isinstance(self._request, EditRequest):
             return await self._run(None)
-        with await self._hook.aread_inputs(self._request, self._images_conn_id) as inputs:
+        with await self._tools.hook.aread_inputs(self._request, self._terms.output_conn_id) as inputs:
             return await self._run(inputs)
 
-    @property
-    def _images_conn_id(self) -> str | None:
-        return self._job.output_conn_id
-
     async def _run(self, inputs: InputImages | None) -> Purchase:
-        account = (await self._hook.asettings()).account
+        account = (await self._tools.hook.asettings()).account
         self.fingerprint = self._request.fingerprint(account, inputs.digests if inputs else ())
+        self._keeper = Keeper(self._tools, self.ledger, self._name, self._request, self.fingerprint)
         while True:
-            sendings = await self.ledger.sendings()
+            sendings = await self.ledger.sendings() if self._known is None else self._known
+            self._known = None
             purchase = await self.ledger.newest_purchase(sendings, self.fingerprint)
             if purchase and await self._is_wanted(purchase, sendings):
                 return purchase
@@ -92,16 +91,19 @@ class Engine:
 
     async def _is_wanted(self, purchase: Purchase, sendings: list[Sending]) -> bool:
         """Return whether stored images serve: always those of this same try, which may run for the second time."""
-        if not self._job.reuse and purchase.record.owner != self._job.owner:
+        if not self._terms.reuse and purchase.record.owner != self._terms.owner:
             return False
         return await self.ledger.is_intact(purchase, sendings)
 
+    def _remaining(self) -> float:
+        return max(0.0, self._deadline - time.time())
+
     async def _others_are_at_it(self, sendings: list[Sending]) -> bool:
         """Wait a little if another process may still get the answer to this very request."""
-        claim = await self.ledger.live_claim(sendings, self._watch)
+        claim = await self.ledger.live_claim(sendings, self._tools.watch)
         if claim is None:
             return False
-        if self._job.remaining() <= POLL:
+        if self._remaining() <= POLL:
             raise OutcomeUnknown(
                 f"Another process sent this request ({self.ledger.claim_uri(claim)}) and had no answer in time"
             )
@@ -117,12 +119,12 @@ class Engine:
         :raises ResendsExhausted: one more sending is more than the user allows.
         """
         unknown = unsettled(sendings)
-        if len(sendings) > self._job.max_resends:
+        if len(sendings) > self._terms.max_resends:
             claims = ", ".join(self.ledger.claim_uri(s) for s in unknown) or "none"
             raise ResendsExhausted(
                 f"Not sent: this request was sent {len(unknown)} time(s) with unknown outcome and "
                 f"{len(sendings) - len(unknown)} time(s) paid for without a usable image, and max_resends is "
-                f"{self._job.max_resends}. Raise max_resends, or delete its claims to say that you accept the loss. "
+                f"{self._terms.max_resends}. Raise max_resends, or delete its claims to say that you accept the loss. "
                 f"Claims: {claims}"
             )
         if unknown:
@@ -131,20 +133,20 @@ class Engine:
 
     async def _prepare(self, unknown: int) -> None:
         """Do everything that can fail for free, before the claim."""
-        if self._job.remaining() <= 0:
+        if self._remaining() <= 0:
             over = "The time that generation_timeout allows is over"
             if unknown:
                 raise OutcomeUnknown(f"{over}; an earlier sending of this request may have been paid for")
             raise TimedOut(f"{over}, and nothing was sent")
-        await self._lease.start()
+        await self._tools.lease.start()
         if not self._checked:
-            if self._job.owner.map_index >= 0:
-                await self.ledger.take_slot(self._job.owner)
-            await preflight(self._hook, self._request, self._job.preflight)
+            if self._terms.owner.map_index >= 0:
+                await self.ledger.take_slot(self._terms.owner)
+            await self._tools.preflight.check(self._request)
             self._checked = True
 
     async def _claim(self, k: int) -> bool:
-        claim = new_claim(self.fingerprint, self._job.owner, self._lease.holder, self._request.model)
+        claim = new_claim(self.fingerprint, self._terms.owner, self._tools.lease.holder, self._request.model)
         return await self.ledger.claim(k, claim)
 
     async def _buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
@@ -153,109 +155,19 @@ class Engine:
         try:
             result = await self._send(inputs)
         except DeepshiError as err:
-            await self._settle_failure(k, unknown, err)
+            await self._keeper.settle(k, unknown, err)
             raise
         # Paid: from here on a cancellation waits until the images are safe.
-        keeping = asyncio.ensure_future(self._keep(k, unknown, result))
+        keeping = asyncio.ensure_future(self._keeper.keep(k, unknown, result))
         try:
             record = await asyncio.shield(keeping)
         except asyncio.CancelledError:
             await asyncio.wait([keeping])
             raise
-        seconds = time.monotonic() - begun
-        log.info("%s in %.1f s", _said(record, self._request), seconds)
+        log.info("%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:
         if isinstance(self._request, EditRequest):
-            return await self._hook.aedit(self._request, inputs=inputs, timeout=self._job.remaining())
-        return await self._hook.agenerate(self._request, timeout=self._job.remaining())
-
-    async def _settle_failure(self, k: int, unknown: int, err: DeepshiError) -> None:
-        if err.charged == "no":
-            await self.ledger.withdraw(k, self.fingerprint)
-        elif err.charged == "yes":
-            lost = Record(
-                kind="lost",
-                fingerprint=self.fingerprint,
-                owner=self._job.owner,
-                cost_usd=err.cost_usd,
-                sends=err.sends,
-                unknown_outcomes=unknown,
-                recorded_at=time.time(),
-            )
-            await self.ledger.record(k, lost)
-
-    async def _keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
-        """Put paid images in place and record them, whatever it takes."""
-        with result:
-            try:
-                # Without a gap in its sign of life nobody can have taken this process for dead.
-                superseded = self._lease.lapsed and await self._store.patiently(lambda: self._was_superseded(k))
-                if not superseded:
-                    for image in result.images:
-                        await self._store.patiently(functools.partial(self._publish, image))
-                record = self._record(result, unknown, superseded=superseded)
-                await self.ledger.record(k, record)
-            except StorageFailed as err:
-                raise await in_thread(_rescued, err, result) from err
-            return record
-
-    async def _was_superseded(self, k: int) -> bool:
-        sendings = await self.ledger.sendings()
-        return any(s.k > k and s.fingerprint == self.fingerprint[:16] for s in sendings)
-
-    async def _publish(self, image: Image) -> None:
-        await self._store.publish(self._image_name(image), image.open, image.media_type)
-
-    def _image_name(self, image: Image) -> str:
-        return f"{IMAGE}-{image.index}.{image.extension}"
-
-    def _record(self, result: ImagesResult, unknown: int, *, superseded: bool) -> Record:
-        images = [
-            StoredImage(
-                uri=self._store.uri_of(self._image_name(image)),
-                index=image.index,
-                media_type=image.media_type,
-                width=image.width,
-                height=image.height,
-                size_bytes=image.size_bytes,
-                sha256=image.sha256,
-                revised_prompt=image.revised_prompt,
-            )
-            for image in result.images
-        ]
-        return Record(
-            kind="superseded" if superseded else "stored",
-            fingerprint=self.fingerprint,
-            owner=self._job.owner,
-            images=[] if superseded else images,
-            model=result.model or self._request.model,
-            size=result.size,
-            created=result.created,
-            usage=plain(result.usage),
-            cost_usd=result.cost_usd,
-            sends=result.sends,
-            unknown_outcomes=unknown,
-            recorded_at=time.time(),
-        )
-
-
-def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
-    """Save paid images on this machine, since the store does not take them, and say where."""
-    folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
-    saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
-    return StorageFailed(
-        f"{err.message}. The images were paid for; they are saved on {socket.gethostname()}: {', '.join(saved)}",
-        charged="yes",
-        cost_usd=result.cost_usd,
-        sends=result.sends,
-    )
-
-
-def _said(record: Record, request: GenerateRequest) -> str:
-    cost = "cost not told" if record.cost_usd is None else f"cost ${record.cost_usd}"
-    if record.kind != "stored":
-        return f"Another process took over; an image of {record.model} was paid for and thrown away, {cost}"
-    uris = ", ".join(image.uri for image in record.images)
-    return f"{request.operation.capitalize()} with {record.model}: {record.size}, {cost}, stored as {uris}"
+            return await self._tools.hook.aedit(self._request, inputs=inputs, timeout=self._remaining())
+        return await self._tools.hook.agenerate(self._request, timeout=self._remaining())

@@ -1,14 +1,13 @@
-"""A job: all that is needed to carry out a task's request, in whichever process."""
+"""A job: all that is needed to carry out a task's requests, in whichever process."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
-from deepshi_provider.manifest import Owner
+from deepshi_provider.manifest import Owner, Usd
 from deepshi_provider.storage import STATE
 
 #: What the images, records and claims of a single request are called.
@@ -17,19 +16,15 @@ IMAGE = "image"
 PreflightMode = Literal["warn", "error", "off"]
 
 
-class Job(BaseModel):
-    """One request of one task try, with where its images go and what may be paid for it. Holds no key.
+class Terms(BaseModel):
+    """For whom images are made, where they go, and what may be paid for them. Holds no key.
 
-    :param fields: the request's fields, under the API's names.
     :param output_uri: directory for the images.
     :param max_resends: how often a request may be sent again that may have been paid for already.
-    :param deadline: unix seconds; nothing is waited for beyond it.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    operation: Literal["generate", "edit"]
-    fields: dict[str, Any]
     owner: Owner
     output_uri: str
     output_conn_id: str | None = None
@@ -37,12 +32,6 @@ class Job(BaseModel):
     reuse: bool = True
     max_resends: int = 1
     preflight: PreflightMode = "warn"
-    deadline: float
-
-    @property
-    def request(self) -> GenerateRequest:
-        """The request, checked again."""
-        return build(EditRequest if self.operation == "edit" else GenerateRequest, self.fields)
 
     @property
     def job_name(self) -> str:
@@ -51,9 +40,53 @@ class Job(BaseModel):
 
     @property
     def manifest_name(self) -> str:
-        """Where its manifest is stored, inside its output directory."""
+        """Where the manifest of this try is stored, inside its output directory."""
         return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.manifest.json"
 
-    def remaining(self) -> float:
-        """Return the seconds until the deadline, at least 0."""
-        return max(0.0, self.deadline - time.time())
+
+class Job(Terms):
+    """One request of one task try: all that is needed to carry it out, in whichever process.
+
+    :param fields: the request's fields, under the API's names.
+    :param deadline: unix seconds; nothing is waited for beyond it.
+    """
+
+    kind: Literal["single"] = "single"
+    operation: Literal["generate", "edit"]
+    fields: dict[str, Any]
+    deadline: float
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The request, checked again."""
+        return build(EditRequest if self.operation == "edit" else GenerateRequest, self.fields)
+
+
+class BatchJob(Terms):
+    """Many requests of one task try; the rows lie beside it.
+
+    :param rows: how many.
+    :param stream: ask for Server-Sent Events; ``None`` does so for rows of one picture.
+    :param generation_timeout: seconds for each row's request with its retries.
+    :param max_concurrency: most requests in flight.
+    :param max_cost_usd: most that the task instance may spend, over all its tries.
+    :param on_error: what to make of failed rows in the end.
+    """
+
+    kind: Literal["batch"] = "batch"
+    rows: int
+    stream: bool | None = None
+    generation_timeout: float
+    max_concurrency: int
+    max_cost_usd: Usd | None = None
+    on_error: Literal["fail", "partial"] = "fail"
+
+    @property
+    def rows_name(self) -> str:
+        """Where the rows are stored, inside the output directory."""
+        return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.rows.jsonl"
+
+    @property
+    def table_name(self) -> str:
+        """Where the manifest's lines are, one per row; the same for all tries."""
+        return f"manifest-{self.owner.task_key}.jsonl"

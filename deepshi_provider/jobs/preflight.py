@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from deepshi_provider.api.catalog import complaints
+from deepshi_provider.api.catalog import ModelInfo, complaints
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -13,24 +13,40 @@ from deepshi_provider.jobs.job import PreflightMode
 log = logging.getLogger(__name__)
 
 
-async def preflight(hook: DeepshiHook, request: GenerateRequest, mode: PreflightMode) -> None:
-    """Complain about a request by what the catalog says of its model.
+class Preflight:
+    """Complains about requests by what the catalog says of their models; the catalog is read once.
 
     What the catalog does not tell, or this provider does not understand, is let through; so is a model that is not in
     it, and a catalog that cannot be had.
-
-    :raises PreflightFailed: the mode is ``error`` and there is a complaint.
     """
-    if mode == "off":
-        return
-    try:
-        models = await hook.alist_models()
-    except DeepshiError as err:
-        log.warning("The catalog could not be read, so the request goes unchecked: %s", err)
-        return
-    model = next((model for model in models if model.id == request.model), None)
-    found = complaints(request, model) if model else []
-    if found and mode == "error":
-        raise PreflightFailed("The request was not sent: " + "; ".join(found))
-    for complaint in found:
-        log.warning("Preflight: %s", complaint)
+
+    def __init__(self, hook: DeepshiHook, mode: PreflightMode) -> None:
+        self._hook = hook
+        self._mode = mode
+        self._models: dict[str, ModelInfo] | None = None
+        self._said: set[str] = set()
+
+    async def check(self, request: GenerateRequest) -> None:
+        """Look a request over before it is paid for.
+
+        :raises PreflightFailed: the mode is ``error`` and there is a complaint.
+        """
+        if self._mode == "off":
+            return
+        model = (await self._catalog()).get(request.model)
+        found = complaints(request, model) if model else []
+        if found and self._mode == "error":
+            raise PreflightFailed("The request was not sent: " + "; ".join(found))
+        for complaint in found:
+            if complaint not in self._said:
+                self._said.add(complaint)
+                log.warning("Preflight: %s", complaint)
+
+    async def _catalog(self) -> dict[str, ModelInfo]:
+        if self._models is None:
+            try:
+                self._models = {model.id: model for model in await self._hook.alist_models()}
+            except DeepshiError as err:
+                log.warning("The catalog could not be read, so requests go unchecked: %s", err)
+                self._models = {}
+        return self._models

@@ -9,26 +9,28 @@ from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, Job
-from deepshi_provider.jobs.lease import Lease
 from deepshi_provider.jobs.ledger import Ledger, Purchase
+from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Manifest, Owner, Sending, since_purchase, total, unsettled
-from deepshi_provider.storage import Store
+from deepshi_provider.storage import PATIENCE, Store
 
 log = logging.getLogger(__name__)
 
 
-async def run(job: Job) -> Manifest:
+async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
     """Carry out a job and return how it ended; after a success the manifest is stored too.
 
     Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
     claim; images that were already paid for and received are stored first.
+
+    :param patience: seconds for which a store that fails after payment is tried again.
     """
     store = Store(job.output_uri, job.output_conn_id)
     hook = DeepshiHook(job.deepshi_conn_id)
-    lease = Lease(store)
-    engine = Engine(job, hook, store, lease)
+    tools = Tools.of(job, hook, store)
+    engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:
-        async with hook.session(), lease:
+        async with hook.session(), tools.lease:
             purchase = await engine.run()
         return await _success(job, store, engine.ledger, purchase)
     except DeepshiError as err:

@@ -25,7 +25,7 @@ class DeepshiImagesTrigger(BaseTrigger):
     """
 
     def __init__(self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # Airflow 3.3 does not annotate it
         self.job_uri = job_uri
         self.storage_conn_id = storage_conn_id
         self.deepshi_conn_id = deepshi_conn_id
@@ -53,4 +53,4 @@ class DeepshiImagesTrigger(BaseTrigger):
             event = (await run(job)).as_event(self.storage_conn_id)
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
-        yield TriggerEvent(event)
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call] # likewise

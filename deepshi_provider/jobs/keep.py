@@ -1,0 +1,122 @@
+"""After the answer: put paid images in place, and write down what became of the money."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.hooks.result import Image, ImagesResult
+from deepshi_provider.jobs.ledger import Ledger
+from deepshi_provider.jobs.tools import Tools
+from deepshi_provider.manifest import Record, StoredImage, plain
+from deepshi_provider.storage import in_thread
+
+
+class Keeper:
+    """Keeps what one request brought."""
+
+    def __init__(self, tools: Tools, ledger: Ledger, name: str, request: GenerateRequest, fingerprint: str) -> None:
+        self._tools = tools
+        self._terms = tools.terms
+        self._ledger = ledger
+        self._name = name
+        self._request = request
+        self._fingerprint = fingerprint
+
+    async def settle(self, k: int, unknown: int, err: DeepshiError) -> None:
+        """Write down what a failure means for the money: nothing, a loss, or that nobody knows."""
+        if err.charged == "no":
+            await self._ledger.withdraw(k, self._fingerprint)
+        elif err.charged == "yes":
+            lost = Record(
+                kind="lost",
+                fingerprint=self._fingerprint,
+                owner=self._terms.owner,
+                cost_usd=err.cost_usd,
+                sends=err.sends,
+                unknown_outcomes=unknown,
+                recorded_at=time.time(),
+            )
+            await self._ledger.record(k, lost)
+
+    async def keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
+        """Put paid images in place and record them, whatever it takes."""
+        with result:
+            try:
+                # Without a gap in its sign of life nobody can have taken this process for dead.
+                superseded = self._tools.lease.lapsed and await self._tools.store.patiently(
+                    lambda: self._was_superseded(k)
+                )
+                if not superseded:
+                    for image in result.images:
+                        await self._tools.store.patiently(functools.partial(self._publish, image))
+                record = self._record(result, unknown, superseded=superseded)
+                await self._ledger.record(k, record)
+            except StorageFailed as err:
+                raise await in_thread(_rescued, err, result) from err
+            return record
+
+    async def _was_superseded(self, k: int) -> bool:
+        sendings = await self._ledger.sendings()
+        return any(s.k > k and s.fingerprint == self._fingerprint[:16] for s in sendings)
+
+    async def _publish(self, image: Image) -> None:
+        await self._tools.store.publish(self._image_name(image), image.open, image.media_type)
+
+    def _image_name(self, image: Image) -> str:
+        return f"{self._name}-{image.index}.{image.extension}"
+
+    def _record(self, result: ImagesResult, unknown: int, *, superseded: bool) -> Record:
+        images = [
+            StoredImage(
+                uri=self._tools.store.uri_of(self._image_name(image)),
+                index=image.index,
+                media_type=image.media_type,
+                width=image.width,
+                height=image.height,
+                size_bytes=image.size_bytes,
+                sha256=image.sha256,
+                revised_prompt=image.revised_prompt,
+            )
+            for image in result.images
+        ]
+        return Record(
+            kind="superseded" if superseded else "stored",
+            fingerprint=self._fingerprint,
+            owner=self._terms.owner,
+            images=[] if superseded else images,
+            model=result.model or self._request.model,
+            size=result.size,
+            created=result.created,
+            usage=plain(result.usage),
+            cost_usd=result.cost_usd,
+            sends=result.sends,
+            unknown_outcomes=unknown,
+            recorded_at=time.time(),
+        )
+
+
+def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
+    """Save paid images on this machine, since the store does not take them, and say where."""
+    folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
+    saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
+    return StorageFailed(
+        f"{err.message}. The images were paid for; they are saved on {socket.gethostname()}: {', '.join(saved)}",
+        charged="yes",
+        cost_usd=result.cost_usd,
+        sends=result.sends,
+    )
+
+
+def described(record: Record, request: GenerateRequest) -> str:
+    """Return the line that an on-call engineer reads about a paid request."""
+    cost = "cost not told" if record.cost_usd is None else f"cost ${record.cost_usd}"
+    if record.kind != "stored":
+        return f"Another process took over; an image of {record.model} was paid for and thrown away, {cost}"
+    uris = ", ".join(image.uri for image in record.images)
+    return f"{request.operation.capitalize()} with {record.model}: {record.size}, {cost}, stored as {uris}"
