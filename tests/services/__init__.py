@@ -1,0 +1,1 @@
+"""Real servers that tests talk to: Airflow as separate processes, and S3 storage."""

@@ -1,0 +1,204 @@
+"""A real Airflow for tests: database, API server, scheduler, DAG processor and triggerers.
+
+This folder must not get into a PYTHONPATH: the module would hide the package ``airflow``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from .airflow_api import AirflowApi, Json
+from .airflow_database import create
+from .airflow_settings import environment, write_passwords
+from .processes import Process, free_ports, parent_pid, wait_for
+
+START_TIMEOUT_S = 60.0
+
+
+class Triggerer(Process):
+    """A triggerer: the first process supervises, its child runs the triggers' loop.
+
+    ``kill(SIGKILL)`` removes the supervisor only; ``kill_hard()`` both, as a lost machine does.
+    """
+
+    job_id = 0
+    """The ``triggerer_id`` of the triggers it runs; set when it is healthy."""
+
+
+class Airflow(AirflowApi):
+    """Runs from ``with`` to its end; the REST API's methods come from :class:`AirflowApi`.
+
+    :param home: An empty or new directory: database, logs, passwords.
+    :param dags_folder: May be filled later; new files are seen within seconds.
+    :param env: More environment for all processes: ``AIRFLOW_CONN_…``, ``PYTHONPATH``, settings.
+    :param triggerers: How many to start with; :meth:`start_triggerer` adds one.
+    :param parallelism: Number of tasks that run at once, each about 100 MB while it does.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags_folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        triggerers: int = 1,
+        parallelism: int = 4,
+    ) -> None:
+        (port,) = free_ports(1)
+        super().__init__(f"http://127.0.0.1:{port}")
+        self.home = home.absolute()
+        self.database_path = self.home / "airflow.db"
+        self._env = environment(self.home, dags_folder.absolute(), port, parallelism, env or {})
+        self._wanted_triggerers = triggerers
+        self._started_triggerers = 0
+        self._processes: list[Process] = []
+
+    def __enter__(self) -> Airflow:
+        self._component_logs.mkdir(parents=True, exist_ok=True)
+        write_passwords(self.home)
+        try:
+            log_path = self._component_logs / "migrate.log"
+            create(self.database_path, self._env, log_path, START_TIMEOUT_S)
+            self._spawn("api-server")
+            self._spawn("scheduler", "--skip-serve-logs")
+            self._spawn("dag-processor")
+            for _ in range(self._wanted_triggerers):
+                self._spawn_triggerer()
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End every process, all at once: politely for 3 s, then by force."""
+        self._http.close()
+        with ThreadPoolExecutor(max_workers=max(1, len(self._processes))) as pool:
+            list(pool.map(lambda process: process.terminate(timeout=3), self._processes))
+
+    @property
+    def triggerers(self) -> list[Triggerer]:
+        """Those whose first process lives, oldest first."""
+        found = [process for process in self._processes if isinstance(process, Triggerer)]
+        return [triggerer for triggerer in found if triggerer.exit_code is None]
+
+    def start_triggerer(self) -> Triggerer:
+        """Start one more and return when it is healthy."""
+        triggerer = self._spawn_triggerer()
+        self._wait_for_job(triggerer)
+        return triggerer
+
+    def triggerer_of(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 30
+    ) -> Triggerer:
+        """Return the triggerer that a deferred task's trigger was given to."""
+
+        def owner() -> Triggerer | None:
+            trigger = self.task_instance(dag_id, run_id, task_id, map_index)["trigger"] or {}
+            job_id = trigger.get("triggerer_id")
+            return next((t for t in self.triggerers if t.job_id == job_id), None)
+
+        return wait_for(f"a triggerer for {task_id}", timeout, owner)
+
+    def task_pid(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
+        """Return the process that runs the operator's code, once the task is running.
+
+        Its parent, the LocalExecutor's worker, sends the heartbeats and reports how it ended.
+        """
+        task = self.wait_for_state(dag_id, run_id, task_id, ["running"], map_index=map_index)
+        return int(task["pid"])
+
+    def kill_task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """SIGKILL a running task's process, as the kernel does when memory runs out.
+
+        Its worker sees that and reports it at once.
+        """
+        os.kill(self.task_pid(dag_id, run_id, task_id, map_index), signal.SIGKILL)
+
+    def kill_worker(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """SIGKILL a running task's process and its worker, as a lost machine does.
+
+        Nobody reports that: the scheduler ends the try when heartbeats are missing for 15 s.
+        """
+        pid = self.task_pid(dag_id, run_id, task_id, map_index)
+        worker = parent_pid(pid)
+        for victim in (worker, pid):
+            os.kill(victim, signal.SIGKILL)
+
+    def all_log_files(self) -> list[Path]:
+        """The components' logs, and those of tasks, triggers and DAG parsing."""
+        folders = (self._component_logs, self.home / "logs")
+        return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+    def log_text(self) -> str:
+        """The logs of all components, those of triggerers that ended included."""
+        paths = sorted(self._component_logs.glob("*.log"))
+        return "\n".join(path.read_text(errors="replace") for path in paths)
+
+    @property
+    def _component_logs(self) -> Path:
+        return self.home / "components"
+
+    def _spawn_triggerer(self) -> Triggerer:
+        self._started_triggerers += 1
+        name = f"triggerer-{self._started_triggerers}"
+        log_path = self._component_logs / f"{name}.log"
+        # Airflow writes the user's name into the job's row: so each triggerer finds its job.
+        triggerer = Triggerer(
+            name,
+            _command("triggerer", "--skip-serve-logs"),
+            env={**self._env, "LOGNAME": name},
+            log_path=log_path,
+        )
+        self._processes.append(triggerer)
+        return triggerer
+
+    def _spawn(self, *arguments: str) -> None:
+        log_path = self._component_logs / f"{arguments[0]}.log"
+        process = Process(arguments[0], _command(*arguments), env=self._env, log_path=log_path)
+        self._processes.append(process)
+
+    def _wait_until_healthy(self) -> None:
+        def healthy() -> bool:
+            for process in self._processes:
+                if process.exit_code is not None:
+                    raise RuntimeError(f"{process.name} ended:\n{process.log_text()}")
+            with contextlib.suppress(httpx.TransportError):  # the server is not up yet
+                health = self.get("/monitor/health")
+                parts = ("metadatabase", "scheduler", "dag_processor")
+                return all(health[part]["status"] == "healthy" for part in parts)
+            return False
+
+        wait_for("a healthy Airflow", START_TIMEOUT_S, healthy)
+        for triggerer in self.triggerers:
+            self._wait_for_job(triggerer)
+
+    def _wait_for_job(self, triggerer: Triggerer) -> None:
+        def job() -> Json | None:
+            if triggerer.exit_code is not None:
+                raise RuntimeError(f"{triggerer.name} ended:\n{triggerer.log_text()}")
+            jobs = self.get("/jobs", job_type="TriggererJob", is_alive=True)["jobs"]
+            return next((job for job in jobs if job["unixname"] == triggerer.name), None)
+
+        triggerer.job_id = wait_for(f"a healthy {triggerer.name}", START_TIMEOUT_S, job)["id"]
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "airflow", *arguments]

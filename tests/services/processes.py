@@ -1,0 +1,188 @@
+"""Processes with an own session and a log file, and waiting with a deadline. Linux only.
+
+Everything a process starts is found by its *session*, not its process group: since Airflow 3.3
+each task runs in a group of its own, which ``os.killpg`` of the scheduler does not reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ``count`` different ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            # Held until all are found, else the kernel may offer one port twice.
+            server = held.enter_context(socket.socket())
+            server.bind(("127.0.0.1", 0))
+            ports.append(server.getsockname()[1])
+        return ports
+
+
+def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: float = 0.1) -> T:
+    """Call ``probe`` until it returns something true, and return that.
+
+    :param what: Ends the message "… s passed without <what>".
+    :param timeout: Seconds after which :class:`TimeoutError` is raised.
+    :param every: Seconds between two calls.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        if found := probe():
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{timeout:g} s passed without {what}")
+        time.sleep(every)
+
+
+class ProcessStat(NamedTuple):
+    """What ``/proc/<pid>/stat`` says of a process that is not a zombie."""
+
+    pid: int
+    parent: int
+    session: int
+    rss_bytes: int
+
+
+def process_stats() -> Iterator[ProcessStat]:
+    """Yield every living process of the machine."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended between the two calls
+        # The name in parentheses may hold spaces; proc_pid_stat(5) counts fields from 1.
+        fields = stat.rpartition(") ")[2].split()
+        state, parent, session, rss_pages = fields[0], fields[1], fields[3], fields[21]
+        if state not in "ZX":
+            yield ProcessStat(int(folder.name), int(parent), int(session), int(rss_pages) * page)
+
+
+def parent_pid(pid: int) -> int:
+    """Return the parent of a living process, or raise :class:`ProcessLookupError`."""
+    for stat in process_stats():
+        if stat.pid == pid:
+            return stat.parent
+    raise ProcessLookupError(pid)
+
+
+class Process:
+    """A command that runs in its own session, with all it starts.
+
+    :param name: Names the log file and error messages.
+    :param log_path: Standard output and error are appended to it.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path) -> None:
+        self.name = name
+        self.log_path = log_path
+        with log_path.open("ab") as log:
+            self._popen = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=log_path.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+        self._guard = _guard(self._popen.pid)
+
+    @property
+    def pid(self) -> int:
+        """The first process: of Airflow components the supervisor, and the session's id."""
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """``None`` while the first process lives; negative when a signal ended it."""
+        return self._popen.poll()
+
+    def stats(self) -> list[ProcessStat]:
+        """Every living process of the session, the first one included."""
+        return [stat for stat in process_stats() if stat.session == self.pid]
+
+    def children(self) -> list[int]:
+        """Pids of the session's living processes but the first."""
+        return [stat.pid for stat in self.stats() if stat.pid != self.pid]
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the session; pages shared after a fork count once per process."""
+        return sum(stat.rss_bytes for stat in self.stats())
+
+    def log_text(self) -> str:
+        """What the process has written so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self, signum: signal.Signals) -> None:
+        """Send a signal to the first process only."""
+        self._popen.send_signal(signum)
+
+    def kill_all(self, signum: signal.Signals) -> None:
+        """Send a signal to every living process of the session, the first one first."""
+        for stat in sorted(self.stats(), key=lambda stat: stat.pid != self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stat.pid, signum)
+
+    def pause(self) -> None:
+        """Stop the whole session (SIGSTOP), as a suspended machine does."""
+        self.kill_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue after :meth:`pause`."""
+        self.kill_all(signal.SIGCONT)
+
+    def kill_hard(self) -> None:
+        """SIGKILL the whole session, as a lost machine does, and wait until nothing is left."""
+        # Stopped first: a process that forks meanwhile would leave a child behind, and one that
+        # sees another die would react.
+        self.kill_all(signal.SIGSTOP)
+
+        def gone() -> bool:
+            self.kill_all(signal.SIGKILL)
+            return self.exit_code is not None and not self.stats()
+
+        wait_for(f"the end of {self.name}", 10, gone, every=0.02)
+        self._guard.kill()
+        self._guard.communicate()
+
+    def terminate(self, timeout: float = 10) -> None:
+        """SIGTERM to the first process, wait for it, then remove what it left behind.
+
+        :param timeout: Seconds until SIGKILL is used for all.
+        """
+        if self.exit_code is None:
+            self.kill(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout)
+        self.kill_hard()
+
+
+def _guard(group: int) -> subprocess.Popen[bytes]:
+    """Start a shell that kills a process group when this process has died, however it died.
+
+    Only this process holds the other end of the shell's input, which therefore ends with it.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
