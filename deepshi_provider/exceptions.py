@@ -18,6 +18,7 @@
     │   └── ResendsExhausted      ... and sending it once more is not allowed
     ├── InvalidResponse           answered, but not with images
     ├── BudgetExceeded            a limit set by the user was reached before sending
+    ├── RowsFailed                some rows of a batch failed; its manifest says which
     └── StorageFailed             the object store did not do what was asked
 
 ``charged`` says what happened to the money, as far as anyone can know: ``"no"``, ``"yes"`` or ``"unknown"``.
@@ -184,6 +185,12 @@ class InvalidResponse(DeepshiError):
 
 class BudgetExceeded(DeepshiError):
     """A limit on costs that the user set was reached; nothing was sent."""
+
+
+class RowsFailed(DeepshiError):
+    """Some rows of a batch failed; all others are stored. ``charged`` is the worst of theirs."""
+
+    retryable = True
 
 
 class StorageFailed(DeepshiError):

@@ -11,6 +11,7 @@ Every sending of a request has a number ``k`` that counts the sendings under one
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,6 +21,9 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 #: Exact in files: money is text there, never a binary fraction.
 Usd = Annotated[Decimal, PlainSerializer(str, when_used="json")]
+
+#: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
+_LONGEST_PART = 120
 
 
 class Owner(BaseModel):
@@ -152,6 +156,42 @@ class Manifest(BaseModel):
         return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
 
 
+class Summary(BaseModel):
+    """How a batch ended.
+
+    :param rows: how many there were.
+    :param created: rows that this task instance bought, in whichever of its tries.
+    :param reused: rows whose images others had bought.
+    :param skipped: rows that were not started.
+    :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
+    :param unknown_outcomes: sendings that may have been paid for and are not in that sum.
+    :param manifest_uri: JSONL, one line per row.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["success", "failed"]
+    rows: int
+    created: int = 0
+    reused: int = 0
+    failed: int = 0
+    skipped: int = 0
+    unknown_outcomes: int = 0
+    manifest_uri: str | None = None
+    task_cost_usd: Usd | None = None
+    error: dict[str, Any] | None = None
+    retry: bool = False
+
+    def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
+        """Return the small event that a trigger fires."""
+        return {"kind": "batch", **self.model_dump(mode="json")}
+
+    def as_xcom(self) -> dict[str, Any]:
+        """Return the task's ``return_value``: JSON types only, money as a number."""
+        counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
+        return {**counts, "cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sending:
     """One sending under a name, as a listing of its directory shows it.
@@ -209,6 +249,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() and "." not in str(value) else float(value)
     return value
+
+
+def path_part(text: str) -> str:
+    """Return an id as one part of a path; ids that do not fit keep apart from each other by a hash."""
+    usual = text.replace(":", "-").replace("+", "_")
+    safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", usual)
+    if safe == usual and safe.strip(".") and len(safe) <= _LONGEST_PART:
+        return safe
+    return f"{safe[:_LONGEST_PART]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _digest(*parts: str) -> str:

@@ -17,11 +17,12 @@ import contextvars
 import errno
 import logging
 import shutil
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import tenacity
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -109,6 +110,13 @@ class Store:
         """
         await self._run(f"store {name!r}", self._publish, name, open_source, media_type)
 
+    async def write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
+        """Write an object of any length whole.
+
+        :param fill: writes the object's bytes to a local file; called in a thread.
+        """
+        await self._run(f"write {name!r}", self._write_file, name, fill, media_type)
+
     async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images."""
         retrying = tenacity.AsyncRetrying(
@@ -155,9 +163,10 @@ class Store:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
     def _list(self, folder: str) -> dict[str, int]:
-        self._fs.invalidate_cache(self._path(folder))
+        path = self._path(folder).rstrip("/")
+        self._fs.invalidate_cache(path)
         try:
-            found = self._fs.ls(self._path(folder), detail=True)
+            found = self._fs.ls(path, detail=True)
         except FileNotFoundError:
             return {}
         return {f["name"].rpartition("/")[2]: f.get("size") or 0 for f in found if f["type"] == "file"}
@@ -212,6 +221,12 @@ class Store:
             self._copy(source, part, {option: media_type} if option else {})
         if part != path:
             self._fs.mv(part, path)
+
+    def _write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
+        with tempfile.NamedTemporaryFile(prefix="deepshi-") as file:
+            fill(cast(BinaryIO, file))
+            file.flush()
+            self._publish(name, lambda: open(file.name, "rb"), media_type)  # noqa: PTH123, SIM115 -- _publish closes it
 
     def _copy(self, source: BinaryIO, path: str, options: dict[str, str]) -> None:
         # Not a "with" block: leaving it by an exception would commit the part that was written.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from deepshi_provider.api.decoder import JsonDecoder
 from deepshi_provider.api.media import Media, identify
-from deepshi_provider.api.responses import Answer, Picture, error_from_document
+from deepshi_provider.api.responses import Answer, Picture, cost_of, error_from_document
 from deepshi_provider.api.spool import IMAGE_LIMIT, Spool
 from deepshi_provider.api.sse import Event, SseDecoder
-from deepshi_provider.exceptions import Charged, DeepshiError, InvalidResponse, OutcomeUnknown
+from deepshi_provider.exceptions import Charged, InvalidResponse, OutcomeUnknown
+
+#: What may stand before the first byte that counts: white space and a byte order mark.
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+#: The names of an event that has none.
+_NO_KIND = ("", "message")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,8 @@ class Received:
 class AnswerReader:
     """Takes the body of one 2xx answer.
 
-    :param content_type: of the answer; a streaming request may be answered with plain JSON.
+    :param content_type: of the answer; a streaming request may be answered with plain JSON, whose ``{`` can begin no
+        event stream and so counts for more than what it is called.
     :param wanted: how many images were asked for.
     :param image_limit: largest image in bytes.
     """
@@ -54,6 +60,7 @@ class AnswerReader:
         self._done = False
         is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
         self._json = None if is_stream else JsonDecoder(self._new_spool)
+        self._began = False
         self._sse = SseDecoder(self._new_spool)
 
     @property
@@ -66,14 +73,14 @@ class AnswerReader:
 
         :raises DeepshiError: the stream reported an error, or a limit was passed.
         """
+        begin = b"" if self._began else data.lstrip(_BLANK)
+        if begin.startswith(b"{") and self._json is None:
+            self._json = JsonDecoder(self._new_spool)
+        self._began = self._began or bool(begin)
         if self._json:
             self._json.feed(data)
-            return
-        for event in self._sse.feed(data):
-            if self.complete:
-                self._close(event.spools)
-            else:
-                self._take(event)
+        elif not self.complete:
+            self._take_events(data)
 
     def close(self) -> Received:
         """Return the images; call it at the end of the body, or once :attr:`complete`.
@@ -103,18 +110,23 @@ class AnswerReader:
     def _sse_images(self) -> int:
         return 0 if self._json else len(self._pictures)
 
+    def _take_events(self, data: bytes) -> None:
+        for event in self._sse.feed(data):
+            self._take(event)
+            if self.complete:
+                return
+
     def _take(self, event: Event) -> None:
-        document = event.document
-        kind = event.name or (document.get("type") if isinstance(document, dict) else None) or ""
-        kind = kind if isinstance(kind, str) else ""
+        said = event.document.get("type") if isinstance(event.document, dict) else None
+        kinds = [kind for kind in (event.name, said) if isinstance(kind, str) and kind not in _NO_KIND]
         if event.text.strip() == "[DONE]":
             self._done = bool(self._pictures)
-        elif kind.endswith(".completed") or (not kind and _holds_images(document)):
-            self._take_completed(event)
-        elif "partial_image" not in kind:
-            self._raise_error(event, kind)
+        elif any("partial_image" in kind for kind in kinds):
             self._close(event.spools)
+        elif any(kind.endswith(".completed") for kind in kinds) or (not kinds and _holds_images(event.document)):
+            self._take_completed(event)
         else:
+            self._raise_error(event)
             self._close(event.spools)
 
     def _take_completed(self, event: Event) -> None:
@@ -122,11 +134,13 @@ class AnswerReader:
             raise event.error
         self._take_answer(event.document)
 
-    def _raise_error(self, event: Event, kind: str) -> None:
+    def _raise_error(self, event: Event) -> None:
         document = event.document
-        if kind == "error" and not isinstance(document, dict):
-            document = {"error": event.text[:500] or "no reason given"}
-        error = error_from_document({"type": kind, **document} if isinstance(document, dict) else document)
+        if event.name == "error":
+            fields = document if isinstance(document, dict) else {}
+            reason = fields.get("error") or document or event.text.strip() or "no reason given"
+            document = {**fields, "error": reason}
+        error = error_from_document(document)
         if error:
             raise error
 
@@ -136,18 +150,18 @@ class AnswerReader:
             self._spools.remove(spool)
 
     def _take_answer(self, document: Any) -> None:
+        pictures = _pictures(document)
         error = error_from_document(document)
-        if error:
+        if error and not any(_spool(picture) for picture in pictures):
             raise error
         if not isinstance(document, dict):
             raise InvalidResponse("The answer is not a JSON object", charged="unknown")
-        said = document.get("data")
-        entries = said if isinstance(said, list) else [document]
-        self._pictures += [e for e in entries if isinstance(e, dict) and ("b64_json" in e or "url" in e)]
+        self._pictures += pictures
+        said = {"created": document.get("created_at"), **{k: v for k, v in document.items() if v is not None}}
+        if cost_of(said.get("usage")) is None and cost_of(self._answer.get("usage")) is not None:
+            said.pop("usage", None)
         # With several completed events each tells the request's usage: total_cost is "for this request".
-        known = {k: document[k] for k in ("model", "size", "usage") if document.get(k) is not None}
-        created = document.get("created", document.get("created_at"))
-        self._answer |= known | ({"created": created} if created is not None else {"created": None})
+        self._answer |= {k: said[k] for k in ("created", "model", "size", "usage") if said.get(k) is not None}
 
     def _verify(self) -> Received:
         answer = _parse(Answer, self._answer)
@@ -160,19 +174,20 @@ class AnswerReader:
             picture = _parse(Picture, entry)
             index = position if picture.index is None else picture.index
             images.append(ReceivedImage(index=index, spool=spool, media=media, revised_prompt=picture.revised_prompt))
-        if len({image.index for image in images}) < len(images) or min(i.index for i in images) < 0:
-            images = [_at(position, image) for position, image in enumerate(images)]
+        indices = {image.index for image in images}
+        if len(indices) < len(images) or not indices <= set(range(max(self._wanted, len(images)))):
+            images = [replace(image, index=position) for position, image in enumerate(images)]
         kept = {id(image.spool) for image in images}
         self._close([spool for spool in self._spools if id(spool) not in kept])
         return Received(answer=answer, images=sorted(images, key=lambda image: image.index))
 
     def _image(self, position: int, entry: dict[str, Any], answer: Answer) -> tuple[Spool, Media]:
-        found = [entry.get(key) for key in ("b64_json", "url")]
-        spool = next((value for value in found if isinstance(value, Spool)), None)
+        spool = _spool(entry)
         try:
             if spool is None:
-                link = next((value for value in found if isinstance(value, str)), None)
-                raise ValueError(f"it came as a link, not as data: {link[:200]}" if link else "it is empty")
+                link = entry.get("url")
+                is_link = isinstance(link, str) and bool(link)
+                raise ValueError(f"it came as a link, not as data: {str(link)[:200]}" if is_link else "it is empty")
             if spool.problem:
                 raise ValueError(spool.problem)
             return spool, identify(spool.file, spool.size_bytes)
@@ -184,15 +199,26 @@ class AnswerReader:
 
 
 def _holds_images(document: Any) -> bool:
-    return isinstance(document, dict) and any(key in document for key in ("data", "b64_json", "url"))
+    return bool(_pictures(document)) and "partial_image_index" not in document
 
 
-def _at(position: int, image: ReceivedImage) -> ReceivedImage:
-    return ReceivedImage(index=position, spool=image.spool, media=image.media, revised_prompt=image.revised_prompt)
+def _pictures(document: Any) -> list[dict[str, Any]]:
+    said = document.get("data") if isinstance(document, dict) else None
+    entries = said if isinstance(said, list) else [said, document]
+    found = [entry for entry in entries if isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)]
+    return found if isinstance(said, list) else found[:1]
+
+
+def _spool(picture: dict[str, Any]) -> Spool | None:
+    """Return the image itself; servers may send both fields and fill one."""
+    values = (picture.get(key) for key in ("b64_json", "url"))
+    filled = [value for value in values if isinstance(value, Spool) and (value.size_bytes or value.problem)]
+    return min(filled, key=lambda spool: spool.problem is not None, default=None)
 
 
 def _parse(kind: type[Any], document: dict[str, Any]) -> Any:
     try:
         return kind.model_validate(document)
     except ValidationError as err:  # every field accepts anything, so this is a fault of ours, not of the answer
-        raise DeepshiError(f"The answer's {kind.__name__} could not be read: {err.error_count()} errors") from err
+        message = f"The answer's {kind.__name__} could not be read: {err.error_count()} errors"
+        raise InvalidResponse(message) from err

@@ -7,8 +7,7 @@ understood is unknown and lets a request through.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +15,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 
 SIZING_FIELDS = ("width", "height", "aspect_ratio", "resolution", "image_size")
 
+_LARGEST_NUMBER = 2.0**53
 _ALLOWED = ("enum", "values", "allowed", "options")
 _MINIMUM = ("minimum", "min")
 _MAXIMUM = ("maximum", "max")
@@ -65,7 +65,7 @@ class ModelInfo(BaseModel):
 
 def read_catalog(document: Any) -> list[ModelInfo]:
     """Return what is understood of an answer of ``GET /v1/models``; never raises."""
-    entries = document.get("data", document.get("models")) if isinstance(document, Mapping) else document
+    entries = (document.get("data") or document.get("models")) if isinstance(document, Mapping) else document
     if isinstance(entries, Mapping):
         entries = [{"id": name, **entry} for name, entry in entries.items() if isinstance(entry, Mapping)]
     if not isinstance(entries, list):
@@ -97,7 +97,7 @@ def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> list[str]:
 
 
 def _value_complaints(name: str, value: Any, parameter: Parameter) -> list[str]:
-    if parameter.allowed and str(value) not in parameter.allowed:
+    if parameter.allowed and isinstance(value, str | int | float) and _text(value) not in parameter.allowed:
         return [f"{name} is {value}, allowed are {', '.join(parameter.allowed)}"]
     if isinstance(value, int | float):
         if parameter.maximum is not None and value > parameter.maximum:
@@ -121,7 +121,7 @@ def _model(entry: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(
         id=entry["id"],
         parameters=_parameters(entry.get("parameters")),
-        can_edit=bool(edit) if isinstance(edit, Mapping | bool) else None,
+        can_edit=edit if isinstance(edit, bool) else True if edit and isinstance(edit, Mapping) else None,
         max_input_images=_count(edit, _MOST_IMAGES) if isinstance(edit, Mapping) else None,
         prompt_max_length=_count(entry, ("prompt_max_length",)),
         makes_images=_makes_images(entry),
@@ -143,9 +143,9 @@ def _parameter(said: Any) -> Parameter:
         return Parameter()
     lists = (said.get(key) for key in _ALLOWED)
     allowed = next((value for value in lists if isinstance(value, list) and value), None)
-    plain = allowed is not None and all(isinstance(value, str | int | float) for value in allowed)
+    plain = allowed is not None and all(isinstance(v, str) or _is_number(v) or isinstance(v, bool) for v in allowed)
     return Parameter(
-        allowed=tuple(str(value) for value in allowed) if allowed and plain else None,
+        allowed=tuple(_text(value) for value in allowed) if allowed and plain else None,
         minimum=_number(said, _MINIMUM),
         maximum=_number(said, _MAXIMUM),
     )
@@ -160,8 +160,15 @@ def _makes_images(entry: Mapping[str, Any]) -> bool | None:
 
 def _number(said: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
     values = (said.get(name) for name in names)
-    numbers = (v for v in values if isinstance(v, int | float) and not isinstance(v, bool))
-    return next((number for number in numbers if isfinite(number)), None)
+    return next((float(value) for value in values if _is_number(value)), None)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
+
+
+def _text(value: str | int | float) -> str:
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _count(said: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

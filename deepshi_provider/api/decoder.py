@@ -3,39 +3,40 @@
 A picture is tens of megabytes of base64 inside a JSON string. :class:`JsonDecoder` takes JSON in pieces of any size:
 base64 under ``b64_json``, or under ``url`` as a ``data:`` URI, is decoded as it arrives and written to a spool; the
 rest, a few hundred bytes, is parsed at the end with the spool in the string's place. What is kept per answer is bounded
-by :data:`DOCUMENT_LIMIT` and :data:`IMAGES_LIMIT`, whatever arrives.
+by the limits below, whatever arrives, and an image that can be read is not given up for what stands around it: long
+strings are cut, and numbers that make no sense are ``None``.
 
-Standards: JSON is RFC 8259, base64 RFC 4648, ``data:`` URIs RFC 2397.
+Standards: JSON is RFC 8259, ``data:`` URIs RFC 2397.
 """
 
 from __future__ import annotations
 
-import binascii
-import json
 import re
 import uuid
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
-import pybase64
-
+from deepshi_provider.api.document import parse
+from deepshi_provider.api.encoded import WHITE_SPACE, Base64Writer, end_of_whole_escapes, is_escaped, unescape
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import Charged, InvalidResponse, OutcomeUnknown
 
-#: Longest document in bytes, images left out: a revised prompt of 50,000 escaped characters fits.
-DOCUMENT_LIMIT = 384 * 1024
+#: Longest document in bytes, images left out. Parsed, it may take eight times as much.
+DOCUMENT_LIMIT = 96 * 1024
+#: Length in bytes from which on a document keeps only the first :data:`SHORT_STRING` bytes of a string.
+TEXT_LIMIT = 80 * 1024
+SHORT_STRING = 1024
+#: Most bytes of strings that are cut off; an answer that does not end is given up here.
+CUT_LIMIT = 16 * 2**20
 #: Most values in a document; parsed values take far more memory than their text.
-VALUES_LIMIT = 10_000
+VALUES_LIMIT = 2_000
 #: Most images in one answer; the API makes at most 4.
 IMAGES_LIMIT = 8
 #: Longest beginning of a ``data:`` URI, such as ``data:image/png;base64,``, in bytes.
 HEADER_LIMIT = 256
 
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _QUOTE_OR_BACKSLASH = re.compile(rb'["\\]')
 _QUOTE_OR_COMMA = re.compile(rb'[",]')
-_WHITE_SPACE = b" \t\r\n"
 
 
 class JsonDecoder:
@@ -44,7 +45,7 @@ class JsonDecoder:
     :param new_spool: called for each image; returns where its bytes go.
     """
 
-    _base64: _Base64Writer
+    _base64: Base64Writer
 
     def __init__(self, new_spool: Callable[[], Spool] = Spool) -> None:
         self.spools: list[Spool] = []
@@ -53,6 +54,9 @@ class JsonDecoder:
         self._document = bytearray()
         self._step = self._outside
         self._string_start = self._string_end = 0
+        self._string_is_cut = False
+        self._cut_bytes = self._values = self._depth = 0
+        self._key: str | None = None
         self._held = b""
 
     def feed(self, data: bytes) -> None:
@@ -75,16 +79,12 @@ class JsonDecoder:
         if self._step != self._outside:
             raise OutcomeUnknown("The answer ended in the middle")
         text = self.text
-        if sum(text.count(mark) for mark in ",[{") > VALUES_LIMIT:
-            raise InvalidResponse("The answer holds more values than any known answer", charged=self._charged)
+        if self._depth > 0 or not text.strip():
+            raise OutcomeUnknown("The answer ended in the middle")
         try:
-            return json.loads(text, object_hook=self._put_spools, parse_float=Decimal, parse_constant=_refuse)
-        except json.JSONDecodeError as err:
-            if err.pos >= len(text.rstrip()):
-                raise OutcomeUnknown("The answer ended in the middle") from None
-            raise InvalidResponse("The answer is not JSON", charged=self._charged) from None
-        except (ValueError, ArithmeticError, RecursionError):
-            raise InvalidResponse("The answer is JSON that cannot be read", charged=self._charged) from None
+            return parse(text, self._put_spools)
+        except ValueError:
+            raise InvalidResponse("The answer is not JSON that can be read", charged=self._charged) from None
 
     def discard(self) -> None:
         """Delete the images received so far."""
@@ -116,62 +116,87 @@ class JsonDecoder:
 
     def _outside(self, data: bytes, at: int) -> int:
         quote = data.find(b'"', at)
+        end = len(data) if quote < 0 else quote
+        self._keep(data[at:end])
+        self._count(data[at:end])
         if quote < 0:
-            self._keep(data[at:])
-            return len(data)
-        self._keep(data[at:quote])
-        key = self._key()
-        if key == "b64_json":
-            self._begin_image()
-        elif key == "url":
-            self._step = self._url_head
+            return end
+        self._key = self._last_key()
+        if self._key in ("b64_json", "url"):
+            self._step = self._image_head
         else:
             self._begin_string()
         return quote + 1
 
+    def _count(self, between: bytes) -> None:
+        opened = between.count(b"{") + between.count(b"[")
+        self._depth += opened - between.count(b"}") - between.count(b"]")
+        self._values += opened + between.count(b",")
+        if self._values > VALUES_LIMIT:
+            raise InvalidResponse("The answer holds more values than any known answer", charged=self._charged)
+
     def _begin_string(self) -> None:
         self._keep(b'"')
         self._string_start = len(self._document)
+        self._string_is_cut = False
         self._step = self._string
 
     def _string(self, data: bytes, at: int) -> int:
         found = _QUOTE_OR_BACKSLASH.search(data, at)
+        end = len(data) if found is None else found.start()
+        self._keep_text(data[at:end])
         if found is None:
-            self._keep(data[at:])
-            return len(data)
-        self._keep(data[at : found.end()])
+            return end
         if found.group() == b"\\":
             self._step = self._escaped
         else:
-            self._string_end = len(self._document) - 1
+            self._string_end = len(self._document)
+            self._keep(b'"')
             self._step = self._outside
         return found.end()
 
     def _escaped(self, data: bytes, at: int) -> int:
-        self._keep(data[at : at + 1])
+        self._string_is_cut = self._string_is_cut or self._room() < len(rb"\u0000")
+        self._keep_text(b"\\" + data[at : at + 1])
         self._step = self._string
         return at + 1
 
-    def _key(self) -> str | None:
+    def _keep_text(self, data: bytes) -> None:
+        kept = data[: 0 if self._string_is_cut else self._room()]
+        self._string_is_cut = self._string_is_cut or len(kept) < len(data)
+        self._cut_bytes += len(data) - len(kept)
+        if self._cut_bytes > CUT_LIMIT:
+            raise InvalidResponse("The answer holds more text than any known answer", charged=self._charged)
+        self._keep(kept)
+
+    def _room(self) -> int:
+        length = len(self._document)
+        return max(TEXT_LIMIT - length, SHORT_STRING - (length - self._string_start))
+
+    def _last_key(self) -> str | None:
         """Return the key whose value begins here, if it is one that may hold an image."""
         end = len(self._document) - 1
-        while end >= 0 and self._document[end] in _WHITE_SPACE:
+        while end >= 0 and self._document[end] in WHITE_SPACE:
             end -= 1
         if end < 0 or self._document[end] != ord(":") or self._string_end - self._string_start > 64:
             return None
         raw = bytes(self._document[self._string_start : self._string_end])
-        return _unescape(raw).decode("utf-8", "replace")
+        return unescape(raw).decode("utf-8", "replace")
 
-    def _url_head(self, data: bytes, at: int) -> int:
-        found = _QUOTE_OR_COMMA.search(data, at)
+    def _image_head(self, data: bytes, at: int) -> int:
+        """Pass over the beginning of a ``data:`` URI, which some servers put under ``b64_json`` too."""
+        found = _QUOTE_OR_COMMA.search(data, at, at + HEADER_LIMIT + 1)
         if found is None and len(data) - at <= HEADER_LIMIT:
             self._held = data[at:]
             return len(data)
-        head = b"" if found is None else _unescape(data[at : found.start()]).lower()
+        head = b"" if found is None else unescape(data[at : found.start()]).lower()
         if found and found.group() == b"," and head.startswith(b"data:") and head.endswith(b";base64"):
             self._begin_image()
             return found.end()
-        self._begin_string()
+        if self._key == "b64_json":
+            self._begin_image()
+        else:
+            self._begin_string()
         return at
 
     def _begin_image(self) -> None:
@@ -179,97 +204,19 @@ class JsonDecoder:
             raise InvalidResponse(f"The answer holds more than {IMAGES_LIMIT} images")
         self._keep(b'"%s%d"' % (self._nonce.encode(), len(self.spools)))
         self.spools.append(self._new_spool())
-        self._base64 = _Base64Writer(self.spools[-1])
+        self._base64 = Base64Writer(self.spools[-1])
         self._step = self._image
 
     def _image(self, data: bytes, at: int) -> int:
         end = data.find(b'"', at)
-        while end >= 0 and _is_escaped(data, end, at):
+        while end >= 0 and is_escaped(data, end, at):
             end = data.find(b'"', end + 1)
         if end >= 0:
             self._base64.write(data[at:end])
             self._base64.finish()
             self._step = self._outside
             return end + 1
-        whole = _end_of_whole_escapes(data, at)
+        whole = end_of_whole_escapes(data, at)
         self._held = data[whole:]
         self._base64.write(data[at:whole])
         return len(data)
-
-
-class _Base64Writer:
-    """Decodes base64 into a spool; a fault is noted there, so that the rest of the answer (the cost) is still read.
-
-    White space is dropped and missing padding at the end is forgiven: the image was paid for.
-    """
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._rest = b""
-        self._padded = False
-
-    def write(self, text: bytes) -> None:
-        if self._spool.problem:
-            return
-        if b"\\" in text:
-            text = _unescape(text)
-        self._decode(self._rest + text)
-
-    def finish(self) -> None:
-        self._spool.complete = True
-        if self._rest and not self._spool.problem:
-            bare = self._rest.translate(None, _WHITE_SPACE)
-            self._decode(bare + b"=" * (-len(bare) % 4))
-
-    def _decode(self, text: bytes) -> None:
-        usable = len(text) - len(text) % 4
-        try:
-            data = pybase64.b64decode(text[:usable], validate=True)
-        except binascii.Error:
-            bare = text.translate(None, _WHITE_SPACE)
-            if len(bare) == len(text):
-                self._spool.problem = "its base64 text is broken"
-            else:
-                self._decode(bare)
-            return
-        if self._padded and usable:
-            self._spool.problem = "its base64 text goes on after the padding"
-            return
-        self._padded = self._padded or text[:usable].endswith(b"=")
-        self._rest = text[usable:]
-        self._spool.write(data)
-
-
-def _unescape(text: bytes) -> bytes:
-    """Resolve the escapes of a JSON string; what is outside ASCII becomes ``?``, which is in no base64 text."""
-    if b"\\\\" not in text:
-        text = text.replace(b"\\/", b"/")
-    return _ESCAPE.sub(_resolve, text) if b"\\" in text else text
-
-
-def _resolve(escape: re.Match[bytes]) -> bytes:
-    hexadecimal, short = escape.groups()
-    if hexadecimal:
-        code = int(hexadecimal, 16)
-        return bytes([code]) if code < 128 else b"?"
-    return {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"/": b"/"}.get(short, b"?")
-
-
-def _is_escaped(data: bytes, at: int, start: int) -> bool:
-    backslashes = at
-    while backslashes > start and data[backslashes - 1] == ord("\\"):
-        backslashes -= 1
-    return (at - backslashes) % 2 == 1
-
-
-def _end_of_whole_escapes(data: bytes, start: int) -> int:
-    """Return where to cut so that no escape sequence is torn apart."""
-    last = data.rfind(b"\\", max(start, len(data) - 6))
-    if last < 0 or _is_escaped(data, last, start):
-        return len(data)
-    length = 6 if data[last + 1 : last + 2] == b"u" else 2
-    return len(data) if last + length <= len(data) else last
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

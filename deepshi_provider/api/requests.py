@@ -12,6 +12,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from deepshi_provider.exceptions import InvalidRequest
 
+#: The fields that an operator has as parameters.
+REQUEST_FIELDS = (
+    "prompt",
+    "model",
+    "n",
+    "width",
+    "height",
+    "aspect_ratio",
+    "resolution",
+    "image_size",
+    "quality",
+    "output_format",
+    "seed",
+)
+
 #: Fields that say how the answer travels, not what is in the picture.
 TRANSPORT_FIELDS = frozenset({"stream", "response_format"})
 
@@ -42,6 +57,8 @@ class GenerateRequest(BaseModel):
 
     path: ClassVar[str] = "/v1/images/generations"
     operation: ClassVar[str] = "generate"
+    #: Fields that travel in another way.
+    _apart: ClassVar[frozenset[str]] = frozenset()
 
     model: Annotated[str, Field(min_length=1)]
     prompt: Annotated[str, Field(min_length=1)]
@@ -64,13 +81,22 @@ class GenerateRequest(BaseModel):
             return data
         return {k: v for k, v in data.items() if not (v in _BLANK if isinstance(v, str | None) else False)}
 
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> GenerateRequest:
+        for name, value in self.wire_fields().items():
+            try:
+                _json(value).encode()
+            except (TypeError, ValueError, RecursionError):
+                raise ValueError(f"{name} cannot be sent: {type(value).__name__} with more than JSON can say") from None
+        return self
+
     def wire_fields(self) -> dict[str, Any]:
         """Return what is sent: the fields that were given, under the API's names."""
-        return self.model_dump(exclude_none=True, exclude_defaults=True, exclude={"images"})
+        return self.model_dump(exclude_none=True, exclude_defaults=True, exclude=set(self._apart))
 
     def picture_fields(self) -> dict[str, Any]:
         """Return the fields that change the picture or its price."""
-        kept = self.model_dump(exclude_none=True, exclude={"images", *TRANSPORT_FIELDS})
+        kept = self.model_dump(exclude_none=True, exclude={*self._apart, *TRANSPORT_FIELDS})
         return dict(sorted(kept.items()))
 
     def fingerprint(self, account: str, input_digests: Sequence[str] = ()) -> str:
@@ -86,8 +112,11 @@ class GenerateRequest(BaseModel):
             "fields": self.picture_fields(),
             "inputs": list(input_digests),
         }
-        text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(_json(said).encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def _image_list(value: Any) -> Any:
@@ -106,6 +135,7 @@ class EditRequest(GenerateRequest):
 
     path: ClassVar[str] = "/v1/images/edits"
     operation: ClassVar[str] = "edit"
+    _apart: ClassVar[frozenset[str]] = frozenset({"images"})
 
     images: Annotated[list[str], BeforeValidator(_image_list), Field(min_length=1, max_length=14)]
 
@@ -138,6 +168,8 @@ def build(kind: type[Request], fields: Mapping[str, Any]) -> Request:
 
 
 def _complaint(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    if not loc:
+        return message.removeprefix("Value error, ")
     name = ".".join(str(part) for part in loc)
     if kind in ("missing", "string_too_short"):
         return f"{name} is missing or empty"

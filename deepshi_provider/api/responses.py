@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import timezone
 from decimal import Decimal, InvalidOperation
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from deepshi_provider.api.document import parse
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     Charged,
@@ -26,6 +26,7 @@ from deepshi_provider.exceptions import (
 )
 
 _LONGEST_MESSAGE = 500
+_LARGEST_COST_USD = 1_000_000
 
 _BY_STATUS: dict[int, tuple[type[DeepshiError], str]] = {
     401: (AuthenticationFailed, "The API key was not accepted; check the password of the Deepshi connection"),
@@ -63,9 +64,9 @@ def cost_of(usage: Any) -> Decimal | None:
         return None
     try:
         amount = Decimal(str(cost))
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):  # the latter from Python's limit on the digits of an int
         return None
-    return amount if amount.is_finite() and amount >= 0 else None
+    return amount if amount.is_finite() and 0 <= amount < _LARGEST_COST_USD else None
 
 
 def _or_none(kind: type) -> BeforeValidator:
@@ -174,7 +175,7 @@ def _sentence(advice: str, said: str | None) -> str:
 
 def _error_fields(document: Any) -> tuple[str | None, str | None]:
     """Return code and message of an error document in any of its forms."""
-    error = document.get("error", document) if isinstance(document, Mapping) else document
+    error = document.get("error") or document if isinstance(document, Mapping) else document
     if isinstance(error, str):
         return None, error[:_LONGEST_MESSAGE]
     if not isinstance(error, Mapping):
@@ -189,8 +190,8 @@ def _error_fields(document: Any) -> tuple[str | None, str | None]:
 
 def _json_or_none(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return parse(body.decode("utf-8", "replace"))
+    except ValueError:
         return None
 
 
@@ -203,7 +204,7 @@ def _seconds(text: str | None, now: float) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         wait = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
     return max(0.0, wait) if wait == wait and wait != float("inf") else None

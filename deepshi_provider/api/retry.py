@@ -24,4 +24,4 @@ def wait_before_retry(
         return None
     if error.retry_after is not None:
         return error.retry_after if error.retry_after <= max_wait else None
-    return jitter * min(max_wait, FIRST_WAIT * 2.0 ** (attempt - 1))
+    return jitter * min(max_wait, FIRST_WAIT * 2.0 ** min(attempt - 1, 64))

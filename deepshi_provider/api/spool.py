@@ -7,7 +7,7 @@ import tempfile
 from types import TracebackType
 from typing import BinaryIO, cast
 
-from deepshi_provider.exceptions import InvalidResponse
+from deepshi_provider.exceptions import InvalidResponse, StorageFailed
 
 #: Bytes of an image that stay in memory; beyond it the spool is a file on disk.
 MEMORY_LIMIT = 64 * 1024
@@ -37,7 +37,11 @@ class Spool:
         if self.size_bytes > self._limit:
             raise InvalidResponse(f"An image is larger than {self._limit:,} bytes; the answer was cut")
         self._digest.update(data)
-        self.file.write(data)
+        try:
+            self.file.write(data)
+        except OSError as err:  # a full disk, or too many open files
+            message = f"The directory for temporary files does not take an image that was paid for: {err}"
+            raise StorageFailed(message, charged="yes") from err
 
     @property
     def sha256(self) -> str:

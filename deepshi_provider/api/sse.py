@@ -7,7 +7,8 @@ pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from deepshi_provider.exceptions import DeepshiError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Longest beginning of a line that is looked at; longer lines can only be comments or unknown fields.
 _LINE_LIMIT = 1024
+_END_OF_LINE = re.compile(rb"[\r\n]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +55,20 @@ class SseDecoder:
         self._first_line = True
         self._after_cr = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Take the next piece and return the events that it completes."""
-        events: list[Event] = []
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Take the next piece, and yield the events that it completes while it is read: what follows may be broken."""
         at = 1 if self._after_cr and data.startswith(b"\n") else 0
         self._after_cr = self._after_cr and not data
         while at < len(data):
-            end = _end_of_line(data, at)
+            found = _END_OF_LINE.search(data, at)
+            end = found.start() if found else len(data)
             self._take(data[at:end])
-            if end == len(data):
+            if found is None:
                 break
-            events += self._end_line()
+            yield from self._end_line()
             crlf = data[end : end + 2] == b"\r\n"
-            self._after_cr = data[end:] == b"\r"
             at = end + 2 if crlf else end + 1
-        return events
+            self._after_cr = at == len(data) and not crlf and found.group() == b"\r"
 
     def close(self) -> list[Event]:
         """Return the event that the end of the stream completes, if any."""
@@ -115,11 +116,3 @@ class SseDecoder:
         except DeepshiError as err:
             error = err
         return [Event(name=name, document=document, text=data.text, spools=data.spools, error=error)]
-
-
-def _end_of_line(data: bytes, at: int) -> int:
-    end = data.find(b"\n", at)
-    if end < 0:
-        end = len(data)
-    carriage_return = data.find(b"\r", at, end)
-    return end if carriage_return < 0 else carriage_return

@@ -25,9 +25,14 @@ from deepshi_provider.exceptions import (
     InvalidConnection,
     InvalidResponse,
     OutcomeUnknown,
+    RateLimited,
     ServerFailed,
+    StorageFailed,
+    TimedOut,
 )
+from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.inputs import InputImages, read_inputs
+from deepshi_provider.hooks.pace import Pace
 from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.hooks.settings import Settings
 
@@ -56,6 +61,17 @@ class DeepshiHook(BaseHook):
         self.deepshi_conn_id = deepshi_conn_id
         self._settings: Settings | None = None
         self._client: httpx.AsyncClient | None = None
+        self._pace: Pace | None = None
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's extra fields; only Airflow 3.1 asks."""
+        return form_widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return how the form shows the standard fields; only Airflow 3.1 asks."""
+        return field_behaviour()
 
     def generate(self, request: GenerateRequest) -> ImagesResult:
         """Generate images; see :meth:`agenerate`."""
@@ -135,15 +151,19 @@ class DeepshiHook(BaseHook):
         return self._settings
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[DeepshiHook]:
-        """Use one HTTP client for all calls inside the ``async with`` block."""
+    async def session(self, pace: Pace | None = None) -> AsyncIterator[DeepshiHook]:
+        """Use one HTTP client for all calls inside the ``async with`` block.
+
+        :param pace: slows all these calls down together when one is refused by the rate limit; such a refusal then
+            does not count as one of the call's retries.
+        """
         settings = await self.asettings()
         async with settings.new_client() as client:
-            self._client = client
+            self._client, self._pace = client, pace
             try:
                 yield self
             finally:
-                self._client = None
+                self._client = self._pace = None
 
     @asynccontextmanager
     async def _http(self, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
@@ -160,16 +180,24 @@ class DeepshiHook(BaseHook):
         async with self._http(settings) as client:
             while True:
                 attempt += 1
+                sent_at = await self._pace.turn() if self._pace else 0.0
                 try:
                     received = await self._once(client, request, inputs, ends_at)
+                    if self._pace:
+                        self._pace.accepted()
                     return ImagesResult.from_received(received, sends=sends + 1)
                 except DeepshiError as raised:
                     error = self._redacted(raised, settings)
-                    sends += not isinstance(error, ConnectionFailed)
+                    sends += not isinstance(error, ConnectionFailed | TimedOut)
                     error.sends = sends
-                    wait = self._wait(error, attempt, settings)
+                    paced = self._pace is not None and isinstance(error, RateLimited)
+                    attempt -= paced
+                    wait = self._wait(error, max(1, attempt), settings)
                     if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
                         raise error from error.__cause__
+                if self._pace and paced:
+                    self._pace.refused(sent_at, wait)
+                    continue
                 self.log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
                 await asyncio.sleep(wait)
 
@@ -190,7 +218,9 @@ class DeepshiHook(BaseHook):
         ends_at: float | None,
     ) -> Received:
         """Send once; every way in which it can end is a result or a :class:`DeepshiError`."""
-        remaining = None if ends_at is None else max(0.0, ends_at - time.monotonic())
+        remaining = None if ends_at is None else ends_at - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
         try:
             return await asyncio.wait_for(_exchange(client, request, inputs), remaining)
         except _NOT_SENT as err:
@@ -204,12 +234,19 @@ class DeepshiHook(BaseHook):
             raise OutcomeUnknown(
                 f"The request was sent and its answer was lost ({_reason(err)}); the image may have been paid for"
             ) from err
+        except OSError as err:
+            raise StorageFailed(
+                f"The directory for temporary files did not take the answer ({_reason(err)}); "
+                "the image may have been paid for",
+                charged="unknown",
+            ) from err
 
     @staticmethod
     def _redacted(error: DeepshiError, settings: Settings) -> DeepshiError:
         """Take the key out of what the server said: some servers quote it."""
         key = settings.api_key.get_secret_value()
-        error.message = error.message.replace(key, "***")
+        error.message = _without(key, error.message)
+        error.code = error.code and _without(key, error.code)
         error.args = (error.message,)
         return error
 
@@ -233,6 +270,13 @@ async def _exchange(client: httpx.AsyncClient, request: GenerateRequest, inputs:
         except BaseException:
             reader.discard()
             raise
+
+
+def _without(key: str, text: str) -> str:
+    """Take the key out of a text, and its beginning off the end of a text that was cut."""
+    text = text.replace(key, "***")
+    cut = next((length for length in range(len(key), 3, -1) if text.endswith(key[:length])), 0)
+    return f"{text[:-cut]}***" if cut else text
 
 
 def _body(request: GenerateRequest, inputs: InputImages | None) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from airflow.sdk import ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk import BaseHook, ObjectStoragePath
 
 from deepshi_provider.api.media import EXTENSIONS, media_type
 from deepshi_provider.api.spool import Spool
-from deepshi_provider.exceptions import InvalidRequest, InvalidResponse, StorageFailed
+from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, InvalidResponse, StorageFailed
 
 _CHUNK = 1024 * 1024
 
@@ -57,6 +58,7 @@ def read_inputs(uris: Iterable[str], conn_id: str | None = None) -> InputImages:
     :param uris: local paths or URIs; ``s3://conn@bucket/key`` names its own connection.
     :param conn_id: connection for URIs of a remote store that name none.
     :raises InvalidRequest: an image does not exist or is not PNG, JPEG or WebP.
+    :raises InvalidConnection: the connection of its store is not defined.
     :raises StorageFailed: an image cannot be read.
     """
     images: list[InputImage] = []
@@ -69,7 +71,18 @@ def read_inputs(uris: Iterable[str], conn_id: str | None = None) -> InputImages:
 
 
 def _read(uri: str, conn_id: str | None) -> InputImage:
-    spool = Spool()
+    with ExitStack() as cleanup:
+        spool = cleanup.enter_context(Spool())
+        kind = media_type(_copy(uri, conn_id, spool))
+        if kind is None:
+            raise InvalidRequest(f"The input image {uri} is not a PNG, JPEG or WebP image")
+        spool.file.seek(0)
+        cleanup.pop_all()
+    return InputImage(uri=uri, media_type=kind, spool=spool)
+
+
+def _copy(uri: str, conn_id: str | None, spool: Spool) -> bytes:
+    """Copy a file into a spool; return its first bytes."""
     head = b""
     try:
         path = _path(uri, conn_id)
@@ -78,25 +91,35 @@ def _read(uri: str, conn_id: str | None) -> InputImage:
                 head = head or chunk[:12]
                 spool.write(chunk)
     except (FileNotFoundError, IsADirectoryError) as err:
-        spool.close()
         raise InvalidRequest(f"The input image {uri} does not exist") from err
     except InvalidResponse as err:
-        spool.close()
         raise InvalidRequest(f"The input image {uri} is too large to send") from err
+    except StorageFailed as err:
+        raise StorageFailed(f"The directory for temporary files does not take {uri}: {err.__cause__}") from err
+    except InvalidConnection:
+        raise
     except Exception as err:  # every object store raises errors of its own kind
-        spool.close()
         raise StorageFailed(f"The input image {uri} cannot be read: {type(err).__name__}: {err}") from err
-    kind = media_type(head)
-    if kind is None:
-        spool.close()
-        raise InvalidRequest(f"The input image {uri} is not a PNG, JPEG or WebP image")
-    spool.file.seek(0)
-    return InputImage(uri=uri, media_type=kind, spool=spool)
+    return head
 
 
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
     if "://" not in uri:
         return ObjectStoragePath(f"file://{Path(uri).absolute()}")
-    is_local = uri.startswith("file://")
-    names_its_own = "@" in uri.partition("://")[2].partition("/")[0]
-    return ObjectStoragePath(uri) if is_local or names_its_own else ObjectStoragePath(uri, conn_id=conn_id)
+    if uri.startswith("file://"):
+        return ObjectStoragePath(uri)
+    own, _, _ = uri.partition("://")[2].partition("/")[0].rpartition("@")
+    if named := own or conn_id:
+        _check_connection(named, uri)
+    path = ObjectStoragePath(uri) if own else ObjectStoragePath(uri, conn_id=conn_id)
+    if not path.key:
+        raise FileNotFoundError(uri)
+    return path
+
+
+def _check_connection(conn_id: str, uri: str) -> None:
+    """Without this a connection that is not defined means anonymous access, after seconds of waiting."""
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as err:
+        raise InvalidConnection(f"The connection {conn_id!r} for the input image {uri} is not defined") from err

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from deepshi_provider.api.answer import Received, ReceivedImage
 from deepshi_provider.api.media import EXTENSIONS
@@ -42,10 +43,9 @@ class Image:
 
     def open(self) -> BinaryIO:
         """Return the image as a binary file at its beginning; close it after use."""
+        descriptor = self.spool.file.fileno()
         self.spool.file.flush()
-        file = os.fdopen(os.dup(self.spool.file.fileno()), "rb")
-        file.seek(0)
-        return file
+        return cast(BinaryIO, io.BufferedReader(_OwnPosition(os.dup(descriptor), self.size_bytes)))
 
     def read(self) -> bytes:
         """Return the image's bytes, all of them in memory."""
@@ -58,6 +58,41 @@ class Image:
         with self.open() as file, target.open("wb") as copy:
             shutil.copyfileobj(file, copy)
         return target
+
+
+class _OwnPosition(io.RawIOBase):
+    """Reads an open file from a position of its own; duplicates of a descriptor share theirs.
+
+    :param descriptor: closed with this object.
+    """
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._size = size_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = os.preadv(self._descriptor, [buffer], self._at)
+        self._at += read
+        return read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = (0, self._at, self._size)[whence] + offset
+        if at < 0:
+            raise ValueError(f"negative position {at}")
+        self._at = at
+        return at
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from functools import lru_cache
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from airflow.sdk import Connection
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from deepshi_provider.exceptions import InvalidConnection
 
@@ -19,6 +20,16 @@ DEFAULT_BASE_URL = "https://api.deepshi.ai"
 def _flag_or_path(value: Any) -> Any:
     words = {"true": True, "1": True, "": True, "false": False, "0": False}
     return words.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _proxy_url(value: str) -> str:
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("not the URL of an HTTP proxy, such as http://proxy:3128")
+    return value
 
 
 class Settings(BaseModel):
@@ -47,7 +58,7 @@ class Settings(BaseModel):
     max_retries: Annotated[int, Field(ge=0)] = 3
     max_retry_wait: Annotated[float, Field(ge=0)] = 60.0
     verify: Annotated[bool | str, BeforeValidator(_flag_or_path)] = True
-    proxy: str | None = None
+    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)  # it may hold a password
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Settings:
@@ -60,7 +71,7 @@ class Settings(BaseModel):
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             problem = "has characters that no key has" if key else "is missing"
             raise InvalidConnection(f"Connection {conn_id!r}: the API key (its password) {problem}")
-        extra = connection.extra_dejson or {}
+        extra = _extra(connection)
         given = {name: value for name, value in extra.items() if value not in (None, "") and name in cls.model_fields}
         fields = given | {"conn_id": conn_id, "base_url": base_url(connection), "api_key": key}
         try:
@@ -93,8 +104,10 @@ class Settings(BaseModel):
 
 def base_url(connection: Connection) -> str:
     """Return the base URL of a connection whose host may come with or without scheme, port and ``/v1``."""
-    host = (connection.host or DEFAULT_BASE_URL).strip().rstrip("/")
+    host = (connection.host or DEFAULT_BASE_URL).strip()
     if "://" not in host:
+        if host.count(":") > 1 and "[" not in host:  # an IPv6 address out of a connection's URI
+            host = f"[{host}]"
         scheme = connection.schema if connection.schema in ("http", "https") else "https"
         host = f"{scheme}://{host}"
     try:
@@ -102,11 +115,27 @@ def base_url(connection: Connection) -> str:
         port = parts.port or connection.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.hostname:
         raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r} is no HTTP address")
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
+    url = f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as err:
+        raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r}: {err}") from None
+    return url
+
+
+def _extra(connection: Connection) -> dict[str, Any]:
+    """Read the extra here: ``Connection.extra_dejson`` tells the supervisor what to mask, and that blocks the loop."""
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise InvalidConnection(f"Connection {connection.conn_id!r}: its extra is not a JSON object")
+    return extra
 
 
 @lru_cache(maxsize=8)
@@ -116,5 +145,5 @@ def _tls(verify: bool | str) -> ssl.SSLContext:
         try:
             return ssl.create_default_context(cafile=verify)
         except OSError as err:
-            raise InvalidConnection(f"The CA file {verify!r} of the Deepshi connection cannot be read: {err}") from err
+            raise InvalidConnection(f"The CA file {verify!r} (verify) of the connection cannot be read: {err}") from err
     return httpx.create_ssl_context(verify=verify)

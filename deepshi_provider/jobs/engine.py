@@ -36,6 +36,8 @@ class Engine:
     :param deadline: unix seconds; nothing is waited for beyond it.
     :param known: the sendings under this name, if they were listed a moment ago.
     :ivar fingerprint: of the request; ``""`` until its input images were read.
+    :ivar exposed: sendings of the request, since its last stored images, that cost money or may have.
+    :ivar unknown: those of them whose outcome is unknown.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Engine:
         self._checked = False
         self._waits_for = 0
         self.fingerprint = ""
+        self.exposed = self.unknown = 0
         self.ledger = Ledger(tools.store, name)
 
     async def run(self) -> Purchase:
@@ -71,6 +74,8 @@ class Engine:
         account = (await self._tools.hook.asettings()).account
         self.fingerprint = self._request.fingerprint(account, inputs.digests if inputs else ())
         self._keeper = Keeper(self._tools, self.ledger, self._name, self._request, self.fingerprint)
+        if self._terms.owner.map_index >= 0:  # before reuse too: what is reused must not be replaced by a neighbour
+            await self.ledger.take_slot(self._terms.owner)
         while True:
             sendings = await self.ledger.sendings() if self._known is None else self._known
             self._known = None
@@ -78,9 +83,11 @@ class Engine:
             if purchase and await self._is_wanted(purchase, sendings):
                 return purchase
             exposed = since_purchase(sendings, self.fingerprint)
+            self.exposed, self.unknown = len(exposed), len(unsettled(exposed))
             if await self._others_are_at_it(exposed):
                 continue
             unknown = self._bounded(exposed)
+            await self.ledger.task_cost(sendings, self._terms.owner)  # what cannot be read is found before paying
             await self._prepare(unknown)
             k = next_k(sendings)
             if not await self._claim(k):
@@ -140,8 +147,6 @@ class Engine:
             raise TimedOut(f"{over}, and nothing was sent")
         await self._tools.lease.start()
         if not self._checked:
-            if self._terms.owner.map_index >= 0:
-                await self.ledger.take_slot(self._terms.owner)
             await self._tools.preflight.check(self._request)
             self._checked = True
 
@@ -155,6 +160,8 @@ class Engine:
         try:
             result = await self._send(inputs)
         except DeepshiError as err:
+            self.exposed += err.charged != "no"
+            self.unknown += err.charged == "unknown"
             await self._keeper.settle(k, unknown, err)
             raise
         # Paid: from here on a cancellation waits until the images are safe.
@@ -164,7 +171,7 @@ class Engine:
         except asyncio.CancelledError:
             await asyncio.wait([keeping])
             raise
-        log.info("%s in %.1f s", described(record, self._request), time.monotonic() - begun)
+        log.log(self._tools.image_log_level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 import tempfile
 import time
@@ -15,6 +16,8 @@ from deepshi_provider.jobs.ledger import Ledger
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Record, StoredImage, plain
 from deepshi_provider.storage import in_thread
+
+log = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -29,7 +32,16 @@ class Keeper:
         self._fingerprint = fingerprint
 
     async def settle(self, k: int, unknown: int, err: DeepshiError) -> None:
-        """Write down what a failure means for the money: nothing, a loss, or that nobody knows."""
+        """Write down what a failure means for the money: nothing, a loss, or that nobody knows.
+
+        If the store does not take it, the claim stands: the sending counts as one whose outcome is unknown.
+        """
+        try:
+            await self._settle(k, unknown, err)
+        except StorageFailed as again:
+            log.warning("What became of the request could not be written down: %s", again)
+
+    async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
         if err.charged == "no":
             await self._ledger.withdraw(k, self._fingerprint)
         elif err.charged == "yes":

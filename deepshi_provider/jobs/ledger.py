@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import BinaryIO, get_args
+from typing import BinaryIO, cast, get_args
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending,
 from deepshi_provider.storage import STATE, Store, in_thread
 
 _CLAIM = ".claim.json"
-_RECORDS: dict[str, RecordKind] = {f".{kind}.json": kind for kind in get_args(RecordKind)}
+_KINDS = frozenset(get_args(RecordKind))
 _CHUNK = 1024 * 1024
 
 
@@ -31,11 +31,15 @@ class Purchase:
 
 
 class Ledger:
-    """Claims and records of one name in one directory."""
+    """Claims and records of one name in one directory.
+
+    :ivar written: the records that were written through this object, each with its sending.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self._name = name
+        self.written: list[tuple[Sending, Record]] = []
 
     async def sendings(self) -> list[Sending]:
         """Return all sendings under this name, oldest first, fresh from the store."""
@@ -57,8 +61,10 @@ class Ledger:
 
     async def record(self, k: int, record: Record) -> None:
         """Write what became of the k-th sending."""
-        name = f"{STATE}/{self._name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
-        await self._store.patiently(lambda: self._store.write(name, record.model_dump_json().encode()))
+        name = f"{self._name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
+        data = record.model_dump_json().encode()
+        await self._store.patiently(lambda: self._store.write(f"{STATE}/{name}", data))
+        self.written.append((parse_entry(name)[1] or Sending(k=k, fingerprint=record.fingerprint[:16]), record))
 
     async def take_slot(self, owner: Owner) -> None:
         """Make sure that no other map index of the same task puts its images under this name.
@@ -81,7 +87,7 @@ class Ledger:
         stored = [s for s in sendings if s.kind == "stored" and s.fingerprint == fingerprint[:16]]
         if not stored:
             return None
-        record = await self._read_record(stored[-1])
+        record = await self.read_record(stored[-1])
         return Purchase(k=stored[-1].k, record=record) if record.fingerprint == fingerprint else None
 
     async def is_intact(self, purchase: Purchase, sendings: Iterable[Sending]) -> bool:
@@ -102,7 +108,7 @@ class Ledger:
     async def task_cost(self, sendings: Iterable[Sending], owner: Owner) -> Decimal | None:
         """Return what all tries of a task instance have paid under this name, in USD, as far as the API told."""
         own = [s for s in sendings if s.record and s.task_key == owner.task_key]
-        records = [await self._read_record(sending) for sending in own]
+        records = [await self.read_record(sending) for sending in own]
         return total(record.cost_usd for record in records if record.owner.is_same_task(owner))
 
     async def live_claim(self, sendings: Iterable[Sending], watch: Watch) -> Sending | None:
@@ -121,7 +127,11 @@ class Ledger:
                 return sending
         return None
 
-    async def _read_record(self, sending: Sending) -> Record:
+    async def read_record(self, sending: Sending) -> Record:
+        """Return the record of a sending that has one.
+
+        :raises StorageFailed: it cannot be read; that is never taken for "there is none".
+        """
         data = await self._store.read(f"{STATE}/{sending.record}")
         try:
             return Record.model_validate_json(data or b"")
@@ -134,25 +144,39 @@ class Ledger:
         return await in_thread(_sha256, file) == image.sha256
 
 
-def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
-    """Return the sendings under a name from the names in a listing, oldest first.
+def parse_entry(entry: str) -> tuple[str, Sending | None]:
+    """Return the name that a state object belongs to, and what it says of a sending, if it is about one.
 
     Claims are ``<name>.<k>.<fingerprint>.claim.json``, records ``<name>.<k>.<fingerprint>.<task>.<kind>.json``.
     """
-    claims: dict[tuple[int, str], str] = {}
-    records: dict[tuple[int, str], Sending] = {}
-    for entry in listing:
-        if not entry.startswith(f"{name}."):
-            continue
-        *fields, word, _ = entry.removeprefix(f"{name}.").split(".")
-        kind = _RECORDS.get(f".{word}.json")
-        if len(fields) == 2 and word == "claim" and fields[0].isdigit():
-            claims[int(fields[0]), fields[1]] = entry
-        elif len(fields) == 3 and kind and fields[0].isdigit():
+    stem, _, word = entry.removesuffix(".json").rpartition(".")
+    if word == "claim":
+        name, *fields = stem.rsplit(".", 2)
+        if len(fields) == 2 and fields[0].isdigit():
+            return name, Sending(k=int(fields[0]), fingerprint=fields[1], claim=entry)
+    elif word in _KINDS:
+        name, *fields = stem.rsplit(".", 3)
+        if len(fields) == 3 and fields[0].isdigit():
             k, fingerprint, task_key = int(fields[0]), fields[1], fields[2]
-            records[k, fingerprint] = Sending(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
-    unrecorded = [Sending(k=k, fingerprint=f, claim=claims[k, f]) for k, f in claims.keys() - records.keys()]
-    return sorted([*records.values(), *unrecorded], key=lambda sending: sending.k)
+            kind = cast(RecordKind, word)
+            return name, Sending(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
+    return entry, None
+
+
+def merge(sendings: Iterable[Sending]) -> list[Sending]:
+    """Return each sending once, oldest first: what has a record needs no claim."""
+    found: dict[tuple[int, str], Sending] = {}
+    for sending in sendings:
+        key = sending.k, sending.fingerprint
+        if sending.record or key not in found:
+            found[key] = sending
+    return [found[key] for key in sorted(found)]
+
+
+def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
+    """Return the sendings under a name from the names in a listing, oldest first."""
+    parsed = (parse_entry(entry) for entry in listing if entry.startswith(f"{name}."))
+    return merge(sending for owner, sending in parsed if sending and owner == name)
 
 
 def new_claim(fingerprint: str, owner: Owner, holder: str, model: str) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from deepshi_provider.api.catalog import ModelInfo, complaints
@@ -24,6 +25,7 @@ class Preflight:
         self._hook = hook
         self._mode = mode
         self._models: dict[str, ModelInfo] | None = None
+        self._reading = asyncio.Lock()
         self._said: set[str] = set()
 
     async def check(self, request: GenerateRequest) -> None:
@@ -43,10 +45,11 @@ class Preflight:
                 log.warning("Preflight: %s", complaint)
 
     async def _catalog(self) -> dict[str, ModelInfo]:
-        if self._models is None:
-            try:
-                self._models = {model.id: model for model in await self._hook.alist_models()}
-            except DeepshiError as err:
-                log.warning("The catalog could not be read, so requests go unchecked: %s", err)
-                self._models = {}
-        return self._models
+        async with self._reading:
+            if self._models is None:
+                try:
+                    self._models = {model.id: model for model in await self._hook.alist_models()}
+                except DeepshiError as err:
+                    log.warning("The catalog could not be read, so requests go unchecked: %s", err)
+                    self._models = {}
+            return self._models

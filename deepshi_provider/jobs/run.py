@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
-from deepshi_provider.jobs.job import IMAGE, Job
+from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
 from deepshi_provider.jobs.ledger import Ledger, Purchase
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Manifest, Owner, Sending, since_purchase, total, unsettled
+from deepshi_provider.manifest import Manifest, Owner, Record, Sending, since_purchase, total, unsettled
 from deepshi_provider.storage import PATIENCE, Store
 
 log = logging.getLogger(__name__)
+
+_JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
 async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
@@ -25,7 +30,7 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
 
     :param patience: seconds for which a store that fails after payment is tried again.
     """
-    store = Store(job.output_uri, job.output_conn_id)
+    store = Store(job.output_uri, job.output_conn_id, patience=patience)
     hook = DeepshiHook(job.deepshi_conn_id)
     tools = Tools.of(job, hook, store)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
@@ -37,12 +42,12 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
         return await _failure(job, store, engine, err)
 
 
-async def load_job(uri: str, conn_id: str | None) -> Job:
+async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
     """Return a stored job.
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    return Job.model_validate_json(await _load(uri, conn_id, "job"))
+    return _JOB.validate_json(await _load(uri, conn_id, "job"))
 
 
 async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
@@ -53,7 +58,7 @@ async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
     return Manifest.model_validate_json(await _load(uri, conn_id, "manifest"))
 
 
-async def store_job(job: Job) -> str:
+async def store_job(job: Job | BatchJob) -> str:
     """Write a job where the triggerer finds it, and return its URI."""
     store = Store(job.output_uri, job.output_conn_id)
     await store.write(job.job_name, job.model_dump_json().encode())
@@ -83,6 +88,20 @@ async def _success(job: Job, store: Store, ledger: Ledger, purchase: Purchase) -
     reused = record.owner != job.owner
     if reused:
         log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
+    try:
+        return await _written(job, store, ledger, record, reused=reused)
+    except StorageFailed as err:
+        if reused:
+            raise
+        raise StorageFailed(
+            f"{err.message}. The images were paid for and are in place; the next try finds them",
+            charged="yes",
+            cost_usd=record.cost_usd,
+            sends=record.sends,
+        ) from err
+
+
+async def _written(job: Job, store: Store, ledger: Ledger, record: Record, *, reused: bool) -> Manifest:
     manifest = Manifest(
         status="success",
         owner=job.owner,
@@ -111,7 +130,7 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) ->
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
         recorded = await engine.ledger.task_cost(sendings, job.owner)
         # What a failing store did not take is not in its records.
-        spent = total([recorded, err.cost_usd]) if isinstance(err, StorageFailed) and err.cost_usd else recorded
+        spent = total([recorded, err.cost_usd]) if err.cost_usd and not engine.ledger.written else recorded
     except StorageFailed as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
     return Manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -17,6 +18,7 @@ class Tools:
 
     :param hook: to send with, its session open.
     :param lease: this process's sign of life.
+    :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
     """
 
     terms: Terms
@@ -25,9 +27,10 @@ class Tools:
     lease: Lease
     watch: Watch
     preflight: Preflight
+    image_log_level: int = logging.INFO
 
     @classmethod
-    def of(cls, terms: Terms, hook: DeepshiHook, store: Store) -> Tools:
+    def of(cls, terms: Terms, hook: DeepshiHook, store: Store, image_log_level: int = logging.INFO) -> Tools:
         """Return the tools of one job."""
         return cls(
             terms=terms,
@@ -36,4 +39,5 @@ class Tools:
             lease=Lease(store),
             watch=Watch(store),
             preflight=Preflight(hook, terms.preflight),
+            image_log_level=image_log_level,
         )

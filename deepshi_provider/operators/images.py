@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, ClassVar, Literal, NoReturn
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar, Literal
 
-from airflow.configuration import conf
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
-from airflow.sdk import BaseOperator, Context
+from airflow.providers.common.compat.sdk import AirflowException
+from airflow.sdk import Context
 
-from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
+from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
-from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.job import Job, PreflightMode
-from deepshi_provider.jobs.run import load_manifest, run, spent, store_job
-from deepshi_provider.manifest import Manifest, Owner, as_number
-from deepshi_provider.operators.rendered import default_output_uri, image_uris, is_blank
-from deepshi_provider.triggers.images import DeepshiImagesTrigger
+from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.requests_file import read_requests
+from deepshi_provider.jobs.rows import check_rows
+from deepshi_provider.jobs.run import load_manifest, run
+from deepshi_provider.jobs.run_batch import run_batch, store_rows
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.manifest import Manifest, Owner, Summary
+from deepshi_provider.operators.lifecycle import ImageTask, cost_so_far, owner_of
+from deepshi_provider.operators.rendered import image_uris, is_blank
 
-#: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
-DEFERRAL_MARGIN = 600
-
-_REQUEST_FIELDS = (
-    "prompt",
-    "model",
-    "n",
-    "width",
-    "height",
-    "aspect_ratio",
-    "resolution",
-    "image_size",
-    "quality",
-    "output_format",
-    "seed",
-)
+_TEMPLATED = (*REQUEST_FIELDS, "extra_params", "output_uri", "output_conn_id", "deepshi_conn_id")
 
 
-class DeepshiGenerateImageOperator(BaseOperator):
+class DeepshiGenerateImageOperator(ImageTask):
     """Generate images from a prompt, store them, and return where they are and what they cost.
 
     Fields of the request are templated; rendered text becomes what the field needs (``"1024"`` is a number), and
@@ -72,121 +59,50 @@ class DeepshiGenerateImageOperator(BaseOperator):
         "manifest_uri"}``; and as XCom ``cost_usd`` what the task instance has cost over all its tries, in USD.
     """
 
-    template_fields: Sequence[str] = (
-        *_REQUEST_FIELDS,
-        "extra_params",
-        "output_uri",
-        "output_conn_id",
-        "deepshi_conn_id",
-    )
+    template_fields: Sequence[str] = _TEMPLATED
     template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json"}
     ui_color = "#f3e8ff"
 
     operation: ClassVar[Literal["generate", "edit"]] = "generate"
     request_class: ClassVar[type[GenerateRequest]] = GenerateRequest
 
-    _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
-
-    def __init__(
-        self,
-        *,
-        prompt: str,
-        model: str = "deepshi-banana-pro",
-        n: int | str = 1,
-        width: int | str | None = None,
-        height: int | str | None = None,
-        aspect_ratio: str | None = None,
-        resolution: str | None = None,
-        image_size: str | None = None,
-        quality: str | None = None,
-        output_format: str | None = None,
-        seed: int | str | None = None,
-        extra_params: dict[str, Any] | None = None,
-        output_uri: str | None = None,
-        output_conn_id: str | None = None,
-        deepshi_conn_id: str = DeepshiHook.default_conn_name,
-        reuse: bool = True,
-        max_resends: int = 1,
-        preflight: PreflightMode = "warn",
-        generation_timeout: float = 600,
-        stream: bool | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.prompt = prompt
-        self.model = model
-        self.n = n
-        self.width = width
-        self.height = height
-        self.aspect_ratio = aspect_ratio
-        self.resolution = resolution
-        self.image_size = image_size
-        self.quality = quality
-        self.output_format = output_format
-        self.seed = seed
-        self.extra_params = extra_params
-        self.output_uri = output_uri
-        self.output_conn_id = output_conn_id
-        self.deepshi_conn_id = deepshi_conn_id
-        self.reuse = reuse
-        self.max_resends = max_resends
-        self.preflight = preflight
-        self.generation_timeout = generation_timeout
-        self.stream = stream
-        self.deferrable = deferrable
+    def __init__(self, *, prompt: str, **kwargs: Any) -> None:
+        super().__init__(prompt=prompt, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
-        owner = _owner(context)
+        owner = owner_of(context)
         try:
-            output_uri, output_conn_id = self._output(owner)
+            output_uri, output_conn_id = self.place(owner)
         except DeepshiError as err:
-            self._fail(context, err, cost=0.0)
+            self.fail(context, err, cost=0.0)
         try:
             job = self._job(owner, output_uri, output_conn_id)
+            if self.deferrable:
+                self.defer_job(job, job.deadline)
         except DeepshiError as err:
-            self._fail(context, err, cost=as_number(asyncio.run(spent(output_uri, output_conn_id, owner))))
-        if self.deferrable:
-            self._defer(context, job)
-        return self._finish(context, self._run(job))
+            self.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
+        return self.finish(context, self.await_here(run(job)))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
         """Return what the trigger did; called by Airflow when its event has come."""
         if not event or event.get("status") not in ("success", "failed"):
             raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
-        if event["status"] == "success":
-            try:
-                manifest = asyncio.run(load_manifest(event["manifest_uri"], event["storage_conn_id"]))
-            except DeepshiError as err:
-                self._fail(context, err, cost=None)
-            return self._finish(context, manifest)
-        manifest = Manifest(owner=_owner(context), manifest_uri="", **event)
-        return self._finish(context, manifest)
-
-    def on_kill(self) -> None:
-        """Close the connection at once; the claim stays, so that the next try knows of the sending."""
-        if self._running:
-            loop, task = self._running
-            loop.call_soon_threadsafe(task.cancel)
-
-    def _fields(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in _REQUEST_FIELDS}
-        extra = self.extra_params or {}
-        if not isinstance(extra, dict):
-            raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
-        if twice := sorted(extra.keys() & {*fields, "images", "stream"}):
-            raise InvalidRequest(f"extra_params names fields that are parameters of the operator: {', '.join(twice)}")
-        return {**fields, **extra}
+        if event["status"] == "failed":
+            return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **event))
+        try:
+            manifest = asyncio.run(load_manifest(event["manifest_uri"], event["storage_conn_id"]))
+        except DeepshiError as err:
+            self.fail(context, err, cost=None)
+        return self.finish(context, manifest)
 
     def _job(self, owner: Owner, output_uri: str, output_conn_id: str | None) -> Job:
         """Return the job; whatever cannot work fails here, before anything is paid."""
-        request = build(self.request_class, self._fields())
+        request = build(self.request_class, self.request_fields())
         stream = request.n == 1 if self.stream is None else self.stream
-        fields = request.model_dump(exclude_none=True) | {"stream": stream}
         return Job(
             operation=self.operation,
-            fields=fields,
+            fields=request.model_dump(exclude_none=True) | {"stream": stream},
             owner=owner,
             output_uri=output_uri,
             output_conn_id=output_conn_id,
@@ -196,69 +112,6 @@ class DeepshiGenerateImageOperator(BaseOperator):
             preflight=self.preflight,
             deadline=time.time() + self.generation_timeout,
         )
-
-    def _output(self, owner: Owner) -> tuple[str, str | None]:
-        settings = asyncio.run(DeepshiHook(self.deepshi_conn_id).asettings())
-        conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
-        if not is_blank(self.output_uri):
-            return str(self.output_uri), conn_id
-        if settings.output_uri is None:
-            raise InvalidRequest(
-                "There is no place for the images: set output_uri on the operator, or in the extra of connection "
-                f"{self.deepshi_conn_id!r}"
-            )
-        return default_output_uri(settings.output_uri, owner), conn_id
-
-    def _run(self, job: Job) -> Manifest:
-        async def interruptible() -> Manifest:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101 -- a coroutine runs in a task
-            self._running = asyncio.get_running_loop(), task
-            return await run(job)
-
-        try:
-            return asyncio.run(interruptible())
-        except asyncio.CancelledError:
-            raise AirflowException(
-                "The task was killed. If its request had been sent, it may have been paid for: the claim stays, and "
-                "max_resends decides what the next try does"
-            ) from None
-        finally:
-            self._running = None
-
-    def _defer(self, context: Context, job: Job) -> NoReturn:
-        try:
-            job_uri = asyncio.run(store_job(job))
-        except DeepshiError as err:
-            self._fail(context, err, cost=None)
-        self.defer(
-            trigger=DeepshiImagesTrigger(
-                job_uri=job_uri,
-                storage_conn_id=job.output_conn_id,
-                deepshi_conn_id=job.deepshi_conn_id,
-                deadline=job.deadline,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.generation_timeout + DEFERRAL_MARGIN),
-        )
-        raise AssertionError("defer() does not return")
-
-    def _finish(self, context: Context, manifest: Manifest) -> dict[str, Any]:
-        cost = as_number(manifest.task_cost_usd)
-        if manifest.error:
-            self._fail(context, DeepshiError.from_data(manifest.error), cost=cost, retry=manifest.retry)
-        context["ti"].xcom_push(key="cost_usd", value=cost)
-        self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
-        return manifest.as_xcom()
-
-    def _fail(
-        self, context: Context, error: DeepshiError, *, cost: float | None, retry: bool | None = None
-    ) -> NoReturn:
-        """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
-        context["ti"].xcom_push(key="cost_usd", value=cost)
-        if error.retryable if retry is None else retry:
-            raise error
-        raise AirflowFailException(str(error)) from error
 
 
 class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
@@ -270,7 +123,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     All other parameters are those of :class:`DeepshiGenerateImageOperator`.
     """
 
-    template_fields: Sequence[str] = ("images", *DeepshiGenerateImageOperator.template_fields)
+    template_fields: Sequence[str] = ("images", *_TEMPLATED)
     operation: ClassVar[Literal["generate", "edit"]] = "edit"
     request_class: ClassVar[type[GenerateRequest]] = EditRequest
 
@@ -278,16 +131,111 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         super().__init__(**kwargs)
         self.images = images
 
-    def _fields(self) -> dict[str, Any]:
-        return {**super()._fields(), "images": image_uris(self.images)}
+    def request_fields(self) -> dict[str, Any]:
+        """Return the request's fields with the input images."""
+        return {**super().request_fields(), "images": image_uris(self.images)}
 
 
-def _owner(context: Context) -> Owner:
-    ti = context["ti"]
-    return Owner(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        try_number=ti.try_number,
-    )
+class DeepshiGenerateImagesOperator(ImageTask):
+    """Generate or edit thousands of images in one task, and pay only for rows that changed.
+
+    Rows are dictionaries with the fields of :class:`DeepshiGenerateImageOperator`, ``key`` (names the row's images; by
+    default a hash of its fields) and ``images`` (then the row is an edit). The operator's own fields are defaults for
+    all rows. Rows whose images are stored for the same request cost nothing: with an ``output_uri`` that all runs
+    share, every run buys only what changed.
+
+    :param requests: the rows, or the XCom of an upstream task that returns them.
+    :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
+    :param max_concurrency: most requests in flight.
+    :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
+        row, finishes what is in flight, and fails. Raise it and clear the task to go on.
+    :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed, the manifest tells.
+    :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri"}``;
+        the manifest is JSONL with a line per row: ``key``, ``status`` (``created``, ``reused``, ``failed``,
+        ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``, ``prompt_hash``,
+        ``cost_usd``, ``error``, ``charged``, ``seconds``. XCom ``cost_usd`` is what the task instance has cost over all
+        its tries, in USD.
+
+    All other parameters are those of :class:`DeepshiGenerateImageOperator`; ``generation_timeout`` is for each row.
+    """
+
+    template_fields: Sequence[str] = ("requests", "requests_uri", "images", "max_cost_usd", *_TEMPLATED)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_params": "json"}
+    ui_color = "#f3e8ff"
+
+    def __init__(
+        self,
+        *,
+        requests: Iterable[dict[str, Any]] | None = None,
+        requests_uri: str | None = None,
+        images: Any = None,
+        max_concurrency: int = 8,
+        max_cost_usd: float | str | None = None,
+        on_error: Literal["fail", "partial"] = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.requests = requests
+        self.requests_uri = requests_uri
+        self.images = images
+        self.max_concurrency = max_concurrency
+        self.max_cost_usd = max_cost_usd
+        self.on_error = on_error
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
+        owner = owner_of(context)
+        with RowTable() as rows:
+            try:
+                output_uri, output_conn_id = self.place(owner)
+                job = self._job(owner, output_uri, output_conn_id, rows)
+                if self.deferrable:
+                    asyncio.run(store_rows(job, rows))
+                    self.defer_job(job, None)
+            except DeepshiError as err:
+                self.fail(context, err, cost=0.0)
+            return self.finish(context, self.await_here(run_batch(job, rows)))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what the trigger did; called by Airflow when its event has come."""
+        if not event or event.pop("kind", None) != "batch":
+            raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
+        return self.finish(context, Summary.model_validate(event))
+
+    def _job(self, owner: Owner, output_uri: str, output_conn_id: str | None, rows: RowTable) -> BatchJob:
+        defaults = {name: value for name, value in self.request_fields().items() if not is_blank(value)}
+        if uris := image_uris(self.images):
+            defaults["images"] = uris
+        if is_blank(self.requests_uri) == (self.requests is None):
+            raise InvalidRequest("Either requests or requests_uri is needed, and not both")
+        if self.requests is None:
+            fill = read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream)
+            asyncio.run(fill)
+        else:
+            rows.fill(check_rows(self.requests, defaults, self.stream))
+        return BatchJob(
+            rows=len(rows),
+            owner=owner,
+            output_uri=output_uri,
+            output_conn_id=output_conn_id,
+            deepshi_conn_id=self.deepshi_conn_id,
+            reuse=self.reuse,
+            max_resends=self.max_resends,
+            preflight=self.preflight,
+            generation_timeout=self.generation_timeout,
+            max_concurrency=self.max_concurrency,
+            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd),
+            on_error=self.on_error,
+        )
+
+
+def _usd(name: str, value: Any) -> Decimal | None:
+    if is_blank(value):
+        return None
+    try:
+        amount = Decimal(str(value).strip())
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
+    return amount

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.manifest import Owner
+from deepshi_provider.manifest import Owner, path_part
 
 
 def is_blank(value: Any) -> bool:
@@ -42,7 +40,7 @@ def default_output_uri(base: str, owner: Owner) -> str:
     parts = [owner.dag_id, owner.run_id, owner.task_id]
     if owner.map_index >= 0:
         parts.append(str(owner.map_index))
-    return "/".join([base.rstrip("/"), *(_path_part(part) for part in parts)])
+    return "/".join([base.rstrip("/"), *(path_part(part) for part in parts)])
 
 
 def _of_xcom(value: Mapping[str, Any]) -> list[str]:
@@ -59,12 +57,3 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise InvalidRequest(f"images: the rendered text is neither a URI nor a list: {text[:80]!r}") from None
-
-
-def _path_part(text: str) -> str:
-    """Return an id as one part of a path; ids that do not fit keep apart from each other by a hash."""
-    usual = text.replace(":", "-").replace("+", "_")
-    safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", usual)
-    if safe == usual and safe.strip("."):
-        return safe
-    return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -8,7 +8,9 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.run import load_job, run
+from deepshi_provider.jobs.run_batch import run_batch
 
 
 class DeepshiImagesTrigger(BaseTrigger):
@@ -21,10 +23,11 @@ class DeepshiImagesTrigger(BaseTrigger):
     :param job_uri: of the job.
     :param storage_conn_id: connection of the object store.
     :param deepshi_conn_id: connection of type ``deepshi``.
-    :param deadline: unix seconds at which the job gives up, before Airflow's own timeout of the deferral.
+    :param deadline: unix seconds at which the job gives up, before Airflow's own timeout of the deferral; ``None`` if
+        each of its requests has its own.
     """
 
-    def __init__(self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float) -> None:
+    def __init__(self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Airflow 3.3 does not annotate it
         self.job_uri = job_uri
         self.storage_conn_id = storage_conn_id
@@ -50,7 +53,8 @@ class DeepshiImagesTrigger(BaseTrigger):
         except DeepshiError as err:
             event: dict[str, Any] = {"status": "failed", "error": err.as_data(), "retry": err.retryable}
         else:
-            event = (await run(job)).as_event(self.storage_conn_id)
+            ended = await run_batch(job) if isinstance(job, BatchJob) else await run(job)
+            event = ended.as_event(self.storage_conn_id)
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # likewise

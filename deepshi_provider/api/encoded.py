@@ -1,0 +1,102 @@
+"""The text of an image inside JSON, in pieces → its bytes in a spool. Base64 is RFC 4648, escapes are RFC 8259."""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+import pybase64
+
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.exceptions import InvalidResponse
+
+#: Most bytes of text without any byte of an image in it: white space, or what follows a fault.
+IDLE_LIMIT = 16 * 2**20
+#: White space of JSON and of base64 text.
+WHITE_SPACE = b" \t\r\n"
+
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+
+
+class Base64Writer:
+    """Decodes base64 into a spool; a fault is noted there, so that the rest of the answer (the cost) is still read.
+
+    White space is dropped and missing padding at the end is forgiven: the image was paid for.
+
+    :param spool: where the image goes.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._rest = b""
+        self._padded = False
+        self._idle_bytes = 0
+
+    def write(self, text: bytes) -> None:
+        """Take the next piece of text; escapes in it are whole.
+
+        :raises InvalidResponse: the image is too large, or its text goes on without any image in it.
+        """
+        before = self._spool.size_bytes
+        if not self._spool.problem:
+            self._decode(self._rest + (unescape(text) if b"\\" in text else text))
+        self._idle_bytes = self._idle_bytes + len(text) if self._spool.size_bytes == before else 0
+        if self._idle_bytes > IDLE_LIMIT:
+            raise InvalidResponse("An image's base64 text goes on without end; the answer was cut")
+
+    def finish(self) -> None:
+        """Say that the text has ended."""
+        self._spool.complete = True
+        if self._rest and not self._spool.problem:
+            bare = self._rest.translate(None, WHITE_SPACE)
+            self._decode(bare + b"=" * (-len(bare) % 4))
+
+    def _decode(self, text: bytes) -> None:
+        usable = len(text) - len(text) % 4
+        try:
+            data = pybase64.b64decode(text[:usable], validate=True)
+        except binascii.Error:
+            bare = text.translate(None, WHITE_SPACE)
+            if len(bare) == len(text):
+                self._spool.problem = "its base64 text is broken"
+            else:
+                self._decode(bare)
+            return
+        if self._padded and usable:
+            self._spool.problem = "its base64 text goes on after the padding"
+            return
+        self._padded = self._padded or text[:usable].endswith(b"=")
+        self._rest = text[usable:]
+        self._spool.write(data)
+
+
+def unescape(text: bytes) -> bytes:
+    """Resolve the escapes of a JSON string; what is outside ASCII becomes ``?``, which is in no base64 text."""
+    if b"\\\\" not in text:
+        text = text.replace(b"\\/", b"/")
+    return _ESCAPE.sub(_resolve, text) if b"\\" in text else text
+
+
+def _resolve(escape: re.Match[bytes]) -> bytes:
+    hexadecimal, short = escape.groups()
+    if hexadecimal:
+        code = int(hexadecimal, 16)
+        return bytes([code]) if code < 128 else b"?"
+    return {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"/": b"/"}.get(short, b"?")
+
+
+def is_escaped(data: bytes, at: int, start: int) -> bool:
+    """Return whether an odd number of backslashes precedes a position."""
+    backslashes = at
+    while backslashes > start and data[backslashes - 1] == ord("\\"):
+        backslashes -= 1
+    return (at - backslashes) % 2 == 1
+
+
+def end_of_whole_escapes(data: bytes, start: int) -> int:
+    """Return where to cut so that no escape sequence is torn apart."""
+    last = data.rfind(b"\\", max(start, len(data) - 6))
+    if last < 0 or is_escaped(data, last, start):
+        return len(data)
+    length = 6 if data[last + 1 : last + 2] == b"u" else 2
+    return len(data) if last + length <= len(data) else last

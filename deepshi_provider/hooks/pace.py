@@ -1,0 +1,54 @@
+"""One pace for many requests: when the service refuses one of them, all slow down together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+#: Seconds between two requests at the start: a burst would collect many refusals before the first one is heard of.
+START = 0.004
+#: Shortest interval, in seconds.
+FASTEST = 0.001
+#: The first refusal slows down to at least this interval, in seconds.
+FIRST_CUT = 0.05
+#: Longest interval, in seconds.
+SLOWEST = 30.0
+#: What each success takes off the interval: refusals are the price of finding out that more is allowed again.
+RECOVERY = 0.99
+
+
+class Pace:
+    """Spaces the requests of a batch, slower after a refusal and faster again with every success.
+
+    The interval between two requests doubles at most once per refused *generation* of requests: several that were under
+    way together count as one refusal, as in TCP's congestion control (RFC 5681).
+    """
+
+    def __init__(self) -> None:
+        self.interval = START
+        self._next = 0.0
+        self._cut_at = 0.0
+
+    async def turn(self) -> float:
+        """Wait until the next request may be sent, and return when that was (monotonic seconds)."""
+        while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- others move the time on meanwhile
+            await asyncio.sleep(wait)
+        now = time.monotonic()
+        self._next = now + self.interval
+        return now
+
+    def accepted(self) -> None:
+        """Take note that the service took a request."""
+        self.interval = max(FASTEST, self.interval * RECOVERY)
+
+    def refused(self, sent_at: float, wait: float) -> None:
+        """Take note of a 429.
+
+        :param sent_at: what :meth:`turn` returned for the request.
+        :param wait: seconds that nobody may send.
+        """
+        now = time.monotonic()
+        self._next = max(self._next, now + wait)
+        if sent_at >= self._cut_at:
+            self.interval = min(SLOWEST, max(FIRST_CUT, 2 * self.interval))
+            self._cut_at = now

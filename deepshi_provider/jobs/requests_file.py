@@ -1,0 +1,23 @@
+"""Rows of a batch from a file on any object store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepshi_provider.jobs.rows import check_rows, read_file
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.storage import Store, in_thread
+
+
+async def read_requests(
+    uri: str, conn_id: str | None, table: RowTable, defaults: Mapping[str, Any], stream: bool | None
+) -> None:
+    """Fill a table with the checked rows of a file.
+
+    :raises InvalidRequest: the file is not what its name says, or a row cannot be a request.
+    :raises StorageFailed: the file cannot be read.
+    """
+    folder, _, name = uri.rpartition("/")
+    with await Store(folder, conn_id).open(name) as file:
+        await in_thread(lambda: table.fill(check_rows(read_file(uri, file), defaults, stream)))
