@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UV := $(BIN)/uv
-EXTRAS := .[amazon,emulator]
+EXTRAS := .[amazon,emulator,parquet]
 
 # Behind a proxy with a certificate of its own, trust what the machine trusts, as pip does.
 ifneq ($(wildcard /etc/ssl/certs/*),)

@@ -21,6 +21,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.operators.images"]}],
         "hooks": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.hooks.deepshi"]}],
         "triggers": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.triggers.images"]}],
+        "task-decorators": [
+            {"class-name": "deepshi_provider.decorators.images.deepshi_image_task", "name": "deepshi_image"},
+        ],
         "connection-types": [
             {
                 "connection-type": "deepshi",

@@ -22,8 +22,13 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 #: Exact in files: money is text there, never a binary fraction.
 Usd = Annotated[Decimal, PlainSerializer(str, when_used="json")]
 
+#: Longest message of an error in a trigger's event, in characters.
+_LONGEST_MESSAGE = 500
 #: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
 _LONGEST_PART = 120
+#: The time in Airflow's own run ids, which stays readable in paths: ``T03:04:05+00:00`` → ``T03-04-05_00-00``.
+_MOMENT = re.compile(r"(T\d\d):(\d\d):(\d\d(?:\.\d+)?)\+(\d\d):(\d\d)", re.ASCII)
+_SHOWN_MOMENT = re.compile(r"T\d\d-\d\d-\d\d(\.\d+)?_\d\d-\d\d", re.ASCII)
 
 
 class Owner(BaseModel):
@@ -146,9 +151,10 @@ class Manifest(BaseModel):
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the small event that a trigger fires; a success is read from the manifest's object."""
         if self.status == "success":
-            return {"status": "success", "manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
+            where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
+            return {"kind": "single", "status": "success", **where}
         told = self.model_dump(mode="json", include={"status", "sends", "unknown_outcomes", "task_cost_usd", "retry"})
-        return {**told, "error": self.error}
+        return {"kind": "single", **told, "error": _short(self.error)}
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
@@ -184,7 +190,7 @@ class Summary(BaseModel):
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the small event that a trigger fires."""
-        return {"kind": "batch", **self.model_dump(mode="json")}
+        return {"kind": "batch", **self.model_dump(mode="json"), "error": _short(self.error)}
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
@@ -253,11 +259,16 @@ def plain(value: Any) -> Any:
 
 def path_part(text: str) -> str:
     """Return an id as one part of a path; ids that do not fit keep apart from each other by a hash."""
-    usual = text.replace(":", "-").replace("+", "_")
+    usual = _MOMENT.sub(r"\1-\2-\3_\4-\5", text)
     safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", usual)
-    if safe == usual and safe.strip(".") and len(safe) <= _LONGEST_PART:
+    if safe == usual and safe.strip(".") and len(safe) <= _LONGEST_PART and not _SHOWN_MOMENT.search(text):
         return safe
     return f"{safe[:_LONGEST_PART]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _short(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an error that fits into an event: events are stored in Airflow's database and written to the log."""
+    return error and {**error, "message": error["message"][:_LONGEST_MESSAGE]}
 
 
 def _digest(*parts: str) -> str:

@@ -36,7 +36,7 @@ IMAGES_LIMIT = 8
 HEADER_LIMIT = 256
 
 _QUOTE_OR_BACKSLASH = re.compile(rb'["\\]')
-_QUOTE_OR_COMMA = re.compile(rb'[",]')
+_QUOTE_OR_COMMA = re.compile(rb'[",]|\\u002[cC]')
 
 
 class JsonDecoder:
@@ -190,7 +190,7 @@ class JsonDecoder:
             self._held = data[at:]
             return len(data)
         head = b"" if found is None else unescape(data[at : found.start()]).lower()
-        if found and found.group() == b"," and head.startswith(b"data:") and head.endswith(b";base64"):
+        if found and found.group() != b'"' and head.startswith(b"data:") and head.endswith(b";base64"):
             self._begin_image()
             return found.end()
         if self._key == "b64_json":

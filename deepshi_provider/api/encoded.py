@@ -15,7 +15,8 @@ IDLE_LIMIT = 16 * 2**20
 #: White space of JSON and of base64 text.
 WHITE_SPACE = b" \t\r\n"
 
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_SHORT = {b"\\/": b"/", b"\\n": b"\n", b"\\r": b"\r", b"\\t": b"\t"}
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 class Base64Writer:
@@ -39,7 +40,7 @@ class Base64Writer:
         """
         before = self._spool.size_bytes
         if not self._spool.problem:
-            self._decode(self._rest + (unescape(text) if b"\\" in text else text))
+            self._decode(self._rest + (unescape(text)))
         self._idle_bytes = self._idle_bytes + len(text) if self._spool.size_bytes == before else 0
         if self._idle_bytes > IDLE_LIMIT:
             raise InvalidResponse("An image's base64 text goes on without end; the answer was cut")
@@ -71,18 +72,19 @@ class Base64Writer:
 
 
 def unescape(text: bytes) -> bytes:
-    """Resolve the escapes of a JSON string; what is outside ASCII becomes ``?``, which is in no base64 text."""
-    if b"\\\\" not in text:
-        text = text.replace(b"\\/", b"/")
+    """Resolve the escapes of a JSON string; what base64 text cannot hold anyway becomes ``?``."""
+    if b"\\" not in text:
+        return text
+    if b"\\\\" in text:
+        return b"?"
+    for escape, meant in _SHORT.items():
+        text = text.replace(escape, meant)
     return _ESCAPE.sub(_resolve, text) if b"\\" in text else text
 
 
 def _resolve(escape: re.Match[bytes]) -> bytes:
-    hexadecimal, short = escape.groups()
-    if hexadecimal:
-        code = int(hexadecimal, 16)
-        return bytes([code]) if code < 128 else b"?"
-    return {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"/": b"/"}.get(short, b"?")
+    code = int(escape[1] or b"3f", 16)
+    return bytes([code]) if code < 128 else b"?"
 
 
 def is_escaped(data: bytes, at: int, start: int) -> bool:

@@ -136,6 +136,7 @@ def _read_csv(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError as err:
         raise InvalidRequest("Parquet needs the extra 'parquet' of airflow-provider-deepshi") from err

@@ -131,7 +131,7 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) ->
         recorded = await engine.ledger.task_cost(sendings, job.owner)
         # What a failing store did not take is not in its records.
         spent = total([recorded, err.cost_usd]) if err.cost_usd and not engine.ledger.written else recorded
-    except StorageFailed as again:
+    except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
     return Manifest(
         status="failed",

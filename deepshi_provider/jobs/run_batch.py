@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from typing import Any, BinaryIO
 
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -41,6 +43,21 @@ async def store_rows(job: BatchJob, rows: RowTable) -> None:
     """Write the rows where the triggerer finds them."""
     store = Store(job.output_uri, job.output_conn_id)
     await store.write_file(job.rows_name, rows.dump_rows, "application/jsonl")
+
+
+async def images_of(manifest_uri: str, conn_id: str | None) -> list[dict[str, Any]]:
+    """Return ``{"uri", "key", "model"}`` of each image that a stored manifest lists.
+
+    :raises StorageFailed: it cannot be read.
+    """
+    folder, _, name = manifest_uri.rpartition("/")
+    with await Store(folder, conn_id).open(name) as file:
+        return await in_thread(_images, file)
+
+
+def _images(file: BinaryIO) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in file)
+    return [{"uri": uri, "key": line["key"], "model": line["model"]} for line in lines for uri in line["uris"]]
 
 
 async def _run(job: BatchJob, store: Store, rows: RowTable) -> Summary:

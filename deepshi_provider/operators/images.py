@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar, Literal
 
-from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
-from deepshi_provider.exceptions import DeepshiError, InvalidRequest
-from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.requests_file import read_requests
 from deepshi_provider.jobs.rows import check_rows
-from deepshi_provider.jobs.run import load_manifest, run
-from deepshi_provider.jobs.run_batch import run_batch, store_rows
 from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Manifest, Owner, Summary
-from deepshi_provider.operators.lifecycle import ImageTask, cost_so_far, owner_of
+from deepshi_provider.operators.flows import Bounds, carry_out, work_off
+from deepshi_provider.operators.lifecycle import ImageTask
 from deepshi_provider.operators.rendered import image_uris, is_blank
 
 _TEMPLATED = (*REQUEST_FIELDS, "extra_params", "output_uri", "output_conn_id", "deepshi_conn_id")
@@ -63,55 +57,12 @@ class DeepshiGenerateImageOperator(ImageTask):
     template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json"}
     ui_color = "#f3e8ff"
 
-    operation: ClassVar[Literal["generate", "edit"]] = "generate"
-    request_class: ClassVar[type[GenerateRequest]] = GenerateRequest
-
     def __init__(self, *, prompt: str, **kwargs: Any) -> None:
         super().__init__(prompt=prompt, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
-        owner = owner_of(context)
-        try:
-            output_uri, output_conn_id = self.place(owner)
-        except DeepshiError as err:
-            self.fail(context, err, cost=0.0)
-        try:
-            job = self._job(owner, output_uri, output_conn_id)
-            if self.deferrable:
-                self.defer_job(job, job.deadline)
-        except DeepshiError as err:
-            self.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
-        return self.finish(context, self.await_here(run(job)))
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what the trigger did; called by Airflow when its event has come."""
-        if not event or event.get("status") not in ("success", "failed"):
-            raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
-        if event["status"] == "failed":
-            return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **event))
-        try:
-            manifest = asyncio.run(load_manifest(event["manifest_uri"], event["storage_conn_id"]))
-        except DeepshiError as err:
-            self.fail(context, err, cost=None)
-        return self.finish(context, manifest)
-
-    def _job(self, owner: Owner, output_uri: str, output_conn_id: str | None) -> Job:
-        """Return the job; whatever cannot work fails here, before anything is paid."""
-        request = build(self.request_class, self.request_fields())
-        stream = request.n == 1 if self.stream is None else self.stream
-        return Job(
-            operation=self.operation,
-            fields=request.model_dump(exclude_none=True) | {"stream": stream},
-            owner=owner,
-            output_uri=output_uri,
-            output_conn_id=output_conn_id,
-            deepshi_conn_id=self.deepshi_conn_id,
-            reuse=self.reuse,
-            max_resends=self.max_resends,
-            preflight=self.preflight,
-            deadline=time.time() + self.generation_timeout,
-        )
+        return carry_out(self, context, lambda: build(GenerateRequest, self.request_fields()))
 
 
 class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
@@ -124,16 +75,16 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     """
 
     template_fields: Sequence[str] = ("images", *_TEMPLATED)
-    operation: ClassVar[Literal["generate", "edit"]] = "edit"
-    request_class: ClassVar[type[GenerateRequest]] = EditRequest
 
     def __init__(self, *, images: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.images = images
 
-    def request_fields(self) -> dict[str, Any]:
-        """Return the request's fields with the input images."""
-        return {**super().request_fields(), "images": image_uris(self.images)}
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Carry out the request here, or hand it to the triggerer."""
+        return carry_out(
+            self, context, lambda: build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
+        )
 
 
 class DeepshiGenerateImagesOperator(ImageTask):
@@ -184,58 +135,19 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
-        owner = owner_of(context)
-        with RowTable() as rows:
-            try:
-                output_uri, output_conn_id = self.place(owner)
-                job = self._job(owner, output_uri, output_conn_id, rows)
-                if self.deferrable:
-                    asyncio.run(store_rows(job, rows))
-                    self.defer_job(job, None)
-            except DeepshiError as err:
-                self.fail(context, err, cost=0.0)
-            return self.finish(context, self.await_here(run_batch(job, rows)))
+        return work_off(self, context, self.bounds(), self._fill)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what the trigger did; called by Airflow when its event has come."""
-        if not event or event.pop("kind", None) != "batch":
-            raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
-        return self.finish(context, Summary.model_validate(event))
+    def bounds(self) -> Bounds:
+        """Return how far the batch may go."""
+        return Bounds(max_concurrency=self.max_concurrency, max_cost_usd=self.max_cost_usd, on_error=self.on_error)
 
-    def _job(self, owner: Owner, output_uri: str, output_conn_id: str | None, rows: RowTable) -> BatchJob:
+    def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
         defaults = {name: value for name, value in self.request_fields().items() if not is_blank(value)}
         if uris := image_uris(self.images):
             defaults["images"] = uris
         if is_blank(self.requests_uri) == (self.requests is None):
             raise InvalidRequest("Either requests or requests_uri is needed, and not both")
         if self.requests is None:
-            fill = read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream)
-            asyncio.run(fill)
+            asyncio.run(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream))
         else:
             rows.fill(check_rows(self.requests, defaults, self.stream))
-        return BatchJob(
-            rows=len(rows),
-            owner=owner,
-            output_uri=output_uri,
-            output_conn_id=output_conn_id,
-            deepshi_conn_id=self.deepshi_conn_id,
-            reuse=self.reuse,
-            max_resends=self.max_resends,
-            preflight=self.preflight,
-            generation_timeout=self.generation_timeout,
-            max_concurrency=self.max_concurrency,
-            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd),
-            on_error=self.on_error,
-        )
-
-
-def _usd(name: str, value: Any) -> Decimal | None:
-    if is_blank(value):
-        return None
-    try:
-        amount = Decimal(str(value).strip())
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
-    return amount

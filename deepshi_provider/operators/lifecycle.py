@@ -14,8 +14,10 @@ from deepshi_provider.api.requests import REQUEST_FIELDS
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.jobs.run import spent, store_job
+from deepshi_provider.jobs.run import load_manifest, spent, store_job
+from deepshi_provider.jobs.run_batch import images_of
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
+from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, is_blank
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 
@@ -32,6 +34,7 @@ class ImageTask(BaseOperator):
     """
 
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+    _killed = False
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class ImageTask(BaseOperator):
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 -- a coroutine runs in a task
             self._running = asyncio.get_running_loop(), task
+            if self._killed:  # before there was anything to cancel
+                task.cancel()
             return await work
 
         try:
@@ -122,6 +127,7 @@ class ImageTask(BaseOperator):
 
     def on_kill(self) -> None:
         """Close the connection at once; the claim stays, so that the next try knows of the sending."""
+        self._killed = True
         if self._running:
             loop, task = self._running
             loop.call_soon_threadsafe(task.cancel)
@@ -144,6 +150,22 @@ class ImageTask(BaseOperator):
         )
         raise AssertionError("defer() does not return")
 
+    def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what the trigger did; called by Airflow when its event has come."""
+        told = dict(event or {})
+        kind, status = told.pop("kind", None), told.get("status")
+        if kind not in ("single", "batch") or status not in ("success", "failed"):
+            raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
+        if kind == "batch":
+            return self.finish(context, Summary.model_validate(told))
+        if status == "failed":
+            return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **told))
+        try:
+            manifest = asyncio.run(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
+        except DeepshiError as err:
+            self.fail(context, err, cost=None)
+        return self.finish(context, manifest)
+
     def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:
         """Push what the task has cost, and return its result or raise its error."""
         cost = as_number(ended.task_cost_usd)
@@ -151,7 +173,21 @@ class ImageTask(BaseOperator):
             self.fail(context, DeepshiError.from_data(ended.error), cost=cost, retry=ended.retry)
         context["ti"].xcom_push(key="cost_usd", value=cost)
         self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
+        if self.outlets:
+            self._tell_outlets(context, ended)
         return ended.as_xcom()
+
+    def _tell_outlets(self, context: Context, ended: Manifest | Summary) -> None:
+        def images() -> list[dict[str, Any]]:
+            if isinstance(ended, Manifest):
+                return [image.model_dump() for image in ended.images]
+            _, conn_id = self.place(owner_of(context))
+            return asyncio.run(images_of(str(ended.manifest_uri), conn_id))
+
+        count = len(ended.images) if isinstance(ended, Manifest) else ended.created + ended.reused
+        cost = as_number(ended.task_cost_usd)
+        told = {"images": count, "cost_usd": cost, "manifest_uri": ended.manifest_uri}
+        tell_outlets(context, self.outlets, images, told)
 
     def fail(self, context: Context, error: DeepshiError, *, cost: float | None, retry: bool | None = None) -> NoReturn:
         """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
@@ -166,7 +202,7 @@ class ImageTask(BaseOperator):
         :raises InvalidRequest: ``extra_params`` cannot be used.
         """
         fields = {name: getattr(self, name) for name in REQUEST_FIELDS}
-        extra = self.extra_params or {}
+        extra = {} if is_blank(self.extra_params) else self.extra_params
         if not isinstance(extra, dict):
             raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
         if twice := sorted(extra.keys() & {*fields, "images", "stream"}):

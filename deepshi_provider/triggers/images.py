@@ -27,7 +27,9 @@ class DeepshiImagesTrigger(BaseTrigger):
         each of its requests has its own.
     """
 
-    def __init__(self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float | None) -> None:
+    def __init__(
+        self, *, job_uri: str, storage_conn_id: str | None, deepshi_conn_id: str, deadline: float | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Airflow 3.3 does not annotate it
         self.job_uri = job_uri
         self.storage_conn_id = storage_conn_id
@@ -51,7 +53,8 @@ class DeepshiImagesTrigger(BaseTrigger):
         try:
             job = await load_job(self.job_uri, self.storage_conn_id)
         except DeepshiError as err:
-            event: dict[str, Any] = {"status": "failed", "error": err.as_data(), "retry": err.retryable}
+            event: dict[str, Any] = {"kind": "single", "status": "failed", "error": err.as_data()}
+            event["retry"] = err.retryable
         else:
             ended = await run_batch(job) if isinstance(job, BatchJob) else await run(job)
             event = ended.as_event(self.storage_conn_id)

@@ -1,0 +1,86 @@
+"""``@task.deepshi_image``: a function says what to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.providers.common.compat.sdk import (
+    DecoratedOperator,
+    TaskDecorator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+from airflow.sdk import Context
+
+from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.operators.flows import carry_out
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from deepshi_provider.operators.rendered import image_uris
+
+
+class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
+    """Calls a function and makes the images that it asks for.
+
+    The function returns a prompt, or a dictionary of fields (with ``images`` it is an edit), or a list of such
+    dictionaries, which is a batch. The decorator's own arguments are those of
+    :class:`~deepshi_provider.operators.images.DeepshiGenerateImagesOperator`, and defaults for what the function leaves
+    out.
+
+    :param python_callable: the function.
+    :param op_args: its positional arguments, templated.
+    :param op_kwargs: its keyword arguments, templated.
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *DeepshiGenerateImagesOperator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **DeepshiGenerateImagesOperator.template_fields_renderers,
+    }
+    custom_operator_name: str = "@task.deepshi_image"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Call the function, then carry out what it returned."""
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        asked = self.python_callable(*self.op_args, **kwargs)
+        if isinstance(asked, str | Mapping):
+            return carry_out(self, context, lambda: self._request(asked))
+        self.requests = asked
+        result: dict[str, Any] = super().execute(context)
+        return result
+
+    def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
+        own = {"prompt": asked} if isinstance(asked, str) else dict(asked)
+        extra = own.pop("extra_params", None) or {}
+        if not isinstance(extra, Mapping):
+            raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
+        images = image_uris(own.pop("images", self.images))
+        fields = {**self.request_fields(), **extra, **own}
+        return build(EditRequest, {**fields, "images": images}) if images else build(GenerateRequest, fields)
+
+
+def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """Make a task of a function that says what to draw; see :class:`DeepshiImageDecoratedOperator`.
+
+    :param python_callable: the function.
+    :param multiple_outputs: accepted as for every task decorator.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable, decorated_operator_class=DeepshiImageDecoratedOperator, **kwargs
+    )

@@ -1,0 +1,114 @@
+"""The two ways of an image task from rendered fields to a result: one request, or the rows of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from airflow.sdk import Context
+
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.run import run
+from deepshi_provider.jobs.run_batch import run_batch, store_rows
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.manifest import Owner
+from deepshi_provider.operators.lifecycle import ImageTask, cost_so_far, owner_of
+from deepshi_provider.operators.rendered import is_blank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How far a batch may go, as the user gave it."""
+
+    max_concurrency: int
+    max_cost_usd: Any
+    on_error: Literal["fail", "partial"]
+
+
+def carry_out(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
+    """Carry out one request here, or hand it to the triggerer.
+
+    :param make_request: raises :class:`InvalidRequest` if the rendered fields cannot be a request.
+    """
+    owner = owner_of(context)
+    output_uri, output_conn_id = _place(task, context, owner)
+    try:
+        request = make_request()
+        stream = request.n == 1 if task.stream is None else task.stream
+        job = Job(
+            operation="edit" if isinstance(request, EditRequest) else "generate",
+            fields=request.model_dump(exclude_none=True) | {"stream": stream},
+            deadline=time.time() + task.generation_timeout,
+            **_terms(task, owner, output_uri, output_conn_id),
+        )
+        if task.deferrable:
+            task.defer_job(job, job.deadline)
+    except DeepshiError as err:
+        task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
+    return task.finish(context, task.await_here(run(job)))
+
+
+def work_off(
+    task: ImageTask, context: Context, bounds: Bounds, fill: Callable[[RowTable, str | None], None]
+) -> dict[str, Any]:
+    """Work the rows of a batch off here, or hand them to the triggerer.
+
+    :param fill: puts all rows into a table, given the connection of the object store; raises
+        :class:`InvalidRequest` if one cannot be a request.
+    """
+    owner = owner_of(context)
+    output_uri, output_conn_id = _place(task, context, owner)
+    with RowTable() as rows:
+        try:
+            fill(rows, output_conn_id)
+            job = BatchJob(
+                rows=len(rows),
+                generation_timeout=task.generation_timeout,
+                max_concurrency=bounds.max_concurrency,
+                max_cost_usd=_usd("max_cost_usd", bounds.max_cost_usd),
+                on_error=bounds.on_error,
+                **_terms(task, owner, output_uri, output_conn_id),
+            )
+            if task.deferrable:
+                asyncio.run(store_rows(job, rows))
+                task.defer_job(job, None)
+        except DeepshiError as err:
+            task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
+        return task.finish(context, task.await_here(run_batch(job, rows)))
+
+
+def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | None]:
+    try:
+        return task.place(owner)
+    except DeepshiError as err:
+        task.fail(context, err, cost=0.0)
+
+
+def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
+    return {
+        "owner": owner,
+        "output_uri": output_uri,
+        "output_conn_id": output_conn_id,
+        "deepshi_conn_id": task.deepshi_conn_id,
+        "reuse": task.reuse,
+        "max_resends": task.max_resends,
+        "preflight": task.preflight,
+    }
+
+
+def _usd(name: str, value: Any) -> Decimal | None:
+    if is_blank(value):
+        return None
+    try:
+        amount = Decimal(str(value).strip())
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
+    return amount

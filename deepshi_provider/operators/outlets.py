@@ -1,0 +1,25 @@
+"""What the outlets of an image task say: images, cost and manifest, on asset events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from airflow.sdk import Asset, AssetAlias, Context
+
+
+def tell_outlets(
+    context: Context, outlets: Iterable[Any], images: Callable[[], list[dict[str, Any]]], told: dict[str, Any]
+) -> None:
+    """Put the result into the asset events of a task's outlets.
+
+    :param images: returns ``{"uri", …}`` of each image; each :class:`AssetAlias` gets one asset for each of them.
+    :param told: becomes the ``extra`` of the event of each :class:`Asset`.
+    """
+    events = context["outlet_events"]
+    for outlet in outlets:
+        if isinstance(outlet, AssetAlias):
+            for image in images():
+                events[outlet].add(Asset(image["uri"]), extra=image)
+        elif isinstance(outlet, Asset):
+            events[outlet].extra.update(told)
