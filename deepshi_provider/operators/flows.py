@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
@@ -51,7 +52,12 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
         task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
-    return task.finish(context, task.await_here(run(job)))
+    try:
+        manifest = task.await_here(run(job))
+    except AirflowException:  # killed
+        context["ti"].xcom_push(key="cost_usd", value=cost_so_far(output_uri, output_conn_id, owner))
+        raise
+    return task.finish(context, manifest)
 
 
 def work_off(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from airflow.sdk import Context
@@ -117,7 +117,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
     def __init__(
         self,
         *,
-        requests: Iterable[dict[str, Any]] | None = None,
+        requests: Any = None,
         requests_uri: str | None = None,
         images: Any = None,
         max_concurrency: int = 8,
