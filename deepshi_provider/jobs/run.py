@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.exceptions import DeepshiError, ResendsExhausted, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
@@ -141,6 +141,19 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) ->
         unknown_outcomes=len(unsettled(exposed)),
         manifest_uri=store.uri_of(job.manifest_name),
         task_cost_usd=spent,
-        error=err.as_data(),
+        error={**err.as_data(), "message": _with_advice(err, job, engine, exposed)},
         retry=err.retryable and len(exposed) <= job.max_resends,
+    )
+
+
+def _with_advice(err: DeepshiError, job: Job, engine: Engine, exposed: list[Sending]) -> str:
+    """Return the error's message with what the next try will do about money that may be lost."""
+    if err.charged == "no" or not exposed or isinstance(err, ResendsExhausted):
+        return err.message
+    if len(exposed) <= job.max_resends:
+        return f"{err.message}. max_resends is {job.max_resends}: the next try sends it once more"
+    claims = ", ".join(engine.ledger.claim_uri(sending) for sending in unsettled(exposed))
+    accept = f", or delete {claims} to say that you accept the loss" if claims else ""
+    return (
+        f"{err.message}. max_resends is {job.max_resends}: it is not sent again. Raise it{accept}, and clear the task"
     )

@@ -171,8 +171,7 @@ class ImageTask(BaseOperator):
         cost = as_number(ended.task_cost_usd)
         if ended.error:
             self.fail(context, DeepshiError.from_data(ended.error), cost=cost, retry=ended.retry)
-        context["ti"].xcom_push(key="cost_usd", value=cost)
-        self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
+        self._push_cost(context, cost)
         if self.outlets:
             self._tell_outlets(context, ended)
         return ended.as_xcom()
@@ -191,10 +190,14 @@ class ImageTask(BaseOperator):
 
     def fail(self, context: Context, error: DeepshiError, *, cost: float | None, retry: bool | None = None) -> NoReturn:
         """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
-        context["ti"].xcom_push(key="cost_usd", value=cost)
+        self._push_cost(context, cost)
         if error.retryable if retry is None else retry:
             raise error
         raise AirflowFailException(str(error)) from error
+
+    def _push_cost(self, context: Context, cost: float | None) -> None:
+        context["ti"].xcom_push(key="cost_usd", value=cost)
+        self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
 
     def request_fields(self) -> dict[str, Any]:
         """Return the request's fields as the operator names them.
