@@ -16,6 +16,7 @@ IDLE_LIMIT = 16 * 2**20
 WHITE_SPACE = b" \t\r\n"
 
 _SHORT = {b"\\/": b"/", b"\\n": b"\n", b"\\r": b"\r", b"\\t": b"\t"}
+_UNESCAPED_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -87,18 +88,21 @@ def _resolve(escape: re.Match[bytes]) -> bytes:
     return bytes([code]) if code < 128 else b"?"
 
 
-def is_escaped(data: bytes, at: int, start: int) -> bool:
-    """Return whether an odd number of backslashes precedes a position."""
-    backslashes = at
-    while backslashes > start and data[backslashes - 1] == ord("\\"):
-        backslashes -= 1
-    return (at - backslashes) % 2 == 1
+def end_of_string(text: bytes) -> int:
+    """Return where the quote is that ends a JSON string, or -1; ``text`` begins inside it, with no escape torn."""
+    end = text.find(b'"')
+    if end > 0 and text[end - 1] == ord("\\"):
+        found = _UNESCAPED_QUOTE.search(text)
+        end = found.end() - 1 if found else -1
+    return end
 
 
-def end_of_whole_escapes(data: bytes, start: int) -> int:
+def end_of_whole_escapes(text: bytes) -> int:
     """Return where to cut so that no escape sequence is torn apart."""
-    last = data.rfind(b"\\", max(start, len(data) - 6))
-    if last < 0 or is_escaped(data, last, start):
-        return len(data)
-    length = 6 if data[last + 1 : last + 2] == b"u" else 2
-    return len(data) if last + length <= len(data) else last
+    last = text.rfind(b"\\", max(0, len(text) - 6))
+    before = text[: max(0, last)]
+    is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+    if last < 0 or is_escaped:
+        return len(text)
+    length = 6 if text[last + 1 : last + 2] == b"u" else 2
+    return len(text) if last + length <= len(text) else last

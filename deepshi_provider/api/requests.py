@@ -85,7 +85,7 @@ class GenerateRequest(BaseModel):
     def _can_be_sent(self) -> GenerateRequest:
         for name, value in self.wire_fields().items():
             try:
-                _json(value).encode()
+                json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
             except (TypeError, ValueError, RecursionError):
                 raise ValueError(f"{name} cannot be sent: {type(value).__name__} with more than JSON can say") from None
         return self
@@ -173,5 +173,6 @@ def _complaint(loc: tuple[int | str, ...], kind: str, message: str, value: Any) 
     name = ".".join(str(part) for part in loc)
     if kind in ("missing", "string_too_short"):
         return f"{name} is missing or empty"
-    shown = f", got {str(value)[:40]!r}" if name != "prompt" else ""
+    too_long = isinstance(value, int) and abs(value) >= 10**40
+    shown = f", got {str(value)[:40]!r}" if name != "prompt" and not too_long else ""
     return f"{name}: {message[0].lower()}{message[1:]}{shown}"
