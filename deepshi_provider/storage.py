@@ -41,14 +41,16 @@ _BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many upl
 _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 _CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
+#: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
+_UPLOADS = ThreadPoolExecutor(max_workers=3, thread_name_prefix="deepshi-upload")
 
 Result = TypeVar("Result")
 
 
-async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
+async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS) -> Result:
     """Run blocking work in this module's threads, so that it neither blocks the loop nor starves Airflow's threads."""
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, lambda: context.run(work, *args))
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
 
 
 class Store:
@@ -108,7 +110,7 @@ class Store:
 
         :param open_source: returns the image at its beginning; called in a thread.
         """
-        await self._run(f"store {name!r}", self._publish, name, open_source, media_type)
+        await self._run(f"store {name!r}", self._publish, name, open_source, media_type, threads=_UPLOADS)
 
     async def write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
         """Write an object of any length whole.
@@ -131,9 +133,11 @@ class Store:
                 return await work()
         raise AssertionError("the loop returns or raises")
 
-    async def _run(self, what: str, work: Callable[..., Result], *args: Any) -> Result:
+    async def _run(
+        self, what: str, work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS
+    ) -> Result:
         try:
-            return await in_thread(work, *args)
+            return await in_thread(work, *args, threads=threads)
         except (StorageFailed, InvalidConnection):
             raise
         except Exception as err:  # every object store raises errors of its own kind; this is where they enter
@@ -187,6 +191,8 @@ class Store:
     def _create(self, name: str, data: bytes) -> bool:
         path = self._path(name)
         self._make_parent(path)
+        if self.protocol == "file":
+            return _create_local(Path(path), data)
         try:
             self._fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -242,6 +248,24 @@ class Store:
                 self._fs.rm_file(path)
             raise
         target.close()
+
+
+def _create_local(path: Path, data: bytes) -> bool:
+    """Create a whole local file. fsspec looks whether there is one and then writes, which lets two through."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    part.write_bytes(data)
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links, where readers may see the file before its content
+        with contextlib.suppress(FileExistsError), path.open("xb") as file:
+            file.write(data)
+            return True
+        return False
+    finally:
+        part.unlink()
+    return True
 
 
 def _must_exist(conn_id: str) -> None:

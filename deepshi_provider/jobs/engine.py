@@ -21,7 +21,7 @@ from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, new_claim
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Sending, next_k, since_purchase, unsettled
+from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Engine:
             await self._keeper.settle(k, unknown, err)
             raise
         # Paid: from here on a cancellation waits until the images are safe.
-        keeping = asyncio.ensure_future(self._keeper.keep(k, unknown, result))
+        keeping = _Unstoppable(self._keeper.keep(k, unknown, result), loop=asyncio.get_running_loop())
         try:
             record = await asyncio.shield(keeping)
         except asyncio.CancelledError:
@@ -178,3 +178,11 @@ class Engine:
         if isinstance(self._request, EditRequest):
             return await self._tools.hook.aedit(self._request, inputs=inputs, timeout=self._remaining())
         return await self._tools.hook.agenerate(self._request, timeout=self._remaining())
+
+
+class _Unstoppable(asyncio.Task[Record]):
+    """Goes on to its end: a triggerer that stops cancels all tasks of its loop, then waits for them."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """Do nothing."""
+        return False

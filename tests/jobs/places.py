@@ -1,0 +1,158 @@
+"""Where images may go, looked at without the code under test: a local directory, or a prefix on an S3 server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+
+from tests.services import seaweedfs
+from tests.services.seaweedfs import SeaweedFS
+
+
+class Place(Protocol):
+    """One directory for images."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def conn_id(self) -> str | None: ...
+
+    def names(self) -> list[str]:
+        """All objects below the directory, sorted."""
+        ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def delete(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    path: Path
+    conn_id: None = None
+
+    @property
+    def uri(self) -> str:
+        return self.path.as_uri()
+
+    def names(self) -> list[str]:
+        return sorted(str(path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file())
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        (self.path / name).write_bytes(data)
+
+    def delete(self, name: str) -> None:
+        (self.path / name).unlink()
+
+
+@dataclass(frozen=True)
+class S3Place:
+    server: SeaweedFS
+    prefix: str
+    conn_id: str = "s3_test"
+
+    @property
+    def uri(self) -> str:
+        return f"s3://images/{self.prefix}"
+
+    def names(self) -> list[str]:
+        found = self.server.client().list_objects_v2(Bucket="images", Prefix=f"{self.prefix}/")
+        return sorted(item["Key"].removeprefix(f"{self.prefix}/") for item in found.get("Contents", []))
+
+    def read(self, name: str) -> bytes:
+        body: bytes = self.server.client().get_object(Bucket="images", Key=f"{self.prefix}/{name}")["Body"].read()
+        return body
+
+    def write(self, name: str, data: bytes) -> None:
+        self.server.client().put_object(Bucket="images", Key=f"{self.prefix}/{name}", Body=data)
+
+    def delete(self, name: str) -> None:
+        self.server.client().delete_object(Bucket="images", Key=f"{self.prefix}/{name}")
+
+
+PLACES = ["file", pytest.param("s3", marks=pytest.mark.s3)]
+
+
+@pytest.fixture
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Place]:
+    """Makes places of a kind, ``file`` or ``s3``."""
+
+    def make(kind: str) -> Place:
+        name = uuid.uuid4().hex[:12]
+        return S3Place(request.getfixturevalue("s3"), name) if kind == "s3" else LocalPlace(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def local(new_place: Callable[[str], Place]) -> Place:
+    """A directory that does not exist yet."""
+    return new_place("file")
+
+
+@pytest.fixture
+def s3_place(new_place: Callable[[str], Place]) -> Place:
+    """A prefix on the S3 server."""
+    return new_place("s3")
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, new_place: Callable[[str], Place]) -> Place:
+    """A new, empty place: on the file system, then on S3."""
+    return new_place(request.param)
+
+
+class StrictS3(NamedTuple):
+    """An S3 server that does not make missing buckets, as S3 itself does not; it has one, ``images``.
+
+    :param conn_id: of its own, because Airflow opens a connection's file system once per process.
+    """
+
+    server: SeaweedFS
+    conn_id: str
+
+
+@pytest.fixture(scope="session")
+def strict_s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seaweedfs, "_OPTIONS", (*seaweedfs._OPTIONS, "-s3.autoCreateBucket=false"))  # noqa: SLF001
+        server = SeaweedFS(tmp_path_factory.mktemp("strict-seaweedfs"))
+        server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def strict_s3(strict_s3_process: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> StrictS3:
+    conn_id = f"s3_strict_{strict_s3_process.endpoint_url.rpartition(':')[2]}"
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", strict_s3_process.airflow_connection_json())
+    return StrictS3(strict_s3_process, conn_id)
+
+
+def state(place: Place, ending: str) -> list[str]:
+    """The state objects of one kind (``claim``, ``record``, ``holder``, ``slot``, ``manifest``, ``job``)."""
+    records = ("stored.json", "lost.json", "superseded.json")
+    endings = records if ending == "record" else (f"{ending}.json",)
+    return [name for name in place.names() if name.startswith("_deepshi/") and name.endswith(endings)]
+
+
+def document(place: Place, name: str) -> Any:
+    """The JSON of an object."""
+    return json.loads(place.read(name))
+
+
+def images(place: Place) -> list[str]:
+    """What is not state: the images, and whatever else was left there."""
+    return [name for name in place.names() if not name.startswith("_deepshi/")]

@@ -1,0 +1,13 @@
+"""Runs a job in a process of its own: the job's JSON comes in, the manifest's goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.run import run
+
+if __name__ == "__main__":
+    manifest = asyncio.run(run(Job.model_validate_json(sys.stdin.read())))
+    sys.stdout.write(f"\n{manifest.model_dump_json()}\n")

@@ -1,0 +1,106 @@
+"""An HTTP proxy before an S3 server that refuses some writes, as a store does that fails at a certain moment."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.services.seaweedfs import SeaweedFS
+
+_NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+_REFUSAL = b"<Error><Code>AccessDenied</Code><Message>no more writes</Message></Error>"
+
+
+class S3Proxy(ThreadingHTTPServer):
+    """Runs from ``with`` to its end.
+
+    :ivar refuse: writes to keys that match are answered with 403, which no client tries again; ``None`` = none.
+    :ivar refused: the keys of refused writes.
+    :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, server: SeaweedFS) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.refuse: str | None = None
+        self.refused: list[str] = []
+        self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
+        self.upstream = urlsplit(server.endpoint_url).netloc
+        self._connection = json.loads(server.airflow_connection_json())
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def __enter__(self) -> S3Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def airflow_connection_json(self) -> str:
+        """Return the value for ``AIRFLOW_CONN_<ID>``, a connection of type ``aws``."""
+        extra = self._connection["extra"] | {"endpoint_url": f"http://127.0.0.1:{self.server_port}"}
+        return json.dumps(self._connection | {"extra": extra})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: S3Proxy
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        is_write = self.command in ("PUT", "POST")
+        if is_write and self.server.refuse and re.search(self.server.refuse, self.path):
+            self.server.refused.append(self.path)
+            self.send(403, [], _REFUSAL)
+            return
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        try:
+            # Headers as they are: the signature covers the client's Host.
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            self.send(answer.status, answer.getheaders(), answer.read())
+        finally:
+            upstream.close()
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 -- http.server's names
+
+    def send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response(status)
+        told = {name.lower(): value for name, value in headers}
+        for name, value in headers:
+            if name.lower() not in _NOT_PASSED_ON:
+                self.send_header(name, value)
+        is_head = self.command == "HEAD"
+        self.send_header("Content-Length", told.get("content-length", "0") if is_head else str(len(body)))
+        self.end_headers()
+        if not is_head:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- http.server's name
+        pass
+
+
+@pytest.fixture
+def proxy(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """A proxy before the S3 server, for jobs that use its connection."""
+    with S3Proxy(s3) as proxy:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{proxy.conn_id.upper()}", proxy.airflow_connection_json())
+        yield proxy

@@ -1,0 +1,172 @@
+"""Several processes, or one twice, carry out the same request: it is paid for once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.lease import LEASE
+from deepshi_provider.jobs.run import run
+from deepshi_provider.manifest import Manifest
+from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.places import Place, document, images, state
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(job: Job) -> subprocess.Popen[str]:
+    """Start a process that carries out the job."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.run_job"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(job.model_dump_json())
+    process.stdin.close()
+    return process
+
+
+def manifest_of(process: subprocess.Popen[str]) -> Manifest:
+    with process:
+        assert process.stdout is not None
+        return Manifest.model_validate_json(process.stdout.read().splitlines()[-1])
+
+
+async def test_one_try_that_runs_twice_at_once_pays_once(emulator: Emulator, place: Place) -> None:
+    """As two triggerers do when one of them missed a heartbeat."""
+    emulator.settings(latency=0.6)
+    first, second = await asyncio.gather(run(make_job(place)), run(make_job(place)))
+    assert first == second
+    assert (first.status, first.reused, first.sends, first.unknown_outcomes) == ("success", False, 1, 0)
+    assert first.cost_usd == first.task_cost_usd == taken(emulator) > 0
+    assert posts(emulator) == 1
+    assert images(place) == ["image-0.png"]
+    assert state(place, "holder") == []
+
+
+async def test_of_many_tasks_at_once_one_pays_and_the_others_reuse(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=0.6)
+    jobs = [make_job(local, owner={"run_id": f"run-{n}"}) for n in range(6)]
+    manifests = await asyncio.gather(*(run(job) for job in jobs))
+    assert sorted(manifest.reused for manifest in manifests) == [False] + [True] * 5
+    assert {manifest.status for manifest in manifests} == {"success"}
+    assert len({str(manifest.images) for manifest in manifests}) == 1
+    assert posts(emulator) == 1
+    assert sum(manifest.task_cost_usd or 0 for manifest in manifests) == taken(emulator)
+
+
+async def test_different_requests_in_one_directory_do_not_wait_for_each_other(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=1.0)
+    jobs = [make_job(local, fields={"prompt": f"boat {n}"}, owner={"task_id": f"task-{n}"}) for n in range(4)]
+    manifests = await asyncio.gather(*(run(job) for job in jobs))
+    assert {manifest.status for manifest in manifests} == {"success"}
+    assert (posts(emulator), emulator.stats()["peak_in_flight"]) == (4, 4)
+
+
+async def test_two_processes_at_once_pay_once(emulator: Emulator, place: Place) -> None:
+    emulator.settings(latency=2)
+    processes = [start(make_job(place)) for _ in range(2)]
+    first, second = await asyncio.gather(*(asyncio.to_thread(manifest_of, process) for process in processes))
+    assert first == second
+    assert (first.status, first.reused, posts(emulator)) == ("success", False, 1)
+    assert first.task_cost_usd == taken(emulator)
+    assert images(place) == ["image-0.png"]
+
+
+async def test_who_waits_goes_on_when_the_other_was_refused(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=402, delay=0.6)
+    first, second = await asyncio.gather(
+        run(make_job(local)),
+        _later(0.3, make_job(local, owner={"run_id": "tuesday"})),
+    )
+    assert (first.status, second.status, second.unknown_outcomes) == ("failed", "success", 0)
+    assert posts(emulator) == 2
+
+
+async def _later(seconds: float, job: Job) -> Manifest:
+    await asyncio.sleep(seconds)
+    return await run(job)
+
+
+async def test_waiting_for_another_process_ends_with_the_deadline(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=30)
+    running = asyncio.create_task(run(make_job(local)))
+    await until("the request", lambda: posts(emulator) == 1)
+    (claim,) = state(local, "claim")
+    late = await run(make_job(local, owner={"run_id": "tuesday"}, seconds=3))
+    assert late.error is not None
+    assert (late.error["type"], late.error["charged"], late.sends) == ("OutcomeUnknown", "unknown", 0)
+    assert f"{local.uri}/{claim}" in late.error["message"]
+    assert posts(emulator) == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more(
+    emulator: Emulator, local: Place
+) -> None:
+    """Slow: it waits for the lease."""
+    emulator.fault("silence")
+    process = start(make_job(local))
+    await until("the request", lambda: posts(emulator) == 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    (holder,) = state(local, "holder")
+    begun = time.monotonic()
+    again = asyncio.create_task(run(make_job(local, owner={"try_number": 2})))
+    await asyncio.sleep(LEASE - 4)
+    assert posts(emulator) == 1, "the holder may still be alive"
+    manifest = await again
+    assert LEASE - 1 < time.monotonic() - begun < LEASE + 8
+    assert (manifest.status, manifest.unknown_outcomes, manifest.reused) == ("success", 1, False)
+    assert posts(emulator) == 2
+    assert images(local) == ["image-0.png"]
+    assert state(local, "holder") == [holder], "only its own process removes it"
+
+
+async def test_claim_whose_holder_is_gone_is_not_waited_for(emulator: Emulator, place: Place) -> None:
+    emulator.fault("cut")
+    await run(make_job(place))
+    begun = time.monotonic()
+    manifest = await run(make_job(place, owner={"try_number": 2}))
+    assert time.monotonic() - begun < 5
+    assert (manifest.status, manifest.unknown_outcomes) == ("success", 1)
+
+
+async def test_claim_that_cannot_be_read_counts_as_a_sending(emulator: Emulator, local: Place) -> None:
+    """A crash while the claim was written: the deadline ends the wait, and nothing is sent."""
+    emulator.fault("cut")
+    await run(make_job(local))
+    (claim,) = state(local, "claim")
+    local.write(claim, b'{"fingerpr')
+    manifest = await run(make_job(local, owner={"try_number": 2}, seconds=1))
+    assert manifest.error is not None
+    assert (manifest.error["type"], manifest.unknown_outcomes, posts(emulator)) == ("OutcomeUnknown", 1, 1)
+
+
+async def test_state_of_a_running_job_is_small_and_holds_no_secret(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=0.6)
+    running = asyncio.create_task(run(make_job(local, fields={"prompt": "a secret boat"})))
+    await until("the request", lambda: posts(emulator) == 1)
+    names = local.names()
+    assert names == sorted([*state(local, "claim"), *state(local, "holder")])
+    said = str([document(local, name) for name in names])
+    assert emulator.api_key not in said
+    assert "secret boat" not in said
+    assert all(len(local.read(name)) < 1000 for name in names)
+    await running

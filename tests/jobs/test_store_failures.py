@@ -1,0 +1,170 @@
+"""A store that cannot be used costs nothing; one that fails after payment loses neither images nor costs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.jobs.run import run
+from deepshi_provider.manifest import Manifest
+from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.places import LocalPlace, Place, S3Place, document, images, state
+from tests.jobs.s3_proxy import S3Proxy
+
+
+def error(manifest: Manifest) -> dict[str, Any]:
+    assert manifest.status == "failed"
+    assert manifest.error is not None
+    return manifest.error
+
+
+# ------------------------------------------------------------------ before payment
+
+
+async def test_unwritable_directory_costs_nothing(emulator: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    begun = time.monotonic()
+    manifest = await run(make_job(LocalPlace(tmp_path / "file" / "images")))
+    assert time.monotonic() - begun < 10
+    said = error(manifest)
+    assert (said["type"], said["charged"], manifest.retry, manifest.sends) == ("StorageFailed", "no", True, 0)
+    assert f"file://{tmp_path}/file/images" in said["message"]
+    assert posts(emulator) == 0
+
+
+async def test_name_of_the_state_directory_may_be_taken_by_a_file(emulator: Emulator, local: LocalPlace) -> None:
+    local.path.mkdir()
+    (local.path / "_deepshi").write_bytes(b"")
+    manifest = await run(make_job(local))
+    assert (error(manifest)["type"], posts(emulator)) == ("StorageFailed", 0)
+
+
+@pytest.mark.s3
+async def test_store_that_may_be_read_only_costs_nothing(emulator: Emulator, s3_place: S3Place, proxy: S3Proxy) -> None:
+    proxy.refuse = "."
+    manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id))
+    assert (error(manifest)["type"], error(manifest)["charged"], posts(emulator)) == ("StorageFailed", "no", 0)
+    assert s3_place.names() == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"kind": "stored"}', b"\xff"])
+async def test_unreadable_record_is_an_error_and_not_a_reason_to_buy(
+    emulator: Emulator, place: Place, damage: bytes
+) -> None:
+    assert (await run(make_job(place))).status == "success"
+    (record,) = state(place, "record")
+    place.write(record, damage)
+    for owner in ({"try_number": 2}, {"run_id": "tuesday"}):
+        manifest = await run(make_job(place, owner=owner))
+        said = error(manifest)
+        assert (said["type"], said["charged"], manifest.retry) == ("StorageFailed", "no", True)
+        assert f"{place.uri}/{record}" in said["message"]
+    assert posts(emulator) == 1
+    assert images(place) == ["image-0.png"]
+
+
+async def test_unreadable_record_of_a_loss_is_an_error_too(emulator: Emulator, local: Place) -> None:
+    """Without it the task's costs are not known."""
+    emulator.fault("not_an_image")
+    await run(make_job(local))
+    (record,) = state(local, "record")
+    local.write(record, b"{")
+    manifest = await run(make_job(local, owner={"try_number": 2}))
+    assert (error(manifest)["type"], manifest.task_cost_usd, posts(emulator)) == ("StorageFailed", None, 1)
+
+
+# ------------------------------------------------------------------ after payment
+
+
+@pytest.mark.s3
+async def test_store_that_is_away_for_seconds_after_payment_gets_the_image(
+    emulator: Emulator, s3_place: S3Place
+) -> None:
+    emulator.settings(latency=1.0)
+    running = asyncio.create_task(run(make_job(s3_place)))
+    await until("the request", lambda: posts(emulator) == 1)
+    await asyncio.to_thread(s3_place.server.stop)
+    try:
+        await until("the payment", lambda: taken(emulator) > 0)
+        await asyncio.sleep(3)
+        assert not running.done()
+    finally:
+        await asyncio.to_thread(s3_place.server.start)
+    manifest = await running
+    assert (manifest.status, manifest.sends, posts(emulator)) == ("success", 1, 1)
+    assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator)
+    assert images(s3_place) == ["image-0.png"]
+    assert s3_place.read("image-0.png") == emulator.picture(emulator.requests()[0]["id"])
+    assert (await run(make_job(s3_place, owner={"try_number": 2}))).reused
+    assert posts(emulator) == 1
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("refuse", [r"image-0\.png", r"stored\.json"], ids=["image", "record"])
+async def test_store_that_never_comes_back_leaves_images_here_and_tells_the_cost(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, refuse: str
+) -> None:
+    proxy.refuse = refuse
+    job = make_job(s3_place, output_conn_id=proxy.conn_id)
+    manifest = await run(job, patience=1.0)
+    said = error(manifest)
+    assert (said["type"], said["charged"], said["sends"]) == ("StorageFailed", "yes", 1)
+    assert Decimal(said["cost_usd"]) == manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
+    assert len(proxy.refused) > 1, "it was tried again"
+    rescued = re.search(r"saved on \S+: (/\S+/image-0\.png)", said["message"])
+    assert rescued
+    assert _taken_away(Path(rescued[1])) == emulator.picture(emulator.requests()[0]["id"])
+    assert (posts(emulator), manifest.unknown_outcomes, manifest.retry) == (1, 1, True)
+    # The store is well again: the claim stands for the sending whose images it does not have.
+    proxy.refuse = None
+    refused = await run(make_job(s3_place, owner={"try_number": 2}, max_resends=0))
+    assert (error(refused)["type"], posts(emulator)) == ("ResendsExhausted", 1)
+    bought = await run(make_job(s3_place, owner={"try_number": 3}))
+    assert (bought.status, bought.unknown_outcomes, posts(emulator)) == ("success", 1, 2)
+
+
+@pytest.mark.s3
+async def test_store_that_fails_for_the_manifest_tells_the_cost_once(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    proxy.refuse = r"manifest\.json"
+    job = make_job(s3_place, output_conn_id=proxy.conn_id)
+    manifest = await run(job, patience=1.0)
+    said = error(manifest)
+    assert (said["type"], said["charged"], manifest.retry) == ("StorageFailed", "yes", True)
+    assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
+    assert manifest.sends == posts(emulator) == 1
+    proxy.refuse = None
+    again = await run(make_job(s3_place, output_conn_id=proxy.conn_id, owner={"try_number": 2}))
+    assert (again.status, again.reused, posts(emulator)) == ("success", True, 1)
+    assert (again.cost_usd, again.task_cost_usd) == (Decimal(0), taken(emulator))
+
+
+@pytest.mark.s3
+async def test_store_that_fails_after_a_refusal_keeps_the_refusals_meaning(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    """The loss of an image cannot be recorded: its cost is told all the same, and the claim stands."""
+    emulator.fault("not_an_image")
+    proxy.refuse = r"lost\.json"
+    manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id), patience=1.0)
+    said = error(manifest)
+    assert said["charged"] == "yes"
+    assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
+    assert len(state(s3_place, "claim")) == 1
+    assert document(s3_place, state(s3_place, "claim")[0])["owner"]["task_id"] == "boat"
+
+
+def _taken_away(file: Path) -> bytes:
+    """Read a rescued image, and clean up after it."""
+    content = file.read_bytes()
+    file.unlink()
+    file.parent.rmdir()
+    return content

@@ -1,0 +1,140 @@
+"""Killing a running task closes its connection at once and leaves its claim."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.operators.images import DeepshiGenerateImageOperator
+from tests.emulator.wire import wait_for
+from tests.jobs.places import Place, images, state
+from tests.jobs.s3_proxy import S3Proxy
+from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts, run_try
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def rendered(place: Place, **fields: Any) -> tuple[DeepshiGenerateImageOperator, TaskInstance]:
+    """An operator as the task runner holds it, so that it can be killed."""
+    operator = generate(output_uri=place.uri, output_conn_id=place.conn_id, preflight="off", **fields)
+    ti = TaskInstance(task_id="boat")
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+    return copy, ti
+
+
+def test_kill_ends_the_request_within_a_second(emulator: Emulator, place: Place, thread: ThreadPoolExecutor) -> None:
+    emulator.settings(latency=30)
+    operator, ti = rendered(place)
+    running: Future[Any] = thread.submit(operator.execute, context_of(ti))
+    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    begun = time.monotonic()
+    operator.on_kill()
+    with pytest.raises(AirflowException, match=r"was killed.*the claim stays") as killed:
+        running.result(timeout=10)
+    assert time.monotonic() - begun < 1
+    assert not isinstance(killed.value, AirflowFailException), "a retry is wanted"
+    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    assert len(state(place, "claim")) == 1
+    assert state(place, "record") == state(place, "holder") == images(place) == []
+    assert ti.xcoms == {"cost_usd": 0.0}
+    emulator.settings(latency=0)
+    # A kill is a sending with unknown outcome: max_resends decides.
+    with pytest.raises(AirflowFailException, match="max_resends is 0"):
+        execute(
+            generate(output_uri=place.uri, output_conn_id=place.conn_id, max_resends=0),
+            TaskInstance(task_id="boat", try_number=2),
+        )
+    assert posts(emulator) == 1
+    again = run_try(generate(output_uri=place.uri, output_conn_id=place.conn_id), try_number=3)
+    assert (again.xcoms["return_value"]["unknown_outcomes"], posts(emulator)) == (1, 2)
+
+
+def test_kill_by_a_signal_in_the_main_thread(emulator: Emulator, local: Place) -> None:
+    """As Airflow's task runner does it: ``on_kill`` is called by the handler of SIGTERM, inside ``execute``."""
+    emulator.settings(latency=30)
+    operator, ti = rendered(local)
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+
+    def kill() -> None:
+        wait_for(lambda: emulator.stats()["in_flight"] == 1)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: operator.on_kill())
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(AirflowException, match="was killed"):
+            operator.execute(context_of(ti))
+    finally:
+        killer.join()
+        signal.signal(signal.SIGUSR1, before)
+    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    assert len(state(local, "claim")) == 1
+
+
+def test_killed_task_tells_what_its_earlier_tries_cost(
+    emulator: Emulator, local: Place, thread: ThreadPoolExecutor
+) -> None:
+    emulator.fault("not_an_image")
+    with pytest.raises(Exception, match="cannot be used"):
+        execute(generate(output_uri=local.uri), TaskInstance(task_id="boat"))
+    emulator.settings(latency=30)
+    operator, ti = rendered(local)
+    ti.try_number = 2
+    running: Future[Any] = thread.submit(operator.execute, context_of(ti))
+    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    operator.on_kill()
+    with pytest.raises(AirflowException):
+        running.result(timeout=10)
+    assert ti.xcoms == {"cost_usd": float(emulator.stats()["cost_usd"])}
+    assert ti.xcoms["cost_usd"] > 0
+
+
+def test_kill_before_anything_was_sent_sends_nothing(emulator: Emulator, local: Place) -> None:
+    operator, ti = rendered(local)
+    operator.on_kill()
+    with pytest.raises(AirflowException, match="was killed"):
+        operator.execute(context_of(ti))
+    assert (posts(emulator), local.names()) == (0, [])
+
+
+def test_kill_after_the_end_does_nothing(emulator: Emulator, local: Place) -> None:
+    operator, ti = rendered(local)
+    operator.execute(context_of(ti))
+    operator.on_kill()
+    assert images(local) == ["image-0.png"]
+
+
+@pytest.mark.s3
+def test_kill_after_payment_stores_the_image_first(
+    emulator: Emulator, s3_place: Place, proxy: S3Proxy, thread: ThreadPoolExecutor
+) -> None:
+    proxy.refuse = r"image-0\.png"
+    operator, ti = rendered(s3_place)
+    operator.output_conn_id = proxy.conn_id
+    running: Future[Any] = thread.submit(operator.execute, context_of(ti))
+    wait_for(lambda: proxy.refused)
+    operator.on_kill()
+    time.sleep(0.3)
+    assert not running.done(), "a paid image is not thrown away"
+    proxy.refuse = None
+    with pytest.raises(AirflowException, match="was killed"):
+        running.result(timeout=30)
+    assert images(s3_place) == ["image-0.png"]
+    assert ti.xcoms == {"cost_usd": float(emulator.stats()["cost_usd"])}
+    again = run_try(generate(output_uri=s3_place.uri, output_conn_id=s3_place.conn_id), try_number=2)
+    assert (again.xcoms["return_value"]["reused"], posts(emulator)) == (True, 1)

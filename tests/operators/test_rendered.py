@@ -1,0 +1,152 @@
+"""From what templates and upstream tasks give to directories and lists of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.manifest import Owner
+from deepshi_provider.operators.rendered import default_output_uri, image_uris, is_blank
+from tests.jobs.places import LocalPlace
+from tests.operators.tasks import generate, posts, run_try
+
+URI = "s3://bucket/a/image-0.png"
+XCOM: dict[str, Any] = {"images": [{"uri": URI, "index": 0}, {"uri": "s3://bucket/a/image-1.png"}], "model": "m"}
+
+# ------------------------------------------------------------------ images
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, []),
+        ("", []),
+        ("None", []),
+        ([], []),
+        (URI, [URI]),
+        (f"  {URI}\n", [URI]),
+        ("/data/a b.png", ["/data/a b.png"]),
+        (Path("/data/in.png"), ["/data/in.png"]),
+        ([URI, "/b.png"], [URI, "/b.png"]),
+        ((URI,), [URI]),
+        (iter([URI, None, ""]), [URI]),
+        (XCOM, [URI, "s3://bucket/a/image-1.png"]),
+        (XCOM["images"], [URI, "s3://bucket/a/image-1.png"]),
+        (XCOM["images"][1], ["s3://bucket/a/image-1.png"]),
+        ([XCOM, URI, [Path("/b.png"), [XCOM["images"][0]]]], [URI, "s3://bucket/a/image-1.png", URI, "/b.png", URI]),
+        (str(XCOM), [URI, "s3://bucket/a/image-1.png"]),
+        (str([XCOM, URI]), [URI, "s3://bucket/a/image-1.png", URI]),
+        (f"['{URI}']", [URI]),
+        ({"images": []}, []),
+    ],
+)
+def test_images_may_come_in_many_shapes(value: Any, expected: list[str]) -> None:
+    assert image_uris(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [7, True, b"bytes", [7], {"model": "m"}, {"uri": None}, "[1, 2", "{", "[unquoted]", "['a'] + ['b']", "{'a': 1}"],
+)
+def test_images_of_no_known_shape_are_named(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^images: "):
+        image_uris(value)
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda t: not is_blank(t) and t.strip()[0] not in "[{"), max_size=5))
+def test_list_rendered_as_text_is_the_same_list(uris: list[str]) -> None:
+    assert image_uris(str(uris)) == image_uris(uris) == [uri.strip() for uri in uris]
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_path_or_an_invalid_request(text: str) -> None:
+    try:
+        found = image_uris(text)
+    except InvalidRequest:
+        assert text.lstrip()[0] in "[{"
+    else:
+        assert all(isinstance(uri, str) for uri in found)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    )
+)
+def test_blank_is_nothing_but_no_value(value: Any) -> None:
+    assert is_blank(value) == (value is None or (isinstance(value, str) and value.strip() in ("", "None")))
+
+
+# ------------------------------------------------------------------ directories
+
+BASE = "s3://bucket/deepshi"
+ids = st.one_of(
+    st.text(min_size=1, max_size=250),
+    st.text(alphabet="ab-_:+./=~", min_size=1, max_size=4),
+    st.sampled_from(["..", ".", "a:b", "a-b", "a+b", "a_b", "a/b", "é", "e\u0301", "A", "a"]),
+    st.datetimes().map(lambda moment: f"manual__{moment.isoformat()}+00:00"),
+)
+owners = st.builds(Owner, dag_id=ids, run_id=ids, task_id=ids, map_index=st.integers(-1, 3))
+
+
+@given(owners, owners)
+@example(
+    Owner(dag_id="d", run_id="2026-01-02T03:04:05+00:00", task_id="t"),
+    Owner(dag_id="d", run_id="2026-01-02T03-04-05_00-00", task_id="t"),
+)
+@example(Owner(dag_id="d", run_id="a:b", task_id="t"), Owner(dag_id="d", run_id="a-b", task_id="t"))
+def test_distinct_tasks_have_distinct_directories(one: Owner, other: Owner) -> None:
+    same = one.is_same_task(other)
+    assert (default_output_uri(BASE, one) == default_output_uri(BASE, other)) == same
+
+
+@given(owners)
+def test_directory_is_safe_and_inside_the_base(owner: Owner) -> None:
+    uri = default_output_uri(f"{BASE}/", owner)
+    assert uri.startswith(f"{BASE}/")
+    parts = uri.removeprefix(f"{BASE}/").split("/")
+    assert len(parts) == 3 + (owner.map_index >= 0)
+    for part in parts:
+        assert part.strip("."), "neither empty nor a way out"
+        assert part.isascii()
+        assert not set(part) & set(" \\?#%*:@\n\0")
+        assert len(part) <= 200
+
+
+@given(owners)
+def test_directory_is_the_same_for_all_tries(owner: Owner) -> None:
+    later = owner.model_copy(update={"try_number": 7})
+    assert default_output_uri(BASE, later) == default_output_uri(BASE, owner)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "part"),
+    [
+        ("manual__2026-01-02T03:04:05.678901+00:00", "manual__2026-01-02T03-04-05.678901_00-00"),
+        ("scheduled__2026-01-02T03:04:05+00:00", "scheduled__2026-01-02T03-04-05_00-00"),
+        ("nightly-7", "nightly-7"),
+    ],
+)
+def test_usual_run_ids_stay_readable(run_id: str, part: str) -> None:
+    owner = Owner(dag_id="shop.daily", run_id=run_id, task_id="group.boat", map_index=12)
+    assert default_output_uri(BASE, owner) == f"{BASE}/shop.daily/{part}/group.boat/12"
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "..", "ü" * 250, "a/b\\c:d+e f", "x" * 250])
+def test_odd_run_ids_work_on_a_file_system(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_id: str
+) -> None:
+    base = LocalPlace(tmp_path / "base")
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=base.uri))
+    (image,) = run_try(generate(), run_id=run_id).xcoms["return_value"]["images"]
+    (name,) = [name for name in base.names() if name.endswith(".png")]
+    assert image["uri"] == f"{base.uri}/{name}"
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert run_try(generate(), run_id=run_id, try_number=2).xcoms["return_value"]["reused"] is True
+    assert posts(emulator) == 1

@@ -1,0 +1,296 @@
+"""One directory of an object store: on a local file system and on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from deepshi_provider.exceptions import InvalidConnection, StorageFailed
+from deepshi_provider.storage import Store
+from tests.jobs.places import (
+    LocalPlace,
+    Place,
+    S3Place,
+    StrictS3,
+    images,
+    local,
+    new_place,
+    place,
+    s3_place,
+    strict_s3,
+    strict_s3_process,
+)
+
+__all__ = ["local", "new_place", "place", "s3_place", "strict_s3", "strict_s3_process"]
+
+
+def store_of(place: Place) -> Store:
+    return Store(place.uri, place.conn_id)
+
+
+def source(data: bytes) -> Callable[[], BinaryIO]:
+    return lambda: io.BytesIO(data)
+
+
+# ------------------------------------------------------------------ objects
+
+
+async def test_nothing_there_is_an_answer_and_no_error(place: Place) -> None:
+    store = store_of(place)
+    assert await store.list() == {}
+    assert await store.read("_deepshi/none.json") is None
+    assert await store.size("image-0.png") is None
+    await store.remove("image-0.png")
+    assert place.names() == []
+
+
+async def test_what_is_written_is_read_listed_and_removed(place: Place) -> None:
+    store = store_of(place)
+    await store.write("_deepshi/a.json", b"one")
+    await store.write("_deepshi/a.json", b"two, longer")
+    await store.create("_deepshi/b.json", b"")
+    await store.publish("image-0.png", source(b"picture"), "image/png")
+    assert await store.read("_deepshi/a.json") == b"two, longer"
+    assert await store.list() == {"a.json": 11, "b.json": 0}
+    assert await store.size("image-0.png") == 7
+    with await store.open("image-0.png") as file:
+        assert await asyncio.to_thread(file.read) == b"picture"
+    await store.remove("_deepshi/a.json")
+    assert await store.list() == {"b.json": 0}
+    assert place.names() == ["_deepshi/b.json", "image-0.png"]
+
+
+async def test_every_look_is_fresh(place: Place) -> None:
+    store = store_of(place)
+    await store.write("_deepshi/a.json", b"1")
+    assert await store.list() == {"a.json": 1}
+    place.write("_deepshi/a.json", b"22")
+    place.write("_deepshi/b.json", b"")
+    assert await store.list() == {"a.json": 2, "b.json": 0}
+    assert await store.size("_deepshi/a.json") == 2
+    assert await store.read("_deepshi/a.json") == b"22"
+    place.delete("_deepshi/a.json")
+    assert await store.list() == {"b.json": 0}
+    assert await store.size("_deepshi/a.json") is None
+    assert await store.read("_deepshi/a.json") is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"x" * 6_000_000])
+async def test_create_never_replaces(place: Place, data: bytes) -> None:
+    first, second = store_of(place), store_of(place)
+    assert await first.create("_deepshi/claim", data)
+    assert not await first.create("_deepshi/claim", b"other")
+    assert not await second.create("_deepshi/claim", b"")
+    assert place.read("_deepshi/claim") == data
+
+
+async def test_of_many_creators_one_wins(place: Place) -> None:
+    stores = [store_of(place) for _ in range(12)]
+    await asyncio.gather(*(store.list() for store in stores))
+    names = [f"_deepshi/{n:03}.claim" for n in range(300 if isinstance(place, LocalPlace) else 3)]
+    for name in names:
+        won = await asyncio.gather(*(s.create(name, str(i).encode()) for i, s in enumerate(stores)))
+        assert won.count(True) == 1
+        assert place.read(name) == str(won.index(True)).encode()
+    assert place.names() == names
+
+
+# ------------------------------------------------------------------ images
+
+
+async def test_source_that_fails_publishes_nothing_and_keeps_what_was_there(place: Place) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 8 * 2**20:
+                raise OSError("the disk with the spool is gone")
+            return super().read(size)
+
+    store = store_of(place)
+    await store.publish("image-0.png", source(b"the first"), "image/png")
+    for name in ("image-0.png", "image-1.png"):
+        with pytest.raises(StorageFailed, match="the disk with the spool is gone"):
+            await store.publish(name, lambda: Broken(bytes(16 * 2**20)), "image/png")
+    assert place.names() == ["image-0.png"]
+    assert place.read("image-0.png") == b"the first"
+
+
+async def test_readers_see_whole_images_only(place: Place) -> None:
+    """Readers open the image again and again while it is replaced by others of the same length."""
+    length = 32 * 2**20
+    versions = [bytes([n]) * length for n in range(3)]
+    known = {hashlib.sha256(version).hexdigest() for version in versions}
+    store = store_of(place)
+    await store.publish("image-0.png", source(versions[0]), "image/png")
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(hashlib.sha256(place.read("image-0.png")).hexdigest())
+
+    reader = asyncio.create_task(asyncio.to_thread(look))
+    try:
+        for version in itertools.islice(itertools.cycle(versions), 1, 5):
+            await store.publish("image-0.png", source(version), "image/png")
+            assert images(place) == ["image-0.png"]
+    finally:
+        stop.set()
+        await reader
+    assert seen <= known
+    assert len(seen) > 1, "the reader saw it change"
+
+
+@pytest.mark.s3
+async def test_image_on_s3_has_its_content_type(s3_place: S3Place) -> None:
+    store = store_of(s3_place)
+    await store.publish("image-0.webp", source(b"picture"), "image/webp")
+    head = s3_place.server.client().head_object(Bucket="images", Key=f"{s3_place.prefix}/image-0.webp")
+    assert head["ContentType"] == "image/webp"
+
+
+# ------------------------------------------------------------------ URIs and connections
+
+
+@pytest.mark.parametrize(
+    ("given", "uri", "conn_id"),
+    [
+        ("s3://bucket/a/b", "s3://bucket/a/b", "default"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b", "default"),
+        ("s3://bucket", "s3://bucket", "default"),
+        ("s3://mine@bucket/a", "s3://bucket/a", "mine"),
+        ("s3://bucket/a@b/c", "s3://bucket/a@b/c", "default"),
+        ("/data/images", "file:///data/images", "default"),
+        ("file:///data/images/", "file:///data/images", "default"),
+    ],
+)
+def test_uris_never_hold_a_connection(given: str, uri: str, conn_id: str) -> None:
+    store = Store(given, "default")
+    assert (store.uri, store.conn_id) == (uri, conn_id)
+    assert store.uri_of("image-0.png") == f"{uri}/image-0.png"
+
+
+def test_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("images").uri == f"file://{tmp_path}/images"
+
+
+async def test_directory_with_odd_characters_works(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path / "a b#c?d" / "ü" / "%41")
+    store = Store(str(place.path))
+    await store.write("_deepshi/a.json", b"1")
+    assert await store.list() == {"a.json": 1}
+    assert place.names() == ["_deepshi/a.json"]
+
+
+@pytest.mark.s3
+async def test_connection_inside_the_uri_is_used(s3_place: S3Place) -> None:
+    store = Store(f"s3://s3_test@images/{s3_place.prefix}")
+    await store.write("_deepshi/a.json", b"1")
+    assert s3_place.names() == ["_deepshi/a.json"]
+    assert store.uri_of("x") == f"{s3_place.uri}/x"
+
+
+async def test_missing_connection_is_named_and_never_anonymous() -> None:
+    with pytest.raises(InvalidConnection, match="'nowhere' of the object store is not defined"):
+        await Store("s3://images/a", "nowhere").list()
+
+
+async def test_unknown_protocol_is_a_storage_failure() -> None:
+    with pytest.raises(StorageFailed, match="gopher"):
+        await Store("gopher://images/a").list()
+
+
+@pytest.mark.s3
+async def test_missing_bucket_is_told_at_the_first_write_and_not_made(strict_s3: StrictS3) -> None:
+    store = Store("s3://no-such-bucket/a", strict_s3.conn_id)
+    assert await store.list() == {}
+    begun = time.monotonic()
+    with pytest.raises(StorageFailed, match=r"s3://no-such-bucket/a: .*bucket"):
+        await store.write("_deepshi/a.json", b"1")
+    with pytest.raises(StorageFailed, match="no-such-bucket"):
+        await store.create("_deepshi/a.json", b"1")
+    with pytest.raises(StorageFailed, match="no-such-bucket"):
+        await store.publish("image-0.png", source(b"1"), "image/png")
+    assert time.monotonic() - begun < 10
+    assert [bucket["Name"] for bucket in strict_s3.server.client().list_buckets()["Buckets"]] == ["images"]
+
+
+@pytest.mark.s3
+async def test_wrong_credentials_are_an_error_and_not_an_empty_directory(
+    s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_place.write("_deepshi/a.json", b"1")
+    wrong = json.loads(s3_place.server.airflow_connection_json()) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_S3_WRONG", json.dumps(wrong))
+    store = Store(s3_place.uri, "s3_wrong")
+    begun = time.monotonic()
+    for work in (
+        store.list(),
+        store.read("_deepshi/a.json"),
+        store.size("_deepshi/a.json"),
+        store.create("_deepshi/b.json", b""),
+        store.write("_deepshi/b.json", b""),
+        store.publish("image-0.png", source(b"1"), "image/png"),
+    ):
+        with pytest.raises(StorageFailed) as failed:
+            await work
+        assert "wrong" not in failed.value.message
+        assert failed.value.retryable
+    assert time.monotonic() - begun < 10
+    assert s3_place.names() == ["_deepshi/a.json"]
+
+
+async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = Store(str(tmp_path / "file" / "images"))
+    with pytest.raises(StorageFailed, match=r"Could not write '_deepshi/a.json' in file:///.*: NotADirectoryError"):
+        await store.write("_deepshi/a.json", b"1")
+
+
+# ------------------------------------------------------------------ patience
+
+
+async def test_patience_outlasts_a_failing_store() -> None:
+    calls = 0
+
+    async def fails_twice() -> str:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise StorageFailed("not now")
+        return "done"
+
+    assert await Store("/nowhere").patiently(fails_twice) == "done"
+    assert calls == 3
+
+
+async def test_patience_ends(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = Store(str(tmp_path / "file" / "images"), patience=0.3)
+    begun = time.monotonic()
+    with pytest.raises(StorageFailed):
+        await store.patiently(lambda: store.write("a", b""))
+    assert 0.3 <= time.monotonic() - begun < 15
+
+
+async def test_patience_is_for_stores_only() -> None:
+    calls = 0
+
+    async def fails() -> None:
+        nonlocal calls
+        calls += 1
+        raise InvalidConnection("there is no such connection")
+
+    with pytest.raises(InvalidConnection):
+        await Store("/nowhere").patiently(fails)
+    assert calls == 1
