@@ -106,18 +106,18 @@ class Answer(BaseModel):
         return cost_of(self.usage)
 
 
-def error_from_status(
-    status: int, body: bytes, headers: Mapping[str, str], *, now: float, was_streaming: bool = False
-) -> DeepshiError:
+def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, now: float) -> DeepshiError:
     """Return the exception for an answer whose status is not 2xx.
 
     :param body: the beginning of the answer; JSON as documented, or whatever a proxy in between wrote.
     :param headers: with lower-case names.
     :param now: unix seconds, to understand a date in ``Retry-After``.
     """
-    kind, advice = _BY_STATUS.get(status, (None, None))
     code, said = _error_fields(_json_or_none(body))
-    if kind is None:
+    # Some gateways send an empty account as 429, and a refusal as 403: waiting or another key would not help.
+    meant = 402 if status == 429 and code == "insufficient_quota" else status
+    kind, advice = _BY_STATUS.get(meant, (None, None))
+    if kind is None or (status == 403 and _is_refusal(code)):
         kind, advice = _kind_and_advice(status, code)
     return kind(
         _sentence(advice or "", said),

@@ -196,3 +196,19 @@ def test_a_request_is_named_by_the_server_or_the_proxy() -> None:
 )
 def test_what_is_no_error_is_none(document: Any) -> None:
     assert error_from_document(document) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "insufficient_quota", InsufficientQuota),
+        (429, "rate_limit_exceeded", RateLimited),
+        (403, "content_policy_violation", ContentRefused),
+        (403, "key_revoked", PermissionDenied),
+    ],
+)
+def test_a_code_says_more_than_the_status_where_waiting_or_another_key_would_not_help(
+    status: int, code: str, kind: type[DeepshiError]
+) -> None:
+    error = error_from_status(status, json.dumps({"error": {"message": "no", "code": code}}).encode(), {}, now=0)
+    assert (type(error), error.charged, error.status_code, error.code) == (kind, "no", status, code)
