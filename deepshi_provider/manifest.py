@@ -11,6 +11,7 @@ Every sending of a request has a number ``k`` that counts the sendings under one
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 #: Exact in files: money is text there, never a binary fraction.
 Usd = Annotated[Decimal, PlainSerializer(str, when_used="json")]
 
-#: Longest message of an error in a trigger's event, in characters.
+#: Longest message of an error in a trigger's event, in characters of JSON.
 _LONGEST_MESSAGE = 500
 #: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
 _LONGEST_PART = 120
@@ -48,9 +49,9 @@ class Owner(BaseModel):
         return _digest(self.dag_id, self.run_id, self.task_id, str(self.map_index))
 
     @property
-    def task_group_key(self) -> str:
-        """Name of all mapped instances of the task in this run together."""
-        return _digest(self.dag_id, self.run_id, self.task_id)
+    def run_key(self) -> str:
+        """Name of the DAG run, short and safe in paths."""
+        return _digest(self.dag_id, self.run_id)
 
     def is_same_task(self, other: Owner) -> bool:
         """Whether both are tries of one task instance."""
@@ -268,7 +269,10 @@ def path_part(text: str) -> str:
 
 def _short(error: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return an error that fits into an event: events are stored in Airflow's database and written to the log."""
-    return error and {**error, "message": error["message"][:_LONGEST_MESSAGE]}
+    message = (error or {}).get("message", "")
+    while len(json.dumps(message)) > _LONGEST_MESSAGE:
+        message = message[: len(message) * 9 // 10]
+    return error and {**error, "message": message, "request_id": (error.get("request_id") or "")[:100] or None}
 
 
 def _digest(*parts: str) -> str:

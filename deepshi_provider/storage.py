@@ -28,7 +28,7 @@ import tenacity
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
-from deepshi_provider.exceptions import InvalidConnection, StorageFailed
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "wa
 _CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
 #: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
-_UPLOADS = ThreadPoolExecutor(max_workers=3, thread_name_prefix="deepshi-upload")
+_UPLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-upload")
 
 Result = TypeVar("Result")
 
@@ -64,10 +64,12 @@ class Store:
 
     def __init__(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> None:
         if "://" not in uri:
-            uri = f"file://{Path(uri).absolute()}"
+            uri = f"file://{Path(uri).expanduser().absolute()}"
         self.protocol, _, rest = uri.rstrip("/").partition("://")
         host, slash, path = rest.partition("/")
         named, _, host = host.rpartition("@")
+        if self.protocol == "file" and host not in ("", "localhost"):
+            raise InvalidRequest(f"{uri} names a host; a local directory is file:///path")
         self.uri = f"{self.protocol}://{host}{slash}{path}"
         self.conn_id = named or conn_id
         self._patience = patience
@@ -89,17 +91,25 @@ class Store:
         """Return the length of an object in bytes, or ``None`` if there is none."""
         return await self._run(f"look for {name!r}", self._size, name)
 
-    async def open(self, name: str) -> BinaryIO:
-        """Return an object as a binary file. Reading it blocks."""
-        return await self._run(f"open {name!r}", lambda: self._fs.open(self._path(name), "rb"))
+    async def process(self, name: str, work: Callable[[BinaryIO], Result]) -> Result:
+        """Return what ``work`` makes of an object, opened as a binary file in a thread."""
+
+        def opened() -> Result:
+            with self._fs.open(self._path(name), "rb") as file:
+                return work(file)
+
+        return await self._run(f"read {name!r}", opened)
 
     async def create(self, name: str, data: bytes) -> bool:
         """Write an object that does not exist yet; return whether this call made it."""
         return await self._run(f"create {name!r}", self._create, name, data)
 
-    async def write(self, name: str, data: bytes) -> None:
-        """Write a small object whole, so that no reader sees a part of it."""
-        await self._run(f"write {name!r}", self._write, name, data)
+    async def write(self, name: str, data: bytes, *, threads: ThreadPoolExecutor = _THREADS) -> None:
+        """Write a small object whole, so that no reader sees a part of it.
+
+        :param threads: to do it in.
+        """
+        await self._run(f"write {name!r}", self._write, name, data, threads=threads)
 
     async def remove(self, name: str) -> None:
         """Delete an object; it is no error if there is none."""
@@ -138,7 +148,7 @@ class Store:
     ) -> Result:
         try:
             return await in_thread(work, *args, threads=threads)
-        except (StorageFailed, InvalidConnection):
+        except DeepshiError:
             raise
         except Exception as err:  # every object store raises errors of its own kind; this is where they enter
             raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err

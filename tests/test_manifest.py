@@ -137,8 +137,8 @@ def test_unsettled_are_those_without_a_record(sendings: list[Sending]) -> None:
 def test_keys_of_tasks_differ_if_and_only_if_the_tasks_do(one: Owner, other: Owner) -> None:
     for owner in (one, other):
         assert owner.task_key.isalnum()
-        assert owner.task_group_key.isalnum()
-        assert owner.task_key != owner.task_group_key
+        assert owner.run_key.isalnum()
+        assert owner.task_key != owner.run_key
     assert (one.task_key == other.task_key) == one.is_same_task(other)
 
 
@@ -150,7 +150,7 @@ def test_tries_share_the_key_of_the_task_and_map_indexes_that_of_the_group(
     mapped = owner.model_copy(update={"map_index": map_index})
     assert later.is_same_task(owner)
     assert later.task_key == owner.task_key
-    assert mapped.task_group_key == owner.task_group_key
+    assert mapped.run_key == owner.run_key
     assert (mapped.task_key == owner.task_key) == (map_index == owner.map_index)
 
 

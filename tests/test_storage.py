@@ -63,8 +63,7 @@ async def test_what_is_written_is_read_listed_and_removed(place: Place) -> None:
     assert await store.read("_deepshi/a.json") == b"two, longer"
     assert await store.list() == {"a.json": 11, "b.json": 0}
     assert await store.size("image-0.png") == 7
-    with await store.open("image-0.png") as file:
-        assert await asyncio.to_thread(file.read) == b"picture"
+    assert await store.process("image-0.png", lambda file: file.read()) == b"picture"
     await store.remove("_deepshi/a.json")
     assert await store.list() == {"b.json": 0}
     assert place.names() == ["_deepshi/b.json", "image-0.png"]

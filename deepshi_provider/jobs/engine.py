@@ -13,17 +13,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, TimedOut
 from deepshi_provider.hooks.inputs import InputImages
 from deepshi_provider.hooks.result import ImagesResult
+from deepshi_provider.jobs.job import IMAGE
 from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, new_claim
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
+from deepshi_provider.manifest import Sending, next_k, since_purchase, unsettled
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Seconds between two looks at another process that may be waiting for the same answer.
 POLL = 2.0
@@ -74,14 +79,14 @@ class Engine:
         account = (await self._tools.hook.asettings()).account
         self.fingerprint = self._request.fingerprint(account, inputs.digests if inputs else ())
         self._keeper = Keeper(self._tools, self.ledger, self._name, self._request, self.fingerprint)
-        if self._terms.owner.map_index >= 0:  # before reuse too: what is reused must not be replaced by a neighbour
-            await self.ledger.take_slot(self._terms.owner)
+        if self._terms.is_shared and self._name == IMAGE:  # before reuse too: what is reused must not be replaced by a neighbour
+            await self.ledger.take_slot(self._terms.owner, self.fingerprint)
         while True:
             sendings = await self.ledger.sendings() if self._known is None else self._known
             self._known = None
-            purchase = await self.ledger.newest_purchase(sendings, self.fingerprint)
-            if purchase and await self._is_wanted(purchase, sendings):
-                return purchase
+            async for purchase in self.ledger.purchases(sendings, self.fingerprint):
+                if await self._is_wanted(purchase, sendings):
+                    return purchase
             exposed = since_purchase(sendings, self.fingerprint)
             self.exposed, self.unknown = len(exposed), len(unsettled(exposed))
             if await self._others_are_at_it(exposed):
@@ -107,7 +112,7 @@ class Engine:
 
     async def _others_are_at_it(self, sendings: list[Sending]) -> bool:
         """Wait a little if another process may still get the answer to this very request."""
-        claim = await self.ledger.live_claim(sendings, self._tools.watch)
+        claim = await self.ledger.live_claim(sendings, self._tools.watch, self._tools.lease)
         if claim is None:
             return False
         if self._remaining() <= POLL:
@@ -157,20 +162,19 @@ class Engine:
     async def _buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
         """Send, store, record. Return ``None`` if another process has taken over meanwhile."""
         begun = time.monotonic()
+        sending = self._name, k
+        self._tools.lease.sending.add(sending)
         try:
             result = await self._send(inputs)
         except DeepshiError as err:
             self.exposed += err.charged != "no"
             self.unknown += err.charged == "unknown"
-            await self._keeper.settle(k, unknown, err)
+            await _to_its_end(self._keeper.settle(k, unknown, err))
             raise
-        # Paid: from here on a cancellation waits until the images are safe.
-        keeping = _Unstoppable(self._keeper.keep(k, unknown, result), loop=asyncio.get_running_loop())
-        try:
-            record = await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            await asyncio.wait([keeping])
-            raise
+        else:
+            record = await _to_its_end(self._keeper.keep(k, unknown, result))
+        finally:
+            self._tools.lease.sending.discard(sending)
         log.log(self._tools.image_log_level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
@@ -180,9 +184,25 @@ class Engine:
         return await self._tools.hook.agenerate(self._request, timeout=self._remaining())
 
 
-class _Unstoppable(asyncio.Task[Record]):
+class _Unstoppable(asyncio.Task[Result]):
     """Goes on to its end: a triggerer that stops cancels all tasks of its loop, then waits for them."""
 
     def cancel(self, msg: object = None) -> bool:
         """Do nothing."""
         return False
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work about money that was spent; however often this is cancelled, it waits, and only then says so."""
+    task = _Unstoppable(work, loop=asyncio.get_running_loop())
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as err:
+            cancelled = err
+    if cancelled:
+        if error := task.exception():
+            log.error("%s: %s", type(error).__name__, error)
+        raise cancelled
+    return task.result()

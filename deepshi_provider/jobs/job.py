@@ -20,6 +20,7 @@ class Terms(BaseModel):
     """For whom images are made, where they go, and what may be paid for them. Holds no key.
 
     :param output_uri: directory for the images.
+    :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
     """
 
@@ -28,6 +29,7 @@ class Terms(BaseModel):
     owner: Owner
     output_uri: str
     output_conn_id: str | None = None
+    is_shared: bool = False
     deepshi_conn_id: str
     reuse: bool = True
     max_resends: int = 1

@@ -60,25 +60,33 @@ class Keeper:
         """Put paid images in place and record them, whatever it takes."""
         with result:
             try:
-                # Without a gap in its sign of life nobody can have taken this process for dead.
-                superseded = self._tools.lease.lapsed and await self._tools.store.patiently(
-                    lambda: self._was_superseded(k)
-                )
-                if not superseded:
-                    for image in result.images:
-                        await self._tools.store.patiently(functools.partial(self._publish, image))
+                superseded = False
+                for image in result.images:
+                    superseded = superseded or not await self._tools.store.patiently(
+                        functools.partial(self._publish, k, image)
+                    )
+                superseded = superseded or await self._tools.store.patiently(functools.partial(self._was_superseded, k))
                 record = self._record(result, unknown, superseded=superseded)
                 await self._ledger.record(k, record)
             except StorageFailed as err:
-                raise await in_thread(_rescued, err, result) from err
+                rescued = await in_thread(_rescued, err, result)
+                log.error("%s", rescued)  # noqa: TRY400 -- a trigger shows only a part of the message
+                raise rescued from err
             return record
 
     async def _was_superseded(self, k: int) -> bool:
+        """Return whether another process has sent this request since: only a gap in the sign of life lets it."""
+        if not self._tools.lease.lapsed:
+            return False
         sendings = await self._ledger.sendings()
         return any(s.k > k and s.fingerprint == self._fingerprint[:16] for s in sendings)
 
-    async def _publish(self, image: Image) -> None:
+    async def _publish(self, k: int, image: Image) -> bool:
+        """Put an image in place, unless another process has taken over; asked at each try, however long they take."""
+        if await self._was_superseded(k):
+            return False
         await self._tools.store.publish(self._image_name(image), image.open, image.media_type)
+        return True
 
     def _image_name(self, image: Image) -> str:
         return f"{self._name}-{image.index}.{image.extension}"
@@ -118,7 +126,7 @@ def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
     folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
     saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
     return StorageFailed(
-        f"{err.message}. The images were paid for; they are saved on {socket.gethostname()}: {', '.join(saved)}",
+        f"Paid images could not be stored; they are saved on {socket.gethostname()}: {', '.join(saved)}. {err.message}",
         charged="yes",
         cost_usd=result.cost_usd,
         sends=result.sends,

@@ -14,6 +14,7 @@ import json
 import logging
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from deepshi_provider.exceptions import StorageFailed
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 LEASE = 20.0
 #: Seconds between two changes.
 BEAT = 4.0
+#: Signs of life wait for no other work.
+_BEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-beat")
 
 
 def holder_name(holder: str) -> str:
@@ -40,15 +43,22 @@ class Lease:
 
     def __init__(self, store: Store) -> None:
         self.holder = uuid.uuid4().hex[:16]
+        #: Name and ``k`` of each sending that this process is at; its other claims are lost ones.
+        self.sending: set[tuple[str, int]] = set()
         self._store = store
         self._task: asyncio.Task[None] | None = None
-        self._last_beat = 0.0
+        self._ending = asyncio.Event()
+        self._last_beat = (0.0, 0.0)
         self._lapsed = False
 
     @property
     def lapsed(self) -> bool:
-        """Whether others may have taken this process for dead at some time, with a margin for slow writes."""
-        if self._task is not None and time.monotonic() - self._last_beat > LEASE / 2:
+        """Whether others may have taken this process for dead at some time, with a margin for slow writes.
+
+        Both clocks are asked: the monotonic one stands still while a machine is suspended, the other may be set.
+        """
+        gaps = (now - then for now, then in zip(_clocks(), self._last_beat, strict=True))
+        if self._task is not None and max(gaps) > LEASE / 2:
             self._lapsed = True
         return self._lapsed
 
@@ -69,17 +79,20 @@ class Lease:
     ) -> None:
         if self._task is None:
             return
+        self._ending.set()
+        # A beat that is being written must not come after the removal; one that hangs is not waited for.
+        await asyncio.wait([self._task], timeout=BEAT)
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
         # Others need not wait for the lease to run out. If this fails, they will wait.
         with contextlib.suppress(StorageFailed):
             await asyncio.shield(self._store.remove(holder_name(self.holder)))
 
     async def _keep_beating(self) -> None:
         count = 0
-        while True:
-            await asyncio.sleep(BEAT)
+        while not self._ending.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), BEAT)
+                return
             count += 1
             try:
                 await self._beat(count)
@@ -87,11 +100,15 @@ class Lease:
                 log.warning("Sign of life not written, trying again in %g s: %s", BEAT, err)
 
     async def _beat(self, count: int) -> None:
-        begun = time.monotonic()
+        begun = _clocks()
         said = json.dumps({"beat": count, "at": time.time()})
-        await self._store.write(holder_name(self.holder), said.encode())
+        await self._store.write(holder_name(self.holder), said.encode(), threads=_BEATS)
         _ = self.lapsed  # a gap stays noted although beating goes on
         self._last_beat = begun
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
 
 
 class Watch:
@@ -103,14 +120,18 @@ class Watch:
 
     async def is_alive(self, holder: str) -> bool:
         """Return whether a holder may be alive; ask again until it changes, vanishes, or the lease runs out."""
+        asked_at = time.monotonic()
         data = await self._store.read(holder_name(holder))
-        return data is not None and self.is_fresh(holder, data)
+        return data is not None and self.is_fresh(holder, data, asked_at)
 
-    def is_fresh(self, name: str, data: bytes) -> bool:
-        """Return whether data was seen to change within the last :data:`LEASE` seconds."""
-        now = time.monotonic()
-        before, since = self._seen.get(name, (None, now))
+    def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
+        """Return whether data was seen to change within the last :data:`LEASE` seconds.
+
+        :param asked_at: monotonic seconds just before the data was read: if this process stalled meanwhile, the other
+            one need not have.
+        """
+        before, since = self._seen.get(name, (None, asked_at))
         if data != before:
-            self._seen[name] = (data, now)
+            self._seen[name] = (data, asked_at)
             return True
-        return now - since < LEASE
+        return asked_at - since < LEASE

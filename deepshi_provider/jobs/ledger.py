@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import BinaryIO, cast, get_args
@@ -13,9 +13,9 @@ from typing import BinaryIO, cast, get_args
 from pydantic import ValidationError
 
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
-from deepshi_provider.jobs.lease import Watch
-from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, StoredImage, total, unsettled
-from deepshi_provider.storage import STATE, Store, in_thread
+from deepshi_provider.jobs.lease import Lease, Watch
+from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, total, unsettled
+from deepshi_provider.storage import STATE, Store
 
 _CLAIM = ".claim.json"
 _KINDS = frozenset(get_args(RecordKind))
@@ -48,7 +48,9 @@ class Ledger:
     async def claim(self, k: int, claim: Claim) -> bool:
         """Create the k-th claim; return ``False`` if another process was first."""
         name = f"{STATE}/{self._name}.{k}.{claim.fingerprint[:16]}{_CLAIM}"
-        return await self._store.create(name, claim.model_dump_json().encode())
+        data = claim.model_dump_json().encode()
+        # A store client may send twice when an answer is lost, and then be told of its own object.
+        return await self._store.create(name, data) or await self._store.read(name) == data
 
     def claim_uri(self, sending: Sending) -> str:
         """Return the URI of a sending's claim, to tell the user."""
@@ -66,42 +68,52 @@ class Ledger:
         await self._store.patiently(lambda: self._store.write(f"{STATE}/{name}", data))
         self.written.append((parse_entry(name)[1] or Sending(k=k, fingerprint=record.fingerprint[:16]), record))
 
-    async def take_slot(self, owner: Owner) -> None:
-        """Make sure that no other map index of the same task puts its images under this name.
+    async def take_slot(self, owner: Owner, fingerprint: str) -> None:
+        """Make sure that no other task of this run puts images of another request under this name.
 
         :raises InvalidRequest: one does; both would pay, and one image would be lost.
+        :raises StorageFailed: the slot cannot be read.
         """
-        name = f"{STATE}/{self._name}.{owner.task_group_key}.slot.json"
-        if await self._store.create(name, json.dumps({"map_index": owner.map_index}).encode()):
+        name = f"{STATE}/{self._name}.{owner.run_key}.slot.json"
+        own = {"task_id": owner.task_id, "map_index": owner.map_index, "fingerprint": fingerprint}
+        if await self._store.create(name, json.dumps(own).encode()):
             return
-        data = await self._store.read(name)
-        other = json.loads(data)["map_index"] if data else owner.map_index
-        if other != owner.map_index:
-            raise InvalidRequest(
-                f"Not sent: map indexes {other} and {owner.map_index} of task {owner.task_id} have one output "
-                f"directory, {self._store.uri}; put {{{{ ti.map_index }}}} into output_uri"
-            )
+        try:
+            first = json.loads(await self._store.read(name) or b"")
+            is_same_task = (first["task_id"], first["map_index"]) == (owner.task_id, owner.map_index)
+            if is_same_task or first["fingerprint"] == fingerprint:
+                return
+            taken_by = first["task_id"] + (f"[{first['map_index']}]" if first["map_index"] >= 0 else "")
+        except (ValueError, TypeError, KeyError):
+            raise StorageFailed(f"{self._store.uri_of(name)} cannot be read; delete it and clear the task") from None
+        raise InvalidRequest(
+            f"Not sent: task {taken_by} of this run has the same output directory, {self._store.uri}, for another "
+            "request. Give each task its own output_uri, with {{ ti.map_index }} in it for a mapped task "
+            f"({self._store.uri_of(name)} says who was first)"
+        )
 
-    async def newest_purchase(self, sendings: Iterable[Sending], fingerprint: str) -> Purchase | None:
-        """Return the newest record of stored images for a request; whether they are still there is not asked."""
+    async def purchases(self, sendings: Iterable[Sending], fingerprint: str) -> AsyncIterator[Purchase]:
+        """Yield the records of stored images for a request, newest first; whether they are still there is not asked."""
         stored = [s for s in sendings if s.kind == "stored" and s.fingerprint == fingerprint[:16]]
-        if not stored:
-            return None
-        record = await self.read_record(stored[-1])
-        return Purchase(k=stored[-1].k, record=record) if record.fingerprint == fingerprint else None
+        for sending in reversed(stored):
+            record = await self.read_record(sending)
+            if record.fingerprint == fingerprint:
+                yield Purchase(k=sending.k, record=record)
 
     async def is_intact(self, purchase: Purchase, sendings: Iterable[Sending]) -> bool:
         """Return whether the images of a purchase are still in place.
 
-        Their lengths are compared. Their contents too, if a later sending of another request under the same name may
-        have replaced them with images that happen to be as long.
+        Their lengths are compared. Their contents too, if another sending under the same name may have replaced them
+        with images that happen to be as long: a later one of another request, or any other of the same request.
         """
-        others = [s for s in sendings if s.k >= purchase.k and s.fingerprint != purchase.record.fingerprint[:16]]
+        own = purchase.record.fingerprint[:16]
+        others = [s for s in sendings if s.k != purchase.k and s.fingerprint == own and s.kind == "stored"]
+        others += [s for s in sendings if s.k >= purchase.k and s.fingerprint != own]
         for image in purchase.record.images:
             name = image.uri.rpartition("/")[2]
             if await self._store.size(name) != image.size_bytes:
                 return False
-            if others and not await self._has_content(name, image):
+            if others and await self._store.process(name, _sha256) != image.sha256:
                 return False
         return True
 
@@ -111,18 +123,20 @@ class Ledger:
         records = [await self.read_record(sending) for sending in own]
         return total(record.cost_usd for record in records if record.owner.is_same_task(owner))
 
-    async def live_claim(self, sendings: Iterable[Sending], watch: Watch) -> Sending | None:
-        """Return one of the sendings that another process may still be waiting for."""
+    async def live_claim(self, sendings: Iterable[Sending], watch: Watch, lease: Lease) -> Sending | None:
+        """Return one of the sendings whose answer may still come, to another process or elsewhere in this one."""
         for sending in unsettled(sendings):
+            asked_at = time.monotonic()
             data = await self._store.read(f"{STATE}/{sending.claim}")
             if data is None:
                 continue
             try:
                 holder = Claim.model_validate_json(data).holder
             except ValidationError:  # being written at this moment, or cut short by a crash
-                alive = watch.is_fresh(str(sending.claim), data)
+                alive = watch.is_fresh(str(sending.claim), data, asked_at)
             else:
-                alive = await watch.is_alive(holder)
+                is_own = holder == lease.holder
+                alive = (self._name, sending.k) in lease.sending if is_own else await watch.is_alive(holder)
             if alive:
                 return sending
         return None
@@ -134,14 +148,16 @@ class Ledger:
         """
         data = await self._store.read(f"{STATE}/{sending.record}")
         try:
-            return Record.model_validate_json(data or b"")
+            return located(Record.model_validate_json(data or b""), self._store)
         except ValidationError as err:
             uri = self._store.uri_of(f"{STATE}/{sending.record}")
             raise StorageFailed(f"The record {uri} cannot be read; restore or delete it") from err
 
-    async def _has_content(self, name: str, image: StoredImage) -> bool:
-        file = await self._store.open(name)
-        return await in_thread(_sha256, file) == image.sha256
+
+def located(record: Record, store: Store) -> Record:
+    """Return a record with the images' URIs in the directory where it was found: directories are moved and copied."""
+    images = [i.model_copy(update={"uri": store.uri_of(i.uri.rpartition("/")[2])}) for i in record.images]
+    return record.model_copy(update={"images": images})
 
 
 def parse_entry(entry: str) -> tuple[str, Sending | None]:
@@ -186,7 +202,6 @@ def new_claim(fingerprint: str, owner: Owner, holder: str, model: str) -> Claim:
 
 def _sha256(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()

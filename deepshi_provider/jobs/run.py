@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.exceptions import DeepshiError, ResendsExhausted, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -19,6 +19,9 @@ from deepshi_provider.storage import PATIENCE, Store
 
 log = logging.getLogger(__name__)
 
+Parsed = TypeVar("Parsed")
+
+_MANIFEST = TypeAdapter(Manifest)
 _JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
@@ -37,9 +40,12 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
     try:
         async with hook.session(), tools.lease:
             purchase = await engine.run()
+    except DeepshiError as err:
+        return await _failure(job, store, engine, err, is_recorded=bool(engine.ledger.written))
+    try:
         return await _success(job, store, engine.ledger, purchase)
     except DeepshiError as err:
-        return await _failure(job, store, engine, err)
+        return await _failure(job, store, engine, err, is_recorded=True)
 
 
 async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
@@ -47,7 +53,7 @@ async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    return _JOB.validate_json(await _load(uri, conn_id, "job"))
+    return _parsed(uri, _JOB, await _load(uri, conn_id, "job"))
 
 
 async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
@@ -55,7 +61,7 @@ async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    return Manifest.model_validate_json(await _load(uri, conn_id, "manifest"))
+    return _parsed(uri, _MANIFEST, await _load(uri, conn_id, "manifest"))
 
 
 async def store_job(job: Job | BatchJob) -> str:
@@ -73,6 +79,13 @@ async def spent(output_uri: str, conn_id: str | None, owner: Owner) -> Decimal |
     except DeepshiError as err:
         log.warning("What the task has cost so far cannot be read: %s", err)
         return None
+
+
+def _parsed(uri: str, kind: TypeAdapter[Parsed], data: bytes) -> Parsed:
+    try:
+        return kind.validate_json(data)
+    except ValidationError as err:
+        raise StorageFailed(f"{uri} cannot be read; clear the task to start it anew") from err
 
 
 async def _load(uri: str, conn_id: str | None, what: str) -> bytes:
@@ -102,6 +115,9 @@ async def _success(job: Job, store: Store, ledger: Ledger, purchase: Purchase) -
 
 
 async def _written(job: Job, store: Store, ledger: Ledger, record: Record, *, reused: bool) -> Manifest:
+    async def cost() -> Decimal | None:
+        return await ledger.task_cost(await ledger.sendings(), job.owner)
+
     manifest = Manifest(
         status="success",
         owner=job.owner,
@@ -115,14 +131,17 @@ async def _written(job: Job, store: Store, ledger: Ledger, record: Record, *, re
         unknown_outcomes=record.unknown_outcomes,
         reused=reused,
         manifest_uri=store.uri_of(job.manifest_name),
-        task_cost_usd=await ledger.task_cost(await ledger.sendings(), job.owner),
+        task_cost_usd=await store.patiently(cost),
     )
     await store.patiently(lambda: store.write(job.manifest_name, manifest.model_dump_json().encode()))
     return manifest
 
 
-async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) -> Manifest:
-    """Return what is known after a failure; the error itself is part of it, and nothing more can fail."""
+async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *, is_recorded: bool) -> Manifest:
+    """Return what is known after a failure; the error itself is part of it, and nothing more can fail.
+
+    :param is_recorded: whether what the error tells of costs is in the records too.
+    """
     exposed: list[Sending] = []
     spent = total([err.cost_usd])
     try:
@@ -130,7 +149,7 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError) ->
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
         recorded = await engine.ledger.task_cost(sendings, job.owner)
         # What a failing store did not take is not in its records.
-        spent = total([recorded, err.cost_usd]) if err.cost_usd and not engine.ledger.written else recorded
+        spent = total([recorded, err.cost_usd]) if err.cost_usd and not is_recorded else recorded
     except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
     return Manifest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from deepshi_provider.jobs.run_batch import images_of
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
 from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, is_blank
+from deepshi_provider.storage import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
@@ -93,13 +95,16 @@ class ImageTask(BaseOperator):
         settings = asyncio.run(DeepshiHook(self.deepshi_conn_id).asettings())
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
-            return str(self.output_uri), conn_id
+            # Absolute, whatever the directory that a triggerer runs in.
+            store = Store(str(self.output_uri), conn_id)
+            return store.uri, store.conn_id
         if settings.output_uri is None:
             raise InvalidRequest(
                 "There is no place for the images: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
-        return default_output_uri(settings.output_uri, owner), conn_id
+        store = Store(default_output_uri(settings.output_uri, owner), conn_id)
+        return store.uri, store.conn_id
 
     def await_here(self, work: Awaitable[Result]) -> Result:
         """Await the work in this process, so that :meth:`on_kill` can end it.
@@ -130,7 +135,8 @@ class ImageTask(BaseOperator):
         self._killed = True
         if self._running:
             loop, task = self._running
-            loop.call_soon_threadsafe(task.cancel)
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(task.cancel)
 
     def defer_job(self, job: Job | BatchJob, deadline: float | None) -> NoReturn:
         """Hand a stored job to the triggerer.
@@ -163,7 +169,8 @@ class ImageTask(BaseOperator):
         try:
             manifest = asyncio.run(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
         except DeepshiError as err:
-            self.fail(context, err, cost=None)
+            owner = owner_of(context)
+            self.fail(context, err, cost=cost_so_far(*self.place(owner), owner))
         return self.finish(context, manifest)
 
     def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:

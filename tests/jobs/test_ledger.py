@@ -73,7 +73,7 @@ async def test_record_of_another_request_with_the_same_beginning_is_not_taken(lo
     record = Record(kind="stored", fingerprint="a" * 64, owner=OWNER, recorded_at=1)
     await ledger.record(1, record)
     sendings: list[Sending] = await ledger.sendings()
-    assert await ledger.newest_purchase(sendings, "a" * 16 + "b" * 48) is None
-    found = await ledger.newest_purchase(sendings, "a" * 64)
+    assert [purchase async for purchase in ledger.purchases(sendings, "a" * 16 + "b" * 48)] == []
+    (found,) = [purchase async for purchase in ledger.purchases(sendings, "a" * 64)]
     assert found is not None
     assert found.record == record

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
@@ -322,3 +323,20 @@ def test_failure_is_the_providers_own_exception_if_a_retry_may_help(emulator: Em
     assert (type(raised.value), raised.value.charged) == (InvalidResponse, "yes")
     assert raised.value.cost_usd == taken(emulator)
     assert images(local) == []
+
+
+def test_two_tasks_of_a_run_cannot_overwrite_each_other(emulator: Emulator, local: Place) -> None:
+    run_try(at(local, task_id="boat"))
+    before = local.read("image-0.png")
+    with pytest.raises(AirflowFailException, match="task boat of this run has the same output directory"):
+        run_try(at(local, task_id="house", prompt="a house"))
+    assert (posts(emulator), local.read("image-0.png")) == (1, before)
+    assert run_try(at(local, task_id="house", prompt="a house"), run_id="tuesday").xcoms["return_value"]["sends"] == 1
+
+
+def test_directory_that_was_moved_is_reused_where_it_is(emulator: Emulator, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    run_try(generate(output_uri=old.as_uri()))
+    old.rename(new)
+    again = run_try(generate(output_uri=new.as_uri()), run_id="tuesday").xcoms["return_value"]
+    assert (again["reused"], again["images"][0]["uri"], posts(emulator)) == (True, f"{new.as_uri()}/image-0.png", 1)

@@ -213,7 +213,7 @@ def test_mapped_tasks_in_one_directory_are_told_before_they_pay(emulator: Emulat
     run_try(at("zero"), map_index=0)
     before = place.read("image-0.png")
     for try_number in (1, 2):
-        with pytest.raises(AirflowFailException, match=r"indexes 0 and 1 of task boat .*put \{\{ ti.map_index \}\}"):
+        with pytest.raises(AirflowFailException, match=r"task boat\[0\] of this run .* \{\{ ti.map_index \}\}"):
             execute(at("one"), TaskInstance(task_id="boat", map_index=1, try_number=try_number))
     assert posts(emulator) == 1
     assert place.read("image-0.png") == before
@@ -225,7 +225,7 @@ def test_what_a_mapped_task_reuses_is_not_replaced_by_its_neighbour(emulator: Em
     reused = run_try(generate(prompt="zero", output_uri=local.uri), run_id="tuesday", map_index=0)
     assert reused.xcoms["return_value"]["reused"] is True
     before = local.read("image-0.png")
-    with pytest.raises(AirflowFailException, match="map indexes 0 and 1"):
+    with pytest.raises(AirflowFailException, match=r"task boat\[0\] of this run"):
         execute(
             generate(prompt="one", output_uri=local.uri),
             TaskInstance(task_id="boat", run_id="tuesday", map_index=1),
