@@ -1,0 +1,74 @@
+"""Cancellations, pauses and outages at the worst moment: after the money was spent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.jobs.lease import LEASE, Watch
+from deepshi_provider.jobs.ledger import Ledger, new_claim
+from deepshi_provider.jobs.run import run
+from deepshi_provider.manifest import Owner
+from deepshi_provider.storage import Store
+from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.places import LocalPlace, S3Place, images, state
+from tests.jobs.s3_proxy import S3Proxy
+
+OWNER = Owner(dag_id="d", run_id="r", task_id="t")
+
+
+@pytest.mark.s3
+async def test_however_often_it_is_cancelled_a_paid_image_is_stored_first(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    proxy.refuse = r"image-0\.png"
+    running = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
+    await until("the payment", lambda: taken(emulator) > 0)
+    await until("a refused image", lambda: proxy.refused)
+    for _ in range(3):
+        running.cancel()
+        await asyncio.sleep(0.1)
+    assert not running.done()
+    assert state(s3_place, "holder") != []
+    proxy.refuse = None
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (images(s3_place), state(s3_place, "holder")) == (["image-0.png"], [])
+    again = await run(make_job(s3_place, owner={"try_number": 2}))
+    assert (again.reused, again.task_cost_usd, posts(emulator)) == (True, taken(emulator), 1)
+
+
+@pytest.mark.s3
+async def test_process_that_comes_back_after_an_outage_leaves_its_successors_image_alone(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    proxy.refuse = r"image-0\.png"
+    cut_off = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
+    await until("a refused image", lambda: proxy.refused)
+    proxy.refuse = "."  # now it cannot even show that it is alive
+    successor = await run(make_job(s3_place))
+    assert (successor.status, successor.unknown_outcomes, posts(emulator)) == ("success", 1, 2)
+    proxy.refuse = None
+    stale = await cut_off
+    assert stale.images == successor.images
+    assert s3_place.read("image-0.png") == emulator.picture(emulator.requests()[1]["id"])
+    assert [name.rsplit(".", 2)[1] for name in state(s3_place, "record")] == ["superseded", "stored"]
+    assert stale.task_cost_usd == taken(emulator)
+
+
+async def test_claim_whose_acknowledgement_was_lost_is_ones_own(local: LocalPlace) -> None:
+    ledger = Ledger(Store(local.uri), "image")
+    mine, other = (new_claim("a" * 64, OWNER, holder, "m") for holder in ("one", "other"))
+    assert await ledger.claim(1, mine)
+    assert await ledger.claim(1, mine)
+    assert not await ledger.claim(1, other)
+
+
+def test_a_holder_is_not_dead_because_this_process_stalled(local: LocalPlace) -> None:
+    watch = Watch(Store(local.uri))
+    assert watch.is_fresh("holder", b"1", asked_at=0.0)
+    assert watch.is_fresh("holder", b"1", asked_at=LEASE - 0.1)
+    assert watch.is_fresh("holder", b"2", asked_at=3 * LEASE)
+    assert not watch.is_fresh("holder", b"2", asked_at=4 * LEASE)
