@@ -31,7 +31,7 @@ def taskflow() -> None:
 
     @task
     def total(animals: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
-        return sum(result["cost_usd"] for result in [*animals[:], *others])
+        return float(sum(result["cost_usd"] for result in [*animals[:], *others]))
 
     total(animal.expand(name=["fox", "owl"]), [poster("the sea"), alphabet()])
 

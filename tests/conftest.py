@@ -21,7 +21,11 @@ os.environ |= {
 }
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
+from tests.places import local, new_place, place, s3_place  # noqa: E402
+from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
+
+__all__ = ["local", "new_place", "place", "proxy", "s3_place"]
 
 
 @pytest.fixture(scope="session")

@@ -17,21 +17,8 @@ import pytest
 
 from deepshi_provider.exceptions import InvalidConnection, StorageFailed
 from deepshi_provider.storage import Store
-from tests.jobs.places import (
-    LocalPlace,
-    Place,
-    S3Place,
-    StrictS3,
-    images,
-    local,
-    new_place,
-    place,
-    s3_place,
-    strict_s3,
-    strict_s3_process,
-)
-
-__all__ = ["local", "new_place", "place", "s3_place", "strict_s3", "strict_s3_process"]
+from tests.places import LocalPlace, Place, S3Place, images
+from tests.services.seaweedfs import SeaweedFS
 
 
 def store_of(place: Place) -> Store:
@@ -210,8 +197,8 @@ async def test_unknown_protocol_is_a_storage_failure() -> None:
 
 
 @pytest.mark.s3
-async def test_missing_bucket_is_told_at_the_first_write_and_not_made(strict_s3: StrictS3) -> None:
-    store = Store("s3://no-such-bucket/a", strict_s3.conn_id)
+async def test_missing_bucket_is_told_at_the_first_write_and_not_made(s3: SeaweedFS) -> None:
+    store = Store("s3://no-such-bucket/a", "s3_test")
     assert await store.list() == {}
     begun = time.monotonic()
     with pytest.raises(StorageFailed, match=r"s3://no-such-bucket/a: .*bucket"):
@@ -221,7 +208,7 @@ async def test_missing_bucket_is_told_at_the_first_write_and_not_made(strict_s3:
     with pytest.raises(StorageFailed, match="no-such-bucket"):
         await store.publish("image-0.png", source(b"1"), "image/png")
     assert time.monotonic() - begun < 10
-    assert [bucket["Name"] for bucket in strict_s3.server.client().list_buckets()["Buckets"]] == ["images"]
+    assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["images"]
 
 
 @pytest.mark.s3

@@ -61,6 +61,8 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         asked = self.python_callable(*self.op_args, **kwargs)
         if isinstance(asked, str | Mapping):
             return carry_out(self, context, lambda: self._request(asked))
+        if asked is None:
+            self.fail(context, InvalidRequest(f"{self.task_id}: the function returned nothing to draw"), cost=0.0)
         self.requests = asked
         result: dict[str, Any] = super().execute(context)
         return result
@@ -81,6 +83,9 @@ def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwar
     :param python_callable: the function.
     :param multiple_outputs: accepted as for every task decorator.
     """
+    # The function's annotation describes what it asks for, not the task's result: taken for the latter, ``-> dict``
+    # would push the result's ``cost_usd`` over that of all tries.
+    kwargs.setdefault("multiple_outputs", False)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=DeepshiImageDecoratedOperator, **kwargs
     )

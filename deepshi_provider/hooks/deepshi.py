@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -41,6 +43,8 @@ _USER_AGENT = f"airflow-provider-deepshi/{__version__}"
 _ERROR_LIMIT = 64 * 1024
 #: Nothing was sent when one of these is raised.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.InvalidURL)
+#: When many answers come at once, each turn of the loop decodes one piece: all pieces together would block it.
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class DeepshiHook(BaseHook):
@@ -230,7 +234,7 @@ class DeepshiHook(BaseHook):
                 "The request was sent and no complete answer came in the time that generation_timeout allows; "
                 "the image may have been paid for"
             ) from err
-        except httpx.HTTPError as err:
+        except (httpx.HTTPError, ssl.SSLError) as err:
             raise OutcomeUnknown(
                 f"The request was sent and its answer was lost ({_reason(err)}); the image may have been paid for"
             ) from err
@@ -256,9 +260,12 @@ async def _exchange(client: httpx.AsyncClient, request: GenerateRequest, inputs:
         if not response.is_success:
             raise _error(response, await _beginning(response))
         reader = AnswerReader(response.headers.get("content-type", ""), request.n)
+        turns = _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
             async for piece in response.aiter_bytes():
-                reader.feed(piece)
+                async with turns:
+                    reader.feed(piece)
+                    await asyncio.sleep(0)
                 if reader.complete:
                     break
             return reader.close()

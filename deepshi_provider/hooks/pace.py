@@ -28,14 +28,19 @@ class Pace:
         self.interval = START
         self._next = 0.0
         self._cut_at = 0.0
+        self._turns = asyncio.Lock()
 
     async def turn(self) -> float:
-        """Wait until the next request may be sent, and return when that was (monotonic seconds)."""
-        while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- others move the time on meanwhile
-            await asyncio.sleep(wait)
-        now = time.monotonic()
-        self._next = now + self.interval
-        return now
+        """Wait until the next request may be sent, and return when that was (monotonic seconds).
+
+        Turns are given in the order in which they were asked for.
+        """
+        async with self._turns:
+            while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- a refusal may move it on meanwhile
+                await asyncio.sleep(wait)
+            now = time.monotonic()
+            self._next = now + self.interval
+            return now
 
     def accepted(self) -> None:
         """Take note that the service took a request."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
+
+from pydantic import ValidationError
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import (
@@ -21,16 +21,17 @@ from deepshi_provider.exceptions import (
     StorageFailed,
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.budget import Budget, price_class
+from deepshi_provider.jobs.budget import Bill, Budget, price_class
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.index import Index
 from deepshi_provider.jobs.job import BatchJob
-from deepshi_provider.jobs.progress import Progress
+from deepshi_provider.jobs.ledger import Purchase
+from deepshi_provider.jobs.report import Costs, Report
 from deepshi_provider.jobs.rows import request_of
 from deepshi_provider.jobs.table import Row, RowTable
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Record, Sending, as_number, total
-from deepshi_provider.storage import Store
+from deepshi_provider.manifest import Claim, Owner, Record, Sending, total, unsettled
+from deepshi_provider.storage import STATE, Store, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -38,174 +39,184 @@ log = logging.getLogger(__name__)
 _HOPELESS = (AuthenticationFailed, InsufficientQuota, ConnectionFailed, RateLimited, StorageFailed)
 
 
-#: A row that was not started, but for its key.
-EMPTY_LINE: dict[str, Any] = {
-    "key": None,
-    "status": "skipped",
-    "uri": None,
-    "uris": [],
-    "width": None,
-    "height": None,
-    "sha256": None,
-    "model": None,
-    "prompt_hash": None,
-    "cost_usd": None,
-    "error": None,
-    "charged": "no",
-    "seconds": None,
-}
-
-
 class Batch:
     """Carries out the rows of one job; :meth:`run` is its only use.
 
+    :param bill: what the task instance has paid over all its tries; kept up to date.
     :ivar error: why the batch stopped starting rows, if it did.
-    :ivar failures: key and error of each row that failed.
-    :ivar costs: what each sending of the task instance has cost, in USD, over all its tries.
+    :ivar report: what became of the rows.
     """
 
-    def __init__(self, job: BatchJob, hook: DeepshiHook, store: Store, rows: RowTable, index: Index) -> None:
+    def __init__(
+        self, job: BatchJob, hook: DeepshiHook, store: Store, rows: RowTable, index: Index, bill: Bill
+    ) -> None:
         self._job = job
         self._hook = hook
+        self._store = store
         self._rows = rows
         self._index = index
+        self._bill = bill
         self._tools = Tools.of(job, hook, store, image_log_level=logging.DEBUG)
-        self.costs = index.cost_of(job.owner)
-        self._budget = Budget(job.max_cost_usd, total(self.costs) or Decimal(0))
-        self.progress = Progress(job.rows)
-        self.unknown_outcomes = 0
+        self._starting = asyncio.Lock()
+        self._budget = Budget(job.max_cost_usd, bill.usd or Decimal(0))
+        self.report = Report(rows, job.rows, job.owner, self._budget)
         self.error: DeepshiError | None = None
-        self.failures: list[tuple[str, DeepshiError]] = []
-        self.may_retry = False
+        self._is_stopping = False
 
     async def run(self) -> None:
         """Work the rows off; afterwards every started row has its line in the table."""
-        settings = await self._hook.asettings()
+        account = (await self._hook.asettings()).account
+        if self._job.max_cost_usd is not None:
+            await self._look_back(account)
         rows = iter(self._rows)
         async with self._tools.lease:
-            workers = [
-                asyncio.create_task(self._work(rows, settings.account))
-                for _ in range(max(1, self._job.max_concurrency))
-            ]
+            workers = [asyncio.create_task(self._work(rows, account)) for _ in range(max(1, self._job.max_concurrency))]
             try:
                 await asyncio.gather(*workers)
             finally:
-                # Cancelled: each row closes its connection, or first stores what it has paid for.
+                # Cancelled: each row closes its connection, or first stores what it has paid for; none starts anew.
+                self._is_stopping = True
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-        self.progress.say(self._budget.spent)
+        self.report.say()
+
+    async def _look_back(self, account: str) -> None:
+        """Let the budget know what pictures have cost before, and which sendings of earlier tries were lost."""
+        for kind, claim in await in_thread(self._learn_prices, account):
+            data = await self._store.read(f"{STATE}/{claim}")
+            if data and _is_claim_of(data, self._job.owner):
+                self._budget.count_lost(kind)
+
+    def _learn_prices(self, account: str) -> list[tuple[str, str]]:
+        """Learn the prices of rows that are stored, and return price class and claim of each unsettled sending."""
+        lost = []
+        for row in self._rows:
+            sendings = self._index.sendings(row.name)
+            if not sendings:
+                continue
+            request = request_of(row.fields)
+            record = self._bought(row, request, account)
+            if record and record.cost_usd is not None:
+                self._budget.learn(price_class(request), record.cost_usd)
+            lost += [(price_class(request), str(s.claim)) for s in unsettled(sendings)]
+        return lost
 
     async def _work(self, rows: Iterator[Row], account: str) -> None:
         for row in rows:
-            if self.error:
+            if self._is_stopping or (self.error and not isinstance(self.error, BudgetExceeded)):
                 return
             request = request_of(row.fields)
             record = self._stored(row, request, account)
             if record:
-                self._done(row, request, record, 0.0)
-                await asyncio.sleep(0)  # thousands of these must not hold up the loop
-            else:
+                self.report.done(row, request, record, self._index.costs_of(self._job.owner, row.name), None)
+            elif not self.error:
                 await self._buy(row, request)
+            await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
 
     def _stored(self, row: Row, request: GenerateRequest, account: str) -> Record | None:
-        """Return the record that serves this row, if the listings alone tell; input images would have to be read."""
+        """Return the record that serves this row, if the listings alone tell."""
+        record = self._bought(row, request, account)
+        if record is None or not (self._job.reuse or record.owner == self._job.owner):
+            return None
+        return record if all(self._index.has(image) for image in record.images) else None
+
+    def _bought(self, row: Row, request: GenerateRequest, account: str) -> Record | None:
+        """Return the newest record under a row's name, if it is surely of this request.
+
+        For an edit, the input images would have to be read.
+        """
         if isinstance(request, EditRequest):
             return None
-        fingerprint = request.fingerprint(account)
         sendings = self._index.sendings(row.name)
         newest = next((s for s in reversed(sendings) if s.kind == "stored"), None)
-        if newest is None or newest.fingerprint != fingerprint[:16] or sendings[-1].k > newest.k:
+        if newest is None:
             return None
+        fingerprint = request.fingerprint(account)
+        twins = (s.kind == "stored" and s.fingerprint == newest.fingerprint for s in sendings if s is not newest)
+        later = (s.k >= newest.k for s in sendings if s is not newest)
+        if newest.fingerprint != fingerprint[:16] or any(twins) or any(later):
+            return None  # if another sending may have replaced the images, the engine looks closer
         record = self._index.record(newest)
-        wanted = self._job.reuse or record.owner == self._job.owner
-        intact = all(self._index.has(image) for image in record.images)
-        return record if wanted and intact and record.fingerprint == fingerprint else None
+        return record if record.fingerprint == fingerprint else None
 
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
         """Buy a row's images, within the budget; a sending that is lost is made again, within ``max_resends``."""
         kind = price_class(request)
         known: list[Sending] | None = self._index.sendings(row.name)
+        if known and unsettled(known):
+            known = None  # its outcome may have been written down since the directory was listed
+        costs = self._index.costs_of(self._job.owner, row.name)
         begun = time.monotonic()
-        while not self.error:
-            try:
-                await self._budget.reserve(kind)
-            except BudgetExceeded as err:
-                self.error = self.error or err
-                return
+        error = engine = None
+        while await self._may_start(kind):
             engine = Engine(self._tools, row.name, request, time.time() + self._job.generation_timeout, known)
-            record, error = await self._run(engine)
-            cost = self._book(engine, error)
-            await self._budget.settle(kind, cost, may_be_paid=error is not None and error.charged == "unknown")
-            if record:
-                self._done(row, request, record, time.monotonic() - begun)
-            if error and error.charged != "no" and engine.exposed <= self._job.max_resends:
-                known = None
-                continue
-            if error:
-                self._failed(row, request, engine, error, time.monotonic() - begun)
-            return
+            purchase, error = await self._run(engine)
+            if isinstance(error, _HOPELESS):
+                self.error = self.error or error
+            paid = self._book(row, engine, purchase, error)
+            costs += paid
+            lost = error is not None and error.charged != "no" and error.sends > 0
+            await self._budget.settle(kind, total(paid) if paid else None, paid=bool(paid) or lost)
+            if purchase:
+                if purchase.record.cost_usd is not None:
+                    self._budget.learn(kind, purchase.record.cost_usd)
+                self.report.done(row, request, purchase.record, costs, time.monotonic() - begun)
+                return
+            if error is None or error.charged == "no" or not error.sends or engine.exposed > self._job.max_resends:
+                break
+            known = None
+        if engine and error:
+            self.report.failed(
+                row,
+                request,
+                error,
+                costs,
+                time.monotonic() - begun,
+                unknown=engine.unknown,
+                may_retry=error.retryable and engine.exposed <= self._job.max_resends,
+            )
 
-    @staticmethod
-    async def _run(engine: Engine) -> tuple[Record | None, DeepshiError | None]:
+    async def _may_start(self, kind: str) -> bool:
+        """Wait for the budget, and return whether a request may start."""
+        if self.error or self._is_stopping:
+            return False
         try:
-            return (await engine.run()).record, None
+            await self._budget.reserve(kind)
+        except BudgetExceeded as err:
+            self.error = self.error or err
+            return False
+        if self.error:  # meanwhile
+            await self._budget.settle(kind, None)
+            return False
+        return True
+
+    async def _run(self, engine: Engine) -> tuple[Purchase | None, DeepshiError | None]:
+        try:
+            async with self._starting:  # one sign of life for all rows
+                await self._tools.lease.start()
+            return await engine.run(), None
         except DeepshiError as err:
             return None, err
 
-    def _book(self, engine: Engine, error: DeepshiError | None) -> Decimal | None:
-        """Take note of what a run of the engine has paid, and return it."""
-        costs = [record.cost_usd for _, record in engine.ledger.written]
-        for sending, record in engine.ledger.written:
-            self._index.add(sending, record)
-        if isinstance(error, StorageFailed) and error.cost_usd is not None:
+    def _book(self, row: Row, engine: Engine, purchase: Purchase | None, error: DeepshiError | None) -> Costs:
+        """Take note of what is new on the bill, and return it."""
+        found = [(sending.k, record) for sending, record in engine.ledger.written]
+        if purchase:  # a second process on this same job may have made it
+            found.append((purchase.k, purchase.record))
+        own = [record.owner.is_same_task(self._job.owner) for _, record in found]
+        news = [self._index.add(row.name, k, record) for k, record in found]
+        costs = [record.cost_usd for (_, record), mine, new in zip(found, own, news, strict=True) if mine and new]
+        if error and error.cost_usd is not None and not engine.ledger.written:
             costs.append(error.cost_usd)  # paid, and the failing store took no record
-        self.costs += costs
-        return total(costs) if costs else None
-
-    def _done(self, row: Row, request: GenerateRequest, record: Record, seconds: float) -> None:
-        own = record.owner.is_same_task(self._job.owner)
-        status = "created" if own else "reused"
-        self.unknown_outcomes += record.unknown_outcomes if own else 0
-        image = record.images[0]
-        line = _line(row, request, status, seconds) | {
-            "uri": image.uri,
-            "uris": [image.uri for image in record.images],
-            "width": image.width,
-            "height": image.height,
-            "sha256": image.sha256,
-            "model": record.model,
-            "cost_usd": as_number(record.cost_usd if own else Decimal(0)),
-            "charged": "yes" if own else "no",
-        }
-        self._rows.put(row, line)
-        self.progress.add(status, self._budget.spent, sent=seconds > 0)
-
-    def _failed(self, row: Row, request: GenerateRequest, engine: Engine, error: DeepshiError, seconds: float) -> None:
-        if isinstance(error, _HOPELESS):
-            self.error = self.error or error
-        retry = error.retryable and engine.exposed <= self._job.max_resends
-        self.may_retry = self.may_retry or retry
-        self.unknown_outcomes += engine.unknown
-        self.failures.append((row.key, error))
-        lost = total(record.cost_usd for _, record in engine.ledger.written)
-        line = _line(row, request, "failed", seconds) | {
-            "cost_usd": as_number(lost),
-            "error": error.code or type(error).__name__,
-            "charged": error.charged,
-        }
-        self._rows.put(row, line)
-        log.warning("Row %s failed: %s: %s", row.key, type(error).__name__, error)
-        self.progress.add("failed", self._budget.spent, sent=True)
+        for cost in costs:
+            self._bill.add(cost)
+        return costs
 
 
-def _line(row: Row, request: GenerateRequest, status: str, seconds: float) -> dict[str, Any]:
-    """Return a line of the manifest; every line has all columns, so that every reader finds one schema."""
-    return {
-        **EMPTY_LINE,
-        "key": row.key,
-        "status": status,
-        "model": request.model,
-        "prompt_hash": hashlib.sha256(request.prompt.encode()).hexdigest(),
-        "seconds": round(seconds, 3),
-    }
+def _is_claim_of(data: bytes, owner: Owner) -> bool:
+    """Return whether a claim is, or for all that can be read of it may be, of a task instance."""
+    try:
+        return Claim.model_validate_json(data).owner.is_same_task(owner)
+    except ValidationError:
+        return True

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from decimal import Decimal
 
-from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import BudgetExceeded
+from deepshi_provider.manifest import total
 
 #: Fields that may set the price; the prompt does not.
 _PRICED = ("model", "n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
+#: Pictures that a batch with a limit buys without hearing any price.
+_MOST_BLIND = 3
 
 
 def price_class(request: GenerateRequest) -> str:
     """Return what requests of one price have in common."""
-    return " ".join([request.operation, *(str(getattr(request, field)) for field in _PRICED)])
+    inputs = len(request.images) if isinstance(request, EditRequest) else 0
+    return " ".join([request.operation, str(inputs), *(str(getattr(request, field)) for field in _PRICED)])
+
+
+class Bill:
+    """What a task instance has paid over all its tries.
+
+    :ivar usd: the sum; ``None`` until the store was asked, and if there are costs and none was told.
+    """
+
+    def __init__(self) -> None:
+        self.usd: Decimal | None = None
+        self._is_empty = True
+
+    def begin(self, costs: Iterable[Decimal | None]) -> None:
+        """Take note of what earlier tries have paid."""
+        earlier = list(costs)
+        self.usd = total(earlier)
+        self._is_empty = not earlier
+
+    def add(self, cost: Decimal | None) -> None:
+        """Take note of one sending."""
+        self.usd = total([cost] if self._is_empty else [self.usd, cost])
+        self._is_empty = False
 
 
 class Budget:
@@ -32,8 +59,23 @@ class Budget:
         self.limit = limit
         self.spent = spent
         self._prices: dict[str, Decimal] = {}
+        self._unpriced: Counter[str] = Counter()
+        self._blind = 0
         self._in_flight: Counter[str] = Counter()
         self._changed = asyncio.Condition()
+
+    def learn(self, kind: str, cost: Decimal) -> None:
+        """Take note of what a request of a price class has cost, now or earlier."""
+        self._prices[kind] = max(cost, self._prices.get(kind, cost))
+        if lost := self._unpriced.pop(kind, 0):
+            self.spent += self._prices[kind] * lost
+
+    def count_lost(self, kind: str) -> None:
+        """Count a request that may have been paid for: at its class's price, as soon as that is known."""
+        if kind in self._prices:
+            self.spent += self._prices[kind]
+        else:
+            self._unpriced[kind] += 1
 
     async def reserve(self, kind: str) -> None:
         """Wait until a request of a price class may start, and count it as in flight.
@@ -43,26 +85,24 @@ class Budget:
         async with self._changed:
             while not self._affordable(kind):
                 if not self._in_flight.total():
-                    raise BudgetExceeded(
-                        f"Not sent: ${self.spent} of max_cost_usd ${self.limit} are spent, and the next picture costs "
-                        f"${self._prices.get(kind, 'an unknown sum')}"
-                    )
+                    raise BudgetExceeded(self._refusal(kind))
                 await self._changed.wait()
             self._in_flight[kind] += 1
 
-    async def settle(self, kind: str, cost: Decimal | None, *, may_be_paid: bool = False) -> None:
+    async def settle(self, kind: str, cost: Decimal | None, *, paid: bool = False) -> None:
         """Take note of how a request ended.
 
         :param cost: what it cost, if the API told.
-        :param may_be_paid: its outcome is unknown: its class's price counts as spent.
+        :param paid: whether it was, or may have been, paid for.
         """
         async with self._changed:
             self._in_flight[kind] -= 1
             if cost is not None:
                 self.spent += cost
-                self._prices[kind] = max(cost, self._prices.get(kind, cost))
-            elif may_be_paid:
-                self.spent += self._prices.get(kind, Decimal(0))
+                self.learn(kind, cost)
+            elif paid:
+                self._blind += kind not in self._prices
+                self.count_lost(kind)
             self._changed.notify_all()
 
     def _affordable(self, kind: str) -> bool:
@@ -72,5 +112,14 @@ class Budget:
             return False  # its price is being learned
         flying = sum((self._prices[name] * count for name, count in self._in_flight.items() if count), Decimal(0))
         if kind not in self._prices:
-            return not self._in_flight.total() and self.spent < self.limit
+            return not self._in_flight.total() and self.spent < self.limit and self._blind < _MOST_BLIND
         return self.spent + flying + self._prices[kind] <= self.limit
+
+    def _refusal(self, kind: str) -> str:
+        assert self.limit is not None  # noqa: S101 -- without a limit everything is affordable
+        spent = f"Not sent: ${self.spent:f} of max_cost_usd ${self.limit:f} are spent"
+        if kind in self._prices:
+            return f"{spent}, and the next picture costs ${self._prices[kind]:f}"
+        if self._blind >= _MOST_BLIND:
+            return f"{spent} as far as is known; {self._blind} pictures came or were lost without any price being told"
+        return spent

@@ -79,7 +79,8 @@ class Engine:
         account = (await self._tools.hook.asettings()).account
         self.fingerprint = self._request.fingerprint(account, inputs.digests if inputs else ())
         self._keeper = Keeper(self._tools, self.ledger, self._name, self._request, self.fingerprint)
-        if self._terms.is_shared and self._name == IMAGE:  # before reuse too: what is reused must not be replaced by a neighbour
+        if self._terms.is_shared and self._name == IMAGE:
+            # Before reuse too: what is reused must not be replaced by a neighbour.
             await self.ledger.take_slot(self._terms.owner, self.fingerprint)
         while True:
             sendings = await self.ledger.sendings() if self._known is None else self._known

@@ -8,13 +8,17 @@ what is true, and records that are not in the index are read one by one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import BinaryIO
 
-from deepshi_provider.jobs.ledger import Ledger, merge, parse_entry
+from pydantic import TypeAdapter
+
+from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.jobs.ledger import Ledger, located, merge, parse_entry
 from deepshi_provider.manifest import Owner, Record, Sending, StoredImage
 from deepshi_provider.storage import STATE, Store, in_thread
 
@@ -22,6 +26,7 @@ INDEX_NAME = f"{STATE}/index.jsonl"
 
 #: Records that are read at once.
 _AT_ONCE = 64
+_LINE: TypeAdapter[tuple[str, Record]] = TypeAdapter(tuple[str, Record])
 
 
 class Index:
@@ -43,19 +48,17 @@ class Index:
         :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
         """
         state = await self._store.list()
-        for entry in state:
-            name, sending = parse_entry(entry)
-            if sending:
-                self._sendings.setdefault(name, []).append(sending)
         self._sizes = await self._store.list("")
+        await in_thread(self._take, state)
         if INDEX_NAME.rpartition("/")[2] in state:
-            await in_thread(self._take, await self._store.open(INDEX_NAME))
-        missing = [s for s in self._all() if s.record and not self._find(s)]
+            with contextlib.suppress(StorageFailed):  # a cache, and another batch may be renewing it
+                await self._store.process(INDEX_NAME, lambda file: self._take_cache(state, file))
+        missing = [s for s in self._all() if s.record and not self._find(s.record)]
+        ledger = Ledger(self._store, "")
         for start in range(0, len(missing), _AT_ONCE):
             some = missing[start : start + _AT_ONCE]
-            ledger = Ledger(self._store, "")
             for sending, record in zip(some, await asyncio.gather(*map(ledger.read_record, some)), strict=True):
-                self.add(sending, record)
+                self._put(str(sending.record), record)
 
     def close(self) -> None:
         """Forget everything."""
@@ -71,17 +74,23 @@ class Index:
 
     def record(self, sending: Sending) -> Record:
         """Return the record of one of :meth:`sendings` that has one."""
-        return Record.model_validate_json(self._find(sending) or b"")
+        return located(Record.model_validate_json(self._find(sending.record) or b""), self._store)
 
-    def cost_of(self, owner: Owner) -> list[Decimal | None]:
-        """Return what each sending of a task instance has cost, in USD, over all its tries."""
-        own = (self.record(s) for s in self._all() if s.record and s.task_key == owner.task_key)
+    def costs_of(self, owner: Owner, name: str | None = None) -> list[Decimal | None]:
+        """Return what each sending of a task instance has cost, in USD, over all its tries.
+
+        :param name: only of those under this name.
+        """
+        sendings = self._all() if name is None else self._sendings.get(name, [])
+        own = (self.record(s) for s in sendings if s.record and s.task_key == owner.task_key)
         return [record.cost_usd for record in own if record.owner.is_same_task(owner)]
 
-    def add(self, sending: Sending, record: Record) -> None:
-        """Put a record into the index that :meth:`save` leaves behind."""
-        self._is_stale = True
-        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (sending.record, record.model_dump_json()))
+    def add(self, name: str, k: int, record: Record) -> bool:
+        """Put the record of the k-th sending under a name into the index, and return whether it was not there."""
+        entry = f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
+        is_new = self._find(entry) is None
+        self._put(entry, record)
+        return is_new
 
     async def save(self) -> None:
         """Write the index, if it would say more than the old one."""
@@ -91,20 +100,36 @@ class Index:
     def _all(self) -> Iterator[Sending]:
         return (sending for sendings in self._sendings.values() for sending in sendings)
 
-    def _find(self, sending: Sending) -> str | None:
-        found = self._db.execute("SELECT record FROM records WHERE name = ?", (sending.record,)).fetchone()
+    def _find(self, entry: str | None) -> str | None:
+        found = self._db.execute("SELECT record FROM records WHERE name = ?", (entry,)).fetchone()
         return found[0] if found else None
 
-    def _take(self, file: BinaryIO) -> None:
-        with file:
-            for line in file:
-                try:
-                    name, record = json.loads(line)
-                    Record.model_validate(record)
-                except (ValueError, TypeError):
-                    continue  # a cache; what is missing is read one by one
-                self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (name, json.dumps(record)))
+    def _put(self, entry: str, record: Record) -> None:
+        self._is_stale = True
+        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (entry, record.model_dump_json()))
+
+    def _take(self, state: dict[str, int]) -> None:
+        for entry in state:
+            name, sending = parse_entry(entry)
+            if sending:
+                self._sendings.setdefault(name, []).append(sending)
+
+    def _take_cache(self, state: dict[str, int], file: BinaryIO) -> None:
+        entries = (_index_entry(line) for line in file)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO records VALUES (?, ?)",
+            (entry for entry in entries if entry and entry[0] in state),
+        )
 
     def _write(self, file: BinaryIO) -> None:
         for name, record in self._db.execute("SELECT name, record FROM records ORDER BY name"):
             file.write(f"[{json.dumps(name)}, {record}]\n".encode())
+
+
+def _index_entry(line: bytes) -> tuple[str, str] | None:
+    """Return name and record of a line, or ``None``: it is a cache, and what it lacks is read one by one."""
+    try:
+        entry, record = _LINE.validate_json(line)
+    except ValueError:
+        return None
+    return entry, record.model_dump_json()

@@ -7,7 +7,7 @@ from typing import Any
 
 from deepshi_provider.jobs.rows import check_rows, read_file
 from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.storage import Store, in_thread
+from deepshi_provider.storage import Store
 
 
 async def read_requests(
@@ -19,5 +19,6 @@ async def read_requests(
     :raises StorageFailed: the file cannot be read.
     """
     folder, _, name = uri.rpartition("/")
-    with await Store(folder, conn_id).open(name) as file:
-        await in_thread(lambda: table.fill(check_rows(read_file(uri, file), defaults, stream)))
+    await Store(folder, conn_id).process(
+        name, lambda file: table.fill(check_rows(read_file(uri, file), defaults, stream))
+    )

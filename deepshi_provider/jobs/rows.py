@@ -6,10 +6,11 @@ stream: a file of a million of them takes no more memory than one of ten.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
+import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -63,18 +64,35 @@ def request_of(fields: Mapping[str, Any]) -> GenerateRequest:
 
 
 def _check(row: Mapping[str, Any], defaults: Mapping[str, Any], stream: bool | None) -> tuple[str, dict[str, Any]]:
-    if unknown := sorted(str(column) for column in row.keys() - COLUMNS):
+    if unknown := sorted(repr(column) for column in row.keys() - COLUMNS):
         raise InvalidRequest(f"unknown column {', '.join(unknown)}; put fields of the model into extra_params")
-    given = {name: value for name, value in row.items() if value is not None and value != ""}
-    extra = given.pop("extra_params", None) or {}
-    if isinstance(extra, str):
-        extra = _json_object(extra)
+    given = {name: value for name, value in row.items() if not _is_missing(value)}
+    extra = _extra_params(given.pop("extra_params", None) or {})
     key = given.pop("key", None)
-    if "images" in given and isinstance(given["images"], str) and given["images"].startswith("["):
-        given["images"] = json.loads(given["images"])
+    if isinstance(given.get("images"), str) and given["images"].lstrip().startswith("["):
+        given["images"] = _json(given["images"], list, "images is not a JSON list")
     request = request_of({**defaults, **extra, **given})
     fields = request.model_dump(exclude_none=True) | {"stream": request.n == 1 if stream is None else stream}
-    return str(key) if key is not None else _hash(fields), fields
+    name = _hash(request) if key is None else str(key)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("key holds half of a character") from None
+    return name, fields
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether a cell is empty; in pandas' tables that is a number that is none."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _extra_params(value: Any) -> Mapping[str, Any]:
+    extra = _json(value, dict, "extra_params is not a JSON object") if isinstance(value, str) else value
+    if not isinstance(extra, Mapping):
+        raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
+    if twice := sorted(extra.keys() & (COLUMNS | {"stream"})):
+        raise InvalidRequest(f"extra_params names fields that are columns of their own: {', '.join(twice)}")
+    return extra
 
 
 def row_name(key: str) -> str:
@@ -82,33 +100,36 @@ def row_name(key: str) -> str:
     return path_part(key)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json(text: str, kind: type, problem: str) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest("extra_params is not a JSON object")
+    if not isinstance(value, kind):
+        raise InvalidRequest(problem)
     return value
 
 
-def _hash(fields: Mapping[str, Any]) -> str:
-    """Return a key for a row that has none: the same wherever the row stands."""
-    text = json.dumps(fields, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _hash(request: GenerateRequest) -> str:
+    """Return a key for a row that has none: the same wherever the row stands, and however its answer travels."""
+    asked = [request.picture_fields(), request.images if isinstance(request, EditRequest) else []]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _lines(uri: str, file: BinaryIO) -> Iterator[str]:
-    reader = codecs.getreader("utf-8-sig")(file)
+def _lines(uri: str, file: BinaryIO, newline: str) -> Iterator[str]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     try:
-        while line := reader.readline(_LONGEST_LINE):
+        while line := text.readline(_LONGEST_LINE):
             yield line
     except UnicodeDecodeError:
         raise InvalidRequest(f"{uri} is not a text file in UTF-8") from None
+    finally:
+        if not file.closed:
+            text.detach()  # whoever opened the file closes it
 
 
 def _read_jsonl(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_lines(uri, file), start=1):
+    for number, line in enumerate(_lines(uri, file, "\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -121,11 +142,13 @@ def _read_jsonl(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _read_csv(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    reader = csv.DictReader(_lines(uri, file), strict=True)
+    reader = csv.DictReader(_lines(uri, file, ""), strict=True)
     try:
         columns = reader.fieldnames or []
-        if "prompt" not in columns and not set(columns) & COLUMNS:
+        if not set(columns) & COLUMNS:
             raise InvalidRequest(f"{uri} is not CSV with a header: none of its columns is known, {columns[:5]}")
+        if len(set(columns)) < len(columns):
+            raise InvalidRequest(f"{uri}: two columns have the same name")
         for row in reader:
             if None in row or None in row.values():
                 raise InvalidRequest(f"{uri}, line {reader.line_num}: not as many fields as the header has columns")

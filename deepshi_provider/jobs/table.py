@@ -64,8 +64,11 @@ class RowTable:
                     (number, row_name(key), key, json.dumps(fields, default=str)),
                 )
             except sqlite3.IntegrityError:
-                other = self._db.execute("SELECT number FROM rows WHERE name = ?", (row_name(key),)).fetchone()[0]
-                raise InvalidRequest(f"Rows {other} and {number} have the same key {key!r}; keys must differ") from None
+                other, same = self._db.execute(
+                    "SELECT number, key FROM rows WHERE name = ?", (row_name(key),)
+                ).fetchone()
+                keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, one in a path"
+                raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
 
     def __iter__(self) -> Iterator[Row]:
         last = 0
@@ -96,5 +99,5 @@ class RowTable:
         """
         query = "SELECT key, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
         for key, line in self._db.execute(query):
-            text = line if line is not None else json.dumps({"key": key, **unfinished})
+            text = line if line is not None else json.dumps({**unfinished, "key": key})
             file.write(text.encode() + b"\n")

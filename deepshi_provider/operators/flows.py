@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
 from airflow.sdk import Context
+from pydantic import ValidationError
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.run_batch import run_batch, store_rows
+from deepshi_provider.jobs.run_batch import batch_spent, run_batch, store_rows
 from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Owner
+from deepshi_provider.manifest import Owner, as_number
 from deepshi_provider.operators.lifecycle import ImageTask, cost_so_far, owner_of
 from deepshi_provider.operators.rendered import is_blank
 
@@ -54,7 +56,7 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
         task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
     try:
         manifest = task.await_here(run(job))
-    except AirflowException:  # killed
+    except (AirflowException, AirflowTaskTimeout):  # killed
         context["ti"].xcom_push(key="cost_usd", value=cost_so_far(output_uri, output_conn_id, owner))
         raise
     return task.finish(context, manifest)
@@ -73,7 +75,7 @@ def work_off(
     with RowTable() as rows:
         try:
             fill(rows, output_conn_id)
-            job = BatchJob(
+            job = _checked_batch(
                 rows=len(rows),
                 generation_timeout=task.generation_timeout,
                 max_concurrency=bounds.max_concurrency,
@@ -85,15 +87,22 @@ def work_off(
                 asyncio.run(store_rows(job, rows))
                 task.defer_job(job, None)
         except DeepshiError as err:
-            task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
-        return task.finish(context, task.await_here(run_batch(job, rows)))
+            task.fail(context, err, cost=as_number(asyncio.run(batch_spent(output_uri, output_conn_id, owner))))
+        bill = Bill()
+        try:
+            summary = task.await_here(run_batch(job, rows, bill))
+        except (AirflowException, AirflowTaskTimeout):  # killed: there is no time to ask the store
+            context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
+            raise
+    return task.finish(context, summary)
 
 
 def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | None]:
     try:
         return task.place(owner)
     except DeepshiError as err:
-        task.fail(context, err, cost=0.0)
+        # What earlier tries have cost is not known without the place.
+        task.fail(context, err, cost=0.0 if owner.try_number == 1 else None)
 
 
 def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
@@ -101,11 +110,20 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
         "owner": owner,
         "output_uri": output_uri,
         "output_conn_id": output_conn_id,
+        "is_shared": not is_blank(task.output_uri),
         "deepshi_conn_id": task.deepshi_conn_id,
         "reuse": task.reuse,
         "max_resends": task.max_resends,
         "preflight": task.preflight,
     }
+
+
+def _checked_batch(**fields: Any) -> BatchJob:
+    try:
+        return BatchJob(**fields)
+    except ValidationError as err:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
+        raise InvalidRequest(f"Nothing was sent: {wrong}") from None
 
 
 def _usd(name: str, value: Any) -> Decimal | None:

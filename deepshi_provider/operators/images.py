@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from airflow.sdk import Context
@@ -145,9 +146,30 @@ class DeepshiGenerateImagesOperator(ImageTask):
         defaults = {name: value for name, value in self.request_fields().items() if not is_blank(value)}
         if uris := image_uris(self.images):
             defaults["images"] = uris
-        if is_blank(self.requests_uri) == (self.requests is None):
+        if is_blank(self.requests_uri) == is_blank(self.requests):
             raise InvalidRequest("Either requests or requests_uri is needed, and not both")
-        if self.requests is None:
+        if is_blank(self.requests):
             asyncio.run(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream))
         else:
-            rows.fill(check_rows(self.requests, defaults, self.stream))
+            rows.fill(check_rows(map(_with_uris, _listed(self.requests)), defaults, self.stream))
+
+
+def _listed(requests: Any) -> Iterable[Any]:
+    """Return rows from a list, an upstream XCom, or the text that a template made of one."""
+    if isinstance(requests, str):
+        try:
+            requests = ast.literal_eval(requests.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise InvalidRequest(f"requests: the rendered text is no list of rows: {requests[:80]!r}") from None
+    if isinstance(requests, Mapping | str) or not isinstance(requests, Iterable):
+        raise InvalidRequest(f"requests: a list of rows is needed, got {type(requests).__name__}")
+    # The results of a mapped task come one by one, unless all are asked for at once.
+    rows: Iterable[Any] = requests[:] if isinstance(requests, Sequence) else requests
+    return rows
+
+
+def _with_uris(row: Any) -> Any:
+    """Let a row's ``images`` be the XCom of an image task, as those of the operators may be."""
+    if not isinstance(row, Mapping) or is_blank(row.get("images")):
+        return row
+    return {**row, "images": image_uris(row["images"])}

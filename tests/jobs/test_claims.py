@@ -12,7 +12,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
-from tests.jobs.places import Place, document, images, state
+from tests.places import Place, document, images, state
 
 #: Faults after which nobody knows whether an image was paid for. Sent by a stream.
 LOST: list[tuple[str, dict[str, Any]]] = [

@@ -17,7 +17,7 @@ from deepshi_provider.jobs.lease import LEASE
 from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
-from tests.jobs.places import Place, document, images, state
+from tests.places import Place, document, images, state
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,8 +13,8 @@ from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Owner
 from deepshi_provider.storage import Store
 from tests.jobs.making import make_job, posts, taken, until
-from tests.jobs.places import LocalPlace, S3Place, images, state
-from tests.jobs.s3_proxy import S3Proxy
+from tests.places import LocalPlace, S3Place, images, state
+from tests.services.s3_proxy import S3Proxy
 
 OWNER = Owner(dag_id="d", run_id="r", task_id="t")
 

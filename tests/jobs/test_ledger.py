@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deepshi_provider.jobs.ledger import Ledger, parse_listing
 from deepshi_provider.manifest import Owner, Record, Sending
 from deepshi_provider.storage import Store
-from tests.jobs.places import Place
+from tests.places import Place
 
 hexes = st.text("0123456789abcdef", min_size=16, max_size=16)
 words = st.from_regex(r"[A-Za-z0-9_=-]{1,6}(\.[A-Za-z0-9_=-]{1,6})?", fullmatch=True)

@@ -13,7 +13,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.run import run
 from tests.emulator.wire import image_file
 from tests.jobs.making import make_job, posts
-from tests.jobs.places import Place, images
+from tests.places import Place, images
 
 MODELS = "/v1/models"
 #: Fields of a generation, and what is said about them.

@@ -15,8 +15,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
-from tests.jobs.places import LocalPlace, Place, S3Place, document, images, state
-from tests.jobs.s3_proxy import S3Proxy
+from tests.places import LocalPlace, Place, S3Place, document, images, state
+from tests.services.s3_proxy import S3Proxy
 
 
 def error(manifest: Manifest) -> dict[str, Any]:

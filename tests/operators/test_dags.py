@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.jobs.places import LocalPlace
+from tests.places import LocalPlace
 
 pytestmark = pytest.mark.airflow
 

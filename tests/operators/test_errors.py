@@ -27,8 +27,9 @@ from deepshi_provider.exceptions import (
     StorageFailed,
     TimedOut,
 )
-from tests.jobs.places import Place, S3Place, StrictS3, images
 from tests.operators.tasks import TaskInstance, edit, execute, generate, posts
+from tests.places import Place, S3Place, images
+from tests.services.seaweedfs import SeaweedFS
 
 DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 
@@ -103,13 +104,13 @@ def test_unwritable_directory(emulator: Emulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_missing_bucket(emulator: Emulator, strict_s3: StrictS3) -> None:
-    operator = generate(output_uri="s3://no-such-bucket/a", output_conn_id=strict_s3.conn_id)
+def test_missing_bucket(emulator: Emulator, s3: SeaweedFS) -> None:
+    operator = generate(output_uri="s3://no-such-bucket/a", output_conn_id="s3_test")
     said, ti = fails(operator, StorageFailed, retried=True)
     assert "s3://no-such-bucket/a" in said
     assert "bucket does not exist" in said
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
-    assert [bucket["Name"] for bucket in strict_s3.server.client().list_buckets()["Buckets"]] == ["images"]
+    assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["images"]
 
 
 @pytest.mark.s3

@@ -15,9 +15,9 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.emulator.wire import wait_for
-from tests.jobs.places import Place, images, state
-from tests.jobs.s3_proxy import S3Proxy
 from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts, run_try
+from tests.places import Place, images, state
+from tests.services.s3_proxy import S3Proxy
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.manifest import Owner
 from deepshi_provider.operators.rendered import default_output_uri, image_uris, is_blank
-from tests.jobs.places import LocalPlace
 from tests.operators.tasks import generate, posts, run_try
+from tests.places import LocalPlace
 
 URI = "s3://bucket/a/image-0.png"
 XCOM: dict[str, Any] = {"images": [{"uri": URI, "index": 0}, {"uri": "s3://bucket/a/image-1.png"}], "model": "m"}

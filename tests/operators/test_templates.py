@@ -9,8 +9,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
-from tests.jobs.places import Place
 from tests.operators.tasks import TaskInstance, edit, execute, generate, native, posts, run_try
+from tests.places import Place
 
 MAKERS = pytest.mark.parametrize("make", [generate, native], ids=["text", "native"])
 

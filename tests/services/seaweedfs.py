@@ -127,6 +127,7 @@ _OPTIONS = (
     "-admin.ui=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
+    "-s3.autoCreateBucket=false",  # as S3 itself
 )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from tests.services import seaweedfs
 from tests.services.seaweedfs import SeaweedFS
 
 
@@ -68,8 +67,11 @@ class S3Place:
         return f"s3://images/{self.prefix}"
 
     def names(self) -> list[str]:
-        found = self.server.client().list_objects_v2(Bucket="images", Prefix=f"{self.prefix}/")
-        return sorted(item["Key"].removeprefix(f"{self.prefix}/") for item in found.get("Contents", []))
+        pages = (
+            self.server.client().get_paginator("list_objects_v2").paginate(Bucket="images", Prefix=f"{self.prefix}/")
+        )
+        found = (item["Key"] for page in pages for item in page.get("Contents", []))
+        return sorted(key.removeprefix(f"{self.prefix}/") for key in found)
 
     def read(self, name: str) -> bytes:
         body: bytes = self.server.client().get_object(Bucket="images", Key=f"{self.prefix}/{name}")["Body"].read()
@@ -112,33 +114,6 @@ def s3_place(new_place: Callable[[str], Place]) -> Place:
 def place(request: pytest.FixtureRequest, new_place: Callable[[str], Place]) -> Place:
     """A new, empty place: on the file system, then on S3."""
     return new_place(request.param)
-
-
-class StrictS3(NamedTuple):
-    """An S3 server that does not make missing buckets, as S3 itself does not; it has one, ``images``.
-
-    :param conn_id: of its own, because Airflow opens a connection's file system once per process.
-    """
-
-    server: SeaweedFS
-    conn_id: str
-
-
-@pytest.fixture(scope="session")
-def strict_s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seaweedfs, "_OPTIONS", (*seaweedfs._OPTIONS, "-s3.autoCreateBucket=false"))  # noqa: SLF001
-        server = SeaweedFS(tmp_path_factory.mktemp("strict-seaweedfs"))
-        server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def strict_s3(strict_s3_process: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> StrictS3:
-    conn_id = f"s3_strict_{strict_s3_process.endpoint_url.rpartition(':')[2]}"
-    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", strict_s3_process.airflow_connection_json())
-    return StrictS3(strict_s3_process, conn_id)
 
 
 def state(place: Place, ending: str) -> list[str]:

@@ -1,0 +1,404 @@
+"""Rows that fail, batches that stop, and what they tell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import RowsFailed, StorageFailed
+from deepshi_provider.jobs.index import Index
+from deepshi_provider.jobs.job import BatchJob
+from deepshi_provider.jobs.run_batch import run_batch
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.manifest import Owner
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from deepshi_provider.storage import Store
+from deepshi_provider.triggers.images import DeepshiImagesTrigger
+from tests.batch.making import (
+    PRICE,
+    batch,
+    cost_of,
+    counts,
+    ended,
+    lines_of,
+    manifests,
+    result_of,
+    rows_of,
+    statuses,
+    taken,
+)
+from tests.emulator.wire import wait_for
+from tests.operators.tasks import TaskInstance, context_of, posts
+from tests.places import LocalPlace, Place, images, state
+from tests.services.s3_proxy import S3Proxy
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def test_failed_rows_are_named_after_all_others_are_done(emulator: Emulator, place: Place) -> None:
+    for number in range(1, 8):
+        emulator.fault("status", status=400, code="moderation_blocked", prompt=f"number {number}", times=None)
+    ti, err = ended(batch(place, rows_of(10)))
+    assert isinstance(err, AirflowFailException), "no retry can mend that"
+    assert "7 of 10 rows failed (row-" in str(err)
+    assert "and 2 more)" in str(err)
+    assert manifests(place)[0] in str(err)
+    assert statuses(lines_of(place)) == {"created": 3, "failed": 7}
+    failed = lines_of(place)[1]
+    assert failed == {
+        "key": "row-1",
+        "status": "failed",
+        "uri": None,
+        "uris": [],
+        "width": None,
+        "height": None,
+        "sha256": None,
+        "model": "deepshi-banana-pro",
+        "prompt_hash": failed["prompt_hash"],
+        "cost_usd": Decimal("0.0"),
+        "error": "moderation_blocked",
+        "charged": "no",
+        "seconds": failed["seconds"],
+    }
+    assert ti.xcoms == {"cost_usd": float(3 * PRICE)}
+    assert posts(emulator) == 10, "what can never work is tried once"
+    assert [name for name in state(place, "claim") if "row-1." in name] == []
+
+
+def test_a_failure_that_may_pass_is_worth_a_retry(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=500, prompt="number 1", times=None)
+    emulator.fault("status", status=400, prompt="number 2", times=None)
+    _, err = ended(batch(local, rows_of(4)), try_number=1)
+    assert isinstance(err, RowsFailed), "which Airflow tries again"
+    emulator.clear_faults()
+    assert counts(result_of(batch(local, rows_of(4)), try_number=2)) == (4, 0, 0, 0)
+    assert taken(emulator) == 4 * PRICE == cost_of(lines_of(local))
+
+
+def test_partial_success_tells_in_the_manifest(emulator: Emulator, place: Place) -> None:
+    emulator.fault("status", status=400, prompt="number 1")
+    value = result_of(batch(place, rows_of(3), on_error="partial"))
+    assert counts(value) == (2, 0, 1, 0)
+    assert [line["status"] for line in lines_of(place)] == ["created", "failed", "created"]
+    assert posts(emulator) == 3
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, "invalid_api_key"), (402, "insufficient_quota")])
+def test_an_error_that_concerns_all_rows_stops_the_batch(
+    emulator: Emulator, local: Place, status: int, error: str
+) -> None:
+    emulator.fault("status", status=status, code=error, times=None)
+    for on_error in ("fail", "partial"):
+        emulator_posts = posts(emulator)
+        ti, err = ended(batch(local, rows_of(300), max_concurrency=4, on_error=on_error))
+        assert isinstance(err, AirflowFailException)
+        assert "of 300 rows were not started. Manifest: " in str(err)
+        assert f"[HTTP {status}, charged: no" in str(err)
+        assert ti.xcoms == {"cost_usd": 0.0}
+        assert posts(emulator) - emulator_posts <= 4
+    found = statuses(lines_of(local))
+    assert found["failed"] <= 4
+    assert found["failed"] + found["skipped"] == 300
+    assert {line["error"] for line in lines_of(local)} == {None, error}
+
+
+def test_lost_answers_are_sent_again_within_max_resends(emulator: Emulator, place: Place) -> None:
+    emulator.fault("cut", prompt="number 1")
+    emulator.fault("cut", prompt="number 2", times=None)
+    ti, err = ended(batch(place, rows_of(4), max_resends=2))
+    lines = lines_of(place)
+    assert [line["status"] for line in lines] == ["created", "created", "failed", "created"]
+    assert lines[2]["charged"] == "unknown"
+    assert posts(emulator) == 1 + 2 + 3 + 1
+    assert isinstance(err, AirflowFailException), "max_resends allows no further one"
+    assert ti.xcoms == {"cost_usd": float(3 * PRICE)} == {"cost_usd": float(cost_of(lines))}
+    assert taken(emulator) == 7 * PRICE
+    again = batch(place, rows_of(4), max_resends=2, on_error="partial")
+    value = result_of(again, try_number=2)
+    assert (counts(value), value["unknown_outcomes"], posts(emulator)) == ((3, 0, 1, 0), 4, 7)
+
+
+def test_paid_answers_without_an_image_are_on_the_bill(emulator: Emulator, place: Place) -> None:
+    emulator.fault("no_data", prompt="number 1")
+    value = result_of(batch(place, rows_of(3)))
+    lines = lines_of(place)
+    assert cost_of(lines) == taken(emulator) == 4 * PRICE
+    assert value["cost_usd"] == float(4 * PRICE)
+    assert [line["cost_usd"] for line in lines] == [PRICE, 2 * PRICE, PRICE]
+    again = result_of(batch(place, rows_of(3)), try_number=2)
+    assert again["cost_usd"] == float(cost_of(lines_of(place))) == float(4 * PRICE)
+    other = result_of(batch(place, rows_of(3)), run_id="tuesday")
+    assert (counts(other), other["cost_usd"]) == ((0, 3, 0, 0), 0.0)
+
+
+def test_a_store_that_takes_no_more_images_stops_the_batch(emulator: Emulator, s3_place: Place, proxy: S3Proxy) -> None:
+    """Each picture that is under way may be lost, and no other one is bought."""
+    proxy.refuse = r"-0\.png"
+    job = job_of(s3_place, rows=50, output_conn_id=proxy.conn_id, max_concurrency=4)
+    with RowTable() as rows:
+        rows.fill((row["key"], fields_of(row)) for row in rows_of(50))
+        summary = asyncio.run(run_batch(job, rows, patience=0.2))
+    assert summary.error is not None
+    assert (summary.error["type"], summary.retry) == ("StorageFailed", True)
+    assert posts(emulator) == 4 == summary.failed
+    assert summary.task_cost_usd == taken(emulator) == 4 * PRICE
+    lines = lines_of(s3_place)
+    assert cost_of(lines) == 4 * PRICE
+    assert statuses(lines) == {"failed": 4, "skipped": 46}
+
+
+def test_what_was_paid_is_told_when_the_manifest_cannot_be_stored(
+    emulator: Emulator, s3_place: Place, proxy: S3Proxy
+) -> None:
+    proxy.refuse = "manifest-"
+    job = job_of(s3_place, rows=3, output_conn_id=proxy.conn_id)
+    with RowTable() as rows:
+        rows.fill((row["key"], fields_of(row)) for row in rows_of(3))
+        summary = asyncio.run(run_batch(job, rows, patience=0.2))
+    assert summary.error is not None
+    assert (summary.error["type"], summary.retry, summary.created) == ("StorageFailed", True, 3)
+    assert summary.task_cost_usd == 3 * PRICE == taken(emulator)
+
+
+def test_without_the_index_a_batch_succeeds(emulator: Emulator, s3_place: Place, proxy: S3Proxy) -> None:
+    proxy.refuse = r"index\.jsonl"
+    assert counts(result_of(batch(s3_place, rows_of(3), output_conn_id=proxy.conn_id))) == (3, 0, 0, 0)
+    assert proxy.refused
+    assert posts(emulator) == 3
+
+
+def test_nothing_is_sent_to_a_store_that_cannot_be_written(emulator: Emulator, s3_place: Place, proxy: S3Proxy) -> None:
+    proxy.refuse = "."
+    ti, err = ended(batch(s3_place, rows_of(30), output_conn_id=proxy.conn_id, retries=1))
+    assert isinstance(err, StorageFailed)
+    assert (ti.xcoms, posts(emulator)) == ({"cost_usd": 0.0}, 0)
+
+
+def rendered(operator: DeepshiGenerateImagesOperator) -> tuple[DeepshiGenerateImagesOperator, TaskInstance]:
+    """An operator as the task runner holds it, so that it can be killed."""
+    ti = TaskInstance(task_id=operator.task_id)
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+    return copy, ti
+
+
+def test_a_killed_batch_leaves_claims_and_keeps_what_it_has(
+    emulator: Emulator, place: Place, thread: ThreadPoolExecutor
+) -> None:
+    result_of(batch(place, rows_of(5)))
+    emulator.settings(latency=30)
+    operator, ti = rendered(batch(place, rows_of(20), max_concurrency=4))
+    running: Future[Any] = thread.submit(operator.execute, context_of(ti))
+    wait_for(lambda: emulator.stats()["in_flight"] == 4)
+    operator.on_kill()
+    with pytest.raises(AirflowException, match="was killed"):
+        running.result(timeout=5)
+    wait_for(lambda: emulator.stats()["disconnects"] == 4)
+    assert ti.xcoms == {"cost_usd": float(5 * PRICE)}, "what earlier tries have paid is told in time"
+    assert (len(state(place, "claim")), len(state(place, "record")), state(place, "holder")) == (9, 5, [])
+    emulator.settings(latency=0)
+    value = result_of(batch(place, rows_of(20), max_concurrency=4), try_number=2)
+    assert (counts(value), value["unknown_outcomes"]) == ((20, 0, 0, 0), 4)
+    assert posts(emulator) == 5 + 4 + 15
+    assert value["cost_usd"] == float(20 * PRICE) == float(cost_of(lines_of(place)))
+
+
+def test_a_batch_that_is_killed_before_it_begins_sends_nothing(emulator: Emulator, local: Place) -> None:
+    operator, ti = rendered(batch(local, rows_of(5)))
+    operator.on_kill()
+    with pytest.raises(AirflowException, match="was killed"):
+        operator.execute(context_of(ti))
+    assert (ti.xcoms, posts(emulator)) == ({"cost_usd": None}, 0), "nobody has looked what earlier tries cost"
+
+
+def test_a_try_that_cannot_begin_tells_what_the_earlier_ones_cost(emulator: Emulator, place: Place) -> None:
+    result_of(batch(place, rows_of(3)))
+    ti, err = ended(batch(place, [{"prompt": ""}]), try_number=2)
+    assert isinstance(err, AirflowFailException)
+    assert ti.xcoms == {"cost_usd": float(3 * PRICE)}
+
+
+@pytest.mark.parametrize("same_task", [True, False])
+def test_two_batches_on_one_directory_buy_each_row_once(
+    emulator: Emulator, place: Place, thread: ThreadPoolExecutor, same_task: bool
+) -> None:
+    """Two runs at once, or two triggerers that carry out the same job."""
+    emulator.settings(latency=[0, 0.1])
+    runs = [
+        thread.submit(result_of, batch(place, rows_of(40), max_concurrency=8), run_id=run_id)
+        for run_id in ("monday", "monday" if same_task else "tuesday")
+    ]
+    values = [run.result(timeout=60) for run in runs]
+    assert posts(emulator) == 40
+    assert [value["created"] + value["reused"] for value in values] == [40, 40]
+    if same_task:
+        assert [value["cost_usd"] for value in values] == [float(40 * PRICE)] * 2
+        assert float(cost_of(lines_of(place))) == float(40 * PRICE)
+    else:
+        assert sum(value["created"] for value in values) == 40
+        assert round(sum(value["cost_usd"] for value in values), 12) == float(40 * PRICE)
+
+
+def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
+    emulator: Emulator, place: Place, thread: ThreadPoolExecutor
+) -> None:
+    emulator.settings(latency=1)
+    first = thread.submit(result_of, batch(place, [{"key": "x", "prompt": "shared"}]))
+    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    emulator.settings(latency=2)
+    rows = [{"key": "w", "prompt": "slow"}, {"key": "x", "prompt": "shared"}]
+    second = thread.submit(result_of, batch(place, rows, max_concurrency=1), run_id="tuesday")
+    assert counts(first.result(timeout=30)) == (1, 0, 0, 0)
+    assert counts(second.result(timeout=30)) == (1, 1, 0, 0), "its claim was seen, and its end was not"
+    assert posts(emulator) == 2
+
+
+def test_the_sign_of_life_is_one_and_ends_with_the_batch(emulator: Emulator, place: Place) -> None:
+    """Another triggerer must not take a batch for dead, nor a batch that is over for alive."""
+    emulator.settings(latency=0.2)
+    seen: list[int] = []
+
+    async def scenario() -> set[str]:
+        job = job_of(place, rows=20, max_concurrency=10)
+        with RowTable() as rows:
+            rows.fill((row["key"], fields_of(row)) for row in rows_of(20))
+            running = asyncio.create_task(run_batch(job, rows))
+            while not running.done():
+                seen.append(len([t for t in asyncio.all_tasks() if t.get_name().startswith("deepshi-lease")]))
+                await asyncio.sleep(0.01)
+        return {task.get_name() for task in asyncio.all_tasks()} - {"Task-1", asyncio.current_task().get_name()}  # type: ignore[union-attr] # in a task
+
+    left = asyncio.run(scenario())
+    assert max(seen) == 1
+    assert not [name for name in left if "lease" in name]
+    assert state(place, "holder") == []
+
+
+def fields_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "deepshi-banana-pro", "prompt": row["prompt"], "width": 64, "height": 48, "stream": True}
+
+
+def job_of(place: Place, **more: Any) -> BatchJob:
+    said: dict[str, Any] = {
+        "owner": Owner(dag_id="shop", run_id="monday", task_id="catalog"),
+        "output_uri": place.uri,
+        "output_conn_id": place.conn_id,
+        "deepshi_conn_id": "deepshi_default",
+        "preflight": "off",
+        "generation_timeout": 60,
+        "max_concurrency": 8,
+    }
+    return BatchJob(**{**said, **more})
+
+
+def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, dict[str, Any]]:
+    """Run a deferrable batch as worker, triggerer and worker do; return its XComs and the event."""
+    ti = TaskInstance(task_id=operator.task_id, **identity)
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+    with pytest.raises(TaskDeferred) as raised:
+        copy.execute(context_of(ti))
+    path, arguments = raised.value.trigger.serialize()
+    assert path == "deepshi_provider.triggers.images.DeepshiImagesTrigger"
+    assert raised.value.timeout is None, "each request has its own"
+    assert len(json.dumps(arguments)) < 1000
+
+    async def event() -> TriggerEvent:
+        return await anext(aiter(DeepshiImagesTrigger(**arguments).run()))
+
+    payload = asyncio.run(event()).payload
+    assert len(json.dumps(payload)) < 1024
+    again = operator.prepare_for_execution()
+    try:
+        ti.xcom_push("return_value", again.execute_complete(context_of(ti), json.loads(json.dumps(payload))))
+    except AirflowException as err:
+        ti.xcoms["error"] = err
+    return ti, payload
+
+
+def test_a_deferred_batch_gives_the_same(emulator: Emulator, place: Place, new_place: Callable[[str], Place]) -> None:
+    other = new_place("file")
+    blocking, _ = ended(batch(other, rows_of(12), max_concurrency=4))
+    waiting, _ = deferred(batch(place, rows_of(12), max_concurrency=4, deferrable=True))
+    theirs = json.loads(json.dumps(blocking.xcoms).replace(other.uri, place.uri))
+    assert waiting.xcoms == theirs
+    assert posts(emulator) == 24
+    assert images(place) == images(other)
+    variable = ("seconds", "sha256", "uri", "uris")
+    ours, others = (
+        [{name: value for name, value in line.items() if name not in variable} for line in lines]
+        for lines in (lines_of(place), lines_of(other))
+    )
+    assert ours == others
+
+
+def test_a_deferred_batch_fails_as_a_blocking_one(emulator: Emulator, local: Place, tmp_path: Any) -> None:
+    emulator.fault("status", status=400, times=None, message="no " * 2000)
+    other = LocalPlace(tmp_path / "other")
+    rows = rows_of(30)
+    blocking, error = ended(batch(other, rows, max_concurrency=1))
+    waiting, payload = deferred(batch(local, rows, max_concurrency=1, deferrable=True))
+    assert str(waiting.xcoms.pop("error")).replace(local.uri, other.uri)[:300] == str(error)[:300]
+    assert waiting.xcoms == blocking.xcoms == {"cost_usd": 0.0}
+    assert payload["failed"] == 30
+
+
+def test_a_deferred_batch_that_starts_anew_buys_nothing_again(emulator: Emulator, local: Place) -> None:
+    """As after the loss of a triggerer: ``run()`` begins from the start, in the same try."""
+    operator = batch(local, rows_of(6), deferrable=True)
+    first, _ = deferred(operator)
+    second, _ = deferred(operator)
+    assert first.xcoms == second.xcoms
+    assert posts(emulator) == 6
+
+
+def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> None:
+    """In the triggerer, 0.2 s are warned about, and 30 s lose all triggers."""
+    result_of(batch(local, rows_of(600), max_concurrency=50))
+    longest = 0.0
+
+    async def scenario() -> None:
+        nonlocal longest
+        with RowTable() as rows:
+            rows.fill((row["key"], fields_of(row)) for row in rows_of(600))
+            loop = asyncio.get_running_loop()
+            running = asyncio.create_task(run_batch(job_of(local, rows=600), rows))
+            while not running.done():
+                before = loop.time()
+                await asyncio.sleep(0)
+                longest = max(longest, loop.time() - before)
+            assert (await running).created == 600
+
+    asyncio.run(scenario())
+    assert longest < 1, f"{longest} s, and 0.02 s on a machine that has nothing else to do"
+    assert threading.active_count() < 60
+
+
+def test_the_index_names_records_as_the_ledger_does(emulator: Emulator, local: Place) -> None:
+    result_of(batch(local, rows_of(2)))
+
+    async def scenario() -> list[bool]:
+        index = Index(Store(local.uri))
+        await index.open()
+        try:
+            found = [(name, index.sendings(name)[0]) for name in ("row-0", "row-1")]
+            return [index.add(name, sending.k, index.record(sending)) for name, sending in found]
+        finally:
+            index.close()
+
+    assert asyncio.run(scenario()) == [False, False], "they are known"
+    assert posts(emulator) == 2

@@ -1,0 +1,71 @@
+"""A refusal slows the whole batch down, once, and success speeds it up again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.pace import FASTEST, FIRST_CUT, SLOWEST, START, Pace
+from tests.batch.making import PRICE, batch, counts, ended, result_of, rows_of, taken
+from tests.operators.tasks import posts
+from tests.places import Place
+
+
+@pytest.mark.timeout(90)
+def test_a_rate_limit_slows_the_batch_down_together(emulator: Emulator, local: Place) -> None:
+    emulator.settings(rate_limit=5)
+    value = result_of(batch(local, rows_of(100), max_concurrency=50))
+    assert counts(value) == (100, 0, 0, 0)
+    stats = emulator.stats()
+    assert stats["by_status"]["429"] <= 0.15 * stats["posts"]
+    assert taken(emulator) == 100 * PRICE
+    assert value["unknown_outcomes"] == 0
+
+
+def test_a_limit_that_lasts_too_long_stops_the_batch(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=429, retry_after=3600, times=None)
+    _, err = ended(batch(local, rows_of(100), max_concurrency=4))
+    assert "429" in str(err)
+    assert posts(emulator) <= 4
+
+
+def test_the_pace_is_cut_once_per_round_of_refusals() -> None:
+    async def scenario() -> list[float]:
+        pace = Pace()
+        seen = [pace.interval]
+        together = [await pace.turn() for _ in range(3)]
+        for sent_at in together:
+            pace.refused(sent_at, 0)
+            seen.append(pace.interval)
+        pace.refused(await pace.turn(), 0)
+        seen.append(pace.interval)
+        return seen
+
+    assert asyncio.run(scenario()) == [START, FIRST_CUT, FIRST_CUT, FIRST_CUT, 2 * FIRST_CUT]
+
+
+def test_nobody_sends_before_the_time_that_the_server_named() -> None:
+    async def scenario() -> float:
+        pace = Pace()
+        sent_at = await pace.turn()
+        pace.refused(sent_at, 0.2)
+        others = await asyncio.gather(*(pace.turn() for _ in range(3)))
+        assert sorted(others) == list(others), "first come, first served"
+        return min(others) - sent_at
+
+    assert asyncio.run(scenario()) >= 0.19
+
+
+def test_the_pace_has_bounds() -> None:
+    async def scenario() -> tuple[float, float]:
+        pace = Pace()
+        for _ in range(5000):
+            pace.accepted()
+        fastest = pace.interval
+        for _ in range(30):
+            pace.refused(float("inf"), 0)
+        return fastest, pace.interval
+
+    assert asyncio.run(scenario()) == (FASTEST, SLOWEST)

@@ -1,0 +1,251 @@
+"""Rows come from lists and files; each is checked before anything is paid."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.jobs.rows import check_rows, read_file
+from deepshi_provider.jobs.table import RowTable
+
+DEFAULTS = {"model": "deepshi-banana-pro"}
+
+
+def checked(*rows: Any, **defaults: Any) -> list[tuple[str, dict[str, Any]]]:
+    return list(check_rows(rows, {**DEFAULTS, **defaults}, None))
+
+
+def key_of(row: dict[str, Any], stream: bool | None = None, **defaults: Any) -> str:
+    ((key, _),) = check_rows([row], {**DEFAULTS, **defaults}, stream)
+    return key
+
+
+def read(name: str, data: bytes) -> list[dict[str, Any]]:
+    return list(read_file(name, io.BytesIO(data)))
+
+
+def parquet(rows: Sequence[Any]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def test_a_row_takes_the_defaults_that_it_does_not_name() -> None:
+    ((key, fields),) = checked({"key": 7, "prompt": "a cup", "width": "64"}, width=32, height=48)
+    assert key == "7"
+    assert fields == {
+        "model": "deepshi-banana-pro",
+        "prompt": "a cup",
+        "n": 1,
+        "width": 64,
+        "height": 48,
+        "stream": True,
+    }
+
+
+@pytest.mark.parametrize("empty", [None, "", float("nan")])
+def test_an_empty_cell_is_no_value(empty: Any) -> None:
+    """Parquet has nulls, CSV has empty strings, and pandas has NaN."""
+    ((key, fields),) = checked({"key": empty, "prompt": empty, "seed": empty, "images": empty}, prompt="a default")
+    assert (len(key), fields["prompt"], "seed" in fields) == (16, "a default", False)
+
+
+def test_a_row_without_key_is_named_by_what_it_asks_for() -> None:
+    plain = key_of({"prompt": "a cup"})
+    assert re.fullmatch("[0-9a-f]{16}", plain)
+    assert key_of({"prompt": "a cup"}, stream=False) == plain, "how the answer travels does not count"
+    assert key_of({"prompt": "a cup", "model": "deepshi-banana-pro"}) == plain, "nor where a field comes from"
+    others = [
+        key_of({"prompt": "a mug"}),
+        key_of({"prompt": "a cup"}, width=64),
+        key_of({"prompt": "a cup", "images": ["a.png"]}),
+        key_of({"prompt": "a cup", "images": ["b.png"]}),
+        key_of({"prompt": "a cup", "extra_params": {"style": "flat"}}),
+    ]
+    assert len({plain, *others}) == 6
+
+
+def test_images_make_a_row_an_edit() -> None:
+    rows = checked(
+        {"key": "one", "prompt": "blue", "images": "s3://bucket/a.png"},
+        {"key": "many", "prompt": "blue", "images": '["a.png", "b.png"]'},
+        {"key": "list", "prompt": "blue", "images": ["a.png"]},
+    )
+    assert [fields["images"] for _, fields in rows] == [["s3://bucket/a.png"], ["a.png", "b.png"], ["a.png"]]
+
+
+def test_extra_params_are_an_object_or_its_text() -> None:
+    rows = checked(
+        {"key": "a", "prompt": "p", "extra_params": {"style": "flat"}},
+        {"key": "b", "prompt": "p", "extra_params": '{"style": "flat"}'},
+    )
+    assert [fields["style"] for _, fields in rows] == ["flat", "flat"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a prompt", "Row 2 is not a dictionary but str"),
+        ({}, "Row 2: The request was not sent: prompt is missing or empty"),
+        ({"prompt": None}, "Row 2: The request was not sent: prompt is missing or empty"),
+        ({"prompt": "None"}, "Row 2: The request was not sent: prompt is missing or empty"),
+        ({"prompt": "p", "promt": "q"}, "Row 2: unknown column 'promt'; put fields of the model into extra_params"),
+        ({"prompt": "p", 3: "q", "": 1}, "Row 2: unknown column '', 3; put fields"),
+        ({"prompt": "p", "stream": True}, "Row 2: unknown column 'stream'"),
+        ({"prompt": "p", "width": "wide"}, "Row 2: The request was not sent: width: "),
+        ({"prompt": "p", "n": 9}, "Row 2: The request was not sent: n: "),
+        ({"prompt": "p", "images": "[a.png"}, "Row 2: images is not a JSON list"),
+        ({"prompt": "p", "extra_params": "[1]"}, "Row 2: extra_params is not a JSON object"),
+        ({"prompt": "p", "extra_params": "{"}, "Row 2: extra_params is not a JSON object"),
+        ({"prompt": "p", "extra_params": 1}, "Row 2: extra_params must be a dictionary, got int"),
+        (
+            {"prompt": "p", "extra_params": {"n": 3}},
+            "Row 2: extra_params names fields that are columns of their own: n",
+        ),
+        ({"prompt": "p \ud800"}, "Row 2: The request was not sent: prompt: input should be a valid string"),
+        ({"prompt": "p", "key": "\udfff"}, "Row 2: key holds half of a character"),
+    ],
+)
+def test_a_row_that_cannot_be_a_request_is_named(row: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        checked({"key": "fine", "prompt": "a cup"}, row)
+    assert raised.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("cup", "cup", "Rows 1 and 3 have the same key 'cup'; keys must differ"),
+        (1, "1", "Rows 1 and 3 have the same key '1'; keys must differ"),
+        ("a b", "a_b-c8687a08", "Rows 1 and 3 have the keys 'a b' and 'a_b-c8687a08', one in a path; keys must differ"),
+    ],
+)
+def test_keys_must_differ(first: Any, second: Any, message: str) -> None:
+    rows = [{"key": key, "prompt": "p"} for key in (first, "other", second)]
+    with RowTable() as table, pytest.raises(InvalidRequest) as raised:
+        table.fill(check_rows(rows, DEFAULTS, None))
+    assert raised.value.message == message
+
+
+def test_rows_come_back_from_the_table_in_their_order() -> None:
+    rows = [(f"key {number % 7} {number}", {"prompt": "p", "number": number}) for number in range(1200)]
+    with RowTable() as table:
+        table.fill(rows)
+        assert len(table) == 1200
+        assert [(row.key, row.fields) for row in table] == rows
+        assert [row.number for row in table] == list(range(1, 1201))
+        assert len({row.name for row in table}) == 1200
+        file = io.BytesIO()
+        table.dump_rows(file)
+    with RowTable() as copy:
+        copy.load_rows(io.BytesIO(file.getvalue()))
+        assert [(row.key, row.fields) for row in copy] == rows
+
+
+def test_each_row_has_one_line_in_the_manifest() -> None:
+    with RowTable() as table:
+        table.fill([("a", {}), ("b", {}), ("c", {})])
+        a, b, _ = table
+        table.put(b, {"key": "b", "status": "created"})
+        table.put(a, {"key": "a", "status": "failed"})
+        table.put(a, {"key": "a", "status": "created"})
+        file = io.BytesIO()
+        table.dump_lines(file, {"key": None, "status": "skipped"})
+    assert [json.loads(line) for line in file.getvalue().splitlines()] == [
+        {"key": "a", "status": "created"},
+        {"key": "b", "status": "created"},
+        {"key": "c", "status": "skipped"},
+    ]
+
+
+ROWS = [{"key": "a", "prompt": 'a "quoted", cup'}, {"key": "b", "prompt": "two\nlines\u2028and a third, ß"}]
+
+
+def as_jsonl() -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def as_csv() -> bytes:
+    return "key,prompt\r\n{}".format(
+        "".join(f'{row["key"]},"{row["prompt"].replace(chr(34), chr(34) * 2)}"\r\n' for row in ROWS)
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("s3://bucket/rows.jsonl", as_jsonl()),
+        ("rows.ndjson", b"\xef\xbb\xbf" + as_jsonl().replace(b"\n", b"\r\n") + b"\r\n  \r\n"),
+        ("rows.CSV", as_csv()),
+        ("rows.csv", b"\xef\xbb\xbf" + as_csv()),
+        ("rows.parquet", parquet(ROWS)),
+        ("rows.pq", parquet(ROWS)),
+    ],
+)
+def test_files_of_rows_are_read(name: str, data: bytes) -> None:
+    assert read(name, data) == ROWS
+
+
+def test_parquet_columns_keep_their_types() -> None:
+    rows = [
+        {"key": "a", "prompt": "p", "width": 64, "images": ["a.png", "b.png"], "extra_params": {"style": "flat"}},
+        {"key": "b", "prompt": "q", "width": None, "images": None, "extra_params": None},
+    ]
+    ((_, a), (_, b)) = check_rows(read_file("rows.parquet", io.BytesIO(parquet(rows))), DEFAULTS, None)
+    assert (a["width"], a["images"], a["style"]) == (64, ["a.png", "b.png"], "flat")
+    assert b == {"model": "deepshi-banana-pro", "prompt": "q", "n": 1, "stream": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("rows.txt", as_jsonl(), "requests_uri rows.txt must end in .jsonl, .csv or .parquet"),
+        ("rows", as_jsonl(), "requests_uri rows must end in .jsonl, .csv or .parquet"),
+        ("rows.jsonl", as_csv(), "rows.jsonl is not JSONL: line 1 is not a JSON object"),
+        ("rows.jsonl", as_jsonl() + b"[1]\n", "rows.jsonl is not JSONL: line 3 is not a JSON object"),
+        ("rows.jsonl", json.dumps(ROWS, indent=1).encode(), "rows.jsonl is not JSONL: line 1 is not a JSON object"),
+        ("rows.jsonl", b"[" * 100_000, "rows.jsonl is not JSONL: line 1 is not a JSON object"),
+        ("rows.jsonl", parquet(ROWS), "rows.jsonl is not "),
+        ("rows.jsonl", b"\x1f\x8b\x08\x00 zipped", "rows.jsonl is not a text file in UTF-8"),
+        ("rows.csv", as_jsonl(), "rows.csv is not CSV with a header: none of its columns is known"),
+        ("rows.csv", b"", "rows.csv is not CSV with a header: none of its columns is known, []"),
+        ("rows.csv", parquet(ROWS), "rows.csv"),
+        ("rows.csv", b"key,prompt\na\n", "rows.csv, line 2: not as many fields as the header has columns"),
+        ("rows.csv", b"key,prompt\na,b,c\n", "rows.csv, line 2: not as many fields as the header has columns"),
+        ("rows.csv", b'key,prompt\na,"b\n', "rows.csv is not CSV, line 1: "),
+        ("rows.csv", b"key,prompt,prompt\na,b,c\n", "rows.csv: two columns have the same name"),
+        ("rows.parquet", as_jsonl(), "rows.parquet is not a Parquet file"),
+        ("rows.parquet", b"", "rows.parquet is not a Parquet file"),
+        ("rows.parquet", parquet(ROWS)[:-20], "rows.parquet is not a Parquet file: "),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(name: str, data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        list(check_rows(read(name, data), DEFAULTS, None))
+    assert raised.value.message.startswith(message)
+
+
+def test_a_line_that_does_not_end_is_not_read_to_its_end() -> None:
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            self.given += len(buffer)
+            buffer[:] = b"x" * len(buffer)
+            return len(buffer)
+
+    file = Endless()
+    with pytest.raises(InvalidRequest, match="line 1 is not a JSON object"):
+        list(read_file("rows.jsonl", io.BufferedReader(file)))
+    assert file.given < 8 * 2**20

@@ -1,0 +1,89 @@
+"""200 generations of 4 MiB on one triggerer, whose answers all come at one time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from tests.deferred.world import World
+from tests.services.airflow import Triggerer
+
+pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
+
+log = logging.getLogger(__name__)
+
+COUNT = 200
+PICTURE_BYTES = 4 * 2**20
+MOST_GROWTH_BYTES = 150_000_000
+#: Seconds from the start to the moment at which all answers come; nearly all tasks have sent by then.
+ANSWERS_AFTER = 130
+
+
+@dataclass
+class Memory:
+    """Resident memory of a triggerer, in bytes."""
+
+    triggerer: Triggerer
+    before: int
+    peak: int = 0
+
+    def look(self) -> None:
+        self.peak = max(self.peak, self.triggerer.rss_bytes())
+
+
+def prefer(triggerer: Triggerer) -> None:
+    """Let it have the processor when it wants it: 200 tasks, emulator and store run on the same machine."""
+    for stat in triggerer.stats():
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, stat.pid, -15)
+
+
+def test_200_large_pictures_at_once_on_one_triggerer(world: World) -> None:
+    (triggerer,) = world.airflow.triggerers
+    prefer(triggerer)
+    first = world.run_of("deferred", on_s3=True)
+    first.begin()
+    assert first.end() == "success"
+    world.reset()
+    world.deepshi.settings(picture_bytes=PICTURE_BYTES)
+    log_before = len(triggerer.log_text())
+    memory = Memory(triggerer, before=triggerer.rss_bytes())
+
+    run = world.run_of("many", on_s3=True)
+    all_at = time.monotonic() + ANSWERS_AFTER
+    run.begin(count=COUNT)
+    # The later a request comes, the less it waits: all answers come at one time.
+    while world.deepshi.stats()["posts"] < COUNT:
+        world.deepshi.settings(latency=max(1.0, all_at - time.monotonic()))
+        memory.look()
+        time.sleep(0.2)
+    log.info("all sent %.0f s before the answers, %+.1f MB", all_at - time.monotonic(), growth(memory))
+    while world.deepshi.stats()["in_flight"]:
+        memory.look()
+        time.sleep(0.05)
+    log.info("all answered in %.0f s, %+.1f MB", time.monotonic() - all_at, growth(memory))
+    while world.airflow.get(f"/dags/{run.dag_id}/dagRuns/{run.run_id}")["state"] == "running":
+        memory.look()
+        time.sleep(0.5)
+    log.info("ended %.0f s after, %+.1f MB", time.monotonic() - all_at, growth(memory))
+
+    assert run.end() == "success"
+    stats = world.deepshi.stats()
+    assert [stats[name] for name in ("posts", "charged_requests", "images")] == [COUNT] * 3
+    assert stats["peak_in_flight"] > 0.75 * COUNT
+    tasks = world.airflow.task_instances(run.dag_id, run.run_id)
+    assert [(task["state"], task["try_number"]) for task in tasks] == [("success", 1)] * (COUNT + 1)
+    results = [run.result(map_index=index) for index in range(COUNT)]
+    assert {image["size_bytes"] for result in results for image in result["images"]} == {PICTURE_BYTES}
+    assert len({image["uri"] for result in results for image in result["images"]}) == COUNT
+    assert [line for line in triggerer.log_text()[log_before:].splitlines() if "blocked" in line] == []
+    assert memory.peak - memory.before < MOST_GROWTH_BYTES
+
+
+def growth(memory: Memory) -> float:
+    return (memory.peak - memory.before) / 1e6

@@ -1,0 +1,103 @@
+"""All example DAGs, and some more, run once with ``dag.test()`` in an Airflow of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ("catalog_incremental", "edit_chain", "product_images", "taskflow")
+RUNS = ("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What ran.
+
+    :param states: of each of :data:`RUNS`.
+    :param requests: what the server saw.
+    """
+
+    database: Path
+    images: Path
+    states: list[dict[str, str]]
+    requests: list[dict[str, Any]]
+    log: str
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.database)) as database:
+            return database.execute(sql, values).fetchall()
+
+    def run_ids(self, dag_id: str) -> list[str]:
+        return [run["run_id"] for run in self.states if run["dag_id"] == dag_id]
+
+    def xcoms(self, dag_id: str, task_id: str, key: str = "return_value", run: int = 0) -> list[Any]:
+        """An XCom of each map index."""
+        sql = "SELECT value FROM xcom WHERE dag_id=? AND task_id=? AND key=? AND run_id=? ORDER BY map_index"
+        found = self.query(sql, dag_id, task_id, key, self.run_ids(dag_id)[run])
+        # The column is JSON, which SQLite gives back as a number where it is one; what is in it is JSON once more.
+        values = [json.loads(value) if isinstance(value, str) else value for (value,) in found]
+        return [json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value for value in values]
+
+
+def environment(home: Path, dags: Path, connection: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW_CONN_DEEPSHI_DEFAULT": connection,
+    }
+
+
+def call(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    root = tmp_path_factory.mktemp("examples")
+    dags, images = root / "dags", root / "images"
+    shutil.copytree(Path(__file__).parent / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in EXAMPLES:
+        shutil.copy(ROOT / "dags_examples" / f"{name}.py", dags)
+    with Emulator() as emulator:
+        env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
+        call("airflow", "db", "migrate", env=env)
+        call("airflow", "dags", "reserialize", env=env)
+        done = call("tests.examples.run_dags", *RUNS, env=env)
+        yield Runs(
+            root / "airflow" / "airflow.db",
+            images,
+            json.loads(done.stdout.splitlines()[-1]),
+            emulator.requests(),
+            done.stdout,
+        )

@@ -1,0 +1,182 @@
+"""The example DAGs run against the emulator, unchanged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from PIL import Image
+
+from dags_examples.catalog_incremental import PRODUCTS
+from tests.examples.conftest import ROOT, RUNS, Runs
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_all_of_them_succeed(runs: Runs) -> None:
+    assert [run["dag_id"] for run in runs.states] == list(RUNS)
+    assert {run["state"] for run in runs.states} == {"success"}, runs.log[-5000:]
+
+
+def local(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.width, image.height
+
+
+def test_the_catalog_is_bought_once(runs: Runs) -> None:
+    first, second = (runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1))
+    assert (first["created"], first["reused"], second["created"], second["reused"]) == (12, 0, 0, 12)
+    assert second["cost_usd"] == 0
+    asked = [request for request in runs.requests if request["prompt"].startswith("Studio photo")]
+    assert len(asked) == len(PRODUCTS) == 12
+    assert first["cost_usd"] == pytest.approx(sum(float(request["cost_usd"]) for request in asked), abs=1e-12)
+    lines = [json.loads(line) for line in local(second["manifest_uri"]).read_text().splitlines()]
+    assert [line["key"] for line in lines] == [product["sku"] for product in PRODUCTS]
+    assert all(size_of(local(line["uri"])) == (512, 512) for line in lines)
+
+
+def test_the_catalog_tells_its_asset(runs: Runs) -> None:
+    sql = "SELECT e.extra FROM asset_event e JOIN asset a ON e.asset_id = a.id WHERE a.name = ? ORDER BY e.id"
+    first, second = (json.loads(extra) for (extra,) in runs.query(sql, "deepshi_catalog"))
+    results = [runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1)]
+    assert first == {"images": 12, "cost_usd": results[0]["cost_usd"], "manifest_uri": results[0]["manifest_uri"]}
+    assert second == {"images": 12, "cost_usd": 0.0, "manifest_uri": results[1]["manifest_uri"]}
+
+
+def test_edits_go_on_from_each_other(runs: Runs) -> None:
+    house, night, winter, triptych = (
+        runs.xcoms("edit_chain", task)[0] for task in ("house", "at_night", "in_winter", "triptych")
+    )
+    edits = [
+        request for request in runs.requests if request["path"].endswith("/edits") and "blue" not in request["prompt"]
+    ]
+    assert [len(request["images"]) for request in edits] == [1, 1, 3]
+    taken = [[image["sha256"] for image in request["images"]] for request in edits]
+    made = [result["images"][0]["sha256"] for result in (house, night, winter)]
+    assert taken == [made[:1], made[1:2], made]
+    assert triptych["images"][0]["width"] == 2048
+    assert [request["stream"] for request in edits] == [True, False, True]
+
+
+def test_functions_say_what_to_draw(runs: Runs) -> None:
+    total = runs.xcoms("taskflow", "total")[0]
+    mapped = runs.xcoms("taskflow", "animal")
+    others = [runs.xcoms("taskflow", task)[0] for task in ("poster", "alphabet")]
+    assert len(mapped) == 2
+    assert total == pytest.approx(sum(result["cost_usd"] for result in [*mapped, *others]))
+    prompts = {request["prompt"] for request in runs.requests}
+    assert {"a watercolour of a fox", "a watercolour of a owl", "a poster about the sea"} < prompts
+    assert {f"the letter {letter}, carved in wood" for letter in "ABC"} < prompts
+
+
+@pytest.mark.parametrize("task", ["blocking", "deferred", "single"])
+def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
+    """An asset gets the numbers, an alias one asset for each image."""
+    (result,) = runs.xcoms("outlets", task)
+    (cost,) = runs.xcoms("outlets", task, "cost_usd")
+    sql = (
+        "SELECT a.name, a.uri, e.extra FROM asset_event e JOIN asset a ON e.asset_id = a.id "
+        "WHERE e.source_dag_id = 'outlets' AND e.source_task_id = ? ORDER BY a.uri"
+    )
+    events = {name: (uri, json.loads(extra)) for name, uri, extra in runs.query(sql, task)}
+    count = 1 if task == "single" else 3
+    assert events.pop("pictures")[1] == {
+        "images": count,
+        "cost_usd": cost,
+        "manifest_uri": result["manifest_uri"],
+    }
+    assert len(events) == count
+    for uri, extra in events.values():
+        assert extra["uri"] == uri
+        assert local(uri).is_file()
+        if task != "single":
+            assert set(extra) == {"uri", "key", "model"}
+    sql = (
+        "SELECT count(*) FROM asset_alias_asset_event j JOIN asset_event e ON j.event_id = e.id "
+        "WHERE e.source_task_id = ? AND e.source_dag_id = 'outlets'"
+    )
+    assert runs.query(sql, task) == [(count,)]
+
+
+def decorated(runs: Runs, task: str) -> Any:
+    (result,) = runs.xcoms("decorated", task)
+    return result
+
+
+def test_a_decorated_function_may_return_a_prompt_fields_or_rows(runs: Runs) -> None:
+    sent = {request["prompt"]: request["fields"] for request in runs.requests}
+    assert sent["a mug"]["width"] == 64
+    assert (sent["a jug"]["width"], sent["a jug"]["height"], sent["a jug"]["style"]) == (80, 48, "flat")
+    assert (decorated(runs, "rows")["created"], decorated(runs, "later")["created"]) == (2, 2)
+    assert {f"the letter {key}" for key in "abcd"} < set(sent)
+    assert "0 params" in sent
+    assert decorated(runs, "prompt")["images"][0]["width"] == 64
+
+
+def test_a_decorated_edit_takes_the_result_of_another_task(runs: Runs) -> None:
+    (edit,) = [request for request in runs.requests if request["prompt"] == "make it blue"]
+    (cup,) = decorated(runs, "prompt")["images"]
+    assert [image["sha256"] for image in edit["images"]] == [cup["sha256"]]
+
+
+def test_a_decorated_function_is_mapped(runs: Runs) -> None:
+    results = runs.xcoms("decorated", "mapped")
+    assert len({result["images"][0]["uri"] for result in results}) == 2
+    assert {"a cat", "a dog"} < {request["prompt"] for request in runs.requests}
+
+
+def test_an_annotation_does_not_split_the_result_into_xcoms(runs: Runs) -> None:
+    """``-> dict`` is about what the function asks for; ``cost_usd`` must stay what all tries have cost."""
+    sql = "SELECT DISTINCT key FROM xcom WHERE dag_id = 'decorated' AND task_id = ?"
+    for task in ("fields", "edit", "prompt", "rows"):
+        assert {key for (key,) in runs.query(sql, task)} == {"return_value", "cost_usd"}
+    (cost,) = runs.xcoms("decorated", "fields", "cost_usd")
+    assert cost == decorated(runs, "fields")["cost_usd"] > 0
+    assert decorated(runs, "costs") > cost
+
+
+def test_the_demo_shows_what_it_made(tmp_path: Path) -> None:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("AIRFLOW", "DEEPSHI_API_KEY"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "dags_examples.demo"],
+        cwd=tmp_path,
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    folder = tmp_path / "demo-output"
+    pictures = sorted(path for path in folder.rglob("image-*.*"))
+    assert len(pictures) == 6
+    assert all(size_of(path) == (1024, 768) for path in pictures)
+    (table,) = folder.rglob("costs.csv")
+    with table.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["task", "picture", "size", "model", "cost_usd"]
+    assert {local(line["picture"]) for line in lines} == set(pictures)
+    (sheet,) = folder.rglob("contact-sheet.png")
+    assert size_of(sheet) == (960, 480)
+
+    total = sum(float(line["cost_usd"]) for line in lines)
+    printed = done.stdout.splitlines()
+    shown = [line for line in printed if re.match(r"\S+/image-0\.\w+ +1024x768 +\S+ +\$0\.\d{6}$", line)]
+    assert len(shown) == 6, done.stdout
+    assert f"Total: ${total:.6f} for 6 pictures" in printed
+    page = (folder / "index.html").read_text()
+    assert f"<h1>6 pictures for ${total:.6f}</h1>" in page
+    sources = re.findall(r'<img src="([^"]+)"', page)
+    assert {folder / unquote(source) for source in sources} == set(pictures)
