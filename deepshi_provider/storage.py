@@ -19,7 +19,7 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -178,8 +178,10 @@ class Store:
 
     def _list(self, folder: str) -> dict[str, int]:
         path = self._path(folder).rstrip("/")
-        self._fs.invalidate_cache(path)
         try:
+            if self.protocol in ("s3", "s3a"):
+                return dict(_s3_pages(self._fs, path))
+            self._fs.invalidate_cache(path)
             found = self._fs.ls(path, detail=True)
         except FileNotFoundError:
             return {}
@@ -258,6 +260,20 @@ class Store:
                 self._fs.rm_file(path)
             raise
         target.close()
+
+
+def _s3_pages(fs: Any, path: str) -> Iterator[tuple[str, int]]:
+    """Yield names and lengths page by page: ``ls`` keeps 2 kB of each object until all are listed, and then a copy."""
+    bucket, key, _ = fs.split_path(path)
+    asked = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", **fs.req_kw}
+    more: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_objects_v2", **asked, **more)
+        for found in page.get("Contents", []):
+            yield found["Key"].rpartition("/")[2], found["Size"]
+        if not page.get("NextContinuationToken"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _create_local(path: Path, data: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses, take
 from tests.emulator.wire import wait_for
 from tests.operators.tasks import posts
 from tests.places import Place, state
+
+log = logging.getLogger(__name__)
 
 RUN = [sys.executable, "-m", "tests.batch.run_operator"]
 MB = 2**20
@@ -155,13 +158,10 @@ def seed(place: Place, rows: list[dict[str, Any]]) -> None:
     asyncio.run(Seeder(place, account).leave(rows))
 
 
-@pytest.mark.parametrize(
-    ("kind", "count", "seconds"),
-    [("file", 10_000, 15), pytest.param("s3", 500, 60, marks=pytest.mark.s3)],
-)
+@pytest.mark.parametrize(("kind", "count"), [("file", 10_000), pytest.param("s3", 500, marks=pytest.mark.s3)])
 @pytest.mark.timeout(180)
-def test_rows_that_are_done_cost_nothing_and_little_time(
-    emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int, seconds: float
+def test_rows_that_are_done_cost_nothing(
+    emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int
 ) -> None:
     place = new_place(kind)
     rows = rows_of(count)
@@ -176,9 +176,8 @@ def test_rows_that_are_done_cost_nothing_and_little_time(
 
     second = told_by({**said, "warm_up": warm, "identity": {"run_id": "tuesday"}})
     assert (second["xcoms"]["return_value"]["reused"], posts(emulator)) == (count, 3)
-    print(f"{kind}: {count} rows done, without index {first['seconds']:.1f} s and {first['grown_bytes'] / MB:.0f} MB,")  # noqa: T201
-    print(f"with index {second['seconds']:.1f} s and {second['grown_bytes'] / MB:.0f} MB")  # noqa: T201
-    assert second["seconds"] < seconds
+    for name, run in (("without", first), ("with", second)):
+        log.info("%s: %s rows %s index: %.1f s, %d bytes", kind, count, name, run["seconds"], run["grown_bytes"])
     assert second["grown_bytes"] < 50 * MB
 
     for number in range(25):

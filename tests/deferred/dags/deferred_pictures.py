@@ -57,7 +57,7 @@ with DAG("long_prompt", schedule=None):
 
 with DAG("many", schedule=None, max_active_tasks=256):
 
-    @task
+    @task(show_return_value_in_logs=False)
     def prompts(dag_run: Any = None) -> list[str]:
         return [f"{dag_run.conf['prompt']} {number}" for number in range(dag_run.conf["count"])]
 
