@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from deepshi_provider.api.decoder import JsonDecoder
 from deepshi_provider.api.media import Media, identify
 from deepshi_provider.api.responses import Answer, Picture, cost_of, error_from_document
-from deepshi_provider.api.spool import IMAGE_LIMIT, Spool
+from deepshi_provider.api.spool import IMAGE_LIMIT, NewFile, Spool
 from deepshi_provider.api.sse import Event, SseDecoder
 from deepshi_provider.exceptions import Charged, InvalidResponse, OutcomeUnknown
 
@@ -49,11 +49,15 @@ class AnswerReader:
         event stream and so counts for more than what it is called.
     :param wanted: how many images were asked for.
     :param image_limit: largest image in bytes.
+    :param new_file: where images go; see :class:`~deepshi_provider.api.spool.Spool`.
     """
 
-    def __init__(self, content_type: str, wanted: int, *, image_limit: int = IMAGE_LIMIT) -> None:
+    def __init__(
+        self, content_type: str, wanted: int, *, image_limit: int = IMAGE_LIMIT, new_file: NewFile | None = None
+    ) -> None:
         self._wanted = wanted
         self._image_limit = image_limit
+        self._new_file = new_file
         self._spools: list[Spool] = []
         self._pictures: list[dict[str, Any]] = []
         self._answer: dict[str, Any] = {}
@@ -103,7 +107,7 @@ class AnswerReader:
             spool.close()
 
     def _new_spool(self) -> Spool:
-        spool = Spool(self._image_limit)
+        spool = Spool(self._image_limit, self._new_file)
         self._spools.append(spool)
         return spool
 

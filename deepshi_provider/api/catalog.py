@@ -28,7 +28,7 @@ class Parameter(BaseModel):
     :param allowed: the values it takes, as text.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     allowed: tuple[str, ...] | None = None
     minimum: float | None = None
@@ -47,7 +47,7 @@ class ModelInfo(BaseModel):
     :param entry: the entry as sent.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
     parameters: dict[str, Parameter] | None = None

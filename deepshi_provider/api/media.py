@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import imagesize
-
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 #: Where the end mark of a PNG or JPEG must begin, in bytes from the end; some programs append a few bytes.
@@ -51,6 +49,8 @@ def identify(file: BinaryIO, size_bytes: int) -> Media:
         raise ValueError("it is not a PNG, JPEG or WebP image")
     if not _is_whole(file, size_bytes, kind, head):
         raise ValueError(f"its {kind} data is cut short")
+    import imagesize  # not while DAGs are parsed: it brings an XML parser
+
     file.seek(0)
     width, height = imagesize.get(file)
     if width <= 0 or height <= 0:

@@ -53,7 +53,7 @@ class GenerateRequest(BaseModel):
     :param stream: ask for Server-Sent Events, for slow, high-resolution work; billed the same.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True, defer_build=True)
 
     path: ClassVar[str] = "/v1/images/generations"
     operation: ClassVar[str] = "generate"

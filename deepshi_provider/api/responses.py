@@ -79,7 +79,7 @@ def _or_none(kind: type) -> BeforeValidator:
 class Picture(BaseModel):
     """One entry of an answer's ``data``, apart from the image itself."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     index: Annotated[int | None, _or_none(int)] = None
     revised_prompt: Annotated[str | None, _or_none(str)] = None
@@ -93,7 +93,7 @@ class Answer(BaseModel):
     :param usage: tokens and cost as sent.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     created: Annotated[int | None, _or_none(int)] = None
     model: Annotated[str | None, _or_none(str)] = None

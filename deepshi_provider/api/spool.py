@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
 import tempfile
+from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, cast
 
@@ -14,15 +17,20 @@ MEMORY_LIMIT = 64 * 1024
 #: Largest image in bytes; an answer that does not end is cut here.
 IMAGE_LIMIT = 256 * 2**20
 
+#: Opens an unnamed, unbuffered file where an image can be put in place without a copy; ``None`` if it cannot.
+NewFile = Callable[[], io.FileIO | None]
+
 
 class Spool:
     """An unnamed temporary file that knows its length and SHA-256, and vanishes when closed.
 
     :param limit: bytes after which writing raises :class:`~deepshi_provider.exceptions.InvalidResponse`.
+    :param new_file: where the bytes go; without it, or once it takes no more (a full disk), to a temporary file.
     """
 
-    def __init__(self, limit: int = IMAGE_LIMIT) -> None:
-        self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=MEMORY_LIMIT))  # noqa: SIM115 -- close() does
+    def __init__(self, limit: int = IMAGE_LIMIT, new_file: NewFile | None = None) -> None:
+        self._given = new_file() if new_file else None
+        self.file = _temporary() if self._given is None else cast(BinaryIO, self._given)
         self.size_bytes = 0
         #: Why the bytes are not what was sent, if so.
         self.problem: str | None = None
@@ -38,10 +46,29 @@ class Spool:
             raise InvalidResponse(f"An image is larger than {self._limit:,} bytes; the answer was cut")
         self._digest.update(data)
         try:
-            self.file.write(data)
+            self._append(data)
         except OSError as err:  # a full disk, or too many open files
             message = f"The directory for temporary files does not take an image that was paid for: {err}"
             raise StorageFailed(message, charged="yes") from err
+
+    def _append(self, data: bytes) -> None:
+        if self._given:
+            try:
+                while data:
+                    data = data[self._given.write(data) :]
+            except OSError:
+                self._move()
+            else:
+                return
+        self.file.write(data)
+
+    def _move(self) -> None:
+        """Go on in a temporary file: an image that was paid for is not lost because its destination is full."""
+        given, self._given, self.file = self._given, None, _temporary()
+        if given:
+            with given:
+                given.seek(0)
+                shutil.copyfileobj(given, self.file, 1024 * 1024)
 
     @property
     def sha256(self) -> str:
@@ -59,3 +86,7 @@ class Spool:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _temporary() -> BinaryIO:
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=MEMORY_LIMIT))

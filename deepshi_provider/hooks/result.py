@@ -71,6 +71,9 @@ class _OwnPosition(io.RawIOBase):
         self._size = size_bytes
         self._at = 0
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def readable(self) -> bool:
         return True
 

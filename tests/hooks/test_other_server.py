@@ -142,7 +142,13 @@ def aimock_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]
         ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", f"{PACKAGE}@{VERSION}"],
         cwd=folder,
         check=True,
-        env={**os.environ, "npm_config_prefix": str(folder), "npm_config_update_notifier": "false"},
+        env={
+            # Node does not trust what the machine trusts unless it is told to.
+            "NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt",
+            **os.environ,
+            "npm_config_prefix": str(folder),
+            "npm_config_update_notifier": "false",
+        },
     )
     (folder / "fixtures.json").write_text(json.dumps({"fixtures": FIXTURES}))
     (port,) = free_ports(1)
