@@ -18,9 +18,18 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["ai"],
             }
         ],
-        "operators": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.operators.images"]}],
+        "operators": [
+            {
+                "integration-name": "Deepshi",
+                "python-modules": ["deepshi_provider.operators.images", "deepshi_provider.operators.cost_report"],
+            }
+        ],
         "hooks": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.hooks.deepshi"]}],
         "triggers": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.triggers.images"]}],
+        "extra-links": [
+            "deepshi_provider.links.images.DeepshiImageLink",
+            "deepshi_provider.links.images.DeepshiDirectoryLink",
+        ],
         "task-decorators": [
             {"class-name": "deepshi_provider.decorators.images.deepshi_image_task", "name": "deepshi_image"},
         ],

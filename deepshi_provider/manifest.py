@@ -16,12 +16,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict
 
-#: Exact in files: money is text there, never a binary fraction.
-Usd = Annotated[Decimal, PlainSerializer(str, when_used="json")]
+from deepshi_provider.costs import CostSheet, Usd
 
 #: Longest message of an error in a trigger's event, in characters of JSON.
 _LONGEST_MESSAGE = 500
@@ -35,7 +34,7 @@ _SHOWN_MOMENT = re.compile(r"T\d\d-\d\d-\d\d(\.\d+)?_\d\d-\d\d", re.ASCII)
 class Owner(BaseModel):
     """A try of a task instance."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     dag_id: str
     run_id: str
@@ -67,7 +66,7 @@ class StoredImage(BaseModel):
     :param sha256: of its bytes, in hex.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     uri: str
     index: int
@@ -85,7 +84,7 @@ class Claim(BaseModel):
     :param holder: names the running process; see :mod:`deepshi_provider.jobs.lease`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     fingerprint: str
     owner: Owner
@@ -106,7 +105,7 @@ class Record(BaseModel):
     :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     kind: RecordKind
     fingerprint: str
@@ -127,13 +126,15 @@ class Manifest(BaseModel):
 
     :param cost_usd: what this try paid; ``None`` if the API told no cost.
     :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
+    :param costs: the task instance's cost sheet, which XCom gets by itself.
     :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
     :param retry: whether another try of the task may help.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     status: Literal["success", "failed"]
+    operation: Literal["generate", "edit"] = "generate"
     owner: Owner
     images: list[StoredImage] = []
     model: str | None = None
@@ -146,6 +147,7 @@ class Manifest(BaseModel):
     reused: bool = False
     manifest_uri: str
     task_cost_usd: Usd | None = None
+    costs: CostSheet | None = None
     error: dict[str, Any] | None = None
     retry: bool = False
 
@@ -154,12 +156,13 @@ class Manifest(BaseModel):
         if self.status == "success":
             where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
             return {"kind": "single", "status": "success", **where}
-        told = self.model_dump(mode="json", include={"status", "sends", "unknown_outcomes", "task_cost_usd", "retry"})
+        fields = {"status", "operation", "model", "sends", "unknown_outcomes", "task_cost_usd", "retry"}
+        told = self.model_dump(mode="json", include=fields)
         return {"kind": "single", **told, "error": _short(self.error)}
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
-        value = self.model_dump(exclude={"status", "owner", "task_cost_usd", "error", "retry"})
+        value = self.model_dump(exclude={"status", "operation", "owner", "task_cost_usd", "costs", "error", "retry"})
         return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
 
 
@@ -173,9 +176,10 @@ class Summary(BaseModel):
     :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
     :param unknown_outcomes: sendings that may have been paid for and are not in that sum.
     :param manifest_uri: JSONL, one line per row.
+    :param costs: the task instance's cost sheet, which XCom gets by itself.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     status: Literal["success", "failed"]
     rows: int
@@ -186,12 +190,13 @@ class Summary(BaseModel):
     unknown_outcomes: int = 0
     manifest_uri: str | None = None
     task_cost_usd: Usd | None = None
+    costs: CostSheet | None = None
     error: dict[str, Any] | None = None
     retry: bool = False
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the small event that a trigger fires."""
-        return {"kind": "batch", **self.model_dump(mode="json"), "error": _short(self.error)}
+        return {"kind": "batch", **self.model_dump(mode="json", exclude={"costs"}), "error": _short(self.error)}
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
@@ -233,13 +238,6 @@ def since_purchase(sendings: Iterable[Sending], fingerprint: str) -> list[Sendin
 def unsettled(sendings: Iterable[Sending]) -> list[Sending]:
     """Return the sendings whose outcome is unknown."""
     return [sending for sending in sendings if not sending.record]
-
-
-def total(costs: Iterable[Decimal | None]) -> Decimal | None:
-    """Return the sum of the known costs; 0 for nothing at all, ``None`` if costs there are and none is known."""
-    all_costs = list(costs)
-    known = [cost for cost in all_costs if cost is not None]
-    return sum(known, Decimal(0)) if known or not all_costs else None
 
 
 def as_number(cost: Decimal | None) -> float | None:

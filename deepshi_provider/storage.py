@@ -15,7 +15,10 @@ import asyncio
 import contextlib
 import contextvars
 import errno
+import functools
+import io
 import logging
+import os
 import shutil
 import tempfile
 import uuid
@@ -74,6 +77,8 @@ class Store:
         self.conn_id = named or conn_id
         self._patience = patience
         self._opened: ObjectStoragePath | None = None
+        self._files: Callable[[], io.FileIO | None] | None = None
+        self._knows_files = False
 
     def uri_of(self, name: str) -> str:
         """Return the URI of an object in this directory, without any connection id."""
@@ -111,9 +116,28 @@ class Store:
         """
         await self._run(f"write {name!r}", self._write, name, data, threads=threads)
 
+    async def sign(self, name: str, seconds: int) -> str | None:
+        """Return a URL by which anyone can read an object for some time; ``None`` if the store makes none."""
+        return await self._run(f"sign a URL of {name!r}", self._sign, name, seconds)
+
+    async def is_elsewhere(self) -> bool:
+        """Return whether this is a store with the API of S3, but not Amazon's."""
+        return await self._run("find the server", self._is_elsewhere)
+
     async def remove(self, name: str) -> None:
         """Delete an object; it is no error if there is none."""
         await self._run(f"delete {name!r}", self._remove, name)
+
+    async def files(self) -> Callable[[], io.FileIO | None] | None:
+        """Return what opens unnamed files in this directory, which :meth:`publish` puts in place without a copy.
+
+        ``None`` where there are none: not on this machine, or a file system without them, such as NFS. What it returns
+        is quick, so that a coroutine may call it, and gives ``None`` if it fails.
+        """
+        if not self._knows_files:
+            self._files = await in_thread(self._find_files)
+            self._knows_files = True
+        return self._files
 
     async def publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
         """Put an image in place, so that no reader sees a part of it.
@@ -230,15 +254,43 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
 
+    def _sign(self, name: str, seconds: int) -> str | None:
+        fs = self._fs
+        if self.protocol in ("s3", "s3a"):
+            # botocore signs URLs by version 2 in the oldest regions, which new buckets refuse.
+            config = {"signature_version": "s3v4", **(fs.storage_options.get("config_kwargs") or {})}
+            fs = type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config})
+        try:
+            url = str(fs.sign(self._path(name), expiration=seconds))
+        except NotImplementedError:
+            return None
+        return url if "?" in url else None  # without credentials there is no signature
+
+    def _is_elsewhere(self) -> bool:
+        options = getattr(self._fs, "client_kwargs", None) or {}
+        by_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return bool(getattr(self._fs, "endpoint_url", None) or options.get("endpoint_url") or by_environment)
+
     def _publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
         path = self._path(name)
         self._make_parent(path)
         part = path if self.protocol in _ATOMIC else f"{path}.{uuid.uuid4().hex}.part"
         option = _CONTENT_TYPE_OPTION.get(self.protocol)
         with open_source() as source:
-            self._copy(source, part, {option: media_type} if option else {})
+            if not (self.protocol == "file" and _link(source, part)):
+                self._copy(source, part, {option: media_type} if option else {})
         if part != path:
             self._fs.mv(part, path)
+
+    def _find_files(self) -> Callable[[], io.FileIO | None] | None:
+        if self.protocol != "file":
+            return None
+        new_file = functools.partial(_unnamed, self._path(""))
+        probe = new_file()
+        if probe is None:
+            return None
+        probe.close()
+        return new_file
 
     def _write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
         with tempfile.NamedTemporaryFile(prefix="deepshi-") as file:
@@ -291,6 +343,28 @@ def _create_local(path: Path, data: bytes) -> bool:
         return False
     finally:
         part.unlink()
+    return True
+
+
+def _unnamed(folder: str) -> io.FileIO | None:
+    """Open a file that has no name yet, and so leaves nothing behind when its process dies (Linux)."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except (AttributeError, OSError):
+        return None
+    return io.FileIO(descriptor, "r+")
+
+
+def _link(source: BinaryIO, path: str) -> bool:
+    """Give an unnamed file a name; return whether that could be done."""
+    try:
+        descriptor = source.fileno()
+        if os.fstat(descriptor).st_nlink:
+            return False
+        # With a directory descriptor, which is not used, Python follows the link (linkat(2), AT_SYMLINK_FOLLOW).
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    except OSError:  # a file of another file system, no /proc, or no file at all
+        return False
     return True
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepshi_provider.costs import total
 from deepshi_provider.exceptions import DeepshiError, ResendsExhausted
 from deepshi_provider.manifest import (
     Claim,
@@ -22,7 +23,6 @@ from deepshi_provider.manifest import (
     next_k,
     plain,
     since_purchase,
-    total,
     unsettled,
 )
 
@@ -252,7 +252,7 @@ def test_money_in_files_is_exact_text(cost: Decimal) -> None:
     record = Record(kind="stored", fingerprint="f" * 64, owner=OWNER, images=[IMAGE], cost_usd=cost, recorded_at=1.5)
     text = record.model_dump_json()
     assert Decimal(json.loads(text)["cost_usd"]) == cost
-    assert json.loads(text)["cost_usd"] == str(cost)
+    assert json.loads(text)["cost_usd"] == f"{cost:f}"
     assert Record.model_validate_json(text) == record
 
 

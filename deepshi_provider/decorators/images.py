@@ -18,6 +18,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.operators.flows import carry_out
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from deepshi_provider.operators.lifecycle import owner_of
 from deepshi_provider.operators.rendered import image_uris
 
 
@@ -62,7 +63,8 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         if isinstance(asked, str | Mapping):
             return carry_out(self, context, lambda: self._request(asked))
         if asked is None:
-            self.fail(context, InvalidRequest(f"{self.task_id}: the function returned nothing to draw"), cost=0.0)
+            nothing = InvalidRequest(f"{self.task_id}: the function returned nothing to draw")
+            self.fail(context, nothing, costs=self.costs_so_far(owner_of(context)))
         self.requests = asked
         result: dict[str, Any] = super().execute(context)
         return result

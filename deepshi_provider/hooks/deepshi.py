@@ -6,7 +6,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from deepshi_provider.api.catalog import ModelInfo, read_catalog
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.responses import error_from_status, request_id
 from deepshi_provider.api.retry import wait_before_retry
+from deepshi_provider.api.spool import NewFile
 from deepshi_provider.exceptions import (
     ConnectionFailed,
     DeepshiError,
@@ -32,8 +33,10 @@ from deepshi_provider.exceptions import (
     StorageFailed,
     TimedOut,
 )
+from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.inputs import InputImages, read_inputs
+from deepshi_provider.hooks.observed import Observed
 from deepshi_provider.hooks.pace import Pace
 from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.hooks.settings import Settings
@@ -45,6 +48,8 @@ _ERROR_LIMIT = 64 * 1024
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.InvalidURL)
 #: When many answers come at once, each turn of the loop decodes one piece: all pieces together would block it.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+Files = Callable[[], Awaitable[NewFile | None]]
 
 
 class DeepshiHook(BaseHook):
@@ -66,6 +71,7 @@ class DeepshiHook(BaseHook):
         self._settings: Settings | None = None
         self._client: httpx.AsyncClient | None = None
         self._pace: Pace | None = None
+        self._files: Files | None = None
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -155,38 +161,41 @@ class DeepshiHook(BaseHook):
         return self._settings
 
     @asynccontextmanager
-    async def session(self, pace: Pace | None = None) -> AsyncIterator[DeepshiHook]:
+    async def session(self, pace: Pace | None = None, files: Files | None = None) -> AsyncIterator[DeepshiHook]:
         """Use one HTTP client for all calls inside the ``async with`` block.
 
         :param pace: slows all these calls down together when one is refused by the rate limit; such a refusal then
             does not count as one of the call's retries.
+        :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
         """
         settings = await self.asettings()
-        async with settings.new_client() as client:
-            self._client, self._pace = client, pace
+        async with await asyncio.to_thread(settings.new_client) as client:
+            self._client, self._pace, self._files = client, pace, files
             try:
                 yield self
             finally:
-                self._client = self._pace = None
+                self._client = self._pace = self._files = None
 
     @asynccontextmanager
     async def _http(self, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         if self._client is not None:
             yield self._client
             return
-        async with settings.new_client() as client:
+        async with await asyncio.to_thread(settings.new_client) as client:
             yield client
 
     async def _send(self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None) -> ImagesResult:
         settings = await self.asettings()
         ends_at = None if timeout is None else time.monotonic() + timeout
         attempt = sends = 0
+        new_file = await self._files() if self._files else None
         async with self._http(settings) as client:
             while True:
                 attempt += 1
                 sent_at = await self._pace.turn() if self._pace else 0.0
                 try:
-                    received = await self._once(client, request, inputs, ends_at)
+                    with Observed(request, settings.base_url) as observed:
+                        received = observed.received(await self._once(client, request, inputs, ends_at, new_file))
                     if self._pace:
                         self._pace.accepted()
                     return ImagesResult.from_received(received, sends=sends + 1)
@@ -199,6 +208,7 @@ class DeepshiHook(BaseHook):
                     wait = self._wait(error, max(1, attempt), settings)
                     if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
                         raise error from error.__cause__
+                metrics.retried(request, error)
                 if self._pace and paced:
                     self._pace.refused(sent_at, wait)
                     continue
@@ -220,13 +230,14 @@ class DeepshiHook(BaseHook):
         request: GenerateRequest,
         inputs: InputImages | None,
         ends_at: float | None,
+        new_file: NewFile | None,
     ) -> Received:
         """Send once; every way in which it can end is a result or a :class:`DeepshiError`."""
         remaining = None if ends_at is None else ends_at - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
         try:
-            return await asyncio.wait_for(_exchange(client, request, inputs), remaining)
+            return await asyncio.wait_for(_exchange(client, request, inputs, new_file), remaining)
         except _NOT_SENT as err:
             raise ConnectionFailed(f"No connection to {client.base_url}: {_reason(err)}") from err
         except asyncio.TimeoutError as err:
@@ -255,11 +266,13 @@ class DeepshiHook(BaseHook):
         return error
 
 
-async def _exchange(client: httpx.AsyncClient, request: GenerateRequest, inputs: InputImages | None) -> Received:
+async def _exchange(
+    client: httpx.AsyncClient, request: GenerateRequest, inputs: InputImages | None, new_file: NewFile | None
+) -> Received:
     async with client.stream("POST", request.path, headers=_headers(), **_body(request, inputs)) as response:
         if not response.is_success:
             raise _error(response, await _beginning(response))
-        reader = AnswerReader(response.headers.get("content-type", ""), request.n)
+        reader = AnswerReader(response.headers.get("content-type", ""), request.n, new_file=new_file)
         turns = _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
             async for piece in response.aiter_bytes():

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import total
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -20,6 +21,7 @@ from deepshi_provider.exceptions import (
     RateLimited,
     StorageFailed,
 )
+from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.budget import Bill, Budget, price_class
 from deepshi_provider.jobs.engine import Engine
@@ -30,7 +32,7 @@ from deepshi_provider.jobs.report import Costs, Report
 from deepshi_provider.jobs.rows import request_of
 from deepshi_provider.jobs.table import Row, RowTable
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Claim, Owner, Record, Sending, total, unsettled
+from deepshi_provider.manifest import Claim, Owner, Record, Sending, unsettled
 from deepshi_provider.storage import STATE, Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Batch:
         self._bill = bill
         self._tools = Tools.of(job, hook, store, image_log_level=logging.DEBUG)
         self._starting = asyncio.Lock()
-        self._budget = Budget(job.max_cost_usd, bill.usd or Decimal(0))
+        self._budget = Budget(job.max_cost_usd, bill.usd or Decimal(0), self._tools.run_costs)
         self.report = Report(rows, job.rows, job.owner, self._budget)
         self.error: DeepshiError | None = None
         self._is_stopping = False
@@ -66,7 +68,8 @@ class Batch:
     async def run(self) -> None:
         """Work the rows off; afterwards every started row has its line in the table."""
         account = (await self._hook.asettings()).account
-        if self._job.max_cost_usd is not None:
+        await self._tools.run_costs.begin(self._bill.usd)
+        if self._job.max_cost_usd is not None or self._job.max_run_cost_usd is not None:
             await self._look_back(account)
         rows = iter(self._rows)
         async with self._tools.lease:
@@ -109,6 +112,7 @@ class Batch:
             request = request_of(row.fields)
             record = self._stored(row, request, account)
             if record:
+                metrics.reused(request, len(record.images))
                 self.report.done(row, request, record, self._index.costs_of(self._job.owner, row.name), None)
             elif not self.error:
                 await self._buy(row, request)
@@ -183,7 +187,7 @@ class Batch:
             return False
         try:
             await self._budget.reserve(kind)
-        except BudgetExceeded as err:
+        except (BudgetExceeded, StorageFailed) as err:
             self.error = self.error or err
             return False
         if self.error:  # meanwhile
@@ -209,6 +213,7 @@ class Batch:
         costs = [record.cost_usd for (_, record), mine, new in zip(found, own, news, strict=True) if mine and new]
         if error and error.cost_usd is not None and not engine.ledger.written:
             costs.append(error.cost_usd)  # paid, and the failing store took no record
+            self._bill.unrecorded.append((engine.model, error.cost_usd))
         for cost in costs:
             self._bill.add(cost)
         return costs

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import CostSheet, total
 from deepshi_provider.exceptions import BudgetExceeded
-from deepshi_provider.manifest import total
+from deepshi_provider.jobs.run_costs import RunCosts
 
 #: Fields that may set the price; the prompt does not.
 _PRICED = ("model", "n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
@@ -27,10 +28,14 @@ class Bill:
     """What a task instance has paid over all its tries.
 
     :ivar usd: the sum; ``None`` until the store was asked, and if there are costs and none was told.
+    :ivar unrecorded: model and cost of each paid sending whose record the failing store did not take.
+    :ivar costs: the cost sheet as far as it is known without the store, if the batch was cancelled.
     """
 
     def __init__(self) -> None:
         self.usd: Decimal | None = None
+        self.unrecorded: list[tuple[str, Decimal]] = []
+        self.costs: CostSheet | None = None
         self._is_empty = True
 
     def begin(self, costs: Iterable[Decimal | None]) -> None:
@@ -46,18 +51,21 @@ class Bill:
 
 
 class Budget:
-    """Lets requests start while they are surely affordable.
+    """Lets requests start while they are surely affordable, for the task and for the DAG run.
 
     The price of a class is the highest that one of its requests had. The first request of a class goes alone, to learn
     the price: it is the only one that may go over the limit.
 
     :param limit: USD, or ``None`` for no limit.
     :param spent: USD spent before.
+    :param run_costs: asked before each request what other tasks of the run have spent, if the run has a limit.
     """
 
-    def __init__(self, limit: Decimal | None, spent: Decimal = Decimal(0)) -> None:
+    def __init__(self, limit: Decimal | None, spent: Decimal = Decimal(0), run_costs: RunCosts | None = None) -> None:
         self.limit = limit
         self.spent = spent
+        self._run_costs = run_costs if run_costs and run_costs.limit is not None else None
+        self._others = Decimal(0)
         self._prices: dict[str, Decimal] = {}
         self._unpriced: Counter[str] = Counter()
         self._blind = 0
@@ -81,13 +89,19 @@ class Budget:
         """Wait until a request of a price class may start, and count it as in flight.
 
         :raises BudgetExceeded: it may not, and nothing in flight can change that.
+        :raises StorageFailed: what the run has spent is not known.
         """
-        async with self._changed:
-            while not self._affordable(kind):
+        while True:
+            if self._run_costs:
+                self._others = await self._run_costs.others()
+            async with self._changed:
+                refusal = self._refusal(kind)
+                if refusal is None:
+                    self._in_flight[kind] += 1
+                    return
                 if not self._in_flight.total():
-                    raise BudgetExceeded(self._refusal(kind))
+                    raise BudgetExceeded(refusal)
                 await self._changed.wait()
-            self._in_flight[kind] += 1
 
     async def settle(self, kind: str, cost: Decimal | None, *, paid: bool = False) -> None:
         """Take note of how a request ended.
@@ -105,21 +119,32 @@ class Budget:
                 self.count_lost(kind)
             self._changed.notify_all()
 
-    def _affordable(self, kind: str) -> bool:
-        if self.limit is None:
-            return True
-        if any(count and name not in self._prices for name, count in self._in_flight.items()):
-            return False  # its price is being learned
-        flying = sum((self._prices[name] * count for name, count in self._in_flight.items() if count), Decimal(0))
-        if kind not in self._prices:
-            return not self._in_flight.total() and self.spent < self.limit and self._blind < _MOST_BLIND
-        return self.spent + flying + self._prices[kind] <= self.limit
+    def _limits(self) -> list[tuple[str, Decimal, Decimal]]:
+        """Return name, amount and what is spent of each limit."""
+        limits = [] if self.limit is None else [("max_cost_usd", self.limit, self.spent)]
+        if self._run_costs and self._run_costs.limit is not None:
+            limits.append(("max_run_cost_usd", self._run_costs.limit, self._others + self.spent))
+        return limits
 
-    def _refusal(self, kind: str) -> str:
-        assert self.limit is not None  # noqa: S101 -- without a limit everything is affordable
-        spent = f"Not sent: ${self.spent:f} of max_cost_usd ${self.limit:f} are spent"
+    def _refusal(self, kind: str) -> str | None:
+        """Return why a request of a price class may not start now, or ``None`` if it may."""
+        limits = self._limits()
+        if not limits:
+            return None
+        if any(count and name not in self._prices for name, count in self._in_flight.items()):
+            return "A price is being learned"
+        flying = sum((self._prices[name] * count for name, count in self._in_flight.items() if count), Decimal(0))
+        refusals = (self._excess(kind, spent, flying, limit, name) for name, limit, spent in limits)
+        return next(filter(None, refusals), None)
+
+    def _excess(self, kind: str, spent: Decimal, flying: Decimal, limit: Decimal, name: str) -> str | None:
+        known = f"Not sent: ${spent:f} of {name} ${limit:f} are spent"
+        advice = f"Raise {name} and clear the task to go on"
         if kind in self._prices:
-            return f"{spent}, and the next picture costs ${self._prices[kind]:f}"
+            if spent + flying + self._prices[kind] <= limit:
+                return None
+            return f"{known}, and the next picture costs ${self._prices[kind]:f}. {advice}"
         if self._blind >= _MOST_BLIND:
-            return f"{spent} as far as is known; {self._blind} pictures came or were lost without any price being told"
-        return spent
+            lost = f"{self._blind} pictures came or were lost without any price being told"
+            return f"{known} as far as is known; {lost}. {advice}"
+        return f"{known}. {advice}" if self._in_flight.total() or spent >= limit else None

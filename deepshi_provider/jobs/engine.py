@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, TimedOut
+from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.inputs import InputImages
 from deepshi_provider.hooks.result import ImagesResult
-from deepshi_provider.jobs.job import IMAGE
+from deepshi_provider.jobs.job import IMAGE, BatchJob
 from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, new_claim
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Sending, next_k, since_purchase, unsettled
+from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Engine:
     :param deadline: unix seconds; nothing is waited for beyond it.
     :param known: the sendings under this name, if they were listed a moment ago.
     :ivar fingerprint: of the request; ``""`` until its input images were read.
+    :ivar model: that the request names.
     :ivar exposed: sendings of the request, since its last stored images, that cost money or may have.
     :ivar unknown: those of them whose outcome is unknown.
     """
@@ -62,6 +64,7 @@ class Engine:
         self._checked = False
         self._waits_for = 0
         self.fingerprint = ""
+        self.model = request.model
         self.exposed = self.unknown = 0
         self.ledger = Ledger(tools.store, name)
 
@@ -85,15 +88,19 @@ class Engine:
         while True:
             sendings = await self.ledger.sendings() if self._known is None else self._known
             self._known = None
+            await self._mend_run_costs(sendings)
             async for purchase in self.ledger.purchases(sendings, self.fingerprint):
                 if await self._is_wanted(purchase, sendings):
+                    if purchase.record.owner != self._terms.owner:
+                        metrics.reused(self._request, len(purchase.record.images))
                     return purchase
             exposed = since_purchase(sendings, self.fingerprint)
             self.exposed, self.unknown = len(exposed), len(unsettled(exposed))
             if await self._others_are_at_it(exposed):
                 continue
             unknown = self._bounded(exposed)
-            await self.ledger.task_cost(sendings, self._terms.owner)  # what cannot be read is found before paying
+            spent = await self.ledger.task_cost(sendings, self._terms.owner)  # unreadable: found before paying
+            await self._tools.run_costs.begin(spent)
             await self._prepare(unknown)
             k = next_k(sendings)
             if not await self._claim(k):
@@ -101,6 +108,12 @@ class Engine:
             bought = await self._buy(k, unknown, inputs)
             if bought:
                 return bought
+
+    async def _mend_run_costs(self, sendings: list[Sending]) -> None:
+        """Tell the run what earlier tries have paid: a process may have died before it could."""
+        owner = self._terms.owner
+        if any(s.record and s.task_key == owner.task_key for s in sendings):
+            await self._tools.run_costs.begin(await self.ledger.task_cost(sendings, owner))
 
     async def _is_wanted(self, purchase: Purchase, sendings: list[Sending]) -> bool:
         """Return whether stored images serve: always those of this same try, which may run for the second time."""
@@ -155,6 +168,8 @@ class Engine:
         if not self._checked:
             await self._tools.preflight.check(self._request)
             self._checked = True
+        if not isinstance(self._terms, BatchJob):  # a batch has asked already, with what it has in flight
+            await self._tools.run_costs.check()
 
     async def _claim(self, k: int) -> bool:
         claim = new_claim(self.fingerprint, self._terms.owner, self._tools.lease.holder, self._request.model)
@@ -170,14 +185,25 @@ class Engine:
         except DeepshiError as err:
             self.exposed += err.charged != "no"
             self.unknown += err.charged == "unknown"
-            await _to_its_end(self._keeper.settle(k, unknown, err))
+            await _to_its_end(self._settle(k, unknown, err))
             raise
         else:
-            record = await _to_its_end(self._keeper.keep(k, unknown, result))
+            record = await _to_its_end(self._keep(k, unknown, result))
         finally:
             self._tools.lease.sending.discard(sending)
         log.log(self._tools.image_log_level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
+
+    async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
+        await self._keeper.settle(k, unknown, err)
+        if err.charged == "yes":
+            await self._tools.run_costs.add(err.cost_usd)
+
+    async def _keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
+        try:
+            return await self._keeper.keep(k, unknown, result)
+        finally:
+            await self._tools.run_costs.add(result.cost_usd)
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:
         if isinstance(self._request, EditRequest):

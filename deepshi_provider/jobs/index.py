@@ -85,6 +85,17 @@ class Index:
         own = (self.record(s) for s in sendings if s.record and s.task_key == owner.task_key)
         return [record.cost_usd for record in own if record.owner.is_same_task(owner)]
 
+    def cached(self, entry: str) -> Record | None:
+        """Return a record by the name of its object, if it is known; nothing is asked of the store."""
+        found = self._find(entry)
+        return None if found is None else Record.model_validate_json(found)
+
+    def records_of(self, owner: Owner) -> Iterator[Record]:
+        """Yield the known records of a task instance; nothing is asked of the store."""
+        query = "SELECT record FROM records WHERE name GLOB ?"
+        for (found,) in self._db.execute(query, (f"*.{owner.task_key}.*",)).fetchall():
+            yield Record.model_validate_json(found)
+
     def add(self, name: str, k: int, record: Record) -> bool:
         """Put the record of the k-th sending under a name into the index, and return whether it was not there."""
         entry = f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"

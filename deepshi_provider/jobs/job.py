@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
-from deepshi_provider.manifest import Owner, Usd
+from deepshi_provider.costs import Usd
+from deepshi_provider.manifest import Owner
 from deepshi_provider.storage import STATE
 
 #: What the images, records and claims of a single request are called.
@@ -22,9 +23,11 @@ class Terms(BaseModel):
     :param output_uri: directory for the images.
     :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
+    :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
+    :param runs_uri: where the tasks of a run tell each other what they have spent: the connection's ``output_uri``.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     owner: Owner
     output_uri: str
@@ -34,6 +37,9 @@ class Terms(BaseModel):
     reuse: bool = True
     max_resends: int = 1
     preflight: PreflightMode = "warn"
+    max_run_cost_usd: Usd | None = None
+    runs_uri: str | None = None
+    runs_conn_id: str | None = None
 
     @property
     def job_name(self) -> str:
@@ -92,3 +98,8 @@ class BatchJob(Terms):
     def table_name(self) -> str:
         """Where the manifest's lines are, one per row; the same for all tries."""
         return f"manifest-{self.owner.task_key}.jsonl"
+
+
+def costs_name(owner: Owner) -> str:
+    """Return where the cost sheet of a batch's try is stored, inside its output directory."""
+    return f"{STATE}/{owner.task_key}-{owner.try_number}.costs.json"

@@ -49,6 +49,7 @@ class Keeper:
                 kind="lost",
                 fingerprint=self._fingerprint,
                 owner=self._terms.owner,
+                model=self._request.model,
                 cost_usd=err.cost_usd,
                 sends=err.sends,
                 unknown_outcomes=unknown,

@@ -12,9 +12,10 @@ from typing import BinaryIO, cast, get_args
 
 from pydantic import ValidationError
 
+from deepshi_provider.costs import total
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
 from deepshi_provider.jobs.lease import Lease, Watch
-from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, total, unsettled
+from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, unsettled
 from deepshi_provider.storage import STATE, Store
 
 _CLAIM = ".claim.json"

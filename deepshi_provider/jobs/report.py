@@ -8,11 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.costs import MOST_IMAGES, SheetImage, total
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.jobs.budget import Budget
 from deepshi_provider.jobs.progress import Progress
+from deepshi_provider.jobs.sheets import sheet_images
 from deepshi_provider.jobs.table import Row, RowTable
-from deepshi_provider.manifest import Owner, Record, as_number, total
+from deepshi_provider.manifest import Owner, Record, as_number
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ Costs = list[Decimal | None]
 class Report:
     """Takes note of each row as it is done.
 
+    :ivar images: of the first rows, in their order, as the cost sheet names them.
+    :ivar reused: by model, how many pictures others had bought, and for how much.
     :ivar unknown_outcomes: sendings that may have been paid for and are in no sum.
     :ivar named: the first failed rows with their errors.
     :ivar charges: what the failures mean for the money.
@@ -58,9 +62,15 @@ class Report:
         self._progress = Progress(count)
         self.counts = self._progress.counts
         self.unknown_outcomes = 0
+        self.reused: dict[str | None, tuple[int, Decimal]] = {}
+        self._first: dict[int, list[SheetImage]] = {}
         self.named: list[str] = []
         self.charges: set[Charged] = set()
         self.may_retry = False
+
+    @property
+    def images(self) -> list[SheetImage]:  # noqa: D102 -- described above
+        return [image for number in sorted(self._first) for image in self._first[number]][:MOST_IMAGES]
 
     def done(self, row: Row, request: GenerateRequest, record: Record, costs: Costs, seconds: float | None) -> None:
         """Take note of a row whose images are stored.
@@ -70,6 +80,7 @@ class Report:
         own = record.owner.is_same_task(self._owner)
         status = "created" if own else "reused"
         self.unknown_outcomes += record.unknown_outcomes if own else 0
+        self._note(row, record, own=own)
         image = record.images[0]
         line = {
             "uri": image.uri,
@@ -113,6 +124,15 @@ class Report:
     def say(self) -> None:
         """Write a line to the log."""
         self._progress.say(self._budget.spent)
+
+    def _note(self, row: Row, record: Record, *, own: bool) -> None:
+        """Keep what the cost sheet tells of a row."""
+        if not own:
+            count, saved = self.reused.get(record.model, (0, Decimal(0)))
+            self.reused[record.model] = count + len(record.images), saved + (record.cost_usd or Decimal(0))
+        self._first[row.number] = sheet_images(record.images, row.key)
+        if len(self._first) > MOST_IMAGES:
+            del self._first[max(self._first)]
 
     def _put(
         self, row: Row, request: GenerateRequest, status: str, costs: Costs, seconds: float, line: dict[str, Any]

@@ -53,7 +53,7 @@ def check_rows(
         if not isinstance(row, Mapping):
             raise InvalidRequest(f"Row {number} is not a dictionary but {type(row).__name__}")
         try:
-            yield _check(row, defaults, stream)
+            yield check_row(row, defaults, stream)
         except InvalidRequest as err:
             raise InvalidRequest(f"Row {number}: {err.message}") from None
 
@@ -63,7 +63,11 @@ def request_of(fields: Mapping[str, Any]) -> GenerateRequest:
     return build(EditRequest if fields.get("images") else GenerateRequest, fields)
 
 
-def _check(row: Mapping[str, Any], defaults: Mapping[str, Any], stream: bool | None) -> tuple[str, dict[str, Any]]:
+def check_row(row: Mapping[str, Any], defaults: Mapping[str, Any], stream: bool | None) -> tuple[str, dict[str, Any]]:
+    """Return key and complete request fields of one row; see :func:`check_rows`.
+
+    :raises InvalidRequest: the row cannot be a request.
+    """
     if unknown := sorted(repr(column) for column in row.keys() - COLUMNS):
         raise InvalidRequest(f"unknown column {', '.join(unknown)}; put fields of the model into extra_params")
     given = {name: value for name, value in row.items() if not _is_missing(value)}

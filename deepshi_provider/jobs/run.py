@@ -8,13 +8,15 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from deepshi_provider.costs import CostSheet, total
 from deepshi_provider.exceptions import DeepshiError, ResendsExhausted, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
-from deepshi_provider.jobs.ledger import Ledger, Purchase
+from deepshi_provider.jobs.ledger import Purchase
+from deepshi_provider.jobs.sheets import add_up, make_sheet, read_sheet, sheet_images
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Manifest, Owner, Record, Sending, since_purchase, total, unsettled
+from deepshi_provider.manifest import Manifest, Record, Sending, since_purchase, unsettled
 from deepshi_provider.storage import PATIENCE, Store
 
 log = logging.getLogger(__name__)
@@ -38,12 +40,12 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
     tools = Tools.of(job, hook, store)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:
-        async with hook.session(), tools.lease:
+        async with hook.session(files=store.files), tools.lease:
             purchase = await engine.run()
     except DeepshiError as err:
         return await _failure(job, store, engine, err, is_recorded=bool(engine.ledger.written))
     try:
-        return await _success(job, store, engine.ledger, purchase)
+        return await _success(job, store, purchase)
     except DeepshiError as err:
         return await _failure(job, store, engine, err, is_recorded=True)
 
@@ -71,16 +73,6 @@ async def store_job(job: Job | BatchJob) -> str:
     return store.uri_of(job.job_name)
 
 
-async def spent(output_uri: str, conn_id: str | None, owner: Owner) -> Decimal | None:
-    """Return what a task instance has paid so far, in USD; ``None`` if its store cannot be read."""
-    ledger = Ledger(Store(output_uri, conn_id), IMAGE)
-    try:
-        return await ledger.task_cost(await ledger.sendings(), owner)
-    except DeepshiError as err:
-        log.warning("What the task has cost so far cannot be read: %s", err)
-        return None
-
-
 def _parsed(uri: str, kind: TypeAdapter[Parsed], data: bytes) -> Parsed:
     try:
         return kind.validate_json(data)
@@ -96,13 +88,13 @@ async def _load(uri: str, conn_id: str | None, what: str) -> bytes:
     return data
 
 
-async def _success(job: Job, store: Store, ledger: Ledger, purchase: Purchase) -> Manifest:
+async def _success(job: Job, store: Store, purchase: Purchase) -> Manifest:
     record = purchase.record
     reused = record.owner != job.owner
     if reused:
         log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
     try:
-        return await _written(job, store, ledger, record, reused=reused)
+        return await _written(job, store, record, reused=reused)
     except StorageFailed as err:
         if reused:
             raise
@@ -114,12 +106,11 @@ async def _success(job: Job, store: Store, ledger: Ledger, purchase: Purchase) -
         ) from err
 
 
-async def _written(job: Job, store: Store, ledger: Ledger, record: Record, *, reused: bool) -> Manifest:
-    async def cost() -> Decimal | None:
-        return await ledger.task_cost(await ledger.sendings(), job.owner)
-
+async def _written(job: Job, store: Store, record: Record, *, reused: bool) -> Manifest:
+    costs = await _costs(job, store, record)
     manifest = Manifest(
         status="success",
+        operation=job.operation,
         owner=job.owner,
         images=record.images,
         model=record.model,
@@ -131,10 +122,28 @@ async def _written(job: Job, store: Store, ledger: Ledger, record: Record, *, re
         unknown_outcomes=record.unknown_outcomes,
         reused=reused,
         manifest_uri=store.uri_of(job.manifest_name),
-        task_cost_usd=await store.patiently(cost),
+        task_cost_usd=costs.cost_usd,
+        costs=costs,
     )
     await store.patiently(lambda: store.write(job.manifest_name, manifest.model_dump_json().encode()))
     return manifest
+
+
+async def _costs(job: Job, store: Store, record: Record) -> CostSheet:
+    """Return the sheet after a success."""
+    tally = await store.patiently(lambda: add_up(store, job.owner, IMAGE))
+    if not record.owner.is_same_task(job.owner):
+        tally.reused(record.model, record.cost_usd, len(record.images))
+    return make_sheet(
+        job.owner,
+        job.operation,
+        job.output_uri,
+        job.output_conn_id,
+        ended=True,
+        images=sheet_images(record.images),
+        manifest_uri=store.uri_of(job.manifest_name),
+        **tally.sums(),
+    )
 
 
 async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *, is_recorded: bool) -> Manifest:
@@ -143,23 +152,29 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
     :param is_recorded: whether what the error tells of costs is in the records too.
     """
     exposed: list[Sending] = []
+    model = job.request.model
+    costs = None
     spent = total([err.cost_usd])
     try:
         sendings = await engine.ledger.sendings()
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
-        recorded = await engine.ledger.task_cost(sendings, job.owner)
-        # What a failing store did not take is not in its records.
-        spent = total([recorded, err.cost_usd]) if err.cost_usd and not is_recorded else recorded
+        costs = await read_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True)
+        if err.cost_usd and not is_recorded:  # the failing store did not take it
+            costs = costs.with_unrecorded(model, err.cost_usd)
+        spent = costs.cost_usd
     except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
     return Manifest(
         status="failed",
+        operation=job.operation,
         owner=job.owner,
+        model=model,
         cost_usd=err.cost_usd,
         sends=err.sends,
         unknown_outcomes=len(unsettled(exposed)),
         manifest_uri=store.uri_of(job.manifest_name),
         task_cost_usd=spent,
+        costs=costs,
         error={**err.as_data(), "message": _with_advice(err, job, engine, exposed)},
         retry=err.retryable and len(exposed) <= job.max_resends,
     )

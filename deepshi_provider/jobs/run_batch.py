@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from decimal import Decimal
 from typing import Any, BinaryIO
 
+from deepshi_provider.costs import CostSheet, Tally
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.pace import Pace
 from deepshi_provider.jobs.batch import Batch
 from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.index import Index
-from deepshi_provider.jobs.job import BatchJob
+from deepshi_provider.jobs.job import BatchJob, costs_name
 from deepshi_provider.jobs.report import EMPTY_LINE, NAMED
+from deepshi_provider.jobs.sheets import add_up, book, make_sheet
 from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Owner, Summary, total
+from deepshi_provider.manifest import Summary
 from deepshi_provider.storage import PATIENCE, Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -66,19 +68,6 @@ def _images(file: BinaryIO) -> list[dict[str, Any]]:
     return [{"uri": uri, "key": line["key"], "model": line["model"]} for line in lines for uri in line["uris"]]
 
 
-async def batch_spent(output_uri: str, conn_id: str | None, owner: Owner) -> Decimal | None:
-    """Return what a task instance has paid so far, in USD; ``None`` if its store cannot be read."""
-    index = Index(Store(output_uri, conn_id))
-    try:
-        await index.open()
-        return total(index.costs_of(owner))
-    except DeepshiError as err:
-        log.warning("What the task has cost so far cannot be read: %s", err)
-        return None
-    finally:
-        index.close()
-
-
 async def _run(job: BatchJob, store: Store, rows: RowTable, bill: Bill) -> Summary:
     hook = DeepshiHook(job.deepshi_conn_id)
     index = Index(store)
@@ -86,14 +75,19 @@ async def _run(job: BatchJob, store: Store, rows: RowTable, bill: Bill) -> Summa
     try:
         await index.open()
         bill.begin(await in_thread(index.costs_of, job.owner))
-        async with hook.session(Pace()):
+        async with hook.session(Pace(), store.files):
             batch = Batch(job, hook, store, rows, index, bill)
             await batch.run()
         await _write_down(job, store, rows, index, batch.error)
-        return _summary(job, store, batch, bill, _error(job, batch, store.uri_of(job.table_name)))
+        costs = await _costs(job, store, batch, index, bill)
+        return _summary(job, store, batch, bill, _error(job, batch, store.uri_of(job.table_name)), costs)
+    except asyncio.CancelledError:
+        bill.costs = _told(job, store, batch, index, bill)
+        raise
     except DeepshiError as err:
         if batch:  # the manifest could not be stored; what was paid is told all the same
-            return _summary(job, store, batch, bill, batch.error or err)
+            costs = _told(job, store, batch, index, bill).model_copy(update={"ended": True, "manifest_uri": None})
+            return _summary(job, store, batch, bill, batch.error or err, costs)
         return Summary(status="failed", rows=job.rows, task_cost_usd=bill.usd, error=err.as_data(), retry=err.retryable)
     finally:
         index.close()
@@ -112,7 +106,53 @@ async def _write_down(job: BatchJob, store: Store, rows: RowTable, index: Index,
         log.warning("The index was not written, so the next run reads each new record by itself: %s", err)
 
 
-def _summary(job: BatchJob, store: Store, batch: Batch, bill: Bill, error: DeepshiError | None) -> Summary:
+async def _costs(job: BatchJob, store: Store, batch: Batch, index: Index, bill: Bill) -> CostSheet:
+    """Return the cost sheet, and leave it beside the manifest; a store that fails now fails no task."""
+    try:
+        tally = await add_up(store, job.owner, cached=index.cached)
+    except StorageFailed as err:
+        log.warning("The cost sheet is made without the store: %s", err)
+        costs = _told(job, store, batch, index, bill)
+        return costs.model_copy(update={"ended": True, "manifest_uri": store.uri_of(job.table_name)})
+    costs = _sheet(job, store, batch, bill, tally, ended=True)
+    try:
+        await store.write(costs_name(job.owner), costs.model_dump_json().encode())
+    except StorageFailed as err:
+        log.warning("The cost sheet was not stored; a deferred task reads the records instead: %s", err)
+    return costs
+
+
+def _told(job: BatchJob, store: Store, batch: Batch | None, index: Index, bill: Bill) -> CostSheet:
+    """Return what is known without the store; claims of earlier tries are not in it."""
+    tally = Tally()
+    book(tally, job.owner, index.records_of(job.owner))
+    sheet = _sheet(job, store, batch, bill, tally, ended=False)
+    if not batch or not batch.report.unknown_outcomes:
+        return sheet
+    return sheet.model_copy(update={"unknown_outcomes": batch.report.unknown_outcomes, "may_have_cost_usd": None})
+
+
+def _sheet(job: BatchJob, store: Store, batch: Batch | None, bill: Bill, tally: Tally, *, ended: bool) -> CostSheet:
+    for model, (count, saved) in (batch.report.reused if batch else {}).items():
+        tally.reused(model, saved, count)
+    sheet = make_sheet(
+        job.owner,
+        "batch",
+        job.output_uri,
+        job.output_conn_id,
+        ended=ended,
+        images=batch.report.images if batch else [],
+        manifest_uri=store.uri_of(job.table_name) if ended else None,
+        **tally.sums(),
+    )
+    for model, cost in bill.unrecorded:
+        sheet = sheet.with_unrecorded(model, cost)
+    return sheet
+
+
+def _summary(
+    job: BatchJob, store: Store, batch: Batch, bill: Bill, error: DeepshiError | None, costs: CostSheet
+) -> Summary:
     counts = batch.report.counts
     retry = batch.report.may_retry if isinstance(error, RowsFailed) else error is not None and error.retryable
     return Summary(
@@ -125,6 +165,7 @@ def _summary(job: BatchJob, store: Store, batch: Batch, bill: Bill, error: Deeps
         unknown_outcomes=batch.report.unknown_outcomes,
         manifest_uri=store.uri_of(job.table_name),
         task_cost_usd=bill.usd,
+        costs=costs,
         error=error.as_data() if error else None,
         retry=retry,
     )
@@ -135,7 +176,7 @@ def _error(job: BatchJob, batch: Batch, uri: str) -> DeepshiError | None:
     counts = batch.report.counts
     left = f"{job.rows - counts.total()} of {job.rows} rows were not started. Manifest: {uri}"
     if isinstance(batch.error, BudgetExceeded):
-        return BudgetExceeded(f"{batch.error.message}. Raise max_cost_usd and clear the task to go on; {left}")
+        return BudgetExceeded(f"{batch.error.message}; {left}")
     if batch.error:
         data = batch.error.as_data()
         return DeepshiError.from_data({**data, "message": f"{data['message']}. {left}"})

@@ -58,17 +58,21 @@ class RowTable:
         :raises InvalidRequest: two rows have one key, or keys that are one in a path.
         """
         for number, (key, fields) in enumerate(rows, start=1):
-            try:
-                self._db.execute(
-                    "INSERT INTO rows VALUES (?, ?, ?, ?)",
-                    (number, row_name(key), key, json.dumps(fields, default=str)),
-                )
-            except sqlite3.IntegrityError:
-                other, same = self._db.execute(
-                    "SELECT number, key FROM rows WHERE name = ?", (row_name(key),)
-                ).fetchone()
-                keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, one in a path"
-                raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
+            self.add(number, key, fields)
+
+    def add(self, number: int, key: str, fields: dict[str, Any]) -> None:
+        """Add one checked row.
+
+        :raises InvalidRequest: another row has its key, or one that is the same in a path.
+        """
+        try:
+            self._db.execute(
+                "INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row_name(key), key, json.dumps(fields, default=str))
+            )
+        except sqlite3.IntegrityError:
+            other, same = self._db.execute("SELECT number, key FROM rows WHERE name = ?", (row_name(key),)).fetchone()
+            keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, one in a path"
+            raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
 
     def __iter__(self) -> Iterator[Row]:
         last = 0

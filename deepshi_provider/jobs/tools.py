@@ -9,6 +9,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import Terms
 from deepshi_provider.jobs.lease import Lease, Watch
 from deepshi_provider.jobs.preflight import Preflight
+from deepshi_provider.jobs.run_costs import RunCosts
 from deepshi_provider.storage import Store
 
 
@@ -18,6 +19,7 @@ class Tools:
 
     :param hook: to send with, its session open.
     :param lease: this process's sign of life.
+    :param run_costs: tells the DAG run what is paid, and asks what may be.
     :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
     """
 
@@ -27,6 +29,7 @@ class Tools:
     lease: Lease
     watch: Watch
     preflight: Preflight
+    run_costs: RunCosts
     image_log_level: int = logging.INFO
 
     @classmethod
@@ -39,5 +42,6 @@ class Tools:
             lease=Lease(store),
             watch=Watch(store),
             preflight=Preflight(hook, terms.preflight),
+            run_costs=RunCosts(terms),
             image_log_level=image_log_level,
         )

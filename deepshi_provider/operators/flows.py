@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
@@ -14,15 +13,18 @@ from airflow.sdk import Context
 from pydantic import ValidationError
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import XCOM_KEY
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.run_batch import batch_spent, run_batch, store_rows
+from deepshi_provider.jobs.run_batch import run_batch, store_rows
 from deepshi_provider.jobs.table import RowTable
 from deepshi_provider.manifest import Owner, as_number
-from deepshi_provider.operators.lifecycle import ImageTask, cost_so_far, owner_of
-from deepshi_provider.operators.rendered import is_blank
+from deepshi_provider.operators.lifecycle import ImageTask, owner_of
+from deepshi_provider.operators.rendered import amount, is_blank
+from deepshi_provider.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +52,15 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
             deadline=time.time() + task.generation_timeout,
             **_terms(task, owner, output_uri, output_conn_id),
         )
+        task.begin(context, job, job.operation)
         if task.deferrable:
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
-        task.fail(context, err, cost=cost_so_far(output_uri, output_conn_id, owner))
+        task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
     try:
         manifest = task.await_here(run(job))
     except (AirflowException, AirflowTaskTimeout):  # killed
-        context["ti"].xcom_push(key="cost_usd", value=cost_so_far(output_uri, output_conn_id, owner))
+        task.push_costs(context, task.costs_so_far(owner, (output_uri, output_conn_id)))
         raise
     return task.finish(context, manifest)
 
@@ -79,20 +82,23 @@ def work_off(
                 rows=len(rows),
                 generation_timeout=task.generation_timeout,
                 max_concurrency=bounds.max_concurrency,
-                max_cost_usd=_usd("max_cost_usd", bounds.max_cost_usd),
+                max_cost_usd=amount("max_cost_usd", bounds.max_cost_usd),
                 on_error=bounds.on_error,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
+            task.begin(context, job, "batch")
             if task.deferrable:
                 asyncio.run(store_rows(job, rows))
                 task.defer_job(job, None)
         except DeepshiError as err:
-            task.fail(context, err, cost=as_number(asyncio.run(batch_spent(output_uri, output_conn_id, owner))))
+            task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
         bill = Bill()
         try:
             summary = task.await_here(run_batch(job, rows, bill))
         except (AirflowException, AirflowTaskTimeout):  # killed: there is no time to ask the store
             context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
+            if bill.costs:
+                context["ti"].xcom_push(key=XCOM_KEY, value=bill.costs.as_xcom())
             raise
     return task.finish(context, summary)
 
@@ -101,11 +107,18 @@ def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | 
     try:
         return task.place(owner)
     except DeepshiError as err:
-        # What earlier tries have cost is not known without the place.
-        task.fail(context, err, cost=0.0 if owner.try_number == 1 else None)
+        task.fail(context, err, costs=task.costs_so_far(owner))
 
 
 def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
+    settings = asyncio.run(DeepshiHook(task.deepshi_conn_id).asettings())
+    limit = amount("max_run_cost_usd", task.max_run_cost_usd)
+    if limit is not None and settings.output_uri is None:
+        raise InvalidRequest(
+            "Nothing was sent: max_run_cost_usd needs an output_uri in the extra of connection "
+            f"{task.deepshi_conn_id!r}; there the tasks of a run tell each other what they have spent"
+        )
+    runs = Store(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return {
         "owner": owner,
         "output_uri": output_uri,
@@ -115,6 +128,9 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
         "reuse": task.reuse,
         "max_resends": task.max_resends,
         "preflight": task.preflight,
+        "max_run_cost_usd": limit,
+        "runs_uri": runs and runs.uri,
+        "runs_conn_id": runs and runs.conn_id,
     }
 
 
@@ -124,15 +140,3 @@ def _checked_batch(**fields: Any) -> BatchJob:
     except ValidationError as err:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise InvalidRequest(f"Nothing was sent: {wrong}") from None
-
-
-def _usd(name: str, value: Any) -> Decimal | None:
-    if is_blank(value):
-        return None
-    try:
-        amount = Decimal(str(value).strip())
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
-    return amount

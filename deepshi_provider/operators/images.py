@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
+from deepshi_provider.costs import Operation
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.requests_file import read_requests
 from deepshi_provider.jobs.rows import check_rows
@@ -18,7 +19,7 @@ from deepshi_provider.operators.flows import Bounds, carry_out, work_off
 from deepshi_provider.operators.lifecycle import ImageTask
 from deepshi_provider.operators.rendered import image_uris, is_blank
 
-_TEMPLATED = (*REQUEST_FIELDS, "extra_params", "output_uri", "output_conn_id", "deepshi_conn_id")
+_TEMPLATED = (*REQUEST_FIELDS, "extra_params", "output_uri", "output_conn_id", "deepshi_conn_id", "max_run_cost_usd")
 
 
 class DeepshiGenerateImageOperator(ImageTask):
@@ -45,6 +46,8 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param deepshi_conn_id: connection of type ``deepshi``.
     :param reuse: take images that are stored for the same request, which costs nothing; ``False`` buys anew.
     :param max_resends: how often a request is sent again that may have been paid for already; 0 fails instead.
+    :param max_run_cost_usd: most that all image tasks of the DAG run may spend together, in USD; when they have,
+        nothing is sent and the task fails. The connection needs an ``output_uri``.
     :param preflight: check against the model catalog before paying: ``warn``, ``error`` or ``off``.
     :param generation_timeout: seconds for the request with its retries.
     :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
@@ -75,6 +78,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     All other parameters are those of :class:`DeepshiGenerateImageOperator`.
     """
 
+    operation: ClassVar[Operation] = "edit"
     template_fields: Sequence[str] = ("images", *_TEMPLATED)
 
     def __init__(self, *, images: Any, **kwargs: Any) -> None:
@@ -86,6 +90,10 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         return carry_out(
             self, context, lambda: build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
         )
+
+    def input_uris(self) -> list[str]:
+        """Return the images to start from."""
+        return image_uris(self.images)
 
 
 class DeepshiGenerateImagesOperator(ImageTask):
@@ -111,6 +119,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
     All other parameters are those of :class:`DeepshiGenerateImageOperator`; ``generation_timeout`` is for each row.
     """
 
+    operation: ClassVar[Operation] = "batch"
     template_fields: Sequence[str] = ("requests", "requests_uri", "images", "max_cost_usd", *_TEMPLATED)
     template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_params": "json"}
     ui_color = "#f3e8ff"
@@ -141,6 +150,13 @@ class DeepshiGenerateImagesOperator(ImageTask):
     def bounds(self) -> Bounds:
         """Return how far the batch may go."""
         return Bounds(max_concurrency=self.max_concurrency, max_cost_usd=self.max_cost_usd, on_error=self.on_error)
+
+    def input_uris(self) -> list[str]:
+        """Return the file of rows, and the images to start from that the operator or rows in a list name."""
+        uris = [] if is_blank(self.requests_uri) else [str(self.requests_uri)]
+        uris += image_uris(self.images)
+        rows = self.requests if isinstance(self.requests, list) else []
+        return [*uris, *(uri for row in rows if isinstance(row, Mapping) for uri in image_uris(row.get("images")))]
 
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
         defaults = {name: value for name, value in self.request_fields().items() if not is_blank(value)}

@@ -6,18 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from decimal import Decimal
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
 from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS
+from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.jobs.run import load_manifest, spent, store_job
+from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode, Terms
+from deepshi_provider.jobs.run import load_manifest, store_job
 from deepshi_provider.jobs.run_batch import images_of
+from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
+from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
+from deepshi_provider.operators.lineage import Lineage, tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, is_blank
 from deepshi_provider.storage import Store
@@ -35,8 +40,13 @@ class ImageTask(BaseOperator):
     Parameters are described at :class:`~deepshi_provider.operators.images.DeepshiGenerateImageOperator`.
     """
 
+    #: What the cost sheet says if the task fails before it has a request.
+    operation: ClassVar[Operation] = "generate"
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     _killed = False
+    #: What the last try in this process read and made, once it has ended.
+    lineage: Lineage | None = None
+    operator_extra_links = (DeepshiImageLink(), DeepshiDirectoryLink())
 
     def __init__(
         self,
@@ -58,6 +68,7 @@ class ImageTask(BaseOperator):
         deepshi_conn_id: str = DeepshiHook.default_conn_name,
         reuse: bool = True,
         max_resends: int = 1,
+        max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
@@ -82,6 +93,7 @@ class ImageTask(BaseOperator):
         self.deepshi_conn_id = deepshi_conn_id
         self.reuse = reuse
         self.max_resends = max_resends
+        self.max_run_cost_usd = max_run_cost_usd
         self.preflight = preflight
         self.generation_timeout = generation_timeout
         self.stream = stream
@@ -169,19 +181,35 @@ class ImageTask(BaseOperator):
         try:
             manifest = asyncio.run(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
         except DeepshiError as err:
-            owner = owner_of(context)
-            self.fail(context, err, cost=cost_so_far(*self.place(owner), owner))
+            self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
         return self.finish(context, manifest)
 
     def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:
         """Push what the task has cost, and return its result or raise its error."""
-        cost = as_number(ended.task_cost_usd)
-        if ended.error:
-            self.fail(context, DeepshiError.from_data(ended.error), cost=cost, retry=ended.retry)
-        self._push_cost(context, cost)
-        if self.outlets:
-            self._tell_outlets(context, ended)
-        return ended.as_xcom()
+        costs = ended.costs or self._costs_of(owner_of(context), ended)
+        try:
+            if ended.error:
+                self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
+            self.push_costs(context, costs)
+            if self.outlets:
+                self._tell_outlets(context, ended)
+            return ended.as_xcom()
+        finally:  # a failed batch has images too
+            self.lineage = tell_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
+
+    def input_uris(self) -> list[str]:
+        """Return what the task reads, for its lineage; the operators that read override it."""
+        return []
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return datasets and run facet; called by the OpenLineage provider, if there is one, after the task's end."""
+        from deepshi_provider.operators.openlineage import operator_lineage
+
+        return self.lineage and operator_lineage(self.lineage)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """Return the same after a failure: what was paid for until then."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _tell_outlets(self, context: Context, ended: Manifest | Summary) -> None:
         def images() -> list[dict[str, Any]]:
@@ -195,16 +223,60 @@ class ImageTask(BaseOperator):
         told = {"images": count, "cost_usd": cost, "manifest_uri": ended.manifest_uri}
         tell_outlets(context, self.outlets, images, told)
 
-    def fail(self, context: Context, error: DeepshiError, *, cost: float | None, retry: bool | None = None) -> NoReturn:
+    def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
         """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
-        self._push_cost(context, cost)
+        self.push_costs(context, costs)
         if error.retryable if retry is None else retry:
             raise error
         raise AirflowFailException(str(error)) from error
 
-    def _push_cost(self, context: Context, cost: float | None) -> None:
-        context["ti"].xcom_push(key="cost_usd", value=cost)
+    def begin(self, context: Context, terms: Terms, operation: Operation) -> None:
+        """Say what earlier tries have cost, before anything is sent: this process may be killed."""
+        owner = terms.owner
+        if owner.try_number == 1:
+            costs = make_sheet(owner, operation, terms.output_uri, terms.output_conn_id, ended=False)
+        else:
+            costs = asyncio.run(known_sheet(owner, operation, terms.output_uri, terms.output_conn_id, ended=False))
+        context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
+
+    def push_costs(self, context: Context, costs: CostSheet) -> None:
+        """Say what the task has cost over all its tries: as a number, and as a sheet."""
+        self.lineage = Lineage(costs=costs)
+        ti = context["ti"]
+        ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
+        ti.xcom_push(key=XCOM_KEY, value=costs.as_xcom())
+        cost = costs.cost_usd
         self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
+
+    def costs_so_far(self, owner: Owner, place: tuple[str, str | None] | None = None) -> CostSheet:
+        """Return the sheet of a task that ends without a job's end.
+
+        :param place: output directory and its connection, if they were looked up before.
+        """
+        try:
+            return asyncio.run(known_sheet(owner, self.operation, *(place or self.place(owner)), ended=True))
+        except DeepshiError:
+            # Without the place it is not known what earlier tries have cost.
+            cost = Decimal(0) if owner.try_number == 1 else None
+            return make_sheet(owner, self.operation, "", None, ended=True, cost_usd=cost)
+
+    def _costs_of(self, owner: Owner, ended: Manifest | Summary) -> CostSheet:
+        """Return the sheet of a job whose end came as a trigger's event, which is too small for it."""
+        operation: Operation = ended.operation if isinstance(ended, Manifest) else "batch"
+        model = ended.model if isinstance(ended, Manifest) else None
+        output_uri, conn_id = "", None
+        try:
+            output_uri, conn_id = self.place(owner)
+            if operation == "batch" and (stored := asyncio.run(load_sheet(owner, output_uri, conn_id))):
+                return stored
+            costs = asyncio.run(read_sheet(owner, operation, output_uri, conn_id, ended=True))
+        except DeepshiError as err:
+            self.log.warning("The cost sheet is made without the store: %s", err)
+            costs = make_sheet(owner, operation, output_uri, conn_id, ended=True)
+            return told_sheet(costs, ended.task_cost_usd, ended.unknown_outcomes, model)
+        # What the failing store did not take is told by the event alone.
+        unrecorded = (ended.task_cost_usd or Decimal(0)) - (costs.cost_usd or Decimal(0))
+        return costs.with_unrecorded(model or UNNAMED, unrecorded) if unrecorded > 0 else costs
 
     def request_fields(self) -> dict[str, Any]:
         """Return the request's fields as the operator names them.
@@ -218,11 +290,6 @@ class ImageTask(BaseOperator):
         if twice := sorted(extra.keys() & {*fields, "images", "stream"}):
             raise InvalidRequest(f"extra_params names fields that are parameters of the operator: {', '.join(twice)}")
         return {**fields, **extra}
-
-
-def cost_so_far(output_uri: str, output_conn_id: str | None, owner: Owner) -> float | None:
-    """Return what a task instance has cost in earlier tries, in USD."""
-    return as_number(asyncio.run(spent(output_uri, output_conn_id, owner)))
 
 
 def owner_of(context: Context) -> Owner:

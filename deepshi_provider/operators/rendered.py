@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from deepshi_provider.exceptions import InvalidRequest
@@ -14,6 +15,23 @@ from deepshi_provider.manifest import Owner, path_part
 def is_blank(value: Any) -> bool:
     """Return whether a rendered value means that nothing was given."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def amount(name: str, value: Any) -> Decimal | None:
+    """Return an amount in USD, or ``None`` if none was given.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is no amount.
+    """
+    if is_blank(value):
+        return None
+    try:
+        usd = Decimal(str(value).strip())
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd < 0:
+        raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
+    return usd
 
 
 def image_uris(value: Any) -> list[str]:

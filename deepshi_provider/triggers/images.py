@@ -8,6 +8,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.metrics import count_as_trigger
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.run import load_job, run
 from deepshi_provider.jobs.run_batch import run_batch
@@ -50,6 +51,7 @@ class DeepshiImagesTrigger(BaseTrigger):
 
         A cancellation passes through: it closes the connection and leaves the claim.
         """
+        count_as_trigger()
         try:
             job = await load_job(self.job_uri, self.storage_conn_id)
         except DeepshiError as err:

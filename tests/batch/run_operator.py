@@ -11,6 +11,7 @@ import psutil
 
 
 def main() -> None:
+    from deepshi_provider.costs import XCOM_KEY
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
     from tests.operators.tasks import TaskInstance, execute
 
@@ -32,7 +33,8 @@ def main() -> None:
     except Exception as err:  # noqa: BLE001 -- the parent looks at it
         error = f"{type(err).__name__}: {err}"
     seconds = time.monotonic() - begun
-    told = {"xcoms": ti.xcoms, "error": error, "seconds": seconds, "grown_bytes": peak.stop() - before}
+    xcoms = ti.xcoms | ({XCOM_KEY: ti.sheets[-1].as_xcom()} if ti.sheets else {})
+    told = {"xcoms": xcoms, "error": error, "seconds": seconds, "grown_bytes": peak.stop() - before}
     print(json.dumps(told), flush=True)  # noqa: T201
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from airflow.sdk import DAG, BaseOperator, Context
 
+from deepshi_provider.costs import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 
@@ -17,7 +18,10 @@ EDITS = "/v1/images/edits"
 
 @dataclass(kw_only=True)
 class TaskInstance:
-    """One try; XComs are those of Airflow: JSON, and gone with the try."""
+    """One try; XComs are those of Airflow: JSON, and gone with the try.
+
+    :ivar sheets: the cost sheets, apart from the other XComs, in the order in which they were pushed.
+    """
 
     dag_id: str = "shop"
     run_id: str = "monday"
@@ -25,10 +29,15 @@ class TaskInstance:
     map_index: int | None = -1
     try_number: int = 1
     xcoms: dict[str, Any] = field(default_factory=dict)
+    sheets: list[CostSheet] = field(default_factory=list)
 
     def xcom_push(self, key: str, value: Any) -> None:
         assert json.loads(json.dumps(value, allow_nan=False)) == value, f"XCom {key} is not JSON: {value!r}"
-        self.xcoms[key] = value
+        if key == XCOM_KEY:
+            assert len(json.dumps(value)) < 4096
+            self.sheets.append(CostSheet.model_validate(value))
+        else:
+            self.xcoms[key] = value
 
 
 def context_of(ti: TaskInstance, **more: Any) -> Context:

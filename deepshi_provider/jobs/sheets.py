@@ -1,0 +1,162 @@
+"""Cost sheets from what a task instance has left in its output directory, whether or not it came to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from pydantic import ValidationError
+
+from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.jobs.job import IMAGE, costs_name
+from deepshi_provider.jobs.ledger import Ledger, parse_entry
+from deepshi_provider.manifest import Claim, Owner, Record, Sending, StoredImage
+from deepshi_provider.storage import STATE, Store, in_thread
+
+log = logging.getLogger(__name__)
+
+#: Objects that are read at once.
+_AT_ONCE = 64
+
+
+async def add_up(
+    store: Store, owner: Owner, name: str | None = None, cached: Callable[[str], Record | None] | None = None
+) -> Tally:
+    """Add up what a task instance has paid, and may have paid, over all its tries.
+
+    :param name: only of the sendings under this name.
+    :param cached: returns a record by the name of its object, if it is at hand.
+    :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
+    """
+    records, claims = await in_thread(_sorted, await store.list(), owner.task_key, name)
+    tally = Tally([lost async for lost in _lost(store, owner, claims)])
+    ledger = Ledger(store, "")
+    for some in _chunks(records):
+        at_hand = await in_thread(_look_up, some, cached)
+        missing = [sending for sending in some if str(sending.record) not in at_hand]
+        read = await asyncio.gather(*map(ledger.read_record, missing))
+        book(tally, owner, [*at_hand.values(), *read])
+    return tally
+
+
+def book(tally: Tally, owner: Owner, records: Iterable[Record]) -> None:
+    """Add those of the records that are of a task instance."""
+    for record in records:
+        if record.owner.is_same_task(owner):
+            tally.paid(record.model, record.fingerprint, record.cost_usd, len(record.images))
+
+
+def make_sheet(
+    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool, **more: Any
+) -> CostSheet:
+    """Return a sheet; without more, nothing was paid.
+
+    :param more: other fields of the sheet.
+    """
+    identity = owner.model_dump()
+    return CostSheet(
+        **identity, operation=operation, output_uri=output_uri, output_conn_id=conn_id, ended=ended, **more
+    )
+
+
+def sheet_images(images: Iterable[StoredImage], key: str | None = None) -> list[SheetImage]:
+    """Return images as a sheet names them."""
+    return [
+        SheetImage(uri=i.uri, media_type=i.media_type, width=i.width, height=i.height, key=key and key[:100])
+        for i in images
+    ]
+
+
+async def read_sheet(
+    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool
+) -> CostSheet:
+    """Return what a task instance has cost so far, from its directory alone.
+
+    What it reused is not told there.
+
+    :raises DeepshiError: the directory cannot be read.
+    """
+    tally = await add_up(Store(output_uri, conn_id), owner, None if operation == "batch" else IMAGE)
+    return make_sheet(owner, operation, output_uri, conn_id, ended=ended, **tally.sums())
+
+
+async def known_sheet(
+    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool
+) -> CostSheet:
+    """Return the sheet of :func:`read_sheet`; if the directory cannot be read, one that does not know what was paid."""
+    try:
+        return await read_sheet(owner, operation, output_uri, conn_id, ended=ended)
+    except DeepshiError as err:
+        log.warning("What the task has cost so far cannot be read: %s", err)
+        return make_sheet(owner, operation, output_uri, conn_id, ended=ended, cost_usd=None)
+
+
+async def load_sheet(owner: Owner, output_uri: str, conn_id: str | None) -> CostSheet | None:
+    """Return the sheet that a batch left, or ``None``: it is a copy of what the directory tells."""
+    try:
+        data = await Store(output_uri, conn_id).read(costs_name(owner))
+        return None if data is None else CostSheet.model_validate_json(data)
+    except (DeepshiError, ValidationError) as err:
+        log.warning("The batch's cost sheet cannot be read, so the records are asked: %s", err)
+        return None
+
+
+def told_sheet(sheet: CostSheet, cost_usd: Decimal | None, unknown_outcomes: int, model: str | None) -> CostSheet:
+    """Return a sheet whose directory cannot be read, with what is known without it."""
+    entry = ModelCosts(model=model or UNNAMED, cost_usd=cost_usd, unknown_outcomes=unknown_outcomes)
+    sums = {
+        "cost_usd": cost_usd,
+        "unknown_outcomes": unknown_outcomes,
+        "may_have_cost_usd": None if unknown_outcomes else Decimal(0),
+        "models": [entry] if cost_usd or unknown_outcomes else [],
+    }
+    return sheet.model_copy(update=sums)
+
+
+def _sorted(listing: Iterable[str], task_key: str, only: str | None) -> tuple[list[Sending], list[Sending]]:
+    """Return the sendings of a listing with a record of the task, and all that have only a claim."""
+    own: list[Sending] = []
+    settled: set[tuple[str, int, str]] = set()
+    claims: dict[tuple[str, int, str], Sending] = {}
+    for entry in listing:
+        name, sending = parse_entry(entry)
+        if sending is None or only not in (None, name):
+            continue
+        key = name, sending.k, sending.fingerprint
+        if sending.record is None:
+            claims[key] = sending
+            continue
+        settled.add(key)
+        if sending.task_key == task_key:
+            own.append(sending)
+    return own, [sending for key, sending in claims.items() if key not in settled]
+
+
+async def _lost(store: Store, owner: Owner, claims: list[Sending]) -> AsyncIterator[tuple[str, str]]:
+    """Yield model and fingerprint of those claims that are of a task instance."""
+    for some in _chunks(claims):
+        for data in await asyncio.gather(*(store.read(f"{STATE}/{sending.claim}") for sending in some)):
+            if data is None:
+                continue  # it turned out to be free
+            try:
+                claim = Claim.model_validate_json(data)
+            except ValidationError:  # for all that can be read of it
+                yield UNNAMED, ""
+                continue
+            if claim.owner.is_same_task(owner):
+                yield claim.model, claim.fingerprint
+
+
+def _look_up(sendings: list[Sending], cached: Callable[[str], Record | None] | None) -> dict[str, Record]:
+    if cached is None:
+        return {}
+    found = ((str(sending.record), cached(str(sending.record))) for sending in sendings)
+    return {entry: record for entry, record in found if record is not None}
+
+
+def _chunks(sendings: list[Sending]) -> Iterator[list[Sending]]:
+    return (sendings[start : start + _AT_ONCE] for start in range(0, len(sendings), _AT_ONCE))

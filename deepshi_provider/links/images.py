@@ -1,0 +1,87 @@
+"""Buttons of a task instance: its first image, and the directory that its images are in.
+
+The worker makes them when the task ends; Airflow keeps them as XComs. A signed URL opens without a login for whoever
+has it, so its signature is masked in task logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.log import mask_secret
+
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.operators.lineage import Lineage
+from deepshi_provider.storage import Store
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a signed URL is good for: the longest that S3 and Google's storage allow. URLs that were signed with
+#: temporary credentials end with these.
+SIGNED_FOR = 7 * 24 * 3600
+
+
+class DeepshiImageLink(BaseOperatorLink):
+    """Opens the task's first image: by a signed URL, or in the store's console if it does not sign."""
+
+    name = "Image"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the URL; empty if there is no image, or none that a browser can open."""
+        lineage: Lineage | None = getattr(operator, "lineage", None)
+        if lineage is None or not lineage.images:
+            return ""
+        folder, _, name = str(lineage.images[0]["uri"]).rpartition("/")
+        return asyncio.run(_image_url(Store(folder, lineage.costs.output_conn_id), name))
+
+
+class DeepshiDirectoryLink(BaseOperatorLink):
+    """Opens the directory of the task's images in the store's console."""
+
+    name = "Image directory"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the URL; empty if there are no images, or the store has no console."""
+        lineage: Lineage | None = getattr(operator, "lineage", None)
+        if lineage is None or not lineage.images:
+            return ""
+        folder = str(lineage.images[0]["uri"]).rpartition("/")[0]
+        return asyncio.run(_console_url(Store(folder, lineage.costs.output_conn_id), ""))
+
+
+async def _image_url(store: Store, name: str) -> str:
+    try:
+        signed = await store.sign(name, SIGNED_FOR)
+    except DeepshiError as err:
+        log.info("No signed URL for %s: %s", store.uri_of(name), err)
+        signed = None
+    if signed is None:
+        return await _console_url(store, name)
+    mask_secret(urlsplit(signed).query)
+    return signed
+
+
+async def _console_url(store: Store, name: str) -> str:
+    """Return where a cloud's console shows an object, or with an empty name a directory; empty if it has none."""
+    bucket, _, path = store.uri.partition("://")[2].partition("/")
+    key = quote(f"{path}/{name}" if path else name)
+    if store.protocol in ("gs", "gcs"):
+        kind = f"_details/{bucket}" if name else bucket
+        return f"https://console.cloud.google.com/storage/browser/{kind}/{key}"
+    if store.protocol in ("s3", "s3a"):
+        try:
+            elsewhere = await store.is_elsewhere()
+        except DeepshiError as err:
+            log.info("No link to %s: %s", store.uri, err)
+            return ""
+        kind = "object" if name else "buckets"
+        return "" if elsewhere else f"https://s3.console.aws.amazon.com/s3/{kind}/{bucket}?prefix={key}"
+    return ""

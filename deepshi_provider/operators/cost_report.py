@@ -1,0 +1,201 @@
+"""What did this run cost: a report at the end of a DAG run, and a limit on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import BaseOperator, Context
+
+from deepshi_provider.costs import XCOM_KEY, CostSheet
+from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.settings import Settings
+from deepshi_provider.jobs.run_costs import RunEntry, read_entries
+from deepshi_provider.jobs.sheets import read_sheet
+from deepshi_provider.jobs.thumbnails import thumbnails
+from deepshi_provider.manifest import Owner, as_number
+from deepshi_provider.operators.lifecycle import ImageTask, owner_of
+from deepshi_provider.operators.rendered import amount, default_output_uri, is_blank
+from deepshi_provider.reports.page import as_html
+from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
+from deepshi_provider.storage import Store
+
+
+class DeepshiCostReportOperator(BaseOperator):
+    """Report what the image tasks of this DAG run have cost, failed tries included, and fail if it is too much.
+
+    Put it behind the image tasks; by default it runs when all of them are done, however they ended. It writes
+    ``report.json``, ``report.csv`` and ``report.html``, a page that needs nothing else, with plots and, if Pillow is
+    installed (extra ``report``), small pictures. Sums are exact. A task that was killed is added up from its records.
+
+    :param task_ids: the tasks to report on, one or a list; by default all image tasks of the DAG.
+    :param output_uri: directory for the report; by default the connection's, then ``/<dag>/<run>/<task>``.
+    :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
+    :param deepshi_conn_id: connection of type ``deepshi``.
+    :param max_cost_usd: if the run has cost more, in USD, the task fails after the report is written.
+    :param warn_cost_usd: if the run has cost more, in USD, the log has a warning.
+    :param trigger_rule: when to run; see Airflow's documentation.
+    :returns: ``{"cost_usd", "images", "reused", "saved_usd", "unknown_outcomes", "may_have_cost_usd", "json_uri",
+        "csv_uri", "html_uri"}``; and as XCom ``cost_usd`` the total, in USD.
+    """
+
+    template_fields: Sequence[str] = (
+        "task_ids",
+        "output_uri",
+        "output_conn_id",
+        "deepshi_conn_id",
+        "max_cost_usd",
+        "warn_cost_usd",
+    )
+    ui_color = "#f3e8ff"
+
+    def __init__(
+        self,
+        *,
+        task_ids: str | Sequence[str] | None = None,
+        output_uri: str | None = None,
+        output_conn_id: str | None = None,
+        deepshi_conn_id: str = DeepshiHook.default_conn_name,
+        max_cost_usd: float | str | None = None,
+        warn_cost_usd: float | str | None = None,
+        trigger_rule: str = "all_done",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(trigger_rule=trigger_rule, **kwargs)
+        self.task_ids = task_ids
+        self.output_uri = output_uri
+        self.output_conn_id = output_conn_id
+        self.deepshi_conn_id = deepshi_conn_id
+        self.max_cost_usd = max_cost_usd
+        self.warn_cost_usd = warn_cost_usd
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read the cost sheets, write the report, then look at the limits."""
+        try:
+            return self._execute(context)
+        except DeepshiError as err:
+            if err.retryable:
+                raise
+            raise AirflowFailException(str(err)) from err
+
+    def _execute(self, context: Context) -> dict[str, Any]:
+        maximum = amount("max_cost_usd", self.max_cost_usd)
+        warning = amount("warn_cost_usd", self.warn_cost_usd)
+        owner = owner_of(context)
+        task_ids = self._wanted(context)
+        settings = asyncio.run(DeepshiHook(self.deepshi_conn_id).asettings())
+        store = self._store(settings, owner)
+        pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
+        sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
+        instances = asyncio.run(_complete(sheets, owner, set(task_ids), settings))
+        order = {task_id: number for number, task_id in enumerate(task_ids)}
+        instances.sort(key=lambda i: (order[i.sheet.task_id], i.sheet.map_index))
+        report = make_report(
+            owner.dag_id,
+            owner.run_id,
+            datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            task_ids,
+            instances,
+            max_cost_usd=maximum,
+            warn_cost_usd=warning,
+        )
+        uris = asyncio.run(_write(store, report))
+        context["ti"].xcom_push(key="cost_usd", value=as_number(report.cost_usd))
+        self._judge(report, uris["html_uri"])
+        return {
+            "cost_usd": as_number(report.cost_usd),
+            "images": report.images,
+            "reused": report.reused,
+            "saved_usd": as_number(report.saved_usd),
+            "unknown_outcomes": report.unknown_outcomes,
+            "may_have_cost_usd": as_number(report.may_have_cost_usd),
+            **uris,
+        }
+
+    def _wanted(self, context: Context) -> list[str]:
+        dag = context["dag"]
+        if is_blank(self.task_ids) or self.task_ids is None:
+            return [task.task_id for task in dag.tasks if _is_image_task(task)]
+        named = [self.task_ids] if isinstance(self.task_ids, str) else list(self.task_ids)
+        if missing := [str(task_id) for task_id in named if task_id not in dag.task_dict]:
+            raise InvalidRequest(f"task_ids: this DAG has no task {', '.join(missing)}")
+        return list(dict.fromkeys(named))
+
+    def _store(self, settings: Settings, owner: Owner) -> Store:
+        conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
+        if not is_blank(self.output_uri):
+            return Store(str(self.output_uri), conn_id)
+        if settings.output_uri is None:
+            raise InvalidRequest(
+                "There is no place for the report: set output_uri on the operator, or in the extra of connection "
+                f"{self.deepshi_conn_id!r}"
+            )
+        return Store(default_output_uri(settings.output_uri, owner), conn_id)
+
+    def _judge(self, report: CostReport, uri: str) -> None:
+        cost = report.cost_usd or Decimal(0)
+        self.log.info("This run has cost $%s for %d images; report: %s", f"{cost:f}", report.images, uri)
+        if report.warn_cost_usd is not None and cost > report.warn_cost_usd:
+            self.log.warning("This run has cost $%s, more than warn_cost_usd $%s", f"{cost:f}", report.warn_cost_usd)
+        if report.max_cost_usd is not None and cost > report.max_cost_usd:
+            raise BudgetExceeded(
+                f"This run has cost ${cost:f}, more than max_cost_usd ${report.max_cost_usd:f}. Report: {uri}"
+            )
+
+
+def _is_image_task(task: Any) -> bool:
+    kind = getattr(task, "operator_class", type(task))  # a mapped task says what it will be
+    return isinstance(kind, type) and issubclass(kind, ImageTask)
+
+
+async def _complete(
+    sheets: Iterable[CostSheet], owner: Owner, task_ids: set[str], settings: Settings
+) -> list[InstanceCosts]:
+    """Return the sheets of all task instances; of those that did not come to their end, from their records."""
+    instances = []
+    for sheet in sheets:
+        if sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
+            instances.append(await _from_records(sheet, sheet.output_uri, sheet.output_conn_id))
+        else:
+            instances.append(InstanceCosts(status="ended", sheet=sheet))
+    told = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
+    for entry in await _entries(owner, settings):
+        who = entry.owner
+        if who.task_id in task_ids and (who.task_id, who.map_index) not in told:
+            # Killed after an earlier try's XComs were deleted, and before it pushed its own.
+            found = await read_sheet(who, entry.operation, entry.output_uri, entry.output_conn_id, ended=False)
+            instances.append(InstanceCosts(status="not ended", sheet=found))
+    return instances
+
+
+async def _from_records(sheet: CostSheet, output_uri: str, conn_id: str | None) -> InstanceCosts:
+    owner = Owner(**sheet.model_dump(include=set(Owner.model_fields)))
+    found = await read_sheet(owner, sheet.operation, output_uri, conn_id, ended=sheet.ended)
+    return InstanceCosts(status="ended" if sheet.ended else "not ended", sheet=found)
+
+
+async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
+    if settings.output_uri is None:
+        return []
+    return await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
+
+
+async def _write(store: Store, report: CostReport) -> dict[str, str]:
+    pictures = await thumbnails(instance.sheet for instance in report.instances)
+    files = {
+        "json": (report.model_dump_json(indent=2), "application/json"),
+        "csv": (as_csv(report), "text/csv"),
+        "html": (as_html(report, pictures), "text/html; charset=utf-8"),
+    }
+    for ending, (text, media_type) in files.items():
+
+        def fill(file: BinaryIO, text: str = text) -> None:
+            file.write(text.encode())
+
+        await store.write_file(f"report.{ending}", fill, media_type)
+    return {f"{ending}_uri": store.uri_of(f"report.{ending}") for ending in files}

@@ -1,0 +1,126 @@
+"""What a task read and made: told to Airflow's lineage, and kept for OpenLineage and for links.
+
+It is told in the worker, in both modes: what a trigger would tell goes nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+from deepshi_provider.costs import CostSheet
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.manifest import Manifest, Summary
+from deepshi_provider.storage import Store
+
+log = logging.getLogger(__name__)
+
+#: Most images that are told one by one; of more, only their directory is. Airflow takes 100 for a whole task.
+MOST = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """What a task read and made, and what it has cost.
+
+    :param costs: of the task instance over all its tries.
+    :param inputs: URIs.
+    :param outputs: URIs.
+    :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first :data:`MOST` images; the hash and the
+        pixels are ``None`` for all but the first image of a batch's row.
+    :param image_count: of all images, those that were reused included; if they are more than :data:`MOST`, of a batch's
+        rows, each of which may have several.
+    """
+
+    costs: CostSheet
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    images: tuple[dict[str, Any], ...] = ()
+    image_count: int = 0
+
+
+def tell_lineage(
+    deepshi_conn_id: str, ended: Manifest | Summary, costs: CostSheet, inputs: Callable[[], Iterable[str]]
+) -> Lineage:
+    """Tell Airflow's collector, and return what was told. What goes wrong here is no error of the task.
+
+    :param inputs: returns what the task read, as paths or URIs.
+    """
+    try:
+        lineage = _lineage(ended, costs, inputs())
+        hook = DeepshiHook(deepshi_conn_id)
+        collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # it is not annotated
+        for uri in lineage.inputs:
+            collector.add_input_asset(hook, uri=uri)
+        for uri in lineage.outputs:
+            collector.add_output_asset(hook, uri=uri)
+    except Exception:  # the images are paid for and in place, whatever becomes of their lineage
+        log.warning("The lineage of the images was not told", exc_info=True)
+        return Lineage(costs=costs)
+    return lineage
+
+
+def _lineage(ended: Manifest | Summary, costs: CostSheet, inputs: Iterable[str]) -> Lineage:
+    images, count = _images_of(ended, costs.output_conn_id)
+    outputs = [image["uri"] for image in images]
+    if outputs and count > MOST:
+        outputs = [outputs[0].rpartition("/")[0]]
+    if outputs and isinstance(ended, Summary):
+        outputs.append(str(ended.manifest_uri))
+    return Lineage(
+        costs=costs,
+        inputs=tuple(dict.fromkeys(_without_secrets(uri) for uri in islice(inputs, MOST))),
+        outputs=tuple(dict.fromkeys(outputs)),
+        images=tuple({name: i[name] for name in ("uri", "sha256", "model", "width", "height")} for i in images[:MOST]),
+        image_count=count,
+    )
+
+
+def _without_secrets(uri: str) -> str:
+    """Return an input's URI without connection, user and signature."""
+    plain = Store(uri).uri
+    return plain.partition("?")[0] if plain.startswith(("http://", "https://")) else plain
+
+
+def _images_of(ended: Manifest | Summary, conn_id: str | None) -> tuple[list[dict[str, Any]], int]:
+    """Return the first images, one more than is told at most, and how many there are."""
+    if isinstance(ended, Manifest):
+        return [{**image.model_dump(), "model": ended.model} for image in ended.images], len(ended.images)
+    rows = ended.created + ended.reused
+    if not ended.manifest_uri or not rows:
+        return [], 0
+    folder, _, name = ended.manifest_uri.rpartition("/")
+    images = asyncio.run(Store(folder, conn_id).process(name, _first_images))
+    return images, max(rows, len(images))
+
+
+def _first_images(file: BinaryIO) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in file)
+    unknown = {"sha256": None, "width": None, "height": None}
+    images = (
+        {**line, "uri": uri} if uri == line["uri"] else {**line, **unknown, "uri": uri}
+        for line in lines
+        for uri in line["uris"]
+    )
+    return list(islice(images, MOST + 1))
+
+
+def dataset_of(uri: str) -> tuple[str, str]:
+    """Return an object's namespace and name as OpenLineage wants them.
+
+    https://openlineage.io/docs/spec/naming
+    """
+    parts = urlsplit(uri, allow_fragments=False)
+    if parts.scheme == "file":
+        return "file", parts.path
+    # A key may hold what looks like a query.
+    key = uri.split("://", 1)[1].partition("/")[2]
+    return f"{parts.scheme}://{parts.netloc}", key or "/"

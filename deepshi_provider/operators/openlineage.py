@@ -1,0 +1,62 @@
+"""What a task tells OpenLineage; imported only when its provider asks.
+
+The facet's schema is docs/schemas/DeepshiImagesRunFacet.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attr
+from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
+from airflow.providers.openlineage.extractors import OperatorLineage
+
+from deepshi_provider.operators.lineage import Lineage, dataset_of
+
+#: The facet's name in events.
+FACET = "deepshi_images"
+
+
+@attr.define(kw_only=True)
+class DeepshiImagesRunFacet(RunFacet):
+    """What a run of a task made with Deepshi, and what it has cost; names are those of the task's XComs.
+
+    :param operation: ``generate``, ``edit`` or ``batch``.
+    :param models: the cost sheet's ``models``: what each model has cost and made.
+    :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first 50.
+    :param image_count: of all images, those that were reused included.
+    :param cost_usd: of the task instance over all its tries, as text, exact; ``None`` if the API told no cost.
+    :param saved_usd: what the reused images cost when they were bought.
+    :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
+    """
+
+    operation: str
+    models: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    image_count: int
+    cost_usd: str | None
+    saved_usd: str
+    unknown_outcomes: int
+
+    @staticmethod
+    def _get_schema() -> str:
+        return "urn:airflow-provider-deepshi:DeepshiImagesRunFacet:1-0-0"
+
+
+def operator_lineage(lineage: Lineage) -> OperatorLineage[Any, Any]:
+    """Return datasets and the run facet."""
+    costs = lineage.costs.model_dump(mode="json")
+    told = ("operation", "models", "cost_usd", "saved_usd", "unknown_outcomes")
+    facet = DeepshiImagesRunFacet(
+        images=list(lineage.images), image_count=lineage.image_count, **{name: costs[name] for name in told}
+    )
+    return OperatorLineage(
+        inputs=[_dataset(uri) for uri in lineage.inputs],
+        outputs=[_dataset(uri) for uri in lineage.outputs],
+        run_facets={FACET: facet},
+    )
+
+
+def _dataset(uri: str) -> Dataset:
+    namespace, name = dataset_of(uri)
+    return Dataset(namespace=namespace, name=name)

@@ -1,0 +1,83 @@
+"""The report as one HTML file that needs nothing else: no script, no style sheet, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from deepshi_provider.costs import SheetImage
+from deepshi_provider.reports.totals import CostReport
+
+#: Bars of a plot; the tables have all.
+MOST_BARS = 20
+
+_PAGES = Environment(
+    loader=PackageLoader("deepshi_provider.reports", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """One picture of the gallery.
+
+    :param source: a ``data:`` URI.
+    """
+
+    source: str
+    task_id: str
+    map_index: int
+    image: SheetImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar of a plot.
+
+    :param percent: of the plot's width.
+    """
+
+    name: str
+    cost_usd: Decimal
+    percent: float
+
+
+def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
+    """Return the page; all that comes from outside is escaped."""
+    page = _PAGES.get_template("page.html.jinja")
+    return page.render(
+        report=report,
+        thumbnails=thumbnails,
+        plots=[
+            ("By task", _bars([(task.task_id, task.cost_usd) for task in report.tasks])),
+            ("By model", _bars([(model.model, model.cost_usd) for model in report.models])),
+        ],
+        limit_percent=_percent(report.cost_usd, report.max_cost_usd),
+        usd=_usd,
+    )
+
+
+def _bars(costs: list[tuple[str, Decimal | None]]) -> list[Bar]:
+    paid = sorted(((name, cost) for name, cost in costs if cost), key=lambda item: -item[1])[:MOST_BARS]
+    highest = paid[0][1] if paid else Decimal(1)
+    return [Bar(name=name, cost_usd=cost, percent=round(float(100 * cost / highest), 3)) for name, cost in paid]
+
+
+def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
+    if limit is None:
+        return None
+    return 100.0 if not limit else min(100.0, round(float(100 * (cost or Decimal(0)) / limit), 3))
+
+
+def _usd(amount: Decimal | None) -> str:
+    """Return money with all its digits, two at least."""
+    if amount is None:
+        return "not told"
+    whole, _, digits = f"{amount:f}".partition(".")
+    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"

@@ -1,0 +1,208 @@
+"""What the tasks of one DAG run may spend together, and how they know of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.run import run
+from deepshi_provider.jobs.run_costs import read_entries
+from deepshi_provider.manifest import Manifest, Owner
+from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
+from tests.jobs.making import make_job, posts, taken, until
+from tests.operators.tasks import TaskInstance, execute, generate
+from tests.places import LocalPlace, Place
+
+ROOT = Path(__file__).parents[2]
+#: USD of a picture.
+PRICE = Decimal("0.039")
+RUN_KEY = Owner(dag_id="shop", run_id="monday", task_id="").run_key
+
+
+def job(place: Place, task: str, **more: Any) -> Job:
+    """A picture of $0.039, in a directory of the task's own."""
+    fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
+    where: dict[str, Any] = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri, "runs_conn_id": place.conn_id}
+    owner = {"task_id": task, **more.pop("owner", {})}
+    return make_job(place, fields=fields, owner=owner, **where, **more)
+
+
+def entries(place: Place) -> list[str]:
+    """The sums in the names of the run's entries."""
+    names = [name.rpartition("/")[2] for name in place.names() if name.startswith(f"_deepshi_runs/{RUN_KEY}/")]
+    return sorted(name.partition(".")[2].removesuffix(".json") for name in names)
+
+
+def error(manifest: Manifest) -> dict[str, Any]:
+    assert manifest.error is not None
+    return manifest.error
+
+
+async def test_each_task_leaves_one_entry_with_its_sum_in_the_name(emulator: Emulator, place: Place) -> None:
+    for task in ("a", "b"):
+        await run(job(place, task))
+    assert entries(place) == ["0.039", "0.039"]
+    found = await read_entries(place.uri, place.conn_id, RUN_KEY)
+    assert {(e.owner.task_id, e.cost_usd, e.output_uri) for e in found} == {
+        (task, PRICE, f"{place.uri}/{task}") for task in ("a", "b")
+    }
+
+
+async def test_task_over_the_limit_of_its_run_sends_nothing(emulator: Emulator, place: Place) -> None:
+    for task in ("a", "b"):
+        assert (await run(job(place, task, max_run_cost_usd="0.07"))).status == "success"
+    refused = await run(job(place, "c", max_run_cost_usd="0.07"))
+    said = error(refused)
+    assert (said["type"], said["charged"], refused.retry, refused.sends) == ("BudgetExceeded", "no", False, 0)
+    assert "$0.078 of max_run_cost_usd $0.07 are spent by this DAG run, $0 of them by this task" in said["message"]
+    assert (posts(emulator), taken(emulator)) == (2, 2 * PRICE)
+    assert (await run(job(place, "c", max_run_cost_usd="0.08"))).status == "success"
+
+
+async def test_another_run_has_money_of_its_own(emulator: Emulator, local: Place) -> None:
+    await run(job(local, "a", max_run_cost_usd="0.01"))
+    other = await run(job(local, "b", max_run_cost_usd="0.01", owner={"run_id": "tuesday"}))
+    assert (other.status, posts(emulator)) == ("success", 2)
+
+
+async def test_what_is_stored_is_never_refused(emulator: Emulator, local: Place) -> None:
+    await run(job(local, "a"))
+    again = await run(job(local, "a", max_run_cost_usd="0", owner={"try_number": 2}))
+    assert (again.status, again.reused, posts(emulator)) == ("success", True, 1)
+
+
+async def test_store_that_cannot_be_listed_is_not_taken_for_nothing_spent(emulator: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "_deepshi_runs").write_text("no directory")
+    place = LocalPlace(tmp_path)
+    refused = await run(job(place, "a", max_run_cost_usd="1"))
+    assert (error(refused)["type"], refused.retry, posts(emulator)) == ("StorageFailed", True, 0)
+    assert "what this DAG run has spent is not known" in error(refused)["message"]
+    assert (await run(job(place, "a"))).status == "success", "without a limit, telling the run fails no task"
+
+
+async def test_next_try_mends_the_entry_of_a_process_that_died(emulator: Emulator, local: Place) -> None:
+    await run(job(local, "a"))
+    (name,) = [name for name in local.names() if name.startswith("_deepshi_runs/")]
+    local.write(name.replace(".0.039.", ".0."), local.read(name))
+    local.delete(name)
+    await run(job(local, "a", owner={"try_number": 2}))
+    assert entries(local) == ["0", "0.039"], "the greatest counts"
+    refused = await run(job(local, "b", max_run_cost_usd="0.039"))
+    assert error(refused)["type"] == "BudgetExceeded"
+
+
+async def test_failed_tries_count(emulator: Emulator, local: Place) -> None:
+    emulator.fault("not_an_image")
+    assert (await run(job(local, "a"))).status == "failed"
+    assert entries(local) == ["0.039"]
+    refused = await run(job(local, "a", max_run_cost_usd="0.039", owner={"try_number": 2}))
+    assert (error(refused)["type"], posts(emulator)) == ("BudgetExceeded", 1)
+
+
+def start(said: Job) -> subprocess.Popen[str]:
+    """Start a process that carries out the job."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.run_job"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(said.model_dump_json())
+    process.stdin.close()
+    return process
+
+
+async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Emulator, place: Place) -> None:
+    """Both look before either has paid; whoever comes then is refused."""
+    emulator.settings(latency=3)
+    with (
+        start(job(place, "a", max_run_cost_usd="0.039")) as first,
+        start(job(place, "b", max_run_cost_usd="0.039")) as second,
+    ):
+        await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=60)
+    in_flight = emulator.stats()["peak_in_flight"]
+    assert taken(emulator) <= Decimal("0.039") + (in_flight - 1) * PRICE
+    assert error(await run(job(place, "c", max_run_cost_usd="0.039")))["type"] == "BudgetExceeded"
+    assert posts(emulator) <= 2
+
+
+def test_parallel_batches_overshoot_by_what_is_in_flight(
+    emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"output_uri": place.uri} | ({"output_conn_id": place.conn_id} if place.conn_id else {})
+    connection = emulator.connection_json(**extra)
+    connection = emulator.connection_json(
+        output_uri=place.uri, **({"output_conn_id": "s3_test"} if place.conn_id else {})
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    emulator.settings(latency=0.3)
+    said: dict[str, Any] = {"requests": rows_of(30), "preflight": "off", **BANANA, "max_concurrency": 3}
+    processes = []
+    for task in ("one", "two"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.batch.run_operator"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdin is not None
+        where = {"task_id": task, "output_uri": f"{place.uri}/{task}", "output_conn_id": place.conn_id}
+        process.stdin.write(json.dumps({**said, **where, "max_run_cost_usd": "0.5"}))
+        process.stdin.close()
+        processes.append(process)
+    told = []
+    for process in processes:
+        with process:
+            assert process.stdout is not None
+            told.append(json.loads(process.stdout.read().splitlines()[-1]))
+    assert all("max_run_cost_usd" in one["error"] for one in told)
+    costs = [Decimal(one["xcoms"]["deepshi_cost"]["cost_usd"]) for one in told]
+    assert sum(costs) == taken(emulator)
+    # Of 12 that fit, one batch alone would buy 12; two may each have up to 3 that the other does not know of yet.
+    assert Decimal("0.468") - 3 * PRICE <= taken(emulator) <= Decimal("0.5") + 3 * PRICE
+    assert sorted(map(Decimal, entries(place))) == sorted(costs)
+
+
+def test_a_batch_counts_what_other_tasks_have_spent(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    asyncio.run(run(job(local, "a")))
+    catalog = LocalPlace(local.path / "catalog") if isinstance(local, LocalPlace) else local
+    ti, err = ended(batch(catalog, rows_of(10), **BANANA, max_run_cost_usd="0.2"))
+    assert isinstance(err, AirflowFailException)
+    assert "$0.195 of max_run_cost_usd $0.2 are spent, and the next picture costs $0.039" in str(err)
+    assert "Raise max_run_cost_usd and clear the task to go on; 6 of 10 rows were not started" in str(err)
+    assert taken(emulator) == Decimal("0.195")
+    assert [line["status"] for line in lines_of(catalog)].count("created") == 4
+    assert ti.sheets[-1].cost_usd == 4 * PRICE
+
+
+def test_limit_without_a_place_for_the_runs_is_an_error(emulator: Emulator, local: Place) -> None:
+    ti = TaskInstance(task_id="boat")
+    with pytest.raises(AirflowFailException, match="max_run_cost_usd needs an output_uri in the extra of connection"):
+        execute(generate(output_uri=local.uri, max_run_cost_usd="{{ 1 }}"), ti)
+    assert (posts(emulator), ti.xcoms) == (0, {"cost_usd": 0.0})
+    assert ti.sheets[-1].cost_usd == Decimal(0)
+
+
+@pytest.mark.parametrize("amount", ["much", "-1", "nan", "inf"])
+def test_limit_that_is_no_amount_is_an_error(emulator: Emulator, local: Place, amount: str) -> None:
+    with pytest.raises(AirflowFailException, match="max_run_cost_usd: an amount in USD is needed"):
+        execute(generate(output_uri=local.uri, max_run_cost_usd=amount), TaskInstance(task_id="boat"))
+    assert posts(emulator) == 0

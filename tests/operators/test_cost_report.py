@@ -1,0 +1,278 @@
+"""The report on a run: what it reads, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG
+
+from deepshi_provider.costs import XCOM_KEY, CostSheet
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
+from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
+from tests.batch.making import PRICE, rows_of
+from tests.operators.tasks import TaskInstance, context_of, execute
+from tests.places import LocalPlace, Place
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
+
+
+@dataclass(kw_only=True)
+class ReportInstance(TaskInstance):
+    """The report's own task instance, which sees the XComs of others."""
+
+    others: Sequence[TaskInstance] = field(default_factory=list)
+
+    def xcom_pull(self, *, task_ids: list[str], key: str) -> list[Any]:
+        assert key == XCOM_KEY
+        found: list[Any] = []
+        for task_id in task_ids:
+            sheets: list[Any] = [ti.sheets[-1].as_xcom() for ti in self.others if ti.task_id == task_id and ti.sheets]
+            found += sheets or [None]
+        return found
+
+
+@pytest.fixture
+def server(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """The emulator behind a connection whose images go to ``local``."""
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    return emulator
+
+
+def dag(**report: Any) -> DAG:
+    """A DAG of a picture, a batch, and a report."""
+    with DAG("shop", schedule=None) as made:
+        boat = DeepshiGenerateImageOperator(task_id="boat", prompt="a red boat", **SMALL)
+        catalog = DeepshiGenerateImagesOperator(task_id="catalog", requests=rows_of(10), **SMALL)
+        [boat, catalog] >> DeepshiCostReportOperator(task_id="report", **report)
+    return made
+
+
+def operator_of(made: DAG, task_id: str) -> Any:
+    """An operator of a DAG; its class is known here, and not to the DAG."""
+    return made.task_dict[task_id]
+
+
+def done(made: DAG, *task_ids: str, **identity: Any) -> list[TaskInstance]:
+    """Run some of the tasks."""
+    instances = [TaskInstance(task_id=task_id, **identity) for task_id in task_ids]
+    for ti in instances:
+        execute(operator_of(made, ti.task_id), ti)
+    return instances
+
+
+def report_on(made: DAG, others: Sequence[TaskInstance], **identity: Any) -> tuple[dict[str, Any], ReportInstance]:
+    """Run the report and return its result."""
+    ti = ReportInstance(task_id="report", others=others, **identity)
+    operator = operator_of(made, "report").prepare_for_execution()
+    context = context_of(ti, dag=made)
+    operator.render_template_fields(context)
+    value: dict[str, Any] = operator.execute(context)
+    return value, ti
+
+
+def written(place: Place, ending: str, run_id: str = "monday") -> str:
+    return place.read(f"shop/{run_id}/report/report.{ending}").decode()
+
+
+def taken(emulator: Emulator) -> Decimal:
+    return Decimal(emulator.stats()["cost_usd"])
+
+
+def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
+    made = dag()
+    value, ti = report_on(made, done(made, "boat", "catalog"))
+    assert value == {
+        "cost_usd": float(taken(server)),
+        "images": 11,
+        "reused": 0,
+        "saved_usd": 0.0,
+        "unknown_outcomes": 0,
+        "may_have_cost_usd": 0.0,
+        "json_uri": f"{local.uri}/shop/monday/report/report.json",
+        "csv_uri": f"{local.uri}/shop/monday/report/report.csv",
+        "html_uri": f"{local.uri}/shop/monday/report/report.html",
+    }
+    assert ti.xcoms == {"cost_usd": float(taken(server))}
+    assert Decimal(json.loads(written(local, "json"))["cost_usd"]) == taken(server)
+
+
+def test_savings_by_reuse_are_what_the_pictures_cost(server: Emulator, local: Place) -> None:
+    made = dag()
+    for task_id in ("boat", "catalog"):
+        operator_of(made, task_id).output_uri = f"{local.uri}/all/{task_id}"
+    done(made, "boat", "catalog")
+    value, _ = report_on(made, done(made, "boat", "catalog", run_id="tuesday"), run_id="tuesday")
+    assert (value["cost_usd"], value["images"], value["reused"]) == (0.0, 0, 11)
+    report = json.loads(written(local, "json", "tuesday"))
+    assert Decimal(report["saved_usd"]) == taken(server) == 11 * PRICE
+    assert [model["reused"] for model in report["models"]] == [11]
+    assert "Nothing was paid." in written(local, "html", "tuesday")
+
+
+def test_task_without_a_sheet_has_not_run(server: Emulator, local: Place) -> None:
+    made = dag()
+    report_on(made, done(made, "boat"))
+    tasks = {task["task_id"]: task["status"] for task in json.loads(written(local, "json"))["tasks"]}
+    assert tasks == {"boat": "ended", "catalog": "not run"}
+    lines = list(csv.DictReader(io.StringIO(written(local, "csv"))))
+    assert [(line["task_id"], line["status"]) for line in lines] == [("boat", "ended"), ("catalog", "not run")]
+
+
+def test_named_tasks_only(server: Emulator, local: Place) -> None:
+    made = dag(task_ids="boat")
+    value, _ = report_on(made, done(made, "boat", "catalog"))
+    assert (value["images"], value["cost_usd"]) == (1, float(PRICE))
+
+
+@pytest.mark.parametrize("lost", ["sheet", "everything"])
+def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place, lost: str) -> None:
+    """Its process leaves the sheet that it pushed at its begin, or, cleared in that moment, nothing at all."""
+    server.settings(latency=0.4)
+    said = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.batch.run_operator"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(said))
+    process.stdin.close()
+    _until(lambda: server.stats()["charged_requests"] >= 5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _until(lambda: server.stats()["in_flight"] == 0)
+    ti = TaskInstance(task_id="catalog")
+    begun = CostSheet(ended=False, operation="batch", dag_id="shop", run_id="monday", task_id="catalog")
+    ti.sheets = [begun.model_copy(update={"output_uri": f"{local.uri}/shop/monday/catalog"})]
+    value, _ = report_on(dag(), [ti] if lost == "sheet" else [])
+    records = [name for name in local.names() if name.endswith(".stored.json")]
+    report = json.loads(written(local, "json"))
+    assert Decimal(report["cost_usd"]) == len(records) * PRICE > 0
+    assert 0 < report["unknown_outcomes"] <= 3
+    assert Decimal(report["may_have_cost_usd"]) == report["unknown_outcomes"] * PRICE
+    assert Decimal(report["cost_usd"]) <= taken(server) <= (len(records) + report["unknown_outcomes"]) * PRICE
+    assert value["images"] == len(records)
+    assert {task["task_id"]: task["status"] for task in report["tasks"]} == {"boat": "not run", "catalog": "not ended"}
+
+
+def _until(probe: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not probe():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_limit_fails_the_task_after_the_report_is_written(server: Emulator, local: Place) -> None:
+    made = dag(max_cost_usd="{{ 0.00001 }}")
+    with pytest.raises(AirflowFailException) as caught:
+        report_on(made, done(made, "boat", "catalog"))
+    total = f"{taken(server):f}"
+    assert f"This run has cost ${total}, more than max_cost_usd $0.00001. Report: {local.uri}/shop" in str(caught.value)
+    assert f"Over the limit: ${total}" in written(local, "html")
+
+
+def test_limit_that_is_met_exactly_is_kept(server: Emulator, local: Place) -> None:
+    made = dag(max_cost_usd=f"{11 * PRICE:f}", warn_cost_usd=f"{11 * PRICE:f}")
+    value, _ = report_on(made, done(made, "boat", "catalog"))
+    assert value["cost_usd"] == float(11 * PRICE)
+
+
+def test_what_comes_from_outside_is_escaped(server: Emulator, local: Place) -> None:
+    made = dag()
+    evil = "<script>alert('x')</script>\"&"
+    operator_of(made, "catalog").requests = [{"key": evil, "prompt": evil}]
+    (ti,) = done(made, "catalog")
+    entry = ti.sheets[-1].models[0].model_copy(update={"model": evil})
+    ti.sheets.append(ti.sheets[-1].model_copy(update={"models": [entry]}))
+    report_on(made, [ti])
+    page = written(local, "html")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&#34;&amp;" in page
+    assert [image.key for image in ti.sheets[-1].images] == [evil]
+
+
+def test_pictures_that_are_gone_are_left_out(server: Emulator, local: Place) -> None:
+    made = dag()
+    instances = done(made, "boat", "catalog")
+    (boat,) = [name for name in local.names() if name.endswith("/boat/image-0.png")]
+    local.delete(boat)
+    local.write(next(name for name in local.names() if name.endswith("row-0-0.png")), b"\x89PNG\r\n\x1a\nno picture")
+    report_on(made, instances)
+    assert written(local, "html").count("data:image/webp;base64,") == 8 - 1
+
+
+def test_report_without_any_task_is_a_report(server: Emulator, local: Place) -> None:
+    with DAG("shop", schedule=None) as made:
+        DeepshiCostReportOperator(task_id="report", max_cost_usd=0)
+    value, ti = report_on(made, [])
+    assert (value["cost_usd"], value["images"], ti.xcoms["cost_usd"]) == (0.0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task_ids": ["boat", "ship"]}, "task_ids: this DAG has no task ship"),
+        ({"max_cost_usd": "much"}, "max_cost_usd: an amount in USD is needed, got 'much'"),
+        ({"warn_cost_usd": "-1"}, "warn_cost_usd: an amount in USD is needed"),
+        ({"deepshi_conn_id": "nowhere"}, "The connection 'nowhere' is not defined"),
+        ({"output_uri": "s3://bucket/x", "output_conn_id": "nowhere"}, "The connection 'nowhere' of the object store"),
+    ],
+)
+def test_mistakes_are_told_and_not_retried(
+    server: Emulator, local: Place, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        report_on(dag(**fields), [])
+
+
+def test_report_without_a_place_is_a_mistake(emulator: Emulator) -> None:
+    with pytest.raises(AirflowFailException, match="There is no place for the report"):
+        report_on(dag(), [])
+
+
+def test_records_that_cannot_be_read_are_not_taken_for_nothing(server: Emulator, local: Place) -> None:
+    made = dag()
+    (ti,) = done(made, "boat")
+    ti.sheets[-1] = ti.sheets[0]
+    assert not ti.sheets[0].ended
+    (record,) = [name for name in local.names() if name.endswith(".stored.json")]
+    local.write(record, b"{")
+    with pytest.raises(StorageFailed, match="cannot be read; restore or delete it"):
+        report_on(made, [ti])
+
+
+def test_pages_work_from_any_place(server: Emulator, tmp_path: Path) -> None:
+    elsewhere = LocalPlace(tmp_path / "reports")
+    made = dag(output_uri=f"{elsewhere.uri}/{{{{ run_id }}}}")
+    report_on(made, done(made, "boat"))
+    assert elsewhere.names() == ["monday/report.csv", "monday/report.html", "monday/report.json"]
+
+
+def test_without_pillow_the_page_has_no_pictures(
+    server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    made = dag()
+    report_on(made, done(made, "boat"))
+    page = written(local, "html")
+    assert f"<h1>${taken(server):f}</h1>" in page
+    assert "<img" not in page
