@@ -35,7 +35,7 @@ def test_blocking_and_deferred_runs_give_equal_xcoms(world: World) -> None:
         for task in ("blocking", "deferred")
     ]
     keys = [{entry["key"] for entry in found} for found in entries]
-    assert keys[0] == keys[1] == {"return_value", "cost_usd"}
+    assert keys[0] == keys[1] == {"return_value", "cost_usd", "deepshi_cost"}
     assert run.posts == 2
 
 
