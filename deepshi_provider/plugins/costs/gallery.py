@@ -1,0 +1,126 @@
+"""The newest pictures: what each shows, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+from pydantic import ValidationError
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from deepshi_provider.costs import CostSheet
+from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
+from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows, utc
+
+#: Sheets that are looked through for pictures.
+_MOST_ROWS = 2_000
+
+#: DAG id, run id, task id, map index.
+Task = tuple[str, str, str, int]
+
+
+class Picture(NamedTuple):
+    """One image that a sheet names; ``number`` counts from 0 in the sheet."""
+
+    row: SheetRow
+    sheet: CostSheet
+    number: int
+
+
+def read_sheet(text: str) -> CostSheet | None:
+    """Return the sheet that an XCom's text holds, or ``None`` if it is none."""
+    try:
+        # Who sets an XCom through the REST API stores JSON inside a JSON text.
+        return CostSheet.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+    except (ValidationError, msgspec.DecodeError):
+        return None
+
+
+def newest_pictures(
+    session: Session,
+    scope: Scope,
+    *,
+    dag_id: str | None,
+    model: str | None,
+    limit: int,
+    may_read_prompts: Callable[[str], bool],
+) -> dict[str, Any]:
+    """Return ``{"pictures": […], "more": whether there are others}``, the newest first, as JSON types."""
+    if dag_id:
+        scope = Scope(dag_ids=scope.dag_ids & {dag_id}, start=scope.start, end=scope.end, run=scope.run)
+    rows = newest_rows(session, scope, _MOST_ROWS)
+    found: list[Picture] = []
+    for picture in _pictures(rows, model):
+        if len(found) == limit:
+            return {"pictures": _described(session, found, may_read_prompts), "more": True}
+        found.append(picture)
+    return {"pictures": _described(session, found, may_read_prompts), "more": False}
+
+
+def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
+    for row in rows:
+        sheet = read_sheet(row.text)
+        if sheet is None or (model and model not in {entry.model for entry in sheet.models}):
+            continue
+        for number in range(len(sheet.images)):
+            yield Picture(row, sheet, number)
+
+
+def _described(
+    session: Session, pictures: list[Picture], may_read_prompts: Callable[[str], bool]
+) -> list[dict[str, Any]]:
+    allowed = {dag_id for dag_id in {picture.row.dag_id for picture in pictures} if may_read_prompts(dag_id)}
+    fields = _rendered_fields(session, {_task(p.row) for p in pictures if p.row.dag_id in allowed})
+    return [_description(picture, fields.get(_task(picture.row), {})) for picture in pictures]
+
+
+def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
+    row, sheet, number = picture
+    image = sheet.images[number]
+    return {
+        "dag_id": row.dag_id,
+        "run_id": row.run_id,
+        "task_id": row.task_id,
+        "map_index": row.map_index,
+        "number": number,
+        "version": int(utc(row.timestamp).timestamp() * 1000),
+        "time": utc(row.timestamp).isoformat(),
+        "key": image.key,
+        "prompt": _prompt(fields, image.key),
+        "width": image.width,
+        "height": image.height,
+        "models": [entry.model for entry in sheet.models],
+        # Of the task instance, for that is what a sheet tells.
+        "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
+        "saved_usd": f"{sheet.saved_usd:f}",
+        "images": sum(entry.images for entry in sheet.models),
+        "reused": sum(entry.reused for entry in sheet.models),
+        "uri": image.uri,
+    }
+
+
+def _rendered_fields(session: Session, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
+    """Return the rendered templates that Airflow still keeps; it keeps those of the last runs only."""
+    if not tasks:
+        return {}
+    table = RenderedTaskInstanceFields
+    key = (table.dag_id, table.run_id, table.task_id, table.map_index)
+    rows = session.execute(select(*key, table.rendered_fields).where(tuple_(*key).in_(tasks)))
+    return {(row[0], row[1], row[2], row[3]): row[4] for row in rows if isinstance(row[4], dict)}
+
+
+def _prompt(fields: dict[str, Any], key: str | None) -> str | None:
+    """Return the prompt of a task, or of one row of its batch."""
+    requests = fields.get("requests")
+    if key is not None and isinstance(requests, list):
+        for request in requests:
+            if isinstance(request, dict) and str(request.get("key")) == key and request.get("prompt"):
+                return str(request["prompt"])
+    prompt = fields.get("prompt")
+    return prompt if isinstance(prompt, str) and prompt not in ("", "None") else None
+
+
+def _task(row: SheetRow) -> Task:
+    return (row.dag_id, row.run_id, row.task_id, row.map_index)

@@ -1,0 +1,103 @@
+"""The bytes of one image, if a cost sheet names it and it is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple, cast
+from urllib.parse import unquote
+
+from airflow.sdk import ObjectStoragePath
+
+from deepshi_provider.api.media import EXTENSIONS, media_type
+from deepshi_provider.costs import CostSheet
+
+#: Bytes; larger pictures are not shown.
+MOST_BYTES = 64 * 2**20
+
+_PIECE = 2**18
+# Not object stores: what they name is fetched by this server, from wherever it can reach.
+_REFUSED = frozenset({"http", "https", "ftp", "data", "memory", ""})
+
+
+class PictureRefusedError(Exception):
+    """The sheet names something that is not served; the message says why."""
+
+
+class PictureMissingError(Exception):
+    """The image is not there, or cannot be read; the message says why."""
+
+
+class OpenPicture(NamedTuple):
+    """An image that is there; the pieces must be used up or closed."""
+
+    media_type: str
+    size_bytes: int
+    pieces: Iterator[bytes]
+
+
+def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
+    """Open an image of a sheet.
+
+    XComs may be written by people, too. So only what lies in the sheet's own output directory is opened, and only
+    what begins as the kind of image that the sheet says leaves this server.
+
+    :param number: of the image in the sheet, from 0.
+    :raises PictureRefusedError: it is no image in the sheet's output directory, or too large.
+    :raises PictureMissingError: there is no such image, or the store cannot be read.
+    """
+    if not 0 <= number < len(sheet.images):
+        raise PictureMissingError("The task has no such image")
+    image = sheet.images[number]
+    _check(image.uri, sheet.output_uri)
+    if image.media_type not in EXTENSIONS:
+        raise PictureRefusedError("It is not a PNG, JPEG or WebP image")
+    try:
+        path = ObjectStoragePath(image.uri, conn_id=None if image.uri.startswith("file:") else sheet.output_conn_id)
+        file = cast("BinaryIO", path.fs.open(path.path, "rb"))
+    except FileNotFoundError as err:
+        raise PictureMissingError("The image is no longer in its store") from err
+    except Exception as err:  # every object store raises errors of its own kind
+        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
+    try:
+        size, head = _look(file)
+        if media_type(head) != image.media_type:
+            raise PictureRefusedError("What is stored there is not the image that the task made")
+        if size > MOST_BYTES:
+            raise PictureRefusedError(f"The image is larger than {MOST_BYTES // 2**20} MiB")
+    except BaseException:
+        file.close()
+        raise
+    return OpenPicture(image.media_type, size, _pieces(file, head, size))
+
+
+def _check(uri: str, output_uri: str) -> None:
+    scheme, _, rest = uri.partition("://")
+    directory = output_uri.rstrip("/") + "/"
+    inside = output_uri.partition("://")[0] == scheme and uri.startswith(directory)
+    parts = unquote(rest).replace("\\", "/").split("/")
+    # fsspec reads "a::b" as one store inside another, and Airflow "conn@bucket" as a connection of its own.
+    if scheme in _REFUSED or not inside or "::" in uri or "@" in parts[0] or ".." in parts:
+        raise PictureRefusedError("The image does not lie in the task's output directory")
+
+
+def _look(file: BinaryIO) -> tuple[int, bytes]:
+    """Return size and first bytes."""
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return size, file.read(12)
+    except FileNotFoundError as err:
+        raise PictureMissingError("The image is no longer in its store") from err
+    except Exception as err:  # every object store raises errors of its own kind
+        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
+
+
+def _pieces(file: BinaryIO, head: bytes, size: int) -> Iterator[bytes]:
+    """Yield no more than what was announced, should the image grow meanwhile."""
+    with file:
+        yield head
+        left = size - len(head)
+        while left > 0 and (piece := file.read(min(_PIECE, left))):
+            left -= len(piece)
+            yield piece

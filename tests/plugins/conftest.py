@@ -1,0 +1,86 @@
+"""One Airflow with the page for the whole session, after its runs have ended; and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from deepshi_provider.emulator.testing import Emulator
+from tests.plugins.site import Site
+from tests.services.airflow import Airflow
+
+ROOT = Path(__file__).parents[2]
+DAGS = Path(__file__).parent / "dags"
+
+#: As root, without a graphics card, and without asking anyone on the internet.
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("site")
+    images = root / "images"
+    images.mkdir()
+    with (
+        Emulator() as deepshi,
+        Airflow(
+            root / "airflow",
+            DAGS,
+            env={
+                "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(output_uri=images.as_uri()),
+                "AIRFLOW__CORE__AUTH_MANAGER": "tests.plugins.auth_manager.LimitedAuthManager",
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            },
+            triggerers=0,
+        ) as airflow,
+    ):
+        runs = {}
+        deepshi.fault("no_terminal", prompt="a lost boat", times=1)
+        # One after the other, so that the ledger tells what each has cost.
+        ledger: dict[str, Any] = {}
+        for dag_id in ("pictures", "secret_pictures", "strange"):
+            airflow.wait_for_dag(dag_id)
+            runs[dag_id] = airflow.trigger(dag_id)
+            state = airflow.wait_for_run(dag_id, runs[dag_id], timeout=180)
+            tasks = airflow.task_instances(dag_id, runs[dag_id])
+            assert state == "success", [(task["task_id"], task["map_index"], task["state"]) for task in tasks]
+            ledger = ledger or deepshi.stats()
+        found = Site(airflow=airflow, deepshi=deepshi, images=images, runs=runs, ledger=ledger)
+        yield found
+        for client in found.clients.values():
+            client.close()
+
+
+@pytest.fixture
+def strange(site: Site) -> Iterator[Site]:
+    """The site, for a test that writes XComs; they are gone afterwards."""
+    yield site
+    site.forget_sheets()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is missing; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=CHROMIUM,
+        )
+        yield browser
+        browser.close()

@@ -1,0 +1,36 @@
+"""What the page is about: pictures of all three kinds, a DAG that not everybody may read, and one without pictures."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
+from deepshi_provider.operators.images import (
+    DeepshiEditImageOperator,
+    DeepshiGenerateImageOperator,
+    DeepshiGenerateImagesOperator,
+)
+
+SIZE = {"width": 96, "height": 64}
+
+with DAG("pictures", schedule=None):
+    drawn = DeepshiGenerateImageOperator.partial(
+        task_id="draw", model="deepshi-banana-pro", retries=1, retry_delay=timedelta(0), **SIZE
+    ).expand(prompt=["a red boat", "a lost boat", "<script>alert(1)</script>"])
+    edited = DeepshiEditImageOperator(
+        task_id="edit", model="deepshi-image-1", images=drawn.output, prompt="javascript:alert(2)", **SIZE
+    )
+    edited >> DeepshiGenerateImagesOperator(
+        task_id="batch",
+        model="seedream-4.5",
+        image_size="1024x1024",
+        requests=[{"key": key, "prompt": f"the letter {key}"} for key in "ABC"],
+    )
+
+with DAG("secret_pictures", schedule=None):
+    DeepshiGenerateImageOperator(task_id="draw", model="deepshi-banana-pro", prompt="a secret boat", **SIZE)
+
+with DAG("strange", schedule=None):
+    EmptyOperator(task_id="nothing")

@@ -1,0 +1,102 @@
+"""The running services, and the page's routes as a client sees them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow import Airflow
+
+PREFIX = "/deepshi-costs"
+
+#: DAG id to run id.
+Runs = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """An Airflow whose runs have ended.
+
+    :ivar ledger: what the emulator charged for the run of ``pictures``.
+    """
+
+    airflow: Airflow
+    deepshi: Emulator
+    images: Path
+    runs: Runs
+    ledger: dict[str, Any]
+    clients: dict[str | None, httpx.Client] = field(default_factory=dict)
+
+    def client(self, user: str | None) -> httpx.Client:
+        """A client that is logged in by cookie, as a browser is; ``None`` is nobody."""
+        if user not in self.clients:
+            cookies = {"_token": self.airflow.token(user)} if user else {}
+            self.clients[user] = httpx.Client(
+                base_url=self.airflow.base_url, trust_env=False, timeout=30, cookies=cookies
+            )
+        return self.clients[user]
+
+    def get(self, path: str, user: str | None = "admin", **query: object) -> httpx.Response:
+        """Get a route of the page."""
+        return self.client(user).get(f"{PREFIX}{path}", params={name: str(value) for name, value in query.items()})
+
+    def data(self, user: str = "admin", **query: object) -> dict[str, Any]:
+        found: dict[str, Any] = self.get("/data", user, **query).raise_for_status().json()
+        return found
+
+    def pictures(self, user: str = "admin", **query: object) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("/gallery", user, **query).raise_for_status().json()["pictures"]
+        return found
+
+    def write_sheet(self, task_id: str, value: Any, *, dag_id: str = "strange") -> dict[str, Any]:
+        """Write an XCom as somebody may who can write XComs; return the task in the words of ``/image``."""
+        run_id = self.runs[dag_id]
+        with closing(sqlite3.connect(self.airflow.database_path, timeout=30)) as database, database:
+            row = database.execute("SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?", (dag_id, run_id))
+            database.execute(
+                "INSERT OR REPLACE INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp) "
+                "VALUES (?, ?, -1, 'deepshi_cost', ?, ?, ?, ?)",
+                (*row.fetchone(), task_id, dag_id, run_id, json.dumps(value), _now()),
+            )
+        return {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "number": 0}
+
+    def forget_sheets(self, dag_id: str = "strange") -> None:
+        with closing(sqlite3.connect(self.airflow.database_path, timeout=30)) as database, database:
+            database.execute("DELETE FROM xcom WHERE dag_id = ?", (dag_id,))
+
+
+def sheet(uri: str, *, output_uri: str, media_type: str = "image/png", cost_usd: str | None = "0.5") -> dict[str, Any]:
+    """A cost sheet that names one image."""
+    return {
+        "version": 1,
+        "ended": True,
+        "operation": "generate",
+        "dag_id": "strange",
+        "run_id": "r",
+        "task_id": "t",
+        "map_index": -1,
+        "try_number": 1,
+        "cost_usd": cost_usd,
+        "saved_usd": "0",
+        "unknown_outcomes": 0,
+        "may_have_cost_usd": "0",
+        "models": [
+            {"model": "m", "cost_usd": cost_usd, "images": 1, "reused": 0, "saved_usd": "0", "unknown_outcomes": 0}
+        ],
+        "images": [{"uri": uri, "media_type": media_type, "width": 4, "height": 3, "key": None}],
+        "output_uri": output_uri,
+        "output_conn_id": None,
+        "manifest_uri": None,
+    }
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
