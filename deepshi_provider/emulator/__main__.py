@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from .server import serve
+try:
+    from .server import serve
+except ModuleNotFoundError as err:
+    sys.exit(f"The emulator needs {err.name}: pip install 'airflow-provider-deepshi[emulator]'")
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""A file of requests against the catalog, row by row, before anything is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deepshi_provider.api.catalog import ModelInfo, complaints
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.jobs.rows import check_row, read_file, request_of
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.storage import Store
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was found.
+
+    :param rows: rows read.
+    :param images: pictures that the rows without complaint ask for.
+    :param complaints: sentences said.
+    """
+
+    rows: int = 0
+    images: int = 0
+    complaints: int = 0
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        found = f"{self.complaints:,} complaints" if self.complaints else "no complaints"
+        return f"{self.rows:,} rows read, {found}; rows without complaint ask for {self.images:,} images"
+
+
+async def check_file(
+    hook: DeepshiHook, file: str, conn_id: str | None, defaults: Mapping[str, Any], say: Callable[[str], None]
+) -> Report:
+    """Look every row over: by the rules of a batch, then by what the catalog says of the row's model.
+
+    Input images are not opened. A model that is not in a catalog that lists any is a complaint here, although an
+    operator would send it.
+
+    :param file: local path or URI of a JSONL, CSV or Parquet file.
+    :param conn_id: Airflow connection of the store that the file is in.
+    :param defaults: fields that rows need not name.
+    :param say: takes one sentence per complaint, in the rows' order; it begins with the row's number, from 1.
+    :raises StorageFailed: the file cannot be read.
+    :raises DeepshiError: the catalog cannot be read.
+    """
+    folder, _, name = _uri(file).rpartition("/")
+    # Before the file, so that a wrong connection shows at once.
+    models = {model.id: model for model in await hook.alist_models()}
+
+    def work(opened: BinaryIO) -> Report:
+        with RowTable() as table:
+            return _check(read_file(file, opened), defaults, models, table, say)
+
+    return await Store(folder, conn_id).process(name, work)
+
+
+def _check(
+    rows: Iterable[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    models: Mapping[str, ModelInfo],
+    table: RowTable,
+    say: Callable[[str], None],
+) -> Report:
+    report = Report()
+    try:
+        for number, row in enumerate(rows, start=1):
+            report.rows = number
+            found, images = _look_over(number, row, defaults, models, table)
+            report.images += images if not found else 0
+            report.complaints += len(found)
+            for complaint in found:
+                say(f"row {number}: {complaint}")
+    except InvalidRequest as err:  # the file is not what its name says, or not from here on
+        report.complaints += 1
+        say(f"after row {report.rows}: {err.message}")
+    return report
+
+
+def _look_over(
+    number: int, row: Mapping[str, Any], defaults: Mapping[str, Any], models: Mapping[str, ModelInfo], table: RowTable
+) -> tuple[list[str], int]:
+    """Return what is wrong with a row, and how many pictures it asks for."""
+    try:
+        key, fields = check_row(row, defaults, stream=None)
+        table.add(number, key, fields)
+    except InvalidRequest as err:
+        return [err.message.removeprefix("The request was not sent: ")], 0
+    request = request_of(fields)
+    model = models.get(request.model)
+    if model is None:
+        return ([f"the catalog has no model {request.model!r}"] if models else []), request.n
+    return complaints(request, model), request.n
+
+
+def _uri(file: str) -> str:
+    return file if "://" in file else Path(file).absolute().as_uri()

@@ -1,0 +1,102 @@
+"""Arguments and exit codes of ``python -m deepshi_provider``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from deepshi_provider.api.requests import REQUEST_FIELDS
+from deepshi_provider.cli.check import check_file
+from deepshi_provider.cli.models import as_json, as_table
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.deepshi import DeepshiHook
+
+_FITS, _COMPLAINTS, _FAILED = 0, 1, 2
+_CONN_ID = "deepshi_command_line"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    :returns: exit code: 0 = all is well, 1 = the file has complaints, 2 = the command could not be carried out.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.base_url and not options.api_key:
+        parser.error("--base-url needs a key: set DEEPSHI_API_KEY, or --api-key")
+    try:
+        hook = _hook(options)
+        return _check(hook, options) if options.command == "check" else _models(hook, options)
+    except DeepshiError as err:
+        print(f"error: {err.message}", file=sys.stderr)
+        return _FAILED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+
+
+def _models(hook: DeepshiHook, options: argparse.Namespace) -> int:
+    models = [model for model in hook.list_models() if model.makes_images is not False]
+    print(json.dumps(as_json(models), indent=2) if options.json else as_table(models))
+    return _FITS
+
+
+def _check(hook: DeepshiHook, options: argparse.Namespace) -> int:
+    defaults = dict(options.default)
+    report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, print))
+    print(report.summary, file=sys.stderr)
+    return _COMPLAINTS if report.complaints else _FITS
+
+
+def _hook(options: argparse.Namespace) -> DeepshiHook:
+    if options.base_url is None:
+        return DeepshiHook(options.conn_id)
+    connection = {"conn_type": "deepshi", "host": options.base_url, "password": options.api_key}
+    os.environ[f"AIRFLOW_CONN_{_CONN_ID.upper()}"] = json.dumps(connection)
+    return DeepshiHook(_CONN_ID)
+
+
+def _parser() -> argparse.ArgumentParser:
+    account = argparse.ArgumentParser(add_help=False)
+    whose = account.add_mutually_exclusive_group()
+    whose.add_argument("--conn-id", default="deepshi_default", help="Airflow connection (%(default)s)")
+    whose.add_argument("--base-url", help="instead of a connection: such as http://127.0.0.1:8710, the emulator")
+    account.add_argument(
+        "--api-key",
+        default=os.environ.get("DEEPSHI_API_KEY"),
+        help="with --base-url; better in the environment, as DEEPSHI_API_KEY: other users can see arguments",
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m deepshi_provider", description="Ask the model catalog, which is free; nothing is ever bought."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    models = commands.add_parser("models", parents=[account], help="list the image models and what they take")
+    models.add_argument("--json", action="store_true", help="all that is understood of the catalog; null is unknown")
+    check = commands.add_parser(
+        "check",
+        parents=[account],
+        help="compare a file of requests with the catalog",
+        description="Exit code 1 if a row has a complaint, 2 if the file cannot be checked.",
+    )
+    check.add_argument("file", help="JSONL, CSV or Parquet, as DeepshiGenerateImagesOperator(requests_uri=…) takes it")
+    check.add_argument("--file-conn-id", help="Airflow connection of the object store that the file is in")
+    check.add_argument(
+        "--default",
+        action="append",
+        default=[],
+        type=_default,
+        metavar="FIELD=VALUE",
+        help="a field for rows that do not name it, as the operator's own; may be repeated",
+    )
+    return parser
+
+
+def _default(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in (*REQUEST_FIELDS, "images"):
+        raise argparse.ArgumentTypeError(f"FIELD=VALUE, with one of {', '.join(REQUEST_FIELDS)}, images")
+    return name, value

@@ -1,0 +1,140 @@
+"""``python -m deepshi_provider check`` finds what a batch would stumble over, for nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from deepshi_provider.cli.main import main
+from deepshi_provider.emulator.testing import Emulator
+from tests.places import Place
+
+GOOD: list[dict[str, Any]] = [
+    {"key": "a", "prompt": "a boat", "width": 64, "height": 48},
+    {"prompt": "two boats", "model": "grok-imagine", "aspect_ratio": "16:9", "n": 2},
+]
+MODEL = ["--default", "model=deepshi-banana-pro"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_bought(emulator: Emulator) -> Iterator[None]:
+    """Every test here asserts it."""
+    yield
+    assert (emulator.requests(), emulator.stats()["cost_usd"]) == ([], "0")
+
+
+def jsonl(folder: Path, *rows: Any) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
+    code = main(["check", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err.strip()
+
+
+def test_a_file_without_fault_says_how_many_images_it_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = "2 rows read, no complaints; rows without complaint ask for 3 images"
+    assert check(capsys, jsonl(tmp_path, *GOOD), *MODEL) == (0, [], summary)
+
+
+def test_every_complaint_names_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = jsonl(
+        tmp_path,
+        *GOOD,
+        {"key": "a", "prompt": "a second a"},
+        {"key": "b"},
+        "\n",
+        {"key": "c", "prompt": "x", "wide": 64},
+        {"key": "d", "prompt": "x", "width": "broad"},
+        {"key": "e", "prompt": "x", "model": "grok-imagin"},
+        {"key": "f", "prompt": "x", "model": "grok-imagine", "width": 64, "n": 4, "aspect_ratio": "5:1"},
+        {"key": "g", "prompt": "x" * 8_001, "width": 9_000},
+        {"key": "h", "prompt": "x", "model": "grok-imagine", "images": ["a.png", "b.png"]},
+    )
+    code, complaints, summary = check(capsys, file, *MODEL)
+    assert code == 1
+    assert complaints[:2] == [
+        "row 3: Rows 1 and 3 have the same key 'a'; keys must differ",
+        "row 4: prompt is missing or empty",
+    ]
+    # Blank lines are no rows.
+    assert complaints[2] == "row 5: unknown column 'wide'; put fields of the model into extra_params"
+    assert complaints[3].startswith("row 6: width: ")
+    assert complaints[4:] == [
+        "row 7: the catalog has no model 'grok-imagin'",
+        "row 8: grok-imagine is sized by aspect_ratio and ignores width",
+        "row 8: aspect_ratio is 5:1, allowed are 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3, 21:9",
+        "row 9: width is 9000, the most is 4096",
+        "row 9: the prompt has 8,001 characters, deepshi-banana-pro takes 8,000",
+        "row 10: 2 input images, grok-imagine takes 1",
+    ]
+    assert summary == "10 rows read, 10 complaints; rows without complaint ask for 3 images"
+
+
+def test_csv_and_parquet_are_read_as_a_batch_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv = tmp_path / "rows.csv"
+    csv.write_text("key,prompt,width,n\na,a boat,64,\nb,a boat,5000,1\n")
+    parquet = tmp_path / "rows.parquet"
+    rows = [{"key": "a", "prompt": "a boat", "width": 64}, {"key": "b", "prompt": "a boat", "width": 5000}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    for file in (csv, parquet):
+        assert check(capsys, str(file), *MODEL)[:2] == (1, ["row 2: width is 5000, the most is 4096"])
+        assert check(capsys, file.as_uri(), *MODEL)[0] == 1
+
+
+def test_a_file_that_breaks_off_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = jsonl(tmp_path, GOOD[0], "{", "\n", GOOD[1])
+    complaint = f"after row 1: {Path(file).as_uri()} is not JSONL: line 2 is not a JSON object"
+    code, complaints, _ = check(capsys, file, *MODEL)
+    assert (code, complaints) == (1, [complaint.replace("file://", "")])
+
+
+def test_defaults_are_those_of_the_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = jsonl(tmp_path, {"key": "a"})
+    complete = ["--default", "prompt=a boat", "--default", "model=grok-imagine", "--default", "images=a.png"]
+    assert check(capsys, file)[:2] == (1, ["row 1: model is missing or empty; prompt is missing or empty"])
+    assert check(capsys, file, *complete)[:2] == (0, [])
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", file, "--default", "wide=64"])
+    assert "FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_models_that_the_catalog_does_not_describe_are_let_through(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.settings(catalog_shape="odd")
+    file = jsonl(tmp_path, {"prompt": "x", "width": 9_000})
+    assert check(capsys, file, *MODEL)[:2] == (0, [])
+
+
+def test_what_cannot_be_checked_is_another_exit_code(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, complaints, said = check(capsys, str(tmp_path / "nowhere.jsonl"), *MODEL)
+    assert (code, complaints) == (2, [])
+    assert "nowhere.jsonl" in said
+    emulator.fault("status", status=500, path="/v1/models", times=5)
+    code, complaints, said = check(capsys, jsonl(tmp_path, *GOOD), *MODEL)
+    assert (code, complaints) == (2, [])
+    assert said.startswith("error: ")
+    emulator.clear_faults()
+
+
+@pytest.mark.s3
+def test_a_file_in_an_object_store(s3_place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    s3_place.write("rows.jsonl", b'{"prompt": "a boat"}\n{"prompt": ""}\n')
+    file = [f"{s3_place.uri}/rows.jsonl", "--file-conn-id", str(s3_place.conn_id)]
+    code, complaints, _ = check(capsys, *file, *MODEL)
+    # In this process Airflow's log is on; the amazon provider says which credentials it takes.
+    assert (code, complaints[-1]) == (1, "row 2: prompt is missing or empty")

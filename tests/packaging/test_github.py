@@ -1,0 +1,138 @@
+"""What GitHub reads: workflows that run make targets and nothing else, with pinned actions and few rights."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.packaging.conftest import ROOT
+
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+MATRIX = re.findall(r"^MATRIX := (.*)$", MAKEFILE, re.MULTILINE)[0].split()
+BIN = Path(sys.executable).parent
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((GITHUB / "workflows" / name).read_text())
+    return content
+
+
+def steps_of(path: Path) -> Iterator[dict[str, Any]]:
+    for job in read(path.name)["jobs"].values():
+        yield from job["steps"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_steps_only_call_make_targets_that_exist(path: Path) -> None:
+    runs = [step["run"] for step in steps_of(path) if "run" in step]
+    assert runs
+    for run in runs:
+        (target,) = re.findall(r'^make "?([a-z-]+|test-airflow-\$AIRFLOW)"?(?: [A-Z]+="\$[A-Z_]+")?$', run)
+        assert target in TARGETS | {"test-airflow-$AIRFLOW"}
+        assert "${{" not in run  # what a branch is called would be run
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_and_say_their_version(path: Path) -> None:
+    uses = re.findall(r"uses: (.*)$", path.read_text(), re.MULTILINE)
+    assert uses
+    assert [use for use in uses if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
+
+
+def test_an_action_is_the_same_everywhere() -> None:
+    pins = {tuple(step["uses"].split("@")) for path in WORKFLOWS for step in steps_of(path) if "uses" in step}
+    assert len(pins) == len({name for name, _ in pins})
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_have_no_rights_but_those_they_name(path: Path) -> None:
+    workflow = read(path.name)
+    assert workflow["permissions"] == {}
+    assert "concurrency" in workflow
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"] == ({"id-token": "write"} if name == "publish" else {"contents": "read"})
+        assert job["timeout-minutes"] <= 90
+
+
+def test_ci_covers_each_airflow_on_each_python() -> None:
+    jobs = read("ci.yml")["jobs"]
+    assert jobs["test"]["strategy"]["matrix"] == {"python": PYTHONS}
+    assert jobs["test-airflow"]["strategy"]["matrix"] == {"airflow": MATRIX[:-1], "python": PYTHONS}
+    newest = f"apache-airflow=={MATRIX[-1]}"
+    assert newest in (ROOT / "constraints.txt").read_text().splitlines()
+    metadata = (ROOT / "pyproject.toml").read_text()
+    assert [version for version in PYTHONS if f"Python :: {version}" not in metadata] == []
+
+
+def test_only_the_publishing_job_may_publish() -> None:
+    jobs = read("release.yml")["jobs"]
+    publishing = [name for name, job in jobs.items() if any("pypi-publish" in str(step) for step in job["steps"])]
+    assert publishing == ["publish"]
+    assert (jobs["publish"]["environment"], jobs["publish"]["needs"]) == ("pypi", "build")
+    assert [name for name, job in jobs.items() if "secrets." in str(job)] == []
+    assert [step for step in jobs["publish"]["steps"] if "run" in step] == []  # no code of ours with these rights
+
+
+def test_a_tag_must_name_the_version() -> None:
+    def check(tag: str) -> int:
+        command = [
+            "make",
+            "--no-print-directory",
+            "--assume-old=.venv/.installed",
+            "check-tag",
+            f"TAG={tag}",
+            f"BIN={BIN}",
+        ]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+
+    from deepshi_provider import __version__
+
+    assert (check(f"v{__version__}"), check(__version__), check("")) == (0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("github-workflows", "workflows/*.yml"),
+        ("github-issue-forms", "ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", "ISSUE_TEMPLATE/config.yml"),
+        ("dependabot", "dependabot.yml"),
+    ],
+)
+def test_files_are_what_github_understands(schema: str, pattern: str) -> None:
+    files = [str(path) for path in GITHUB.glob(pattern)]
+    assert files
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hooks_call_make_targets_too() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    assert [entry for entry in entries if entry.removeprefix("make ") not in TARGETS] == []
+
+
+def test_contributing_explains_every_target() -> None:
+    explained = re.findall(r"^\| `make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(TARGETS - {"help"})
+    assert sorted(explained) == sorted(set(re.findall(r"^\.PHONY: ([a-z-]+)$", MAKEFILE, re.MULTILINE)) - {"help"})
+
+
+def test_contributing_draws_the_layers_that_lint_enforces() -> None:
+    drawn = (ROOT / "CONTRIBUTING.md").read_text().partition("```text")[2].partition("```")[0]
+    declared = (ROOT / "pyproject.toml").read_text().partition("\nlayers = [")[2].partition("]")[0]
+    layers = set(re.findall(r"\((\w+)\)", declared)) - {"__main__"}
+    assert layers - set(drawn.split()) == set()
