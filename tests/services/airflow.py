@@ -15,13 +15,12 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx
+from typing_extensions import Self
 
 from .airflow_api import AirflowApi, Json
 from .airflow_database import create
 from .airflow_settings import environment, write_passwords
 from .processes import Process, free_ports, parent_pid, wait_for
-
-START_TIMEOUT_S = 60.0
 
 
 class Triggerer(Process):
@@ -44,6 +43,9 @@ class Airflow(AirflowApi):
     :param parallelism: Number of tasks that run at once, each about 100 MB while it does.
     """
 
+    start_timeout = 60.0
+    """Seconds that migration, and then the start of all processes, may take."""
+
     def __init__(
         self,
         home: Path,
@@ -62,17 +64,12 @@ class Airflow(AirflowApi):
         self._started_triggerers = 0
         self._processes: list[Process] = []
 
-    def __enter__(self) -> Airflow:
+    def __enter__(self) -> Self:
         self._component_logs.mkdir(parents=True, exist_ok=True)
         write_passwords(self.home)
         try:
-            log_path = self._component_logs / "migrate.log"
-            create(self.database_path, self._env, log_path, START_TIMEOUT_S)
-            self._spawn("api-server")
-            self._spawn("scheduler", "--skip-serve-logs")
-            self._spawn("dag-processor")
-            for _ in range(self._wanted_triggerers):
-                self._spawn_triggerer()
+            self._create_database(self._component_logs / "migrate.log")
+            self._spawn_components()
             self._wait_until_healthy()
         except BaseException:
             self.stop()
@@ -156,6 +153,16 @@ class Airflow(AirflowApi):
     def _component_logs(self) -> Path:
         return self.home / "components"
 
+    def _create_database(self, log_path: Path) -> None:
+        create(self.database_path, self._env, log_path, self.start_timeout)
+
+    def _spawn_components(self) -> None:
+        self._spawn("api-server")
+        self._spawn("scheduler", "--skip-serve-logs")
+        self._spawn("dag-processor")
+        for _ in range(self._wanted_triggerers):
+            self._spawn_triggerer()
+
     def _spawn_triggerer(self) -> Triggerer:
         self._started_triggerers += 1
         name = f"triggerer-{self._started_triggerers}"
@@ -170,10 +177,10 @@ class Airflow(AirflowApi):
         self._processes.append(triggerer)
         return triggerer
 
-    def _spawn(self, *arguments: str) -> None:
-        log_path = self._component_logs / f"{arguments[0]}.log"
-        process = Process(arguments[0], _command(*arguments), env=self._env, log_path=log_path)
-        self._processes.append(process)
+    def _spawn(self, *arguments: str, name: str | None = None) -> None:
+        name = name or arguments[0]
+        log_path = self._component_logs / f"{name}.log"
+        self._processes.append(Process(name, _command(*arguments), env=self._env, log_path=log_path))
 
     def _wait_until_healthy(self) -> None:
         def healthy() -> bool:
@@ -186,7 +193,7 @@ class Airflow(AirflowApi):
                 return all(health[part]["status"] == "healthy" for part in parts)
             return False
 
-        wait_for("a healthy Airflow", START_TIMEOUT_S, healthy)
+        wait_for("a healthy Airflow", self.start_timeout, healthy)
         for triggerer in self.triggerers:
             self._wait_for_job(triggerer)
 
@@ -197,7 +204,7 @@ class Airflow(AirflowApi):
             jobs = self.get("/jobs", job_type="TriggererJob", is_alive=True)["jobs"]
             return next((job for job in jobs if job["unixname"] == triggerer.name), None)
 
-        triggerer.job_id = wait_for(f"a healthy {triggerer.name}", START_TIMEOUT_S, job)["id"]
+        triggerer.job_id = wait_for(f"a healthy {triggerer.name}", self.start_timeout, job)["id"]
 
 
 def _command(*arguments: str) -> list[str]:

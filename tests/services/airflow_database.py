@@ -16,6 +16,13 @@ def create(database_path: Path, env: Mapping[str, str], log_path: Path, timeout:
     :param env: Airflow's environment, with this database in it.
     :param timeout: Seconds.
     """
+    migrate(env, log_path, timeout)
+    with contextlib.closing(sqlite3.connect(database_path)) as database, database:
+        _never_use_trigger_ids_again(database)
+
+
+def migrate(env: Mapping[str, str], log_path: Path, timeout: float) -> None:
+    """Run ``airflow db migrate``, on any database."""
     with log_path.open("wb") as log:
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
@@ -28,8 +35,6 @@ def create(database_path: Path, env: Mapping[str, str], log_path: Path, timeout:
         )
     if done.returncode:
         raise RuntimeError(f"airflow db migrate failed:\n{log_path.read_text()}")
-    with contextlib.closing(sqlite3.connect(database_path)) as database, database:
-        _never_use_trigger_ids_again(database)
 
 
 def _never_use_trigger_ids_again(database: sqlite3.Connection) -> None:

@@ -86,20 +86,31 @@ class Process:
 
     :param name: Names the log file and error messages.
     :param log_path: Standard output and error are appended to it.
+    :param user: Whom it runs as; only root may choose.
     """
 
-    def __init__(self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, user: str | None = None
+    ) -> None:
         self.name = name
         self.log_path = log_path
-        with log_path.open("ab") as log:
+        self._command = command
+        self._env = dict(env)
+        self._user = user
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start the same command again after its end, as a supervisor does; the log goes on."""
+        with self.log_path.open("ab") as log:
             self._popen = subprocess.Popen(
-                command,
-                env=dict(env),
-                cwd=log_path.parent,
+                self._command,
+                env=self._env,
+                cwd=self.log_path.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=self._user,
             )
 
         self._guard = _guard(self._popen.pid)

@@ -1,0 +1,144 @@
+"""What was sent and paid for each picture, from the three places that know: server, object store and XComs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from deepshi_provider.emulator.testing import Emulator
+from tests.places import S3Place
+from tests.services.airflow import Airflow
+from tests.services.seaweedfs import SeaweedFS
+
+RECORDS = ("stored", "lost", "superseded")
+
+
+@dataclass
+class Picture:
+    """One picture, whatever its task.
+
+    :ivar requests: what the server saw.
+    :ivar claims: numbers of the sendings that were announced.
+    :ivar records: by the number of their sending.
+    """
+
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    claims: set[int] = field(default_factory=set)
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def posts(self) -> int:
+        return len(self.requests)
+
+    @property
+    def charges(self) -> list[Decimal]:
+        """What the server took, in USD, for each request that it took something for."""
+        return [Decimal(entry["cost_usd"]) for entry in self.requests if entry["cost_usd"]]
+
+    @property
+    def recorded(self) -> list[Decimal]:
+        """What the records say that it cost, in USD."""
+        return [Decimal(record["cost_usd"]) for record in self.records.values()]
+
+    @property
+    def lost(self) -> list[Decimal]:
+        """What was taken and is in no record."""
+        return list((Counter(self.charges) - Counter(self.recorded)).elements())
+
+    @property
+    def unknown(self) -> int:
+        """Sendings that may have been paid for, and are in no record."""
+        return len(self.claims - self.records.keys())
+
+
+class Books:
+    """Everything about one run.
+
+    :param prefix: of the connection's ``output_uri``, in the bucket ``images``.
+    :ivar pictures: by prompt, ``<task> <number>``.
+    """
+
+    def __init__(self, s3: SeaweedFS, prefix: str, deepshi: Emulator) -> None:
+        self._s3 = s3.client()  # one for all: each takes a while to make
+        self._prefix = prefix
+        self._names = set(S3Place(s3, prefix).names())
+        self.pictures: dict[str, Picture] = {}
+        for entry in deepshi.requests():
+            self._picture(entry["prompt"]).requests.append(entry)
+        for name in self._names:
+            self._enter(name)
+
+    def __str__(self) -> str:
+        pictures = self.pictures.values()
+        return (
+            f"{len(pictures)} pictures: {sum(p.posts for p in pictures)} requests, "
+            f"{sum(len(p.charges) for p in pictures)} paid for, {sum(len(p.lost) for p in pictures)} of them lost, "
+            f"{self.unknown} with unknown outcome; ${self.recorded} recorded, ${self.lost} lost"
+        )
+
+    @property
+    def recorded(self) -> Decimal:
+        """USD, of all pictures."""
+        return sum((cost for picture in self.pictures.values() for cost in picture.recorded), Decimal(0))
+
+    @property
+    def lost(self) -> Decimal:
+        """USD, of all pictures."""
+        return sum((cost for picture in self.pictures.values() for cost in picture.lost), Decimal(0))
+
+    @property
+    def unknown(self) -> int:
+        """Sendings of all pictures that may have been paid for, and are in no record."""
+        return sum(picture.unknown for picture in self.pictures.values())
+
+    def has_image(self, prompt: str) -> bool:
+        """Whether the newest record's image is in the store, with the contents that the record says."""
+        records = self.pictures[prompt].records
+        stored = [k for k, record in records.items() if record["kind"] == "stored"]
+        (image,) = records[max(stored)]["images"]
+        name = image["uri"].partition(f"/{self._prefix}/")[2]
+        return name in self._names and hashlib.sha256(self._read(name)).hexdigest() == image["sha256"]
+
+    def _read(self, name: str) -> bytes:
+        data: bytes = self._s3.get_object(Bucket="images", Key=f"{self._prefix}/{name}")["Body"].read()
+        return data
+
+    def _picture(self, prompt: str) -> Picture:
+        return self.pictures.setdefault(prompt, Picture())
+
+    def _enter(self, name: str) -> None:
+        """Take a claim or a record; other files say nothing about money."""
+        folder, _, entry = name.partition("/_deepshi/")
+        words = entry.removesuffix(".json").split(".")
+        if words[-1] != "claim" and words[-1] not in RECORDS:
+            return
+        # <dag>/<run>/<task>[/<map index>], and <key or "image">.<k>.<fingerprint>…
+        task_id, *map_index = folder.split("/")[2:]
+        picture = self._picture(f"{task_id} {map_index[0] if map_index else words[0]}")
+        if words[-1] == "claim":
+            picture.claims.add(int(words[1]))
+        else:
+            picture.records[int(words[1])] = json.loads(self._read(name))
+
+
+def costs_in_xcom(airflow: Airflow, dag_id: str, run_id: str) -> Decimal:
+    """Return the sum of the XComs ``cost_usd`` of all task instances, in USD."""
+    return sum(
+        (
+            Decimal(str(airflow.xcom(dag_id, run_id, ti["task_id"], "cost_usd", ti["map_index"])))
+            for ti in airflow.task_instances(dag_id, run_id)
+        ),
+        Decimal(0),
+    )
+
+
+def unknown_in_xcom(airflow: Airflow, dag_id: str, run_id: str) -> int:
+    """Return how many sendings with unknown outcome the tasks' results tell of."""
+    return sum(
+        airflow.xcom(dag_id, run_id, ti["task_id"], map_index=ti["map_index"])["unknown_outcomes"]
+        for ti in airflow.task_instances(dag_id, run_id)
+    )

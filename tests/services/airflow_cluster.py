@@ -1,0 +1,108 @@
+"""Airflow as it runs in production: PostgreSQL, Celery workers fed through Redis, and several triggerers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+
+from .airflow import Airflow
+from .airflow_database import migrate
+from .debian import MissingProgram
+from .postgres import Postgres
+from .processes import Process
+from .redis import Redis
+
+#: Of the dependency group ``cluster``.
+_PACKAGES = ("apache-airflow-providers-celery", "asyncpg", "psycopg2-binary", "redis")
+
+#: Put into the workers before they fork: each task then starts a second earlier.
+_PRELOAD = """
+import sys
+
+if "worker" in sys.argv:
+    import aiobotocore.session
+    import s3fs
+    import deepshi_provider.operators.images
+"""
+
+
+class AirflowCluster(Airflow):
+    """All on this machine, from ``with`` to its end.
+
+    :param workers: Celery workers.
+    :param slots: tasks that each worker runs at once, each about 100 MB while it does.
+    :raises MissingProgram: the dependency group ``cluster`` is not installed.
+    """
+
+    start_timeout = 180.0
+
+    def __init__(
+        self,
+        home: Path,
+        dags_folder: Path,
+        *,
+        postgres: Postgres,
+        redis: Redis,
+        env: Mapping[str, str] | None = None,
+        triggerers: int = 2,
+        workers: int = 2,
+        slots: int = 4,
+    ) -> None:
+        installed = {distribution.name for distribution in importlib.metadata.distributions()}
+        if missing := [name for name in _PACKAGES if name not in installed]:
+            raise MissingProgram(f"Missing: {', '.join(missing)}. `make test-cluster` and `make cluster` install them")
+        settings = {**_celery(postgres, redis, slots), **_quick_reactions(), **(env or {})}
+        super().__init__(home, dags_folder, env=settings, triggerers=triggerers, parallelism=workers * slots)
+        self._wanted_workers = workers
+
+    @property
+    def processes(self) -> list[Process]:
+        """All of Airflow's: ``api-server``, ``scheduler``, ``dag-processor``, ``triggerer-1``…, ``worker-1``…"""
+        return list(self._processes)
+
+    def start_what_ended(self) -> list[str]:
+        """Start again what is not running, as a supervisor does, and return the names."""
+        ended = [process for process in self._processes if process.exit_code is not None]
+        for process in ended:
+            process.kill_hard()  # what it has left behind
+            process.start_again()
+        return [process.name for process in ended]
+
+    def _create_database(self, log_path: Path) -> None:
+        config = self.home / "config"
+        config.mkdir(exist_ok=True)
+        (config / "airflow_local_settings.py").write_text(_PRELOAD)
+        migrate(self._env, log_path, self.start_timeout)
+
+    def _spawn_components(self) -> None:
+        super()._spawn_components()
+        for number in range(1, self._wanted_workers + 1):
+            name = f"worker-{number}"
+            pid_file = str(self.home / f"{name}.pid")  # the default is one for all
+            options = ("--celery-hostname", name, "--pid", pid_file, "--skip-serve-logs")
+            self._spawn("celery", "worker", *options, name=name)
+
+
+def _celery(postgres: Postgres, redis: Redis, slots: int) -> dict[str, str]:
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{postgres.address}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"postgresql+asyncpg://{postgres.address}",
+        "AIRFLOW__CELERY__BROKER_URL": redis.url,
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{postgres.address}",
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(slots),
+    }
+
+
+def _quick_reactions() -> dict[str, str]:
+    """Intervals in seconds, added to those of every test Airflow."""
+    seconds = {
+        # A task that was given to a broker or a worker which died before it began is given out again.
+        "SCHEDULER__TASK_QUEUED_TIMEOUT": 60,
+        "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
+        # A new scheduler takes over the tasks of one that is silent for this time.
+        "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": 15,
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 10,
+    }
+    return {f"AIRFLOW__{name}": str(value) for name, value in seconds.items()}
