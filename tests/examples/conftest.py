@@ -19,8 +19,13 @@ import pytest
 from deepshi_provider.emulator.testing import Emulator
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ("catalog_incremental", "edit_chain", "product_images", "taskflow")
-RUNS = ("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated")
+EXAMPLES = ("catalog_incremental", "edit_chain", "product_images", "taskflow", "warehouse_etl")
+RUNS = (
+    *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
+    *("warehouse_etl", "warehouse_etl"),
+)
+#: What the shop of ``warehouse_etl`` sells: SKU, category, name.
+SHOP = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Runs:
 
     :param states: of each of :data:`RUNS`.
     :param requests: what the server saw.
+    :param warehouse: the DuckDB file that ``warehouse_etl`` fills.
     """
 
     database: Path
@@ -36,6 +42,7 @@ class Runs:
     states: list[dict[str, str]]
     requests: list[dict[str, Any]]
     log: str
+    warehouse: Path
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.database)) as database:
@@ -82,6 +89,17 @@ def call(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[st
     return done
 
 
+def etl_connections(root: Path) -> dict[str, str]:
+    """A shop's database and a warehouse, as connections."""
+    with closing(sqlite3.connect(root / "shop.db")) as database, database:
+        database.execute("CREATE TABLE products (sku TEXT PRIMARY KEY, category TEXT, name TEXT)")
+        database.executemany("INSERT INTO products VALUES (?, ?, ?)", SHOP)
+    return {
+        "AIRFLOW_CONN_SHOP": json.dumps({"conn_type": "sqlite", "host": str(root / "shop.db")}),
+        "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "generic", "host": str(root / "warehouse.duckdb")}),
+    }
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     root = tmp_path_factory.mktemp("examples")
@@ -91,6 +109,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         shutil.copy(ROOT / "dags_examples" / f"{name}.py", dags)
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
+        env |= etl_connections(root)
         call("airflow", "db", "migrate", env=env)
         call("airflow", "dags", "reserialize", env=env)
         done = call("tests.examples.run_dags", *RUNS, env=env)
@@ -100,4 +119,5 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
             json.loads(done.stdout.splitlines()[-1]),
             emulator.requests(),
             done.stdout,
+            root / "warehouse.duckdb",
         )

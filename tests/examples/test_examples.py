@@ -8,17 +8,19 @@ import os
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import duckdb
 import pytest
 from PIL import Image
 
 from dags_examples.catalog_incremental import PRODUCTS
-from tests.examples.conftest import ROOT, RUNS, Runs
+from tests.examples.conftest import ROOT, RUNS, SHOP, Runs
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_all_of_them_succeed(runs: Runs) -> None:
@@ -39,7 +41,7 @@ def test_the_catalog_is_bought_once(runs: Runs) -> None:
     first, second = (runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1))
     assert (first["created"], first["reused"], second["created"], second["reused"]) == (12, 0, 0, 12)
     assert second["cost_usd"] == 0
-    asked = [request for request in runs.requests if request["prompt"].startswith("Studio photo")]
+    asked = [request for request in runs.requests if request["prompt"].endswith("white background")]
     assert len(asked) == len(PRODUCTS) == 12
     assert first["cost_usd"] == pytest.approx(sum(float(request["cost_usd"]) for request in asked), abs=1e-12)
     lines = [json.loads(line) for line in local(second["manifest_uri"]).read_text().splitlines()]
@@ -110,6 +112,29 @@ def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
     assert runs.query(sql, task) == [(count,)]
 
 
+def test_the_warehouse_knows_what_each_category_cost(runs: Runs) -> None:
+    """The second run buys nothing; loading it does not touch the rows of the first."""
+    asked = [request for request in runs.requests if "grey background" in request["prompt"]]
+    costs_of = {request["prompt"]: Decimal(request["cost_usd"]) for request in asked}
+    paid = {sku: costs_of.pop(f"Studio photo of a {name}, grey background") for sku, _, name in SHOP}
+    assert (len(asked), costs_of) == (len(SHOP), {})
+
+    first, second = runs.run_ids("warehouse_etl")
+    with duckdb.connect(str(runs.warehouse), read_only=True) as warehouse:
+        query = "SELECT sku, category, status, cost_usd FROM pictures WHERE run_id = ? ORDER BY sku"
+        loaded = {run: warehouse.execute(query, [run]).fetchall() for run in (first, second)}
+    assert loaded[first] == [(sku, kind, "created", paid[sku]) for sku, kind, _ in SHOP]
+    assert loaded[second] == [(sku, kind, "reused", 0) for sku, kind, _ in SHOP]
+
+    costs = [runs.xcoms("warehouse_etl", "load", run=run)[0] for run in (0, 1)]
+    cups, rugs = float(paid["cup-1"] + paid["cup-2"]), float(paid["rug-1"])
+    assert costs[0] == [
+        {"category": "cup", "pictures": 2, "bought": 2, "cost_usd": cups},
+        {"category": "rug", "pictures": 1, "bought": 1, "cost_usd": rugs},
+    ]
+    assert [(row["bought"], row["cost_usd"]) for row in costs[1]] == [(0, 0), (0, 0)]
+
+
 def decorated(runs: Runs, task: str) -> Any:
     (result,) = runs.xcoms("decorated", task)
     return result
@@ -141,7 +166,8 @@ def test_an_annotation_does_not_split_the_result_into_xcoms(runs: Runs) -> None:
     """``-> dict`` is about what the function asks for; ``cost_usd`` must stay what all tries have cost."""
     sql = "SELECT DISTINCT key FROM xcom WHERE dag_id = 'decorated' AND task_id = ?"
     for task in ("fields", "edit", "prompt", "rows"):
-        assert {key for (key,) in runs.query(sql, task)} == {"return_value", "cost_usd"}
+        keys = {key for (key,) in runs.query(sql, task) if not key.startswith("_link_")}
+        assert keys == {"return_value", "cost_usd", "deepshi_cost"}
     (cost,) = runs.xcoms("decorated", "fields", "cost_usd")
     assert cost == decorated(runs, "fields")["cost_usd"] > 0
     assert decorated(runs, "costs") > cost

@@ -1,0 +1,46 @@
+"""Sphinx settings: ``make docs`` builds the pages offline, and treats a warning as an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+# Airflow writes its configuration when it is imported, and the reference is read from the imported package.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="deepshi-docs-"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from deepshi_provider import __version__
+
+project = "airflow-provider-deepshi"
+author = "The airflow-provider-deepshi authors"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+exclude_patterns = ["examples"]
+
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"
+
+nitpicky = True
+nitpick_ignore_regex = [
+    # Other packages' names would need their inventories from the internet.
+    (r"py:.*", r"(?!deepshi_provider).*"),
+    # Names in signatures that users need not know: the provider's own modules, validators, and type variables.
+    (r"py:.*", r"deepshi_provider\.(costs|jobs|manifest|storage|api\.(spool|answer))\b.*"),
+    (r"py:.*", r"deepshi_provider\.(hooks\.(inputs|pace)|operators\.flows)\b.*"),
+    (r"py:.*", r"deepshi_provider\..*\._\w+"),
+    (r"py:.*", r"deepshi_provider\.(api\.requests\.Request|operators\.lifecycle\.Result)"),
+]
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "exclude-members": "model_config"}
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+pygments_style = "friendly"
+pygments_dark_style = "native"

@@ -1,0 +1,45 @@
+"""Ways to generate a picture."""
+
+from airflow.sdk import DAG, get_current_context, task
+
+from deepshi_provider.operators.images import DeepshiGenerateImageOperator
+
+with DAG("generate", params={"season": "winter", "side": 512}):
+    # [START templates]
+    DeepshiGenerateImageOperator(
+        task_id="templated",
+        prompt="a village in {{ params.season }}",
+        width="{{ params.side }}",
+        height="{{ params.side }}",
+    )
+    # [END templates]
+
+    # [START mapped]
+    DeepshiGenerateImageOperator.partial(task_id="animal", width=512, height=512).expand(
+        prompt=["a fox", "an owl", "a hare"]
+    )
+    # [END mapped]
+
+    # [START several]
+    DeepshiGenerateImageOperator(
+        task_id="four", prompt="a paper boat", model="nano-banana-2", n=4, aspect_ratio="1:1", resolution="1K"
+    )
+    # [END several]
+
+    # [START other_fields]
+    DeepshiGenerateImageOperator(
+        task_id="styled", prompt="a bridge", width=512, height=512, seed=7, extra_params={"style": "ink"}
+    )
+    # [END other_fields]
+
+    # [START result]
+    picture = DeepshiGenerateImageOperator(task_id="picture", prompt="a kite", width=512, height=512)
+
+    @task
+    def publish(result: dict) -> str:
+        cost = get_current_context()["ti"].xcom_pull(task_ids="picture", key="cost_usd")
+        image = result["images"][0]
+        return f"{image['uri']}: {image['width']} x {image['height']} pixels, ${cost:.6f}"
+
+    publish(picture.output)
+    # [END result]

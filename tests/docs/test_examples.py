@@ -1,0 +1,85 @@
+"""The code that pages show, run in an Airflow of its own against the emulator."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from tests.docs.pages import DOCS
+from tests.examples.conftest import environment
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+
+FILES = sorted((DOCS / "examples").glob("*.py"))
+DAGS = sorted(dag_id for path in FILES for dag_id in re.findall(r'DAG\(\s*"(\w+)"', path.read_text()))
+
+
+class Ran(NamedTuple):
+    """What ran: the states of the DAGs, what the server saw, and where the images went."""
+
+    states: dict[str, str]
+    requests: list[dict[str, Any]]
+    images: Path
+    log: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    root = tmp_path_factory.mktemp("docs")
+    dags, images = root / "dags", root / "images"
+    shutil.copytree(DOCS / "examples", dags, ignore=shutil.ignore_patterns("__pycache__"))
+
+    with Emulator() as emulator:
+        env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
+
+        def call(*arguments: str) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", *arguments],
+                cwd=root,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout[-5000:]
+            return done.stdout
+
+        call("airflow", "db", "migrate")
+        call("airflow", "pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred")
+        call("airflow", "dags", "reserialize")
+        log = call("tests.docs.run_dags")
+        yield Ran(json.loads(log.splitlines()[-1]), emulator.requests(), images, log)
+
+
+def test_each_file_has_a_dag() -> None:
+    assert len(DAGS) == len(FILES)
+
+
+def test_all_of_them_succeed(ran: Ran) -> None:
+    assert ran.states == dict.fromkeys(DAGS, "success"), ran.log[-5000:]
+
+
+def test_none_of_them_fails_or_is_refused(ran: Ran) -> None:
+    assert {request["outcome"] for request in ran.requests} == {"delivered"}
+
+
+def test_sizes_are_what_the_page_says(ran: Ran) -> None:
+    """No model was asked for a size in a style that it ignores."""
+    assert "Preflight" not in ran.log
+    asked = {r["fields"]["model"]: r["fields"] for r in ran.requests if r["prompt"] == "a lighthouse"}
+    assert set(asked) == {"deepshi-banana-pro", "nano-banana-2", "grok-imagine", "seedream-4.5"}
+
+
+def test_the_shared_directory_is_where_the_page_says(ran: Ran) -> None:
+    assert (ran.images / "brand" / "logo" / "image-0.png").is_file()
+    assert len(list((ran.images / "mugs").glob("mug-*-0.png"))) == 20
