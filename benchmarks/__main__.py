@@ -1,0 +1,138 @@
+"""Run the measurements and write ``docs/performance.md`` from them: ``make bench``.
+
+Each measurement is a process of its own; so is the server. ``--quick`` runs everything small and once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ceiling import ceiling
+from benchmarks.pictures import write_answers
+from benchmarks.report import write_report
+
+ROOT = Path(__file__).parent.parent
+MIB = 2**20
+
+
+def main() -> None:
+    """Measure, keep the figures, and write the page."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the results")
+    options = parser.parse_args()
+    if not options.render:
+        results = _measure(quick=options.quick, runs=1 if options.quick else options.runs)
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
+    write_report(json.loads(options.results.read_text()), options.page)
+    print(f"Wrote {options.page}")
+
+
+def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
+    begun = time.monotonic()
+    sizes = (4096, MIB // 4) if quick else (4096, MIB, 18 * MIB)
+    counts = (1, 4) if quick else (1, 16, 64)
+    rows = (10, 100) if quick else (100, 1_000, 10_000)
+    with _server(sizes) as (url, directory, environment):
+        results = {
+            "machine": _machine(),
+            "runs": runs,
+            "quick": quick,
+            "ceiling_gib_per_s": [ceiling(url, sizes[-1], connections=counts[-1]) for _ in range(runs)],
+            "imports": [_json("benchmarks.imports", environment=environment)[0] for _ in range(runs)],
+            "answers": _json(
+                "benchmarks.answers",
+                url,
+                str(directory),
+                str(runs),
+                *(f"{size}:{count}" for size in sizes for count in counts),
+                environment=environment,
+            ),
+            # 10,000 rows take a minute, so they run once; the others as often as all else.
+            "growth": [
+                _json("benchmarks.growth", str(count), environment=environment)[0]
+                for count in rows
+                for _ in range(1 if count == rows[-1] else min(runs, 3))
+            ],
+        }
+    results["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    return results
+
+
+@contextlib.contextmanager
+def _server(sizes: tuple[int, ...]) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """Start the server; yield its URL, the directory of its answers, and the environment of its clients."""
+    with tempfile.TemporaryDirectory(prefix="deepshi-bench-") as name:
+        directory = Path(name)
+        for size in {4096, *sizes}:
+            write_answers(directory, size)
+        command = [sys.executable, "-m", "benchmarks.server", name]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        try:
+            assert server.stdout  # noqa: S101 -- it was started with a pipe
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            yield url, directory, _environment(url, directory)
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def _environment(url: str, directory: Path) -> dict[str, str]:
+    connection = {"conn_type": "deepshi", "host": url, "password": "sk-bf-bench"}
+    return {
+        **os.environ,
+        "NO_PROXY": "127.0.0.1",
+        "AIRFLOW_HOME": str(directory / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW_CONN_DEEPSHI_DEFAULT": json.dumps(connection),
+        "AIRFLOW_CONN_BENCH_HTTP": url,
+    }
+
+
+def _json(module: str, *arguments: str, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Run a program that prints JSON, a line for each measurement; echo the lines."""
+    found = []
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout  # noqa: S101 -- it was started with a pipe
+        for line in program.stdout:
+            if line.startswith("{"):
+                print(f"{module.removeprefix('benchmarks.')} {line}", end="", flush=True)
+                found.append(json.loads(line))
+    if program.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    text = Path("/proc/cpuinfo").read_text()
+    names = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")]
+    packages = ("airflow-provider-deepshi", "apache-airflow", "apache-airflow-providers-http", "openai")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in (*packages, "aiohttp", "httpx", "pybase64")},
+    }
+
+
+if __name__ == "__main__":
+    main()

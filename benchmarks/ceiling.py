@@ -1,0 +1,28 @@
+"""How fast the server is with clients that only read: what bounds every other figure."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+
+def ceiling(url: str, size: int, connections: int) -> float:
+    """Return GiB of pictures per second that the server sends to readers that throw them away."""
+    with ThreadPoolExecutor(min(8, connections)) as pool:
+        begun = time.perf_counter()
+        list(pool.map(lambda _: _read(url, size), range(connections)))
+        return connections * size / 2**30 / (time.perf_counter() - begun)
+
+
+def _read(url: str, size: int) -> None:
+    parts = urlsplit(url)
+    body = json.dumps({"prompt": f"{size} bytes", "stream": True})
+    head = "POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n"
+    buffer = bytearray(2**20)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 80))) as server:
+        server.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        while server.recv_into(buffer):
+            pass

@@ -1,0 +1,65 @@
+"""What a piece of work costs its own process: memory, processor time, and how long the event loop was kept waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+#: Seconds between two looks at the event loop.
+_TICK = 0.005
+
+
+@contextlib.asynccontextmanager
+async def metered() -> AsyncIterator[dict[str, Any]]:
+    """Measure the block; afterwards the dictionary holds the figures.
+
+    ``wall_s`` and ``cpu_s`` (all threads, system calls included), ``memory_mb`` (peak over what was resident before, MB
+    of 10**6 bytes), ``delay_p99_ms`` and ``delay_max_ms`` of the event loop.
+    """
+    figures: dict[str, Any] = {}
+    gc.collect()
+    before = _kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240 -- resets the peak (proc(5))
+    delays: list[float] = []
+    watch = asyncio.create_task(_watch(delays))
+    await asyncio.sleep(0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield figures
+    finally:
+        figures["wall_s"], figures["cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
+        figures["memory_mb"] = (_kilobytes("VmHWM") - before) * 1024 / 1e6
+        await asyncio.sleep(_TICK)
+        watch.cancel()
+        delays.sort()
+        figures["delay_p99_ms"] = 1000 * delays[int(0.99 * (len(delays) - 1))]
+        figures["delay_max_ms"] = 1000 * delays[-1]
+
+
+async def _watch(delays: list[float]) -> None:
+    """Collect how much later than asked the loop wakes this up.
+
+    A long delay counts once for each look that it swallowed: otherwise a loop that is always blocked would show one
+    sample in which it was not seen to answer.
+    """
+    while True:
+        due = time.perf_counter() + _TICK
+        await asyncio.sleep(_TICK)
+        late = max(0.0, time.perf_counter() - due)
+        delays.append(late)
+        while late > _TICK:
+            late -= _TICK
+            delays.append(late)
+
+
+def _kilobytes(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if not found:
+        raise RuntimeError(f"/proc/self/status does not tell {name}; this needs Linux")
+    return int(found[1])

@@ -1,0 +1,167 @@
+"""Figures → ``docs/performance.md``: tables, a plot, and the targets with what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.plots import bars
+
+NAMES = {
+    "provider": "this provider",
+    "sdk": "OpenAI SDK",
+    "http_trigger": "HttpTrigger",
+    "floor": "floor",
+}
+MIB = 2**20
+
+
+def write_report(results: dict[str, Any], page: Path) -> None:
+    """Write the page, and its plots into ``images/`` beside it."""
+    notes = Path(__file__).with_name("notes.md").read_text()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    images = page.parent / "images"
+    images.mkdir(exist_ok=True)
+    largest = _largest(results)
+    for key, title in (("memory_mb", "Peak memory over idle, MB"), ("cpu_s", "Processor time, seconds")):
+        figures = {NAMES[name]: _median(largest[name], key) for name in NAMES}
+        (images / f"performance-{key.split('_')[0]}.svg").write_text(bars(f"{title}: {_what(results)}", figures))
+    parts = [_head(results), _targets(results, largest), _answers(results), _growth(results), _imports(results), notes]
+    page.write_text("\n".join(parts))
+
+
+def _head(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    quick = "\n**A quick run, to see that it works; its figures mean nothing.**\n" if results["quick"] else ""
+    return f"""# Performance
+
+Written by `make bench` in {results["minutes"]} minutes; do not edit it, but `benchmarks/notes.md`.
+{quick}
+{machine["processor"]}, {machine["cores"]} cores, load {machine["load"]:.1f} at the start; {machine["system"]}, Python
+{machine["python"]}; {packages}.
+
+Server and client are processes of their own on one machine, and share its cores. Figures are medians of
+{results["runs"]} runs with the smallest and the largest in brackets, if not said otherwise; in each run all clients
+take turns, and ratios are medians of the ratios within a run. To readers that throw everything away the server sends
+{_spread(results["ceiling_gib_per_s"], "{:.2f}")} GiB of pictures per second.
+"""
+
+
+def _targets(results: dict[str, Any], largest: dict[str, list[dict[str, Any]]]) -> str:
+    ours, growth = largest["provider"], results["growth"]
+    small, large = sorted({row["rows"] for row in growth})[-2:]
+    by_rows = {count: [row for row in growth if row["rows"] == count] for count in (small, large)}
+    time_ratio = _median(by_rows[large], "wall_s") / _median(by_rows[small], "wall_s")
+    memory_ratio = _median(by_rows[large], "memory_mb") / _median(by_rows[small], "memory_mb")
+    checks: list[tuple[str, str, float, float, str]] = [
+        ("peak memory over idle", "MB", _median(ours, "memory_mb"), 60, "{:.0f}"),
+        ("peak memory, of the SDK's", "x", _ratio(largest, "provider", "sdk", "memory_mb"), 0.1, "{:.3f}"),
+        ("processor time, of the SDK's", "x", _ratio(largest, "provider", "sdk", "cpu_s"), 0.35, "{:.2f}"),
+        ("processor time, of the floor's", "x", _ratio(largest, "provider", "floor", "cpu_s"), 1.6, "{:.2f}"),
+        ("event loop delay, 99th percentile", "ms", _median(ours, "delay_p99_ms"), 10, "{:.1f}"),
+        ("event loop delay, longest", "ms", _median(ours, "delay_max_ms"), 50, "{:.1f}"),
+        (f"batch, time of {large:,} rows to {small:,}", "x", time_ratio, 11, "{:.1f}"),
+        (f"batch, memory of {large:,} rows to {small:,}", "x", memory_ratio, 1.2, "{:.2f}"),
+        ("import beyond airflow.sdk", "ms", _median(results["imports"], "import_ms"), 60, "{:.0f}"),
+    ]
+    rows = [
+        f"| {what} | ≤ {target:g} {unit} | {form.format(found)} {unit} | {'yes' if found <= target else '**no**'} |"
+        for what, unit, found, target, form in checks
+    ]
+    head = "| measure | target | found | met |\n|---|---|---|---|\n"
+    return f"## Targets\n\nThe first six: {_what(results)}, streamed.\n\n{head}" + "\n".join(rows) + "\n"
+
+
+def _answers(results: dict[str, Any]) -> str:
+    text = [
+        "## One process, many long answers\n",
+        "What a triggerer does. *This provider* is its whole job path to `file://`: claim, request, image, record,",
+        "manifest. *OpenAI SDK* streams, decodes with `base64` and writes a file. *HttpTrigger* ends with its event,",
+        "which carries the body to the database; a worker still has to decode it. *Floor* is the provider's transport,",
+        "which reads the same bytes and discards them, and one write of the decoded picture.\n",
+        "![Memory](images/performance-memory.svg)\n",
+        "![Processor time](images/performance-cpu.svg)\n",
+        "| pictures | at once | client | memory over idle, MB | CPU s/GiB | delay p99, ms | longest, ms | wall, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    cells = dict.fromkeys((row["size"], row["concurrency"]) for row in results["answers"])
+    for size, concurrency in cells:
+        for name, called in NAMES.items():
+            rows = _cell(results, size, concurrency)[name]
+            gib = size * rows[0]["pictures"] / 2**30
+            figures = [
+                _spread([row["memory_mb"] for row in rows], "{:.1f}"),
+                _spread([row["cpu_s"] / gib for row in rows], "{:.2f}"),
+                _spread([row["delay_p99_ms"] for row in rows], "{:.1f}"),
+                _spread([row["delay_max_ms"] for row in rows], "{:.1f}"),
+                _spread([row["wall_s"] for row in rows], "{:.2f}"),
+            ]
+            what = f"{rows[0]['pictures']} of {_bytes(size)}"
+            text.append(f"| {what} | {concurrency} | {called} | {' | '.join(figures)} |")
+    return "\n".join(text) + "\n"
+
+
+def _growth(results: dict[str, Any]) -> str:
+    text = [
+        "## A batch that grows\n",
+        "Pictures of 4 KiB to `file://`, 8 at once, from a server that does not wait: all time is the provider's own.",
+        "*Again* is a new try of the finished batch, which buys nothing. The largest batch ran once.\n",
+        "| rows | time, s | ms per row | memory over idle, MB | again: time, s | again: memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for count in dict.fromkeys(row["rows"] for row in results["growth"]):
+        rows = [row for row in results["growth"] if row["rows"] == count]
+        figures = [
+            _spread([row["wall_s"] for row in rows], "{:.2f}"),
+            _spread([1000 * row["wall_s"] / count for row in rows], "{:.1f}"),
+            _spread([row["memory_mb"] for row in rows], "{:.1f}"),
+            _spread([row["rerun_wall_s"] for row in rows], "{:.2f}"),
+            _spread([row["rerun_memory_mb"] for row in rows], "{:.1f}"),
+        ]
+        text.append(f"| {count:,} | {' | '.join(figures)} |")
+    return "\n".join(text) + "\n"
+
+
+def _imports(results: dict[str, Any]) -> str:
+    rows = results["imports"]
+    return f"""## Import and parse
+
+The operators take {_spread([row["import_ms"] for row in rows], "{:.0f}")} ms to import once `airflow.sdk` is; a DAG
+of 50 image tasks then takes {_spread([row["parse_ms"] for row in rows], "{:.0f}")} ms.
+"""
+
+
+def _cell(results: dict[str, Any], size: int, concurrency: int) -> dict[str, list[dict[str, Any]]]:
+    rows = [row for row in results["answers"] if (row["size"], row["concurrency"]) == (size, concurrency)]
+    return {name: [row for row in rows if row["client"] == name] for name in NAMES}
+
+
+def _largest(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return _cell(results, *max((row["size"], row["concurrency"]) for row in results["answers"]))
+
+
+def _what(results: dict[str, Any]) -> str:
+    rows = _largest(results)["provider"]
+    return f"{rows[0]['pictures']} pictures of {_bytes(rows[0]['size'])}, {rows[0]['concurrency']} at once"
+
+
+def _median(rows: list[dict[str, Any]], key: str) -> float:
+    return float(median(row[key] for row in rows))
+
+
+def _ratio(cell: dict[str, list[dict[str, Any]]], name: str, other: str, key: str) -> float:
+    """Return the median of the ratios within each run."""
+    value: Callable[[dict[str, Any]], float] = lambda row: float(row[key])  # noqa: E731
+    return median(value(a) / max(value(b), 1e-9) for a, b in zip(cell[name], cell[other], strict=True))
+
+
+def _spread(values: list[float], form: str) -> str:
+    middle = form.format(median(values))
+    return middle if len(values) == 1 else f"{middle} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def _bytes(size: int) -> str:
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"
