@@ -1,7 +1,7 @@
 """Edits in a chain: each takes the result of the one before as it is, and the last one combines several pictures.
 
-Shows an edit of an edit, an edit with several input images, streaming forced off, and waiting in the triggerer
-(``deferrable=True``). Needs the connection ``deepshi_default`` with ``output_uri`` in its extra.
+Shows an edit of an edit, an edit with several input images, streaming forced off, waiting in the triggerer
+(``deferrable=True``), and a cost report at the end. Needs the connection ``deepshi_default`` with ``output_uri`` in its extra.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG
 
+from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 
 # [START edit_chain]
@@ -37,11 +38,12 @@ with DAG(
         model="deepshi-image-1",
         stream=False,
     )
-    DeepshiEditImageOperator(
+    triptych = DeepshiEditImageOperator(
         task_id="triptych",
         images=[house.output, at_night.output, in_winter.output],
         prompt="the three pictures side by side, as a poster",
         model="seedream-4.5",
         image_size="auto_2K",
     )
+    triptych >> DeepshiCostReportOperator(task_id="report", warn_cost_usd=1)
 # [END edit_chain]

@@ -70,6 +70,10 @@ def test_edits_go_on_from_each_other(runs: Runs) -> None:
     assert taken == [made[:1], made[1:2], made]
     assert triptych["images"][0]["width"] == 2048
     assert [request["stream"] for request in edits] == [True, False, True]
+    report = runs.xcoms("edit_chain", "report")[0]
+    assert report["images"] == 4
+    assert report["cost_usd"] == pytest.approx(sum(result["cost_usd"] for result in (house, night, winter, triptych)))
+    assert "triptych" in local(report["html_uri"]).read_text()
 
 
 def test_functions_say_what_to_draw(runs: Runs) -> None:
