@@ -41,7 +41,7 @@ demo: $(INSTALLED)  ## make pictures with a DAG; free, or for money with DEEPSHI
 
 .PHONY: docs
 docs: $(INSTALLED)  ## the pages as HTML into build/docs/; a warning is an error
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all docs build/docs $(ARGS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all docs build/docs
 
 .PHONY: ui
 ui: $(INSTALLED)  ## Airflow with the examples, the emulator and the page "Deepshi costs", until Ctrl-C
