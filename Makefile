@@ -48,7 +48,7 @@ ui: $(INSTALLED)  ## Airflow with the examples, the emulator and the page "Deeps
 	@$(BIN)/python -m dags_examples.ui $(ARGS)
 
 .PHONY: screenshots
-screenshots: $(INSTALLED)  ## pictures of the page for the docs; needs chromium
+screenshots: $(INSTALLED)  ## pictures for the docs, of page, form and report; needs chromium
 	$(BIN)/python -m docs.screenshots $(ARGS)
 
 .PHONY: test

@@ -1,4 +1,4 @@
-"""``make screenshots``: pictures of Airflow with this provider, taken in a real browser, into ``docs/images``."""
+"""``make screenshots``: pictures of Airflow with this provider and of a report, taken in a real browser, into ``docs/images``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from dags_examples.ui import RUNS, LocalAirflow
 from deepshi_provider.emulator.testing import Emulator
@@ -45,6 +45,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
         _costs(browser, airflow, runs)
         _connection(browser, airflow)
+        _report(browser, images)
         browser.close()
 
 
@@ -64,13 +65,25 @@ def _costs(browser: Browser, airflow: LocalAirflow, runs: list[tuple[str, str]])
 
 
 def _connection(browser: Browser, airflow: LocalAirflow) -> None:
-    with _page(browser, airflow, "/connections", height=1100) as page:
-        page.get_by_role("button", name="Edit Connection").first.click(timeout=_PATIENCE_MS)
-        page.get_by_text("Base URL").first.wait_for(timeout=_PATIENCE_MS)
-        page.get_by_text("Extra Fields", exact=True).first.click()
-        page.get_by_text("Output URI").first.wait_for(timeout=_PATIENCE_MS)
+    with _page(browser, airflow, "/connections", height=1750) as page:
+        page.get_by_role("button", name="Add Connection").click(timeout=_PATIENCE_MS)
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("textbox").first.fill("deepshi_default")
+        dialog.get_by_role("combobox").fill("Deepshi")
+        page.get_by_role("option", name="Deepshi", exact=True).click()
+        dialog.get_by_text("Base URL").first.wait_for(timeout=_PATIENCE_MS)
+        dialog.get_by_text("Extra Fields", exact=True).click()
+        dialog.get_by_text("Output URI").first.wait_for(timeout=_PATIENCE_MS)
         page.wait_for_timeout(1000)  # the dialog slides in
-        _take(page, "connection")
+        _take(dialog, "connection")
+
+
+def _report(browser: Browser, images: Path) -> None:
+    context = browser.new_context(viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.goto(next(images.glob("edit_chain/*/report/report.html")).as_uri())
+    _take(page, "report")
+    context.close()
 
 
 @contextmanager
@@ -92,7 +105,7 @@ def _wait_for_costs(page: Page) -> None:
         image.evaluate("image => { image.loading = 'eager'; return image.decode(); }")
 
 
-def _take(page: Page, name: str) -> None:
+def _take(page: Page | Locator, name: str) -> None:
     path = FOLDER / f"{name}.png"
     page.screenshot(path=path, animations="disabled")
     print(f"  {path}", flush=True)
