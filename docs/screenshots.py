@@ -1,4 +1,4 @@
-"""``make screenshots``: pictures of Airflow with this provider and of a report, taken in a real browser, into ``docs/images``."""
+"""``make screenshots``: pictures of Airflow with this provider and of a report, into ``docs/images``; needs chromium."""
 
 from __future__ import annotations
 
