@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.ceiling import ceiling
 from benchmarks.pictures import write_answers
 from benchmarks.report import write_report
+from benchmarks.through_airflow import PARALLELISM
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -63,6 +64,7 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
                 *(f"{size}:{count}" for size in sizes for count in counts),
                 environment=environment,
             ),
+            "through_airflow": _through_airflow(url, directory, environment, sizes[1], quick=quick),
             # 10,000 rows take a minute, so they run once; the others as often as all else.
             "growth": [
                 _json("benchmarks.growth", str(count), environment=environment)[0]
@@ -72,6 +74,15 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
         }
     results["minutes"] = round((time.monotonic() - begun) / 60, 1)
     return results
+
+
+def _through_airflow(
+    url: str, directory: Path, environment: dict[str, str], size: int, *, quick: bool
+) -> dict[str, Any]:
+    batch, mapped, latency = (8, 2, 0.1) if quick else (200, 32, 2.0)
+    arguments = (url, str(directory), str(batch), str(mapped), str(size), str(latency))
+    rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
+    return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 
 
 @contextlib.contextmanager

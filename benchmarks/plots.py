@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-_ROW, _LEFT, _WIDTH = 30, 130, 640
+_ROW, _LEFT, _WIDTH = 30, 170, 680
 
 
 def bars(title: str, figures: dict[str, float]) -> str:

@@ -86,7 +86,11 @@ class Store:
 
     async def list(self, folder: str = STATE) -> dict[str, int]:
         """Return names and lengths (bytes) of the objects in a folder, fresh from the store; empty if there is none."""
-        return await self._run(f"list {folder!r}", self._list, folder)
+        return await self.scan(dict, folder)
+
+    async def scan(self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE) -> Result:
+        """Return what ``take`` makes, in a thread, of what :meth:`list` returns, without having it all in memory."""
+        return await self._run(f"list {folder!r}", lambda: take(self._list(folder)))
 
     async def read(self, name: str) -> bytes | None:
         """Return a small object, or ``None`` if there is none."""
@@ -200,16 +204,18 @@ class Store:
         if self.protocol == "file":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
-    def _list(self, folder: str) -> dict[str, int]:
+    def _list(self, folder: str) -> Iterator[tuple[str, int]]:
         path = self._path(folder).rstrip("/")
-        try:
+        with contextlib.suppress(FileNotFoundError):
             if self.protocol in ("s3", "s3a"):
-                return dict(_s3_pages(self._fs, path))
-            self._fs.invalidate_cache(path)
-            found = self._fs.ls(path, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {f["name"].rpartition("/")[2]: f.get("size") or 0 for f in found if f["type"] == "file"}
+                yield from _s3_pages(self._fs, path)
+            elif self.protocol == "file":
+                yield from _local_files(path)
+            else:
+                self._fs.invalidate_cache(path)
+                for found in self._fs.ls(path, detail=True):
+                    if found["type"] == "file":
+                        yield found["name"].rpartition("/")[2], found.get("size") or 0
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -302,7 +308,7 @@ class Store:
         # Not a "with" block: leaving it by an exception would commit the part that was written.
         target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
         try:
-            shutil.copyfileobj(source, target, 1024 * 1024)
+            shutil.copyfileobj(source, target, 256 * 1024)
         except BaseException:
             if self.protocol in _ATOMIC and hasattr(target, "discard"):
                 target.discard()
@@ -326,6 +332,15 @@ def _s3_pages(fs: Any, path: str) -> Iterator[tuple[str, int]]:
         if not page.get("NextContinuationToken"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _local_files(path: str) -> Iterator[tuple[str, int]]:
+    """Yield names and lengths one by one: ``ls`` makes a dictionary of each file before it returns the first."""
+    with os.scandir(path) as found:
+        for entry in found:
+            with contextlib.suppress(FileNotFoundError):  # since it was listed
+                if entry.is_file():
+                    yield entry.name, entry.stat().st_size
 
 
 def _create_local(path: Path, data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""``make screenshots``: pictures of Airflow with this provider and of a report, into ``docs/images``; needs chromium."""
+"""``make screenshots``: pictures of Airflow with this provider and of a report, into ``docs/images``."""
 
 from __future__ import annotations
 

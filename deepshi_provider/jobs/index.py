@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import BinaryIO
 
 from pydantic import TypeAdapter
 
 from deepshi_provider.exceptions import StorageFailed
-from deepshi_provider.jobs.ledger import Ledger, located, merge, parse_entry
+from deepshi_provider.jobs.ledger import Ledger, located, merge
+from deepshi_provider.jobs.listing import Listing
+from deepshi_provider.jobs.scratch import open_scratch
 from deepshi_provider.manifest import Owner, Record, Sending, StoredImage
 from deepshi_provider.storage import STATE, Store, in_thread
 
@@ -34,12 +36,11 @@ class Index:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._sendings: dict[str, list[Sending]] = {}
-        self._sizes: dict[str, int] = {}
-        self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA cache_size = -4000")
-        self._db.execute("CREATE TABLE records (name TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID")
-        self._db.execute("BEGIN")
+        self._listing = Listing()
+        self._db = open_scratch(
+            "CREATE TABLE records (name TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID",
+            "CREATE TABLE sizes (name BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID",
+        )
         self._is_stale = False
 
     async def open(self) -> None:
@@ -47,30 +48,30 @@ class Index:
 
         :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
         """
-        state = await self._store.list()
-        self._sizes = await self._store.list("")
-        await in_thread(self._take, state)
-        if INDEX_NAME.rpartition("/")[2] in state:
-            with contextlib.suppress(StorageFailed):  # a cache, and another batch may be renewing it
-                await self._store.process(INDEX_NAME, lambda file: self._take_cache(state, file))
-        missing = [s for s in self._all() if s.record and not self._find(s.record)]
+        await self._store.scan(self._listing.take)
+        await self._store.scan(self._take_sizes, "")
+        with contextlib.suppress(StorageFailed):  # a cache; there may be none, or another batch may be renewing it
+            await self._store.process(INDEX_NAME, self._take_cache)
+        missing = (s for s in self._listing.records() if not self._find(s.record))
         ledger = Ledger(self._store, "")
-        for start in range(0, len(missing), _AT_ONCE):
-            some = missing[start : start + _AT_ONCE]
+        while some := await in_thread(lambda: list(islice(missing, _AT_ONCE))):
             for sending, record in zip(some, await asyncio.gather(*map(ledger.read_record, some)), strict=True):
                 self._put(str(sending.record), record)
 
     def close(self) -> None:
         """Forget everything."""
+        self._listing.close()
         self._db.close()
 
     def sendings(self, name: str) -> list[Sending]:
         """Return the sendings under a name, oldest first."""
-        return merge(self._sendings.get(name, []))
+        return merge(self._listing.sendings(name))
 
     def has(self, image: StoredImage) -> bool:
         """Return whether an image is in place, with its length."""
-        return self._sizes.get(image.uri.rpartition("/")[2]) == image.size_bytes
+        name = _encoded(image.uri.rpartition("/")[2])
+        query = "SELECT 1 FROM sizes WHERE name = ? AND size = ?"
+        return self._db.execute(query, (name, image.size_bytes)).fetchone() is not None
 
     def record(self, sending: Sending) -> Record:
         """Return the record of one of :meth:`sendings` that has one."""
@@ -81,7 +82,7 @@ class Index:
 
         :param name: only of those under this name.
         """
-        sendings = self._all() if name is None else self._sendings.get(name, [])
+        sendings = self._listing.records(owner.task_key) if name is None else self._listing.sendings(name)
         own = (self.record(s) for s in sendings if s.record and s.task_key == owner.task_key)
         return [record.cost_usd for record in own if record.owner.is_same_task(owner)]
 
@@ -108,9 +109,6 @@ class Index:
         if self._is_stale:
             await self._store.write_file(INDEX_NAME, self._write, "application/jsonl")
 
-    def _all(self) -> Iterator[Sending]:
-        return (sending for sendings in self._sendings.values() for sending in sendings)
-
     def _find(self, entry: str | None) -> str | None:
         found = self._db.execute("SELECT record FROM records WHERE name = ?", (entry,)).fetchone()
         return found[0] if found else None
@@ -119,22 +117,25 @@ class Index:
         self._is_stale = True
         self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (entry, record.model_dump_json()))
 
-    def _take(self, state: dict[str, int]) -> None:
-        for entry in state:
-            name, sending = parse_entry(entry)
-            if sending:
-                self._sendings.setdefault(name, []).append(sending)
+    def _take_sizes(self, objects: Iterable[tuple[str, int]]) -> None:
+        rows = ((_encoded(name), size) for name, size in objects)
+        self._db.executemany("INSERT OR REPLACE INTO sizes VALUES (?, ?)", rows)
 
-    def _take_cache(self, state: dict[str, int], file: BinaryIO) -> None:
+    def _take_cache(self, file: BinaryIO) -> None:
         entries = (_index_entry(line) for line in file)
         self._db.executemany(
             "INSERT OR REPLACE INTO records VALUES (?, ?)",
-            (entry for entry in entries if entry and entry[0] in state),
+            (entry for entry in entries if entry and entry[0] in self._listing),
         )
 
     def _write(self, file: BinaryIO) -> None:
         for name, record in self._db.execute("SELECT name, record FROM records ORDER BY name"):
             file.write(f"[{json.dumps(name)}, {record}]\n".encode())
+
+
+def _encoded(name: str) -> bytes:
+    """Return a file's name as bytes: that of a foreign file may hold what is no text."""
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _index_entry(line: bytes) -> tuple[str, str] | None:

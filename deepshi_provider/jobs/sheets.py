@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 
 from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.jobs.job import IMAGE, costs_name
-from deepshi_provider.jobs.ledger import Ledger, parse_entry
+from deepshi_provider.jobs.ledger import Ledger
+from deepshi_provider.jobs.listing import Listing
 from deepshi_provider.manifest import Claim, Owner, Record, Sending, StoredImage
 from deepshi_provider.storage import STATE, Store, in_thread
 
@@ -32,10 +35,18 @@ async def add_up(
     :param cached: returns a record by the name of its object, if it is at hand.
     :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
     """
-    records, claims = await in_thread(_sorted, await store.list(), owner.task_key, name)
-    tally = Tally([lost async for lost in _lost(store, owner, claims)])
+    try:
+        with Listing(name) as listing:
+            return await _add_up(store, owner, listing, cached)
+    except sqlite3.Error as err:  # the disk for temporary files is full
+        raise StorageFailed(f"The records of {store.uri} could not be added up: {err}") from err
+
+
+async def _add_up(store: Store, owner: Owner, listing: Listing, cached: Callable[[str], Record | None] | None) -> Tally:
+    await store.scan(listing.take)
+    tally = Tally([lost async for lost in _lost(store, owner, listing.unsettled())])
     ledger = Ledger(store, "")
-    for some in _chunks(records):
+    for some in _chunks(listing.records(owner.task_key)):
         at_hand = await in_thread(_look_up, some, cached)
         missing = [sending for sending in some if str(sending.record) not in at_hand]
         read = await asyncio.gather(*map(ledger.read_record, missing))
@@ -117,26 +128,7 @@ def told_sheet(sheet: CostSheet, cost_usd: Decimal | None, unknown_outcomes: int
     return sheet.model_copy(update=sums)
 
 
-def _sorted(listing: Iterable[str], task_key: str, only: str | None) -> tuple[list[Sending], list[Sending]]:
-    """Return the sendings of a listing with a record of the task, and all that have only a claim."""
-    own: list[Sending] = []
-    settled: set[tuple[str, int, str]] = set()
-    claims: dict[tuple[str, int, str], Sending] = {}
-    for entry in listing:
-        name, sending = parse_entry(entry)
-        if sending is None or only not in (None, name):
-            continue
-        key = name, sending.k, sending.fingerprint
-        if sending.record is None:
-            claims[key] = sending
-            continue
-        settled.add(key)
-        if sending.task_key == task_key:
-            own.append(sending)
-    return own, [sending for key, sending in claims.items() if key not in settled]
-
-
-async def _lost(store: Store, owner: Owner, claims: list[Sending]) -> AsyncIterator[tuple[str, str]]:
+async def _lost(store: Store, owner: Owner, claims: Iterator[Sending]) -> AsyncIterator[tuple[str, str]]:
     """Yield model and fingerprint of those claims that are of a task instance."""
     for some in _chunks(claims):
         for data in await asyncio.gather(*(store.read(f"{STATE}/{sending.claim}") for sending in some)):
@@ -158,5 +150,6 @@ def _look_up(sendings: list[Sending], cached: Callable[[str], Record | None] | N
     return {entry: record for entry, record in found if record is not None}
 
 
-def _chunks(sendings: list[Sending]) -> Iterator[list[Sending]]:
-    return (sendings[start : start + _AT_ONCE] for start in range(0, len(sendings), _AT_ONCE))
+def _chunks(sendings: Iterator[Sending]) -> Iterator[list[Sending]]:
+    while some := list(islice(sendings, _AT_ONCE)):
+        yield some

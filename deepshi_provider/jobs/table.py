@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.rows import row_name
+from deepshi_provider.jobs.scratch import open_scratch
 
 _CHUNK = 500
 
@@ -34,12 +35,10 @@ class RowTable:
     """Rows in their order, each with at most one line of the manifest."""
 
     def __init__(self) -> None:
-        # An empty name is a temporary file that SQLite deletes; used by one thread at a time.
-        self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA cache_size = -4000")
-        self._db.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT)")
-        self._db.execute("CREATE TABLE lines (number INTEGER PRIMARY KEY, line TEXT)")
-        self._db.execute("BEGIN")
+        self._db = open_scratch(
+            "CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT)",
+            "CREATE TABLE lines (number INTEGER PRIMARY KEY, line TEXT)",
+        )
 
     def __enter__(self) -> RowTable:
         return self
