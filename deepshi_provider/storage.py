@@ -251,10 +251,15 @@ class Store:
         self._make_parent(path)
         if self.protocol in _ATOMIC:
             self._fs.pipe_file(path, data)
+        elif self.protocol == "file":
+            part = Path(f"{path}.{uuid.uuid4().hex}.part")
+            _write_durably(part, data)
+            part.replace(path)
+            _sync(part.parent)
         else:
-            part = f"{path}.{uuid.uuid4().hex}.part"
-            self._fs.pipe_file(part, data)
-            self._fs.mv(part, path)
+            temporary = f"{path}.{uuid.uuid4().hex}.part"
+            self._fs.pipe_file(temporary, data)
+            self._fs.mv(temporary, path)
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -285,8 +290,14 @@ class Store:
         with open_source() as source:
             if not (self.protocol == "file" and _link(source, part)):
                 self._copy(source, part, {option: media_type} if option else {})
-        if part != path:
+        if part == path:
+            return
+        try:
             self._fs.mv(part, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(part)
+            raise
 
     def _find_files(self) -> Callable[[], io.FileIO | None] | None:
         if self.protocol != "file":
@@ -346,7 +357,7 @@ def _local_files(path: str) -> Iterator[tuple[str, int]]:
 def _create_local(path: Path, data: bytes) -> bool:
     """Create a whole local file. fsspec looks whether there is one and then writes, which lets two through."""
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(data)
+    _write_durably(part, data)
     try:
         path.hardlink_to(part)
     except FileExistsError:
@@ -358,7 +369,25 @@ def _create_local(path: Path, data: bytes) -> bool:
         return False
     finally:
         part.unlink()
+    _sync(path.parent)
     return True
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Write a file that is still there after a power failure: claims and records are about money."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unnamed(folder: str) -> io.FileIO | None:
@@ -374,7 +403,8 @@ def _link(source: BinaryIO, path: str) -> bool:
     """Give an unnamed file a name; return whether that could be done."""
     try:
         descriptor = source.fileno()
-        if os.fstat(descriptor).st_nlink:
+        status = os.fstat(descriptor)
+        if status.st_nlink or status.st_mode & 0o777 == 0o600:  # an ordinary temporary file is for its owner alone
             return False
         # With a directory descriptor, which is not used, Python follows the link (linkat(2), AT_SYMLINK_FOLLOW).
         os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -21,6 +22,10 @@ from aiohttp.http import HttpProcessingError
 _SHORT = 32 * 1024
 #: Bytes of an answer that wait to be read before the connection is told to pause; a few times as much may come.
 _BUFFER = 64 * 1024
+#: Bytes of one line of an answer's head; httpx's own transport takes as many for the whole head.
+_HEADER_LIMIT = 100 * 1024
+#: Python's TLS waits half a minute for a silent server when a connection is closed, and aiohttp can end that wait.
+_TLS_WAITS_FOR_PEER = sys.version_info < (3, 12, 7) or (3, 13, 0) <= sys.version_info < (3, 13, 1)
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -68,10 +73,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Return the session; it can be made only where an event loop runs."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, force_close=True),
+                connector=aiohttp.TCPConnector(
+                    ssl=self._tls, limit=0, force_close=True, enable_cleanup_closed=_TLS_WAITS_FOR_PEER
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # httpx does
                 read_bufsize=_BUFFER,
+                # A paid answer is not thrown away because a proxy on its way added much.
+                max_line_size=_HEADER_LIMIT,
+                max_field_size=_HEADER_LIMIT,
             )
         return self._session
 

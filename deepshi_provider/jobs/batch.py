@@ -84,6 +84,10 @@ class Batch:
                 await asyncio.gather(*workers, return_exceptions=True)
         self.report.say()
 
+    async def correct_run_costs(self, spent: Decimal | None) -> None:
+        """Tell the DAG run what the records say that this task instance has paid, in USD."""
+        await self._tools.run_costs.correct(spent)
+
     async def _look_back(self, account: str) -> None:
         """Let the budget know what pictures have cost before, and which sendings of earlier tries were lost."""
         for kind, claim in await in_thread(self._learn_prices, account):

@@ -119,11 +119,11 @@ class Index:
 
     def _take_sizes(self, objects: Iterable[tuple[str, int]]) -> None:
         rows = ((_encoded(name), size) for name, size in objects)
-        self._db.executemany("INSERT OR REPLACE INTO sizes VALUES (?, ?)", rows)
+        self._db.fill("INSERT OR REPLACE INTO sizes VALUES (?, ?)", rows)
 
     def _take_cache(self, file: BinaryIO) -> None:
         entries = (_index_entry(line) for line in file)
-        self._db.executemany(
+        self._db.fill(
             "INSERT OR REPLACE INTO records VALUES (?, ?)",
             (entry for entry in entries if entry and entry[0] in self._listing),
         )

@@ -124,10 +124,14 @@ class Keeper:
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
     """Save paid images on this machine, since the store does not take them, and say where."""
-    folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
-    saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
+        saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
+        where = f"they are saved on {socket.gethostname()}: {', '.join(saved)}"
+    except OSError as lost:
+        where = f"nor saved on {socket.gethostname()} ({lost}), and are lost"
     return StorageFailed(
-        f"Paid images could not be stored; they are saved on {socket.gethostname()}: {', '.join(saved)}. {err.message}",
+        f"Paid images could not be stored; {where}. {err.message}",
         charged="yes",
         cost_usd=result.cost_usd,
         sends=result.sends,

@@ -44,7 +44,7 @@ class Listing:
         only = None if self._only is None else self._only.encode(*_CODING)
         parsed = (_row(entry) for entry, _ in objects)
         rows = (row for row in parsed if row and only in (None, row[0]))
-        self._db.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", rows)
+        self._db.fill("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", rows)
 
     def __contains__(self, entry: str) -> bool:
         row = _row(entry)

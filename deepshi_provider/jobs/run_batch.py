@@ -80,15 +80,16 @@ async def _run(job: BatchJob, store: Store, rows: RowTable, bill: Bill) -> Summa
             await batch.run()
         await _write_down(job, store, rows, index, batch.error)
         costs = await _costs(job, store, batch, index, bill)
+        await batch.correct_run_costs(costs.cost_usd)
         return _summary(job, store, batch, bill, _error(job, batch, store.uri_of(job.table_name)), costs)
-    except asyncio.CancelledError:
-        bill.costs = _told(job, store, batch, index, bill)
-        raise
     except DeepshiError as err:
         if batch:  # the manifest could not be stored; what was paid is told all the same
             costs = _told(job, store, batch, index, bill).model_copy(update={"ended": True, "manifest_uri": None})
             return _summary(job, store, batch, bill, batch.error or err, costs)
         return Summary(status="failed", rows=job.rows, task_cost_usd=bill.usd, error=err.as_data(), retry=err.retryable)
+    except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
+        bill.costs = _told(job, store, batch, index, bill)
+        raise
     finally:
         index.close()
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -84,7 +84,7 @@ class RunCosts:
         self._begun = True
         self.spent = spent or Decimal(0)
         try:
-            await self._write(self._store, self.spent)
+            await _in_time(self._write(self._store, self.spent))
         except DeepshiError as err:
             log.warning("The run is not told what this task costs: %s", err)
             self._failure = err
@@ -98,10 +98,16 @@ class RunCosts:
             if store is None or self._failure or (self._told is not None and self._told >= target):
                 return
             try:
-                await store.patiently(lambda: self._write(store, self.spent))
+                await _in_time(store.patiently(lambda: self._write(store, self.spent)))
             except DeepshiError as err:
                 log.warning("The run is not told any further what this task costs: %s", err)
                 self._failure = err
+
+    async def correct(self, spent: Decimal | None) -> None:
+        """Tell what the records say in the end: a second process on this same job may have paid too. Never raises."""
+        self.spent = max(self.spent, spent or Decimal(0))
+        if self._begun:
+            await self.add(None)
 
     async def others(self) -> Decimal:
         """Return what the run's other tasks have spent, in USD; tasks that ask at one moment share one listing.
@@ -170,6 +176,14 @@ async def read_entries(runs_uri: str, conn_id: str | None, run_key: str) -> list
         except ValidationError as err:
             raise StorageFailed(f"{store.uri_of(f'{folder}/{name}')} cannot be read") from err
     return entries
+
+
+async def _in_time(telling: Awaitable[None]) -> None:
+    """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
+    try:
+        await asyncio.wait_for(telling, PATIENCE)
+    except asyncio.TimeoutError:
+        raise StorageFailed(f"The object store has not answered for {PATIENCE:g} s") from None
 
 
 def _greatest(listing: Iterable[str]) -> dict[str, tuple[Decimal, str]]:

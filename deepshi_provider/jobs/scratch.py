@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any
 
 #: KiB that a database may hold in memory; what is more lies in a temporary file. A batch opens three databases.
 _CACHE = 256
 
 
-def open_scratch(*tables: str) -> sqlite3.Connection:
-    """Return a new database, which vanishes when it is closed; to be used by one thread at a time.
+class Scratch(sqlite3.Connection):
+    """A database that vanishes when it is closed; to be used by one thread at a time, but for :meth:`close`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._filling = threading.Lock()
+        self._is_closing = False
+
+    def fill(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Execute a statement with each of many rows, in a thread that goes on when its coroutine is cancelled."""
+        with self._filling:
+            self.executemany(statement, takewhile(lambda _: not self._is_closing, rows))
+        if self._is_closing:
+            super().close()
+
+    def close(self) -> None:
+        """Close the database; what fills it in another thread stops, and closes it then.
+
+        A connection that is closed in the middle of ``executemany`` can end the process.
+        """
+        self._is_closing = True
+        if self._filling.acquire(blocking=False):
+            try:
+                super().close()
+            finally:
+                self._filling.release()
+
+
+def open_scratch(*tables: str) -> Scratch:
+    """Return a new database.
 
     :param tables: statements that make its tables.
     """
     # An empty name is a temporary file that SQLite deletes.
-    database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+    database = sqlite3.connect("", check_same_thread=False, isolation_level=None, factory=Scratch)
     database.execute(f"PRAGMA cache_size = -{_CACHE}")
     for table in tables:
         database.execute(table)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk import Context
 from pydantic import ValidationError
 
@@ -52,14 +52,14 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
             deadline=time.time() + task.generation_timeout,
             **_terms(task, owner, output_uri, output_conn_id),
         )
-        task.begin(context, job, job.operation)
+        task.begin(context, owner, (output_uri, output_conn_id), job.operation)
         if task.deferrable:
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
         task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
     try:
         manifest = task.await_here(run(job))
-    except (AirflowException, AirflowTaskTimeout):  # killed
+    except (Exception, AirflowTaskTimeout):  # killed, or what nobody thought of
         task.push_costs(context, task.costs_so_far(owner, (output_uri, output_conn_id)))
         raise
     return task.finish(context, manifest)
@@ -75,6 +75,8 @@ def work_off(
     """
     owner = owner_of(context)
     output_uri, output_conn_id = _place(task, context, owner)
+    # Before the rows are read, which may take minutes: Airflow has deleted what the last try has said.
+    task.begin(context, owner, (output_uri, output_conn_id), "batch")
     with RowTable() as rows:
         try:
             fill(rows, output_conn_id)
@@ -86,7 +88,6 @@ def work_off(
                 on_error=bounds.on_error,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
-            task.begin(context, job, "batch")
             if task.deferrable:
                 asyncio.run(store_rows(job, rows))
                 task.defer_job(job, None)
@@ -95,7 +96,7 @@ def work_off(
         bill = Bill()
         try:
             summary = task.await_here(run_batch(job, rows, bill))
-        except (AirflowException, AirflowTaskTimeout):  # killed: there is no time to ask the store
+        except (Exception, AirflowTaskTimeout):  # mostly killed: there is no time to ask the store
             context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
             if bill.costs:
                 context["ti"].xcom_push(key=XCOM_KEY, value=bill.costs.as_xcom())

@@ -16,7 +16,7 @@ from deepshi_provider.api.requests import REQUEST_FIELDS
 from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode, Terms
+from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
 from deepshi_provider.jobs.run import load_manifest, store_job
 from deepshi_provider.jobs.run_batch import images_of
 from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
@@ -230,13 +230,15 @@ class ImageTask(BaseOperator):
             raise error
         raise AirflowFailException(str(error)) from error
 
-    def begin(self, context: Context, terms: Terms, operation: Operation) -> None:
-        """Say what earlier tries have cost, before anything is sent: this process may be killed."""
-        owner = terms.owner
+    def begin(self, context: Context, owner: Owner, place: tuple[str, str | None], operation: Operation) -> None:
+        """Say what earlier tries have cost, before anything is sent: this process may be killed.
+
+        :param place: output directory and its connection.
+        """
         if owner.try_number == 1:
-            costs = make_sheet(owner, operation, terms.output_uri, terms.output_conn_id, ended=False)
+            costs = make_sheet(owner, operation, *place, ended=False)
         else:
-            costs = asyncio.run(known_sheet(owner, operation, terms.output_uri, terms.output_conn_id, ended=False))
+            costs = asyncio.run(known_sheet(owner, operation, *place, ended=False))
         context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:

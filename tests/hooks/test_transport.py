@@ -225,3 +225,18 @@ def test_silence_is_measured_from_the_last_byte(monkeypatch: pytest.MonkeyPatch)
     with server_that(monkeypatch, slowly, read_timeout=1) as requests, DeepshiHook().generate(boat()) as result:
         assert result.images[0].read() == PNG
     assert len(requests) == 1
+
+
+def test_long_head_of_a_paid_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"data": [{"b64_json": base64.b64encode(PNG).decode()}]}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Trace: %s\r\n" % (b"a" * 60_000)
+    answer = sends(head, b"Content-Length: %d\r\n\r\n" % len(body), body)
+    with server_that(monkeypatch, answer) as requests, DeepshiHook().generate(boat()) as result:
+        assert result.images[0].read() == PNG
+    assert len(requests) == 1
+
+
+def test_long_head_of_a_refusal_leaves_it_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"HTTP/1.1 402 Payment Required\r\nX-Trace: %s\r\nContent-Length: 2\r\n\r\n{}" % (b"a" * 60_000)
+    with server_that(monkeypatch, sends(head)):
+        assert failure().charged == "no"

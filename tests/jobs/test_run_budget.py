@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from decimal import Decimal
@@ -14,9 +15,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.jobs import run_costs
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.run_costs import read_entries
+from deepshi_provider.jobs.run_costs import RunCosts, read_entries
 from deepshi_provider.manifest import Manifest, Owner
 from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
 from tests.jobs.making import make_job, posts, taken, until
@@ -206,3 +208,29 @@ def test_limit_that_is_no_amount_is_an_error(emulator: Emulator, local: Place, a
     with pytest.raises(AirflowFailException, match="max_run_cost_usd: an amount in USD is needed"):
         execute(generate(output_uri=local.uri, max_run_cost_usd=amount), TaskInstance(task_id="boat"))
     assert posts(emulator) == 0
+
+
+async def test_store_that_does_not_answer_does_not_hold_up_a_task(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_costs, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        extra: dict[str, Any] = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "region_name": "us-east-1"}
+        extra["config_kwargs"] = {"retries": {"max_attempts": 0}}
+        connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_S3_SILENT", json.dumps(connection))
+        silence = {"runs_uri": "s3://runs", "runs_conn_id": "s3_silent"}
+        done = await run(job(local, "a").model_copy(update=silence))
+        assert (done.status, posts(emulator)) == ("success", 1)
+        refused = await run(job(local, "b").model_copy(update={**silence, "max_run_cost_usd": PRICE}))
+        assert (error(refused)["type"], posts(emulator)) == ("StorageFailed", 1)
+
+
+async def test_what_a_second_process_has_paid_is_told_in_the_end(local: Place) -> None:
+    costs = RunCosts(job(local, "a"))
+    await costs.begin(PRICE)
+    await costs.add(PRICE)
+    await costs.correct(3 * PRICE)
+    assert entries(local) == ["0.117"]
+    await costs.correct(2 * PRICE)
+    assert entries(local) == ["0.117"]
