@@ -36,6 +36,7 @@ class Settings:
     """All settings, with their defaults.
 
     :param latency: seconds that a picture takes; two numbers = random in between.
+    :param hold: whether pictures that would be done wait, until this is false again.
     :param keepalive: seconds between two comments of a stream.
     :param picture_bytes: pads every picture to this length; a picture that is longer by nature
         stays as it is.
@@ -44,6 +45,7 @@ class Settings:
     """
 
     latency: float | tuple[float, float] = 2.0
+    hold: bool = False
     keepalive: float = 1.0
     picture_bytes: int | None = None
     rate_limit: float | None = None
@@ -122,6 +124,12 @@ def _picture_bytes(name: str, value: object) -> int | None:
     return value
 
 
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false")
+    return value
+
+
 def _rate_limit(name: str, value: object) -> float | None:
     return None if value is None else _positive(name, value)
 
@@ -137,6 +145,7 @@ def _one_of(names: tuple[str, ...]) -> Callable[[str, object], object]:
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {
     "latency": _latency,
+    "hold": _flag,
     "keepalive": _positive,
     "picture_bytes": _picture_bytes,
     "rate_limit": _rate_limit,

@@ -33,6 +33,7 @@ class State:
         self.ledger = Ledger()
         self.faults = FaultQueue()
         self.studio.recent.clear()
+        self.studio.hold(self.settings.hold)
         self.bucket = TokenBucket(self.settings.rate_limit, time.monotonic())
 
     def change(self, values: Mapping[str, object]) -> None:
@@ -41,6 +42,7 @@ class State:
         :raises ValueError: one of them cannot be; then none is changed.
         """
         self.settings = self.settings.changed(values)
+        self.studio.hold(self.settings.hold)
         if "rate_limit" in values:
             self.bucket = TokenBucket(self.settings.rate_limit, time.monotonic())
 

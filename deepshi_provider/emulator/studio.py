@@ -38,6 +38,11 @@ class Studio:
         self.recent: OrderedDict[str, list[Picture]] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="paint")
         self._running: set[asyncio.Task[Made]] = set()
+        self._released = asyncio.Event()
+
+    def hold(self, held: bool) -> None:
+        """Let pictures that would be done wait, or let all of them go at once."""
+        (self._released.clear if held else self._released.set)()
 
     def start(
         self,
@@ -58,6 +63,7 @@ class Studio:
 
         async def work() -> Made:
             await asyncio.sleep(latency)
+            await self._released.wait()
             loop = asyncio.get_running_loop()
             made = await loop.run_in_executor(self._pool, _make, order, picture_bytes, previews)
             self._keep(request_id, made.pictures)

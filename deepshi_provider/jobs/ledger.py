@@ -44,7 +44,7 @@ class Ledger:
 
     async def sendings(self) -> list[Sending]:
         """Return all sendings under this name, oldest first, fresh from the store."""
-        return parse_listing(self._name, await self._store.list())
+        return await self._store.scan(lambda objects: parse_listing(self._name, (entry for entry, _ in objects)))
 
     async def claim(self, k: int, claim: Claim) -> bool:
         """Create the k-th claim; return ``False`` if another process was first."""

@@ -143,6 +143,7 @@ WRONG_SETTINGS: list[dict[str, Any]] = [
     {"latency": -1},
     {"latency": "fast"},
     {"latency": [1]},
+    {"hold": 1},
     {"keepalive": 0},
     {"picture_bytes": 1.5},
     {"picture_bytes": (64 << 20) + 1},
@@ -161,6 +162,7 @@ def test_wrong_setting_changes_nothing(emulator: Emulator, settings: dict[str, A
     answer = httpx.put(f"{emulator.base_url}/emulator/settings", json={}, trust_env=False)
     assert answer.json() == {
         "latency": 0,
+        "hold": False,
         "keepalive": 1,
         "picture_bytes": None,
         "rate_limit": None,
@@ -231,3 +233,14 @@ def test_emulator_ends_with_its_block_and_says_why_it_did_not_start(emulator: Em
     port = int(emulator.base_url.rsplit(":", 1)[1])
     with pytest.raises(RuntimeError, match="address already in use"), Emulator(port=port):
         pass
+
+
+def test_held_pictures_come_all_at_once(emulator: Emulator, client: httpx.Client) -> None:
+    emulator.settings(hold=True)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(client.post, GENERATIONS, json=BOAT) for _ in range(4)]
+        wait_for(lambda: emulator.stats()["in_flight"] == 4)
+        assert emulator.stats()["images"] == 0
+        emulator.settings(hold=False)
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert emulator.stats()["images"] == 4

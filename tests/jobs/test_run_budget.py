@@ -215,7 +215,10 @@ async def test_store_that_does_not_answer_does_not_hold_up_a_task(
 ) -> None:
     monkeypatch.setattr(run_costs, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        extra: dict[str, Any] = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "region_name": "us-east-1"}
+        extra: dict[str, Any] = {
+            "endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "region_name": "us-east-1",
+        }
         extra["config_kwargs"] = {"retries": {"max_attempts": 0}}
         connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_S3_SILENT", json.dumps(connection))

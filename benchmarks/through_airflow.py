@@ -1,0 +1,110 @@
+"""Many pictures through a whole Airflow: how fast they come, and what they leave in the metadata database.
+
+``python -m benchmarks.through_airflow URL DIRECTORY BATCH MAPPED SIZE SECONDS`` prints one JSON object per way of
+making them: ``BATCH`` pictures in a batch, ``MAPPED`` by mapped tasks and half as many by deferred ones, of ``SIZE``
+bytes, each after ``SECONDS``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import sys
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.services.airflow import Airflow
+from tests.services.airflow_api import TERMINAL_RUN_STATES
+from tests.services.processes import wait_for
+
+#: The DAGs of ``dags/pictures.py``. The way that fills the database comes last: what it leaves free, others would use.
+WAYS = (
+    "batch_8",
+    "batch_64",
+    "batch_200",
+    "mapped_blocking",
+    "mapped_deferred",
+    "sdk",
+    "http_blocking",
+    "http_deferred",
+)
+#: Tasks that Airflow runs at once: as many as its defaults allow a DAG.
+PARALLELISM = 16
+#: Seconds that one way may take.
+_PATIENCE = 600.0
+
+
+def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -> dict[str, Any]:
+    """Run one DAG to its end.
+
+    ``wall_s`` is from the request for the run to its end; ``rows`` and ``used_bytes`` are what the database holds more
+    than before, and ``file_bytes`` is what its file has grown by: what was deleted meanwhile is in the last one only.
+    """
+    airflow.wait_for_dag(way)
+    before = _database(airflow.database_path)
+    run_id = airflow.trigger(way)
+
+    def ended() -> dict[str, Any] | None:
+        run = airflow.get(f"/dags/{way}/dagRuns/{run_id}")
+        return run if run["state"] in TERMINAL_RUN_STATES else None
+
+    run = wait_for(f"the end of {way}", _PATIENCE, ended, every=1.0)
+    found = [path for path in (made / way).rglob("*.png") if path.stat().st_size == size]
+    if run["state"] != "success" or len(found) != pictures:
+        raise RuntimeError(f"{way}: {run['state']}, {len(found)} of {pictures} pictures\n{_task_logs(airflow)}")
+    shutil.rmtree(made / way)
+    after = _database(airflow.database_path)
+    wall = datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["queued_at"])
+    tries = sum(task["try_number"] for task in airflow.task_instances(way, run_id))
+    figures = {"way": way, "pictures": pictures, "tries": tries, "wall_s": wall.total_seconds()}
+    return figures | {name: after[name] - before[name] for name in after}
+
+
+def _database(path: Path) -> dict[str, int]:
+    """Return the rows of all tables, the bytes that they and their indexes use, and the length of the file."""
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = [database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables]  # noqa: S608
+        (used,) = database.execute("SELECT sum(pgsize - unused) FROM dbstat WHERE aggregate = TRUE").fetchone()
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        (page_size,) = database.execute("PRAGMA page_size").fetchone()
+    return {"rows": sum(counts), "used_bytes": used, "file_bytes": pages * page_size}
+
+
+def _task_logs(airflow: Airflow) -> str:
+    logs = sorted((airflow.home / "logs").rglob("*.log"), key=lambda path: path.stat().st_mtime)
+    return "\n".join(path.read_text(errors="replace")[-2000:] for path in logs[-3:])
+
+
+def main() -> None:
+    """Start Airflow and run all DAGs, one after another."""
+    url, directory, *numbers, seconds = sys.argv[1:]
+    batch, mapped, size = map(int, numbers)
+    with tempfile.TemporaryDirectory(dir=directory, prefix="airflow-", ignore_cleanup_errors=True) as name:
+        made = Path(name, "made")
+        connection = {"conn_type": "deepshi", "host": url, "password": "sk-bf-bench"}
+        environment = {
+            "AIRFLOW_CONN_DEEPSHI_DEFAULT": json.dumps({**connection, "extra": {"output_uri": made.as_uri()}}),
+            "AIRFLOW_CONN_BENCH_HTTP": url,
+            "BENCH_URL": url,
+            "BENCH_MADE": str(made),
+            "BENCH_PROMPT": f"{size} bytes, {seconds} s",
+            "BENCH_BATCH": str(batch),
+            "BENCH_MAPPED": str(mapped),
+        }
+        dags = Path(__file__).with_name("dags")
+        with Airflow(Path(name, "home"), dags, env=environment, parallelism=PARALLELISM) as airflow:
+            airflow.wait_for_dag("warm")
+            if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run of all is slow
+                raise RuntimeError(_task_logs(airflow))
+            for way in WAYS:
+                pictures = batch if way.startswith("batch") else mapped // 2 if way.endswith("deferred") else mapped
+                print(json.dumps(_measure(airflow, way, made, pictures, size)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

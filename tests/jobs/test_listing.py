@@ -1,0 +1,107 @@
+"""The sendings of a directory, kept outside of memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepshi_provider.jobs.ledger import parse_entry
+from deepshi_provider.jobs.listing import Listing
+
+names = st.sampled_from(["a", "b", "a.1", "ä"])
+numbers = st.integers(1, 3).map(str)
+prints = st.sampled_from(["0" * 16, "f" * 16])
+owners = st.sampled_from(["1" * 16, "2" * 16])
+claims = st.tuples(names, numbers, prints, st.just("claim"))
+records = st.tuples(names, numbers, prints, owners, st.sampled_from(["stored", "lost", "superseded"]))
+entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json") | st.text(max_size=20), max_size=30)
+
+
+@settings(max_examples=50)
+@given(entries)
+def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> None:
+    with Listing() as listing:
+        listing.take((entry, 1) for entry in found)
+        parsed = [(name, sending) for name, sending in map(parse_entry, set(found)) if sending]
+        for name in {"a", "b", "a.1", "nobody"}:
+            assert set(listing.sendings(name)) == {sending for owner, sending in parsed if owner == name}
+        for owner in ("1" * 16, "2" * 16):
+            own = {sending.record for _, sending in parsed if sending.task_key == owner}
+            assert {sending.record for sending in listing.records(owner)} == own
+        assert {s.record for s in listing.records()} == {s.record for _, s in parsed} - {None}
+        assert all((entry in listing) == (parse_entry(entry)[1] is not None) for entry in found)
+
+
+@settings(max_examples=50)
+@given(entries)
+def test_unsettled_is_every_claim_that_no_record_answers(found: list[str]) -> None:
+    parsed = [(name, sending) for name, sending in map(parse_entry, set(found)) if sending]
+    settled = {(name, s.k, s.fingerprint) for name, s in parsed if s.record}
+    expected = {s.claim for name, s in parsed if s.claim and (name, s.k, s.fingerprint) not in settled}
+    with Listing() as listing:
+        listing.take((entry, 1) for entry in found)
+        assert {sending.claim for sending in listing.unsettled()} == expected
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\0b"])
+def test_names_that_are_no_text_are_taken_like_any_other(name: str) -> None:
+    entry = f"{name}.1.{'0' * 16}.claim.json"
+    with Listing() as listing:
+        listing.take([(entry, 1), (name, 2)])
+        assert [sending.claim for sending in listing.unsettled()] == [entry]
+        assert entry in listing
+
+
+def test_one_name_alone_is_taken_if_asked_for() -> None:
+    with Listing("a") as listing:
+        listing.take((f"{name}.1.{'0' * 16}.claim.json", 1) for name in ("a", "b"))
+        assert [sending.claim for sending in listing.unsettled()] == [f"a.1.{'0' * 16}.claim.json"]
+
+
+def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> None:
+    """A task that is cancelled does not wait for its listing, which goes on in a thread."""
+    taken = 0
+    begun, given_up = threading.Event(), threading.Event()
+
+    def objects() -> Iterator[tuple[str, int]]:
+        nonlocal taken
+        for number in range(1000):
+            yield f"a.{number}.{'0' * 16}.claim.json", 1
+            taken += 1
+            begun.set()
+            assert given_up.wait(30)
+
+    listing = Listing()
+    thread = threading.Thread(target=listing.take, args=(objects(),))
+    thread.start()
+    assert begun.wait(30)
+    listing.close()
+    given_up.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert taken == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        listing.sendings("a")
+
+
+def test_python_holds_nothing_of_a_long_listing() -> None:
+    """SQLite's own memory is bounded by its cache, and is not traced here."""
+    objects = (
+        (f"row-{n}.1.{'0' * 16}.{kind}.json", 1) for n in range(3_000) for kind in ("claim", f"{'1' * 16}.stored")
+    )
+    tracemalloc.start()
+    try:
+        with Listing() as listing:
+            listing.take(objects)
+            assert sum(1 for _ in listing.records("1" * 16)) == 3_000
+            assert sum(1 for _ in listing.unsettled()) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
