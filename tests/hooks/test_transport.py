@@ -51,7 +51,7 @@ def server_that(monkeypatch: pytest.MonkeyPatch, answer: Answer, **extra: object
         answer(client)
 
     with serving(handle) as port:
-        given = {"max_retries": 2, "max_retry_wait": 0.01, "read_timeout": 5, **extra}
+        given = {"max_retries": 2, "max_retry_wait": 0.01, "read_timeout": 2, **extra}
         connect_to(monkeypatch, f"http://127.0.0.1:{port}", **given)
         yield requests
 
@@ -61,10 +61,12 @@ def connect_to(monkeypatch: pytest.MonkeyPatch, url: str, **extra: object) -> No
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
 
 
-def sends(*pieces: bytes) -> Answer:
+def sends(*pieces: bytes, apart: float = 0.0) -> Answer:
     def answer(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             client.sendall(piece)
+            time.sleep(apart)
 
     return answer
 
@@ -96,7 +98,8 @@ BEGIN = b'{"data": [{"b64_json": "iVBO'
         pytest.param(sends(OK + b"transfer-encoding: chunked\r\n\r\n1c\r\n" + BEGIN), id="closed in a chunk"),
         pytest.param(sends(OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n"), id="a chunk without length"),
         pytest.param(
-            sends(OK + b"transfer-encoding: chunked\r\n\r\n1c\r\n", BEGIN, b"\r\nzz\r\n"), id="a later chunk, in pieces"
+            sends(OK + b"transfer-encoding: chunked\r\n\r\n1c\r\n", BEGIN, b"\r\nzz\r\n", apart=0.1),
+            id="a later chunk, in pieces",
         ),
         pytest.param(
             sends(OK + b"transfer-encoding: chunked\r\n\r\n1c\r\n" + BEGIN + b"\r\nzz\r\n"), id="a later chunk likewise"
