@@ -6,6 +6,7 @@ import email
 import email.message
 import hashlib
 import os
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -46,8 +47,8 @@ def test_wheel_holds_the_whole_package_and_nothing_else(distributions: Distribut
 
 
 def test_sdist_builds_the_same_wheel(distributions: Distributions, tmp_path: Path) -> None:
-    with tarfile.open(distributions.sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    # Python's own extractall warns without a filter from 3.12, and knows none before 3.11.4.
+    subprocess.run(["tar", "-xf", distributions.sdist, "-C", tmp_path], check=True)
     (source,) = tmp_path.iterdir()
     wheel = build(source, tmp_path / "built", "--target", "wheel")
     assert wheel.name == distributions.wheel.name

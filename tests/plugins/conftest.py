@@ -72,7 +72,8 @@ def strange(site: Site) -> Iterator[Site]:
     site.forget_sheets()
 
 
-@pytest.fixture(scope="session")
+# Not for the session: until it ends, Playwright's event loop runs in this thread, where no other can.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
