@@ -202,7 +202,7 @@ class Store:
 
     def _make_parent(self, path: str) -> None:
         if self.protocol == "file":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
 
     def _list(self, folder: str) -> Iterator[tuple[str, int]]:
         path = self._path(folder).rstrip("/")
@@ -234,7 +234,7 @@ class Store:
         path = self._path(name)
         self._make_parent(path)
         if self.protocol == "file":
-            return _create_local(Path(path), data)
+            return _create_local(path, data)
         try:
             self._fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -252,10 +252,10 @@ class Store:
         if self.protocol in _ATOMIC:
             self._fs.pipe_file(path, data)
         elif self.protocol == "file":
-            part = Path(f"{path}.{uuid.uuid4().hex}.part")
+            part = f"{path}.{uuid.uuid4().hex}.part"
             _write_durably(part, data)
-            part.replace(path)
-            _sync(part.parent)
+            os.replace(part, path)
+            _sync(os.path.dirname(path))
         else:
             temporary = f"{path}.{uuid.uuid4().hex}.part"
             self._fs.pipe_file(temporary, data)
@@ -313,7 +313,7 @@ class Store:
         with tempfile.NamedTemporaryFile(prefix="deepshi-") as file:
             fill(cast(BinaryIO, file))
             file.flush()
-            self._publish(name, lambda: open(file.name, "rb"), media_type)  # noqa: PTH123, SIM115 -- _publish closes it
+            self._publish(name, lambda: open(file.name, "rb"), media_type)  # noqa: SIM115 -- _publish closes it
 
     def _copy(self, source: BinaryIO, path: str, options: dict[str, str]) -> None:
         # Not a "with" block: leaving it by an exception would commit the part that was written.
@@ -354,34 +354,34 @@ def _local_files(path: str) -> Iterator[tuple[str, int]]:
                     yield entry.name, entry.stat().st_size
 
 
-def _create_local(path: Path, data: bytes) -> bool:
+def _create_local(path: str, data: bytes) -> bool:
     """Create a whole local file. fsspec looks whether there is one and then writes, which lets two through."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    part = f"{path}.{uuid.uuid4().hex}.part"
     _write_durably(part, data)
     try:
-        path.hardlink_to(part)
+        os.link(part, path)
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links, where readers may see the file before its content
-        with contextlib.suppress(FileExistsError), path.open("xb") as file:
+        with contextlib.suppress(FileExistsError), open(path, "xb") as file:
             file.write(data)
             return True
         return False
     finally:
-        part.unlink()
-    _sync(path.parent)
+        os.unlink(part)
+    _sync(os.path.dirname(path))
     return True
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: str, data: bytes) -> None:
     """Write a file that is still there after a power failure: claims and records are about money."""
-    with path.open("wb") as file:
+    with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
+def _sync(folder: str) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
