@@ -79,8 +79,8 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
 def _through_airflow(
     url: str, directory: Path, environment: dict[str, str], size: int, *, quick: bool
 ) -> dict[str, Any]:
-    batch, mapped, latency = (8, 2, 0.1) if quick else (200, 32, 2.0)
-    arguments = (url, str(directory), str(batch), str(mapped), str(size), str(latency))
+    rounds, mapped, latency = (1, 2, 0.1) if quick else (10, 32, 2.0)
+    arguments = (url, str(directory), str(rounds), str(mapped), str(size), str(latency))
     rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
     return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 

@@ -1,8 +1,9 @@
 """The ways of making many pictures with Airflow that :mod:`benchmarks.through_airflow` compares: a DAG for each.
 
-What all share comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_BATCH`` and
-``BENCH_MAPPED`` (how many pictures; half as many are made by deferred tasks, which take longest), and ``BENCH_MADE``,
-the directory below which each DAG has its own. The ways without the provider do the least that leaves a picture there.
+What all share comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_ROUNDS``
+(how often a batch fills its concurrency), ``BENCH_MAPPED`` (how many pictures mapped tasks make; half as many are made
+by deferred ones, which take longest), and ``BENCH_MADE``, the directory below which each DAG has its own. The ways
+without the provider do the least that leaves a picture there.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from airflow.sdk import DAG
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 
 PROMPT = os.environ["BENCH_PROMPT"]
-BATCH = [
-    {"key": f"row-{number}", "prompt": f"{PROMPT}, row {number}"} for number in range(int(os.environ["BENCH_BATCH"]))
-]
+ROUNDS = int(os.environ["BENCH_ROUNDS"])
 MAPPED = [f"{PROMPT}, row {number}" for number in range(int(os.environ["BENCH_MAPPED"]))]
 # A failure of Airflow's own, which happens on a loaded machine, must not end the whole measurement.
 DEFAULTS = {"retries": 1, "retry_delay": timedelta(seconds=1)}
@@ -68,9 +67,10 @@ def over_http(way: str, *, deferrable: bool) -> None:
     ).expand(data=[f'{{"model": "bench", "prompt": "{prompt}"}}' for prompt in mapped(deferrable=deferrable)])
 
 
-for at_once in (8, 64, 200):
+for at_once in (8, 64, 128):
     with DAG(f"batch_{at_once}", schedule=None, default_args=DEFAULTS):
-        DeepshiGenerateImagesOperator(task_id="pictures", requests=BATCH, model="bench", max_concurrency=at_once)
+        rows = [{"key": f"row-{number}", "prompt": f"{PROMPT}, row {number}"} for number in range(at_once * ROUNDS)]
+        DeepshiGenerateImagesOperator(task_id="pictures", requests=rows, model="bench", max_concurrency=at_once)
 
 for name, is_deferred in (("blocking", False), ("deferred", True)):
     with DAG(f"mapped_{name}", schedule=None, default_args=DEFAULTS):

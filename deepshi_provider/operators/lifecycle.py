@@ -17,8 +17,6 @@ from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.jobs.run import load_manifest, store_job
-from deepshi_provider.jobs.run_batch import images_of
 from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
@@ -26,7 +24,6 @@ from deepshi_provider.operators.lineage import Lineage, tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, is_blank
 from deepshi_provider.storage import Store
-from deepshi_provider.triggers.images import DeepshiImagesTrigger
 
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
 DEFERRAL_MARGIN = 600
@@ -155,6 +152,9 @@ class ImageTask(BaseOperator):
 
         :param deadline: unix seconds, or ``None`` if the job's requests have deadlines of their own.
         """
+        from deepshi_provider.jobs.run import store_job
+        from deepshi_provider.triggers.images import DeepshiImagesTrigger
+
         job_uri = asyncio.run(store_job(job))
         self.defer(
             trigger=DeepshiImagesTrigger(
@@ -170,6 +170,8 @@ class ImageTask(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
         """Return what the trigger did; called by Airflow when its event has come."""
+        from deepshi_provider.jobs.run import load_manifest
+
         told = dict(event or {})
         kind, status = told.pop("kind", None), told.get("status")
         if kind not in ("single", "batch") or status not in ("success", "failed"):
@@ -215,6 +217,8 @@ class ImageTask(BaseOperator):
         def images() -> list[dict[str, Any]]:
             if isinstance(ended, Manifest):
                 return [image.model_dump() for image in ended.images]
+            from deepshi_provider.jobs.run_batch import images_of
+
             _, conn_id = self.place(owner_of(context))
             return asyncio.run(images_of(str(ended.manifest_uri), conn_id))
 
