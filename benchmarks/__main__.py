@@ -79,8 +79,8 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
 def _through_airflow(
     url: str, directory: Path, environment: dict[str, str], size: int, *, quick: bool
 ) -> dict[str, Any]:
-    rounds, mapped, latency = (1, 2, 0.1) if quick else (10, 32, 2.0)
-    arguments = (url, str(directory), str(rounds), str(mapped), str(size), str(latency))
+    pictures, latency = (4, 0.1) if quick else (200, 2.0)
+    arguments = (url, str(directory), str(pictures), str(size), str(latency))
     rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
     return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 

@@ -1,8 +1,7 @@
 """Many pictures through a whole Airflow: how fast they come, and what they leave in the metadata database.
 
-``python -m benchmarks.through_airflow URL DIRECTORY ROUNDS MAPPED SIZE SECONDS`` prints one JSON object per way of
-making them: a batch makes ``ROUNDS`` times as many as it makes at once, mapped tasks make ``MAPPED``, and deferred
-ones half as many; of ``SIZE`` bytes, each after ``SECONDS``.
+``python -m benchmarks.through_airflow URL DIRECTORY PICTURES SIZE SECONDS`` prints one JSON object per way of making
+them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, and a quarter of them by deferred mapped tasks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tests.services.processes import wait_for
 WAYS = (
     "batch_8",
     "batch_64",
-    "batch_128",
+    "batch_200",
     "mapped_blocking",
     "mapped_deferred",
     "sdk",
@@ -83,7 +82,7 @@ def _task_logs(airflow: Airflow) -> str:
 def main() -> None:
     """Start Airflow and run all DAGs, one after another."""
     url, directory, *numbers, seconds = sys.argv[1:]
-    rounds, mapped, size = map(int, numbers)
+    pictures, size = map(int, numbers)
     with tempfile.TemporaryDirectory(dir=directory, prefix="airflow-", ignore_cleanup_errors=True) as name:
         made = Path(name, "made")
         connection = {"conn_type": "deepshi", "host": url, "password": "sk-bf-bench"}
@@ -93,8 +92,7 @@ def main() -> None:
             "BENCH_URL": url,
             "BENCH_MADE": str(made),
             "BENCH_PROMPT": f"{size} bytes, {seconds} s",
-            "BENCH_ROUNDS": str(rounds),
-            "BENCH_MAPPED": str(mapped),
+            "BENCH_PICTURES": str(pictures),
         }
         dags = Path(__file__).with_name("dags")
         with Airflow(Path(name, "home"), dags, env=environment, parallelism=PARALLELISM) as airflow:
@@ -102,9 +100,8 @@ def main() -> None:
             if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run of all is slow
                 raise RuntimeError(_task_logs(airflow))
             for way in WAYS:
-                at_once = int(way.removeprefix("batch_")) if way.startswith("batch_") else 0
-                pictures = at_once * rounds or (mapped // 2 if way.endswith("deferred") else mapped)
-                print(json.dumps(_measure(airflow, way, made, pictures, size)), flush=True)
+                count = pictures // 4 if way.endswith("deferred") else pictures
+                print(json.dumps(_measure(airflow, way, made, count, size)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The ways of making many pictures with Airflow that :mod:`benchmarks.through_airflow` compares: a DAG for each.
 
-What all share comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_ROUNDS``
-(how often a batch fills its concurrency), ``BENCH_MAPPED`` (how many pictures mapped tasks make; half as many are made
-by deferred ones, which take longest), and ``BENCH_MADE``, the directory below which each DAG has its own. The ways
-without the provider do the least that leaves a picture there.
+What all share comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_PICTURES``
+(a quarter of them is made by deferred mapped tasks, which take longest), and ``BENCH_MADE``, the directory below which
+each DAG has its own. The ways without the provider do the least that leaves a picture there.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from airflow.sdk import DAG
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 
 PROMPT = os.environ["BENCH_PROMPT"]
-ROUNDS = int(os.environ["BENCH_ROUNDS"])
-MAPPED = [f"{PROMPT}, row {number}" for number in range(int(os.environ["BENCH_MAPPED"]))]
+PROMPTS = [f"{PROMPT}, row {number}" for number in range(int(os.environ["BENCH_PICTURES"]))]
+BATCH = [{"key": f"row-{number}", "prompt": prompt} for number, prompt in enumerate(PROMPTS)]
 # A failure of Airflow's own, which happens on a loaded machine, must not end the whole measurement.
 DEFAULTS = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 
 
 def mapped(*, deferrable: bool) -> list[str]:
     """Return the prompts of mapped tasks."""
-    return MAPPED[: len(MAPPED) // 2] if deferrable else MAPPED
+    return PROMPTS[: len(PROMPTS) // 4] if deferrable else PROMPTS
 
 
 def save(way: str, b64_json: str) -> str:
@@ -67,10 +66,9 @@ def over_http(way: str, *, deferrable: bool) -> None:
     ).expand(data=[f'{{"model": "bench", "prompt": "{prompt}"}}' for prompt in mapped(deferrable=deferrable)])
 
 
-for at_once in (8, 64, 128):
+for at_once in (8, 64, 200):
     with DAG(f"batch_{at_once}", schedule=None, default_args=DEFAULTS):
-        rows = [{"key": f"row-{number}", "prompt": f"{PROMPT}, row {number}"} for number in range(at_once * ROUNDS)]
-        DeepshiGenerateImagesOperator(task_id="pictures", requests=rows, model="bench", max_concurrency=at_once)
+        DeepshiGenerateImagesOperator(task_id="pictures", requests=BATCH, model="bench", max_concurrency=at_once)
 
 for name, is_deferred in (("blocking", False), ("deferred", True)):
     with DAG(f"mapped_{name}", schedule=None, default_args=DEFAULTS):
@@ -85,5 +83,5 @@ with DAG("warm", schedule=None, default_args=DEFAULTS):
 
 with DAG("sdk", schedule=None, default_args=DEFAULTS):
     PythonOperator.partial(task_id="picture", python_callable=with_the_sdk).expand(
-        op_args=[[prompt] for prompt in MAPPED]
+        op_args=[[prompt] for prompt in PROMPTS]
     )

@@ -46,7 +46,8 @@ _USER_AGENT = f"airflow-provider-deepshi/{__version__}"
 _ERROR_LIMIT = 64 * 1024
 #: Nothing was sent when one of these is raised.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.InvalidURL)
-#: When many answers come at once, each turn of the loop decodes one piece: all pieces together would block it.
+#: When many requests start or many answers come at once, each turn of the loop starts one session or decodes one piece:
+#: all together would block it.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 Files = Callable[[], Awaitable[NewFile | None]]
@@ -168,6 +169,8 @@ class DeepshiHook(BaseHook):
             does not count as one of the call's retries.
         :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
         """
+        async with _turns():
+            await asyncio.sleep(0)
         settings = await self.asettings()
         async with await asyncio.to_thread(settings.new_client) as client:
             self._client, self._pace, self._files = client, pace, files
@@ -273,7 +276,7 @@ async def _exchange(
         if not response.is_success:
             raise _error(response, await _beginning(response))
         reader = AnswerReader(response.headers.get("content-type", ""), request.n, new_file=new_file)
-        turns = _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        turns = _turns()
         try:
             async for piece in response.aiter_bytes():
                 async with turns:
@@ -290,6 +293,10 @@ async def _exchange(
         except BaseException:
             reader.discard()
             raise
+
+
+def _turns() -> asyncio.Lock:
+    return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _without(key: str, text: str) -> str:
