@@ -26,6 +26,8 @@ from deepshi_provider.costs import CostSheet, Usd
 _LONGEST_MESSAGE = 500
 #: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
 _LONGEST_PART = 120
+#: Pydantic would keep 16,384 texts of thousands of claims and records, which are all different: up to 2 MB.
+CACHE_STRINGS: Literal["keys"] = "keys"
 #: The time in Airflow's own run ids, which stays readable in paths: ``T03:04:05+00:00`` → ``T03-04-05_00-00``.
 _MOMENT = re.compile(r"(T\d\d):(\d\d):(\d\d(?:\.\d+)?)\+(\d\d):(\d\d)", re.ASCII)
 _SHOWN_MOMENT = re.compile(r"T\d\d-\d\d-\d\d(\.\d+)?_\d\d-\d\d", re.ASCII)
@@ -84,7 +86,7 @@ class Claim(BaseModel):
     :param holder: names the running process; see :mod:`deepshi_provider.jobs.lease`.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
 
     fingerprint: str
     owner: Owner
@@ -105,7 +107,7 @@ class Record(BaseModel):
     :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
 
     kind: RecordKind
     fingerprint: str

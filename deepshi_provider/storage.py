@@ -19,15 +19,16 @@ import functools
 import io
 import logging
 import os
+import random
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-import tenacity
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
@@ -158,18 +159,23 @@ class Store:
         await self._run(f"write {name!r}", self._write_file, name, fill, media_type)
 
     async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images."""
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(StorageFailed),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
-            stop=tenacity.stop_after_delay(self._patience),
-            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
+        """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images.
+
+        By hand, since this is asked several times for each image: tenacity leaves cycles of 40 objects each time, which
+        wait for the garbage collector, a full one if they are in use when it comes by.
+        """
+        ends_at = time.monotonic() + self._patience
+        longest = 0.5
+        while True:
+            try:
                 return await work()
-        raise AssertionError("the loop returns or raises")
+            except StorageFailed as err:
+                if time.monotonic() >= ends_at:
+                    raise
+                pause = random.uniform(0, longest)  # noqa: S311 -- spreads load, keeps no secret
+                log.warning("%s; trying again in %.1f s", err, pause)
+            await asyncio.sleep(pause)
+            longest = min(10.0, 2 * longest)
 
     async def _run(
         self, what: str, work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS

@@ -283,3 +283,18 @@ def test_plain_data_is_json_of_the_same_values(value: Any) -> None:
 def test_whole_decimals_become_integers_only_if_written_so(value: Any, expected: Any) -> None:
     assert plain(value) == expected
     assert type(plain(value)) is type(expected)
+
+
+# ------------------------------------------------------------------ memory
+
+
+def test_texts_of_records_and_claims_are_not_kept() -> None:
+    """Pydantic would hold 16,384 of them, for whoever reads the same text again: here each is another."""
+    owner = Owner(dag_id="shop", run_id="monday", task_id="pictures")
+    claim = Claim(fingerprint="a" * 40, owner=owner, holder="a-process", model="bench", claimed_at=1.0)
+    record = Record(kind="stored", fingerprint="a" * 40, owner=owner, model="bench", recorded_at=1.0)
+    for kept in (claim, record):
+        first, second = (type(kept).model_validate_json(kept.model_dump_json()) for _ in range(2))
+        assert first.fingerprint == second.fingerprint
+        assert first.fingerprint is not second.fingerprint
+        assert first.owner.run_id is not second.owner.run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,9 +57,8 @@ class AnswerReader:
         self, content_type: str, wanted: int, *, image_limit: int = IMAGE_LIMIT, new_file: NewFile | None = None
     ) -> None:
         self._wanted = wanted
-        self._image_limit = image_limit
-        self._new_file = new_file
         self._spools: list[Spool] = []
+        self._new_spool = functools.partial(_new_spool, self._spools, image_limit, new_file)
         self._pictures: list[dict[str, Any]] = []
         self._answer: dict[str, Any] = {}
         self._done = False
@@ -105,11 +105,6 @@ class AnswerReader:
         """Delete everything received."""
         for spool in self._spools:
             spool.close()
-
-    def _new_spool(self) -> Spool:
-        spool = Spool(self._image_limit, self._new_file)
-        self._spools.append(spool)
-        return spool
 
     def _sse_images(self) -> int:
         return 0 if self._json else len(self._pictures)
@@ -200,6 +195,16 @@ class AnswerReader:
                 f"Image {position} of the answer cannot be used: {err}. It was paid for and is lost",
                 cost_usd=answer.cost_usd,
             ) from None
+
+
+def _new_spool(spools: list[Spool], image_limit: int, new_file: NewFile | None) -> Spool:
+    """Return a spool that is also in the list.
+
+    Not a method: the decoders would hold their reader, and all of it would wait for the garbage collector.
+    """
+    spool = Spool(image_limit, new_file)
+    spools.append(spool)
+    return spool
 
 
 def _holds_images(document: Any) -> bool:

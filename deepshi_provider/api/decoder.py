@@ -54,7 +54,8 @@ class JsonDecoder:
         self._new_spool = new_spool
         self._nonce = uuid.uuid4().hex
         self._document = bytearray()
-        self._step = self._outside
+        # Not a bound method: it would hold this object, which then waits for the garbage collector.
+        self._step = JsonDecoder._outside
         self._string_start = self._string_end = 0
         self._string_is_cut = False
         self._cut_bytes = self._values = self._depth = 0
@@ -70,7 +71,7 @@ class JsonDecoder:
             data, self._held = self._held + data, b""
         at = 0
         while at < len(data):
-            at = self._step(data, at)
+            at = self._step(self, data, at)
 
     def close(self) -> Any:
         """Return the document, with a :class:`~deepshi_provider.api.spool.Spool` for each image's text.
@@ -78,7 +79,7 @@ class JsonDecoder:
         :raises OutcomeUnknown: the document ends in the middle.
         :raises InvalidResponse: it is not JSON.
         """
-        if self._step != self._outside:
+        if self._step is not JsonDecoder._outside:
             raise OutcomeUnknown("The answer ended in the middle")
         text = self.text
         if self._depth > 0 or not text.strip():
@@ -125,7 +126,7 @@ class JsonDecoder:
             return end
         self._key = self._last_key()
         if self._key in ("b64_json", "url"):
-            self._step = self._image_head
+            self._step = JsonDecoder._image_head
         else:
             self._begin_string()
         return quote + 1
@@ -141,7 +142,7 @@ class JsonDecoder:
         self._keep(b'"')
         self._string_start = len(self._document)
         self._string_is_cut = False
-        self._step = self._string
+        self._step = JsonDecoder._string
 
     def _string(self, data: bytes, at: int) -> int:
         found = _QUOTE_OR_BACKSLASH.search(data, at)
@@ -150,17 +151,17 @@ class JsonDecoder:
         if found is None:
             return end
         if found.group() == b"\\":
-            self._step = self._escaped
+            self._step = JsonDecoder._escaped
         else:
             self._string_end = len(self._document)
             self._keep(b'"')
-            self._step = self._outside
+            self._step = JsonDecoder._outside
         return found.end()
 
     def _escaped(self, data: bytes, at: int) -> int:
         self._string_is_cut = self._string_is_cut or self._room() < len(rb"\u0000")
         self._keep_text(b"\\" + data[at : at + 1])
-        self._step = self._string
+        self._step = JsonDecoder._string
         return at + 1
 
     def _keep_text(self, data: bytes) -> None:
@@ -207,7 +208,7 @@ class JsonDecoder:
         self._keep(b'"%s%d"' % (self._nonce.encode(), len(self.spools)))
         self.spools.append(self._new_spool())
         self._base64 = Base64Writer(self.spools[-1])
-        self._step = self._image
+        self._step = JsonDecoder._image
 
     def _image(self, data: bytes, at: int) -> int:
         text = data[at : at + _STEP]
@@ -215,7 +216,7 @@ class JsonDecoder:
         if end >= 0:
             self._base64.write(text[:end])
             self._base64.finish()
-            self._step = self._outside
+            self._step = JsonDecoder._outside
             return at + end + 1
         whole = end_of_whole_escapes(text)
         self._base64.write(text[:whole])

@@ -66,9 +66,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(connect=timeout["connect"], sock_read=timeout["read"]),
             )
-        return httpx.Response(
-            response.status, headers=list(response.raw_headers), stream=_Body(response, timeout["read"])
-        )
+        return _Answer(response.status, headers=list(response.raw_headers), stream=_Body(response, timeout["read"]))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -91,6 +89,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 max_field_size=_HEADER_LIMIT,
             )
         return self._session
+
+
+class _Answer(httpx.Response):
+    """A response that is gone when its last user is: httpx wraps the stream in an object that holds the response."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await super().aclose()
+        self.stream = httpx.ByteStream(b"")
 
 
 class _Body(httpx.AsyncByteStream):

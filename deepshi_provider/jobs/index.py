@@ -15,20 +15,20 @@ from decimal import Decimal
 from itertools import islice
 from typing import BinaryIO
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.jobs.ledger import Ledger, located, merge
 from deepshi_provider.jobs.listing import Listing
 from deepshi_provider.jobs.scratch import open_scratch
-from deepshi_provider.manifest import Owner, Record, Sending, StoredImage
+from deepshi_provider.manifest import CACHE_STRINGS, Owner, Record, Sending, StoredImage
 from deepshi_provider.storage import STATE, Store, in_thread
 
 INDEX_NAME = f"{STATE}/index.jsonl"
 
 #: Records that are read at once.
 _AT_ONCE = 64
-_LINE: TypeAdapter[tuple[str, Record]] = TypeAdapter(tuple[str, Record])
+_LINE: TypeAdapter[tuple[str, Record]] = TypeAdapter(tuple[str, Record], config=ConfigDict(cache_strings=CACHE_STRINGS))
 
 
 class Index:

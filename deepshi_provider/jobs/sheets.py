@@ -47,10 +47,8 @@ async def _add_up(store: Store, owner: Owner, listing: Listing, cached: Callable
     tally = Tally([lost async for lost in _lost(store, owner, listing.unsettled())])
     ledger = Ledger(store, "")
     for some in _chunks(listing.records(owner.task_key)):
-        at_hand = await in_thread(_look_up, some, cached)
-        missing = [sending for sending in some if str(sending.record) not in at_hand]
-        read = await asyncio.gather(*map(ledger.read_record, missing))
-        book(tally, owner, [*at_hand.values(), *read])
+        missing = await in_thread(_book_cached, tally, owner, some, cached) if cached else some
+        book(tally, owner, await asyncio.gather(*map(ledger.read_record, missing)))
     return tally
 
 
@@ -143,11 +141,17 @@ async def _lost(store: Store, owner: Owner, claims: Iterator[Sending]) -> AsyncI
                 yield claim.model, claim.fingerprint
 
 
-def _look_up(sendings: list[Sending], cached: Callable[[str], Record | None] | None) -> dict[str, Record]:
-    if cached is None:
-        return {}
-    found = ((str(sending.record), cached(str(sending.record))) for sending in sendings)
-    return {entry: record for entry, record in found if record is not None}
+def _book_cached(
+    tally: Tally, owner: Owner, sendings: list[Sending], cached: Callable[[str], Record | None]
+) -> list[Sending]:
+    """Add the sendings whose record is at hand, and return the others."""
+    missing = []
+    for sending in sendings:
+        if record := cached(str(sending.record)):
+            book(tally, owner, [record])
+        else:
+            missing.append(sending)
+    return missing
 
 
 def _chunks(sendings: Iterator[Sending]) -> Iterator[list[Sending]]:

@@ -189,6 +189,23 @@ def test_memory_stays_flat_for_a_large_image(emulator: Emulator, hook: DeepshiHo
     assert peak < 3 * MIB, f"{peak / MIB:.1f} MiB"
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_an_answer_leaves_nothing_to_the_garbage_collector(hook: DeepshiHook, stream: bool) -> None:
+    """In a batch it would meet what is in use, and keep it in memory until it next looks at everything."""
+    async with hook.session():
+        (await hook.agenerate(boat(stream=stream))).close()  # what is made once
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            (await hook.agenerate(boat(stream=stream))).close()
+            gc.collect()
+            modules = {type(found).__module__.partition(".")[0] for found in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+    assert modules.isdisjoint({"deepshi_provider", "httpx", "aiohttp", "tenacity"}), modules
+
+
 @pytest.mark.parametrize("shape", ["object", "list", "allowed", "odd"])
 def test_catalog_is_read_in_every_shape(emulator: Emulator, hook: DeepshiHook, shape: str) -> None:
     emulator.settings(catalog_shape=shape)
