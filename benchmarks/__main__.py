@@ -64,12 +64,11 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
                 *(f"{size}:{count}" for size in sizes for count in counts),
                 environment=environment,
             ),
-            "through_airflow": _through_airflow(url, directory, environment, sizes[1], quick=quick),
-            # 10,000 rows take a minute, so they run once; the others as often as all else.
+            "through_airflow": _through_airflow(url, directory, environment, sizes[1], runs, quick=quick),
             "growth": [
                 _json("benchmarks.growth", str(count), environment=environment)[0]
+                for _ in range(runs)
                 for count in rows
-                for _ in range(1 if count == rows[-1] else min(runs, 3))
             ],
         }
     results["minutes"] = round((time.monotonic() - begun) / 60, 1)
@@ -77,10 +76,10 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
 
 
 def _through_airflow(
-    url: str, directory: Path, environment: dict[str, str], size: int, *, quick: bool
+    url: str, directory: Path, environment: dict[str, str], size: int, runs: int, *, quick: bool
 ) -> dict[str, Any]:
     pictures, latency = (4, 0.1) if quick else (200, 2.0)
-    arguments = (url, str(directory), str(pictures), str(size), str(latency))
+    arguments = (url, str(directory), str(runs), str(pictures), str(size), str(latency))
     rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
     return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 

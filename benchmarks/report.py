@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import airflow_report
+from benchmarks.figures import middle, ratio, spread
 from benchmarks.plots import bars
 from benchmarks.targets import Target, table
 
@@ -28,9 +27,9 @@ def write_report(results: dict[str, Any], page: Path) -> None:
     images.mkdir(exist_ok=True)
     largest = _largest(results)
     for key, title in (("memory_mb", "Peak memory over idle, MB"), ("cpu_s", "Processor time, seconds")):
-        figures = {NAMES[name]: _median(largest[name], key) for name in NAMES}
+        figures = {NAMES[name]: middle(largest[name], key) for name in NAMES}
         (images / f"performance-{key.split('_')[0]}.svg").write_text(bars(f"{title}: {_what(results)}", figures))
-    rates = {airflow_report.NAMES[r["way"]]: airflow_report.per_minute(r) for r in results["through_airflow"]["rows"]}
+    rates = airflow_report.rates(results["through_airflow"]["rows"])
     (images / "performance-airflow.svg").write_text(bars("Pictures per minute through Airflow", rates))
     parts = [_head(results), _targets(results, largest), _answers(results)]
     parts += [airflow_report.section(results["through_airflow"]), _growth(results), _imports(results), notes]
@@ -51,27 +50,27 @@ Written by `make bench` in {results["minutes"]} minutes; do not edit it, but `be
 Server and client are processes of their own on one machine, and share its cores. Figures are medians of
 {results["runs"]} runs with the smallest and the largest in brackets, if not said otherwise; in each run all clients
 take turns, and ratios are medians of the ratios within a run. To readers that throw everything away the server sends
-{_spread(results["ceiling_gib_per_s"], "{:.2f}")} GiB of pictures per second.
+{spread(results["ceiling_gib_per_s"], "{:.2f}")} GiB of pictures per second.
 """
 
 
 def _targets(results: dict[str, Any], largest: dict[str, list[dict[str, Any]]]) -> str:
     ours, growth = largest["provider"], results["growth"]
     small, large = sorted({row["rows"] for row in growth})[-2:]
-    by_rows = {count: [row for row in growth if row["rows"] == count] for count in (small, large)}
-    time_ratio = _median(by_rows[large], "wall_s") / _median(by_rows[small], "wall_s")
-    memory_ratio = _median(by_rows[large], "memory_mb") / _median(by_rows[small], "memory_mb")
+    grown, base = ([row for row in growth if row["rows"] == count] for count in (large, small))
     wanted = [
-        Target(what="peak memory over idle", unit="MB", found=_median(ours, "memory_mb"), bound=60, form="{:.0f}"),
-        Target(what="peak memory, to the SDK's", found=_ratio(largest, "sdk", "memory_mb"), bound=0.1, form="{:.3f}"),
-        Target(what="processor time, to the SDK's", found=_ratio(largest, "sdk", "cpu_s"), bound=0.35),
-        Target(what="processor time, to the floor's", found=_ratio(largest, "floor", "cpu_s"), bound=1.6),
-        Target(what="event loop delay, 99th percentile", unit="ms", found=_median(ours, "delay_p99_ms"), bound=10),
-        Target(what="event loop delay, longest", unit="ms", found=_median(ours, "delay_max_ms"), bound=50),
+        Target(what="peak memory over idle", unit="MB", found=middle(ours, "memory_mb"), bound=60, form="{:.0f}"),
+        Target(
+            what="peak memory, to the SDK's", found=ratio(ours, largest["sdk"], "memory_mb"), bound=0.1, form="{:.3f}"
+        ),
+        Target(what="processor time, to the SDK's", found=ratio(ours, largest["sdk"], "cpu_s"), bound=0.35),
+        Target(what="processor time, to the floor's", found=ratio(ours, largest["floor"], "cpu_s"), bound=1.6),
+        Target(what="event loop delay, 99th percentile", unit="ms", found=middle(ours, "delay_p99_ms"), bound=10),
+        Target(what="event loop delay, longest", unit="ms", found=middle(ours, "delay_max_ms"), bound=50),
         *airflow_report.targets(results["through_airflow"]["rows"]),
-        Target(what=f"batch, time of {large:,} rows to {small:,}", found=time_ratio, bound=11),
-        Target(what=f"batch, memory of {large:,} rows to {small:,}", found=memory_ratio, bound=1.2),
-        Target(what="import beyond airflow.sdk", unit="ms", found=_median(results["imports"], "import_ms"), bound=60),
+        Target(what=f"batch, time of {large:,} rows to {small:,}", found=ratio(grown, base, "wall_s"), bound=11),
+        Target(what=f"batch, memory of {large:,} rows to {small:,}", found=ratio(grown, base, "memory_mb"), bound=1.2),
+        Target(what="import beyond airflow.sdk", unit="ms", found=middle(results["imports"], "import_ms"), bound=60),
     ]
     return f"## Targets\n\nThe first six: {_what(results)}, streamed.\n\n{table(wanted)}\n"
 
@@ -94,11 +93,11 @@ def _answers(results: dict[str, Any]) -> str:
             rows = _cell(results, size, concurrency)[name]
             gib = size * rows[0]["pictures"] / 2**30
             figures = [
-                _spread([row["memory_mb"] for row in rows], "{:.1f}"),
-                _spread([row["cpu_s"] / gib for row in rows], "{:.2f}"),
-                _spread([row["delay_p99_ms"] for row in rows], "{:.1f}"),
-                _spread([row["delay_max_ms"] for row in rows], "{:.1f}"),
-                _spread([row["wall_s"] for row in rows], "{:.2f}"),
+                spread([row["memory_mb"] for row in rows], "{:.1f}"),
+                spread([row["cpu_s"] / gib for row in rows], "{:.2f}"),
+                spread([row["delay_p99_ms"] for row in rows], "{:.1f}"),
+                spread([row["delay_max_ms"] for row in rows], "{:.1f}"),
+                spread([row["wall_s"] for row in rows], "{:.2f}"),
             ]
             what = f"{rows[0]['pictures']} of {_bytes(size)}"
             text.append(f"| {what} | {concurrency} | {called} | {' | '.join(figures)} |")
@@ -109,18 +108,18 @@ def _growth(results: dict[str, Any]) -> str:
     text = [
         "## A batch that grows\n",
         "Pictures of 4 KiB to `file://`, 8 at once, from a server that does not wait: all time is the provider's own.",
-        "*Again* is a new try of the finished batch, which buys nothing. The largest batch ran once.\n",
+        "*Again* is a new try of the finished batch, which buys nothing.\n",
         "| rows | time, s | ms per row | memory over idle, MB | again: time, s | again: memory, MB |",
         "|---|---|---|---|---|---|",
     ]
     for count in dict.fromkeys(row["rows"] for row in results["growth"]):
         rows = [row for row in results["growth"] if row["rows"] == count]
         figures = [
-            _spread([row["wall_s"] for row in rows], "{:.2f}"),
-            _spread([1000 * row["wall_s"] / count for row in rows], "{:.1f}"),
-            _spread([row["memory_mb"] for row in rows], "{:.1f}"),
-            _spread([row["rerun_wall_s"] for row in rows], "{:.2f}"),
-            _spread([row["rerun_memory_mb"] for row in rows], "{:.1f}"),
+            spread([row["wall_s"] for row in rows], "{:.2f}"),
+            spread([1000 * row["wall_s"] / count for row in rows], "{:.1f}"),
+            spread([row["memory_mb"] for row in rows], "{:.1f}"),
+            spread([row["rerun_wall_s"] for row in rows], "{:.2f}"),
+            spread([row["rerun_memory_mb"] for row in rows], "{:.1f}"),
         ]
         text.append(f"| {count:,} | {' | '.join(figures)} |")
     return "\n".join(text) + "\n"
@@ -130,8 +129,8 @@ def _imports(results: dict[str, Any]) -> str:
     rows = results["imports"]
     return f"""## Import and parse
 
-The operators take {_spread([row["import_ms"] for row in rows], "{:.0f}")} ms to import once `airflow.sdk` is; a DAG
-of 50 image tasks then takes {_spread([row["parse_ms"] for row in rows], "{:.0f}")} ms.
+The operators take {spread([row["import_ms"] for row in rows], "{:.0f}")} ms to import once `airflow.sdk` is; a DAG
+of 50 image tasks then takes {spread([row["parse_ms"] for row in rows], "{:.0f}")} ms.
 """
 
 
@@ -147,21 +146,6 @@ def _largest(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _what(results: dict[str, Any]) -> str:
     rows = _largest(results)["provider"]
     return f"{rows[0]['pictures']} pictures of {_bytes(rows[0]['size'])}, {rows[0]['concurrency']} at once"
-
-
-def _median(rows: list[dict[str, Any]], key: str) -> float:
-    return float(median(row[key] for row in rows))
-
-
-def _ratio(cell: dict[str, list[dict[str, Any]]], other: str, key: str) -> float:
-    """Return the median of the provider's ratios to another client within each run."""
-    value: Callable[[dict[str, Any]], float] = lambda row: float(row[key])  # noqa: E731
-    return median(value(a) / max(value(b), 1e-9) for a, b in zip(cell["provider"], cell[other], strict=True))
-
-
-def _spread(values: list[float], form: str) -> str:
-    middle = form.format(median(values))
-    return middle if len(values) == 1 else f"{middle} ({form.format(min(values))} to {form.format(max(values))})"
 
 
 def _bytes(size: int) -> str:
