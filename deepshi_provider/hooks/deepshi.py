@@ -46,8 +46,8 @@ _USER_AGENT = f"airflow-provider-deepshi/{__version__}"
 _ERROR_LIMIT = 64 * 1024
 #: Nothing was sent when one of these is raised.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.InvalidURL)
-#: When many requests start or many answers come at once, each turn of the loop starts one session or decodes one piece:
-#: all together would block it.
+#: When many requests start or many answers come at once, each turn of the loop starts one session, sends one request or
+#: decodes one piece: all together would block it.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 Files = Callable[[], Awaitable[NewFile | None]]
@@ -169,8 +169,7 @@ class DeepshiHook(BaseHook):
             does not count as one of the call's retries.
         :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
         """
-        async with _turns():
-            await asyncio.sleep(0)
+        await _own_turn()
         settings = await self.asettings()
         async with await asyncio.to_thread(settings.new_client) as client:
             self._client, self._pace, self._files = client, pace, files
@@ -236,6 +235,7 @@ class DeepshiHook(BaseHook):
         new_file: NewFile | None,
     ) -> Received:
         """Send once; every way in which it can end is a result or a :class:`DeepshiError`."""
+        await _own_turn()
         remaining = None if ends_at is None else ends_at - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
@@ -297,6 +297,11 @@ async def _exchange(
 
 def _turns() -> asyncio.Lock:
     return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+async def _own_turn() -> None:
+    async with _turns():
+        await asyncio.sleep(0)
 
 
 def _without(key: str, text: str) -> str:
