@@ -56,8 +56,8 @@ test: lint docs  ## everything that CI runs: lint, docs and all tests, with cove
 	$(BIN)/python -m pytest --cov $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(INSTALLED)  ## tests that need no Airflow processes and no S3 server
-	$(BIN)/python -m pytest -m 'not airflow and not s3' $(ARGS)
+test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
+	$(BIN)/python -m pytest -m 'not airflow and not s3 and not slow' $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes

@@ -5,6 +5,7 @@ Airflow reads its environment once, when it is first imported, so its home is se
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,17 @@ from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
 
 __all__ = ["local", "new_place", "place", "proxy", "s3_place"]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what imports have made: tests that count what is left call it often."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it clean up: some C libraries complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

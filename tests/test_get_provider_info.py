@@ -114,6 +114,7 @@ def form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_airflow_knows_the_hook(form: dict[str, Any]) -> None:
     assert form["hook"] == {
         "hook_class_name": "deepshi_provider.hooks.deepshi.DeepshiHook",
@@ -177,6 +178,7 @@ def test_hook_makes_its_widgets_only_when_it_is_asked(monkeypatch: pytest.Monkey
     assert schemas["verify"] == {"title": "Verify TLS", "type": ["string", "null"]}
 
 
+@pytest.mark.slow
 def test_hook_needs_no_wtforms() -> None:
     program = "import sys, deepshi_provider.hooks.deepshi; print('wtforms' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

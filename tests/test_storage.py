@@ -80,6 +80,7 @@ async def test_create_never_replaces(place: Place, data: bytes) -> None:
     assert place.read("_deepshi/claim") == data
 
 
+@pytest.mark.slow
 async def test_of_many_creators_one_wins(place: Place) -> None:
     stores = [store_of(place) for _ in range(12)]
     await asyncio.gather(*(store.list() for store in stores))
@@ -246,6 +247,7 @@ async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ patience
 
 
+@pytest.mark.slow
 async def test_patience_outlasts_a_failing_store() -> None:
     calls = 0
 
@@ -260,6 +262,7 @@ async def test_patience_outlasts_a_failing_store() -> None:
     assert calls == 3
 
 
+@pytest.mark.slow
 async def test_patience_ends(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = Store(str(tmp_path / "file" / "images"), patience=0.3)

@@ -468,6 +468,7 @@ ENDLESS: list[tuple[str, str, bytes, bytes, int, type[DeepshiError]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content_type", "head", "piece", "times", "kind"), [e[1:] for e in ENDLESS], ids=[e[0] for e in ENDLESS]
 )
@@ -487,6 +488,7 @@ def test_what_never_ends_is_kept_below_1_mib(
     assert wire.open_files() == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "odd",
     [

@@ -30,6 +30,7 @@ from tests.operators.tasks import posts
 from tests.places import Place, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repetition", range(20))
 def test_the_limit_holds_with_many_in_flight(emulator: Emulator, local: Place, repetition: int) -> None:
     emulator.settings(latency=[0.1, 0.3])

@@ -42,6 +42,8 @@ from tests.operators.tasks import TaskInstance, context_of, posts
 from tests.places import LocalPlace, Place, images, state
 from tests.services.s3_proxy import S3Proxy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def thread() -> Iterator[ThreadPoolExecutor]:

@@ -13,6 +13,7 @@ from tests.operators.tasks import posts
 from tests.places import Place
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 def test_a_rate_limit_slows_the_batch_down_together(emulator: Emulator, local: Place) -> None:
     emulator.settings(rate_limit=5)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses, take
 from tests.emulator.wire import wait_for
 from tests.operators.tasks import posts
 from tests.places import Place, state
+from tests.services.processes import last_line_of, start_module
 
 log = logging.getLogger(__name__)
 
-RUN = [sys.executable, "-m", "tests.batch.run_operator"]
+pytestmark = pytest.mark.slow
 MB = 2**20
 
 
@@ -49,10 +49,7 @@ def arguments(place: Place, **more: Any) -> dict[str, Any]:
 @contextmanager
 def started(said: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """The batch in a process of its own, working."""
-    with subprocess.Popen(RUN, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        process.stdin.write(json.dumps(said))
-        process.stdin.close()
+    with start_module("tests.batch.run_operator", json.dumps(said)) as process:
         try:
             yield process
         finally:
@@ -61,8 +58,7 @@ def started(said: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
 
 def told_by(said: dict[str, Any]) -> dict[str, Any]:
     """What a batch in a process of its own told in the end."""
-    done = subprocess.run(RUN, input=json.dumps(said), stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, Any] = json.loads(last_line_of(start_module("tests.batch.run_operator", json.dumps(said))))
     return told
 
 

@@ -98,12 +98,14 @@ def test_no_price_is_shown_and_nothing_is_bought(emulator: Emulator, capsys: pyt
     assert (emulator.requests(), emulator.stats()["images"]) == ([], 0)
 
 
+@pytest.mark.slow
 def test_an_address_and_a_key_do_instead_of_a_connection(emulator: Emulator) -> None:
     done = run("models", "--json", "--base-url", emulator.base_url, DEEPSHI_API_KEY=emulator.api_key)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads(done.stdout)) == 10
 
 
+@pytest.mark.slow
 def test_a_connection_in_the_environment_is_found_by_its_id(emulator: Emulator) -> None:
     done = run("models", "--conn-id", "mine", AIRFLOW_CONN_MINE=emulator.connection_json())
     assert (done.returncode, done.stderr) == (0, "")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,10 +19,10 @@ import pytest
 from deepshi_provider.costs import CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from tests.places import LocalPlace
+from tests.services.airflow_programs import call, environment
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).parents[2]
 DAGS = ["costly", "costly_deferred", "too_costly"]
 
 
@@ -77,27 +74,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         emulator.fault("not_an_image", prompt="a spoilt boat")
         emulator.fault("cut", prompt="a lost boat", charged=True)
         emulator.fault("status", status=402, prompt="a refused boat", times=None)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.operators.run_dags", request.param],
-            cwd=ROOT,
-            env={
-                **inherited,
-                "AIRFLOW_HOME": str(home),
-                "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / "dags"),
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-                "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-                "AIRFLOW_CONN_DEEPSHI_DEFAULT": emulator.connection_json(output_uri=place.uri),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=170,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+        connection = emulator.connection_json(output_uri=place.uri)
+        env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
+        log = call("tests.operators.run_dags", request.param, env=env)
         taken = Decimal(emulator.stats()["cost_usd"])
-        yield Run(request.param, home / "airflow.db", place, emulator.requests(), taken, done.stdout)
+        yield Run(request.param, home / "airflow.db", place, emulator.requests(), taken, log)
 
 
 def test_the_run_went_as_it_should(run: Run) -> None:

@@ -141,6 +141,7 @@ def test_extras_exist(block: Block, command: list[str]) -> None:
 MODULES = [pair for pair in ALL_COMMANDS if re.match(r"python -m deepshi_provider", " ".join(pair[1]))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "command"), MODULES, ids=lambda value: str(value))
 def test_programs_know_their_options(block: Block, command: list[str]) -> None:
     """Each option that a page names is in the program's own help."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.docs.pages import DOCS
-from tests.examples.conftest import environment
+from tests.services.airflow_programs import call, environment
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
@@ -40,24 +38,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
-
-        def call(*arguments: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-m", *arguments],
-                cwd=root,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout[-5000:]
-            return done.stdout
-
-        call("airflow", "db", "migrate")
-        call("airflow", "pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred")
-        call("airflow", "dags", "reserialize")
-        log = call("tests.docs.run_dags")
+        call("airflow", "db", "migrate", env=env)
+        call("airflow", "pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred", env=env)
+        call("airflow", "dags", "reserialize", env=env)
+        log = call("tests.docs.run_dags", env=env, cwd=root)
         yield Ran(json.loads(log.splitlines()[-1]), emulator.requests(), images, log)
 
 

@@ -77,6 +77,7 @@ def test_journal_tells_the_whole_request(emulator: Emulator, client: httpx.Clien
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_fields", [BOAT, STREAMED_BOAT])
 def test_work_is_billed_after_its_client_has_gone(emulator: Emulator, request_fields: dict[str, Any]) -> None:
     emulator.settings(latency=0.6)

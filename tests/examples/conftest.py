@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow_programs import call, environment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("catalog_incremental", "edit_chain", "product_images", "taskflow", "warehouse_etl")
@@ -60,35 +58,6 @@ class Runs:
         return [json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value for value in values]
 
 
-def environment(home: Path, dags: Path, connection: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    return {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "AIRFLOW_CONN_DEEPSHI_DEFAULT": connection,
-    }
-
-
-def call(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=env,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done
-
-
 def etl_connections(root: Path) -> dict[str, str]:
     """A shop's database and a warehouse, as connections."""
     with closing(sqlite3.connect(root / "shop.db")) as database, database:
@@ -112,12 +81,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         env |= etl_connections(root)
         call("airflow", "db", "migrate", env=env)
         call("airflow", "dags", "reserialize", env=env)
-        done = call("tests.examples.run_dags", *RUNS, env=env)
+        log = call("tests.examples.run_dags", *RUNS, env=env)
         yield Runs(
             root / "airflow" / "airflow.db",
             images,
-            json.loads(done.stdout.splitlines()[-1]),
+            json.loads(log.splitlines()[-1]),
             emulator.requests(),
-            done.stdout,
+            log,
             root / "warehouse.duckdb",
         )

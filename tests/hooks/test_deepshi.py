@@ -222,6 +222,7 @@ def test_catalog_is_read_in_every_shape(emulator: Emulator, hook: DeepshiHook, s
     assert (emulator.stats()["gets"], emulator.stats()["posts"]) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind", "says"),
     [

@@ -189,6 +189,7 @@ def test_max_retries_of_zero_sends_once(emulator: Emulator, connect: Connect) ->
     assert (caught.value.sends, emulator.stats()["posts"]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "stream"),
     [
@@ -236,6 +237,7 @@ def test_cut_after_the_terminal_event_does_no_harm(emulator: Emulator, hook: Dee
     assert (result.sends, emulator.stats()["posts"]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_keepalives_count_as_answer_and_silence_does_not(emulator: Emulator, connect: Connect, stream: bool) -> None:
     hook = connect(read_timeout=0.4)
@@ -249,6 +251,7 @@ def test_keepalives_count_as_answer_and_silence_does_not(emulator: Emulator, con
     assert emulator.stats()["posts"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_deadline_ends_a_request_that_was_sent(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
     emulator.settings(latency=5, keepalive=0.1)

@@ -254,6 +254,7 @@ def test_proxy_is_used(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_
     assert emulator.stats()["posts"] == 2
 
 
+@pytest.mark.slow
 def test_secrets_backend_gives_the_connection(emulator: Emulator, tmp_path: Path) -> None:
     file = tmp_path / "connections.json"
     file.write_text(json.dumps({"from_backend": json.loads(emulator.connection_json(max_retries="1"))}))

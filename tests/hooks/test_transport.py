@@ -86,6 +86,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 BEGIN = b'{"data": [{"b64_json": "iVBO'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -156,6 +157,7 @@ def test_tls_handshake_that_is_not_answered_was_free(monkeypatch: pytest.MonkeyP
     assert (type(error), error.charged, error.sends) == (ConnectionFailed, "no", 0)
 
 
+@pytest.mark.slow
 def test_server_that_does_not_take_a_long_request_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     image = tmp_path / "large.png"
     image.write_bytes(PNG + bytes(16 * 2**20))
@@ -216,6 +218,7 @@ def test_tls_connection_that_is_cut_in_the_answer_is_not_sent_again(
     assert (type(error), error.charged, len(requests)) == (OutcomeUnknown, "unknown", 1)
 
 
+@pytest.mark.slow
 def test_silence_is_measured_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(client: socket.socket) -> None:
         client.sendall(OK.replace(b"application/json", b"text/event-stream") + b"\r\n")

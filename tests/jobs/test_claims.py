@@ -14,6 +14,8 @@ from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import Place, document, images, state
 
+pytestmark = pytest.mark.slow
+
 #: Faults after which nobody knows whether an image was paid for. Sent by a stream.
 LOST: list[tuple[str, dict[str, Any]]] = [
     ("silence", {}),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,30 +16,18 @@ from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import Place, document, images, state
+from tests.services.processes import last_line_of, start_module
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def start(job: Job) -> subprocess.Popen[str]:
     """Start a process that carries out the job."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.jobs.run_job"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(job.model_dump_json())
-    process.stdin.close()
-    return process
+    return start_module("tests.jobs.run_job", job.model_dump_json())
 
 
 def manifest_of(process: subprocess.Popen[str]) -> Manifest:
-    with process:
-        assert process.stdout is not None
-        return Manifest.model_validate_json(process.stdout.read().splitlines()[-1])
+    return Manifest.model_validate_json(last_line_of(process))
 
 
 async def test_one_try_that_runs_twice_at_once_pays_once(emulator: Emulator, place: Place) -> None:

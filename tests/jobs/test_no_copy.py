@@ -107,6 +107,7 @@ def test_full_destination_does_not_cost_the_image(tmp_path: Path, pieces: list[b
         assert spool.size_bytes == 19
 
 
+@pytest.mark.slow
 def test_answer_is_spooled_beside_its_place_and_a_killed_process_leaves_no_part_of_it(
     emulator: Emulator, tmp_path: Path, images_dir: Path
 ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
 from tests.jobs.making import make_job, posts, taken, until
 from tests.operators.tasks import TaskInstance, execute, generate
 from tests.places import LocalPlace, Place
+from tests.services.processes import last_line_of, start_module
 
-ROOT = Path(__file__).parents[2]
 #: USD of a picture.
 PRICE = Decimal("0.039")
 RUN_KEY = Owner(dag_id="shop", run_id="monday", task_id="").run_key
@@ -111,29 +109,12 @@ async def test_failed_tries_count(emulator: Emulator, local: Place) -> None:
     assert (error(refused)["type"], posts(emulator)) == ("BudgetExceeded", 1)
 
 
-def start(said: Job) -> subprocess.Popen[str]:
-    """Start a process that carries out the job."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.jobs.run_job"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(said.model_dump_json())
-    process.stdin.close()
-    return process
-
-
+@pytest.mark.slow
 async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Emulator, place: Place) -> None:
     """Both look before either has paid; whoever comes then is refused."""
     emulator.settings(latency=3)
-    with (
-        start(job(place, "a", max_run_cost_usd="0.039")) as first,
-        start(job(place, "b", max_run_cost_usd="0.039")) as second,
-    ):
+    said = [job(place, task, max_run_cost_usd="0.039").model_dump_json() for task in ("a", "b")]
+    with start_module("tests.jobs.run_job", said[0]) as first, start_module("tests.jobs.run_job", said[1]) as second:
         await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=60)
     in_flight = emulator.stats()["peak_in_flight"]
     assert taken(emulator) <= Decimal("0.039") + (in_flight - 1) * PRICE
@@ -141,11 +122,10 @@ async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Em
     assert posts(emulator) <= 2
 
 
+@pytest.mark.slow
 def test_parallel_batches_overshoot_by_what_is_in_flight(
     emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extra = {"output_uri": place.uri} | ({"output_conn_id": place.conn_id} if place.conn_id else {})
-    connection = emulator.connection_json(**extra)
     connection = emulator.connection_json(
         output_uri=place.uri, **({"output_conn_id": "s3_test"} if place.conn_id else {})
     )
@@ -154,24 +134,10 @@ def test_parallel_batches_overshoot_by_what_is_in_flight(
     said: dict[str, Any] = {"requests": rows_of(30), "preflight": "off", **BANANA, "max_concurrency": 3}
     processes = []
     for task in ("one", "two"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.batch.run_operator"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdin is not None
         where = {"task_id": task, "output_uri": f"{place.uri}/{task}", "output_conn_id": place.conn_id}
-        process.stdin.write(json.dumps({**said, **where, "max_run_cost_usd": "0.5"}))
-        process.stdin.close()
-        processes.append(process)
-    told = []
-    for process in processes:
-        with process:
-            assert process.stdout is not None
-            told.append(json.loads(process.stdout.read().splitlines()[-1]))
+        arguments = json.dumps({**said, **where, "max_run_cost_usd": "0.5"})
+        processes.append(start_module("tests.batch.run_operator", arguments))
+    told = [json.loads(last_line_of(process)) for process in processes]
     assert all("max_run_cost_usd" in one["error"] for one in told)
     costs = [Decimal(one["xcoms"]["deepshi_cost"]["cost_usd"]) for one in told]
     assert sum(costs) == taken(emulator)
@@ -210,6 +176,7 @@ def test_limit_that_is_no_amount_is_an_error(emulator: Emulator, local: Place, a
     assert posts(emulator) == 0
 
 
+@pytest.mark.slow
 async def test_store_that_does_not_answer_does_not_hold_up_a_task(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,8 +25,8 @@ from deepshi_provider.operators.images import DeepshiGenerateImageOperator, Deep
 from tests.batch.making import PRICE, rows_of
 from tests.operators.tasks import TaskInstance, context_of, execute
 from tests.places import LocalPlace, Place
+from tests.services.processes import start_module
 
-ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
 
 
@@ -140,27 +138,18 @@ def test_named_tasks_only(server: Emulator, local: Place) -> None:
     assert (value["images"], value["cost_usd"]) == (1, float(PRICE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["sheet", "everything"])
 def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place, lost: str) -> None:
     """Its process leaves the sheet that it pushed at its begin, or, cleared in that moment, nothing at all."""
     server.settings(latency=0.4)
     said = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.batch.run_operator"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(said))
-    process.stdin.close()
+    process = start_module("tests.batch.run_operator", json.dumps(said))
     _until(lambda: server.stats()["charged_requests"] >= 5)
     server.settings(hold=True)
     _until(lambda: server.stats()["in_flight"] == 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with process:
+        process.kill()
     server.settings(hold=False)
     _until(lambda: server.stats()["in_flight"] == 0)
     ti = TaskInstance(task_id="catalog")

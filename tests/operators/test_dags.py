@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -18,10 +15,10 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.places import LocalPlace
+from tests.services.airflow_programs import call, environment
 
 pytestmark = pytest.mark.airflow
 
-ROOT = Path(__file__).parents[2]
 DAGS = ["mapped", "mapped_over_xcom", "chain", "native", "retried"]
 REFUSAL = 402
 
@@ -82,26 +79,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("cut", prompt="a lost boat", charged=False)
         emulator.fault("status", status=REFUSAL, prompt="a refused boat", times=None)
         emulator.fault("cut", prompt="a boat sent once", times=None, charged=False)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.operators.run_dags", *DAGS],
-            cwd=ROOT,
-            env={
-                **inherited,
-                "AIRFLOW_HOME": str(home),
-                "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "tests" / "operators" / "dags"),
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-                "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-                "AIRFLOW_CONN_DEEPSHI_DEFAULT": emulator.connection_json(output_uri=place.uri),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=110,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        yield Runs(home / "airflow.db", place, emulator.requests(), done.stdout)
+        connection = emulator.connection_json(output_uri=place.uri)
+        env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
+        log = call("tests.operators.run_dags", *DAGS, env=env)
+        yield Runs(home / "airflow.db", place, emulator.requests(), log)
 
 
 def test_expanded_task_has_a_directory_per_map_index(runs: Runs) -> None:

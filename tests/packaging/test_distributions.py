@@ -18,6 +18,8 @@ from deepshi_provider import __version__
 from deepshi_provider.get_provider_info import get_provider_info
 from tests.packaging.conftest import ROOT, Distributions, build
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = ROOT / "deepshi_provider"
 
 

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from deepshi_provider.get_provider_info import get_provider_info
 from tests.packaging.conftest import ROOT
 
@@ -39,6 +41,7 @@ def test_discovery_loads_nothing() -> None:
     assert own == {"deepshi_provider", "deepshi_provider.get_provider_info"}
 
 
+@pytest.mark.slow
 def test_what_dags_import_loads_nothing_heavy() -> None:
     modules = loaded_by("; ".join(f"import {name}" for name in MODULES), before="import airflow.sdk")
     assert set(MODULES) <= modules

@@ -11,12 +11,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+_ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
@@ -45,6 +48,24 @@ def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: fl
         if time.monotonic() > deadline:
             raise TimeoutError(f"{timeout:g} s passed without {what}")
         time.sleep(every)
+
+
+def start_module(module: str, said: str) -> subprocess.Popen[str]:
+    """Start ``python -m <module>`` with a text as its input; what it prints can be read."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(said)
+    process.stdin.close()
+    return process
+
+
+def last_line_of(process: subprocess.Popen[str]) -> str:
+    """Wait for the end of a process of :func:`start_module`, and return what it printed last."""
+    with process:
+        assert process.stdout is not None
+        return process.stdout.read().splitlines()[-1]
 
 
 class ProcessStat(NamedTuple):

@@ -18,6 +18,8 @@ from tests.jobs.making import make_job, posts, taken, until
 from tests.places import LocalPlace, Place, S3Place, document, images, state
 from tests.services.seaweedfs import SeaweedFS
 
+pytestmark = pytest.mark.slow
+
 PATH = "deepshi_provider.triggers.images.DeepshiImagesTrigger"
 
 
