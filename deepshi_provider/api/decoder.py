@@ -34,8 +34,10 @@ VALUES_LIMIT = 2_000
 IMAGES_LIMIT = 8
 #: Longest beginning of a ``data:`` URI, such as ``data:image/png;base64,``, in bytes.
 HEADER_LIMIT = 256
-#: Bytes of an image's text that are decoded at once; resolving escapes takes many times as much.
-_STEP = 16 * 1024
+#: Bytes of an image's text that are decoded at once, without and with escapes in it: resolving them takes many times as
+#: much memory.
+_STEP = 64 * 1024
+_ESCAPED_STEP = 16 * 1024
 
 _QUOTE_OR_BACKSLASH = re.compile(rb'["\\]')
 _QUOTE_OR_COMMA = re.compile(rb'[",]|\\u002[cC]')
@@ -212,6 +214,8 @@ class JsonDecoder:
 
     def _image(self, data: bytes, at: int) -> int:
         text = data[at : at + _STEP]
+        if b"\\" in text:
+            text = text[:_ESCAPED_STEP]
         end = end_of_string(text)
         if end >= 0:
             self._base64.write(text[:end])

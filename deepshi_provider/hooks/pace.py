@@ -13,15 +13,17 @@ FASTEST = 0.001
 FIRST_CUT = 0.05
 #: Longest interval, in seconds.
 SLOWEST = 30.0
-#: What each success takes off the interval: refusals are the price of finding out that more is allowed again.
+#: What each success takes off the interval, and at first each request: refusals are the price of finding out what is
+#: allowed.
 RECOVERY = 0.99
 
 
 class Pace:
     """Spaces the requests of a batch, slower after a refusal and faster again with every success.
 
-    The interval between two requests doubles at most once per refused *generation* of requests: several that were under
-    way together count as one refusal, as in TCP's congestion control (RFC 5681).
+    As in TCP's congestion control (RFC 5681), the interval between two requests doubles at most once per refused
+    *generation* of requests: several that were under way together count as one refusal. Until the first refusal of all
+    it shrinks with each request that is sent: a refusal comes at once, and a success only after seconds.
     """
 
     def __init__(self) -> None:
@@ -40,11 +42,13 @@ class Pace:
                 await asyncio.sleep(wait)
             now = time.monotonic()
             self._next = now + self.interval
+            if not self._cut_at:
+                self._speed_up()
             return now
 
     def accepted(self) -> None:
         """Take note that the service took a request."""
-        self.interval = max(FASTEST, self.interval * RECOVERY)
+        self._speed_up()
 
     def refused(self, sent_at: float, wait: float) -> None:
         """Take note of a 429.
@@ -57,3 +61,6 @@ class Pace:
         if sent_at >= self._cut_at:
             self.interval = min(SLOWEST, max(FIRST_CUT, 2 * self.interval))
             self._cut_at = now
+
+    def _speed_up(self) -> None:
+        self.interval = max(FASTEST, self.interval * RECOVERY)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.pace import FASTEST, FIRST_CUT, SLOWEST, START, Pace
+from deepshi_provider.hooks.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from tests.batch.making import PRICE, batch, counts, ended, result_of, rows_of, taken
 from tests.operators.tasks import posts
 from tests.places import Place
@@ -37,6 +37,7 @@ def test_the_pace_is_cut_once_per_round_of_refusals() -> None:
         pace = Pace()
         seen = [pace.interval]
         together = [await pace.turn() for _ in range(3)]
+        assert START > pace.interval > 0.9 * START, "a little faster as long as nothing is refused"
         for sent_at in together:
             pace.refused(sent_at, 0)
             seen.append(pace.interval)
@@ -45,6 +46,20 @@ def test_the_pace_is_cut_once_per_round_of_refusals() -> None:
         return seen
 
     assert asyncio.run(scenario()) == [START, FIRST_CUT, FIRST_CUT, FIRST_CUT, 2 * FIRST_CUT]
+
+
+def test_each_request_makes_it_faster_until_the_first_refusal() -> None:
+    async def scenario() -> list[float]:
+        pace = Pace()
+        sent = [await pace.turn() for _ in range(200)]
+        seen = [pace.interval]
+        pace.refused(sent[-1], 0)
+        await pace.turn()
+        seen.append(pace.interval)
+        pace.accepted()
+        return [*seen, pace.interval]
+
+    assert asyncio.run(scenario()) == [FASTEST, FIRST_CUT, FIRST_CUT * RECOVERY]
 
 
 def test_nobody_sends_before_the_time_that_the_server_named() -> None:
