@@ -40,8 +40,9 @@ _PATIENCE = 600.0
 def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -> dict[str, Any]:
     """Run one DAG to its end.
 
-    ``wall_s`` is from the request for the run to its end; ``rows`` and ``used_bytes`` are what the database holds more
-    than before, and ``file_bytes`` is what its file has grown by: what was deleted meanwhile is in the last one only.
+    ``wall_s`` is the run's duration as Airflow tells it, and ``waited_s`` the time from its request to its begin;
+    ``rows`` and ``used_bytes`` are what the database holds more than before, and ``file_bytes`` is what its file has
+    grown by: what was deleted meanwhile is in the last one only.
     """
     airflow.wait_for_dag(way)
     before = _database(airflow.database_path)
@@ -57,10 +58,12 @@ def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -
         raise RuntimeError(f"{way}: {run['state']}, {len(found)} of {pictures} pictures\n{_task_logs(airflow)}")
     shutil.rmtree(made / way)
     after = _database(airflow.database_path)
-    wall = datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["queued_at"])
+    queued, begun, over = (datetime.fromisoformat(run[key]) for key in ("queued_at", "start_date", "end_date"))
     tries = sum(task["try_number"] for task in airflow.task_instances(way, run_id))
-    figures = {"way": way, "pictures": pictures, "tries": tries, "wall_s": wall.total_seconds()}
-    return figures | {name: after[name] - before[name] for name in after}
+    seconds = {"wall_s": (over - begun).total_seconds(), "waited_s": (begun - queued).total_seconds()}
+    return {"way": way, "pictures": pictures, "tries": tries, **seconds} | {
+        name: after[name] - before[name] for name in after
+    }
 
 
 def _database(path: Path) -> dict[str, int]:
