@@ -19,6 +19,9 @@ TERMINAL_RUN_STATES = ("success", "failed")
 
 Json = dict[str, Any]
 
+#: How often more a request is sent whose server found its database locked.
+_LOCKED_TRIES = 3
+
 
 class AirflowApi:
     """A client that is logged in as ``admin`` from its first request on.
@@ -38,10 +41,19 @@ class AirflowApi:
         return str(answer.json()["access_token"])
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """Send a request below ``/api/v2``; an error status raises with the answer's text."""
+        """Send a request below ``/api/v2``; an error status raises with the answer's text.
+
+        Users write to the log of actions before anything else is done, in the server's only thread, and wait there for
+        who is writing to SQLite at the moment; if that is another request of the same server, both wait until SQLite
+        gives up, after five seconds. Then nothing was done, and it is asked again.
+        """
         if "authorization" not in self._http.headers:
             self._http.headers["authorization"] = f"Bearer {self.token()}"
         response = self._http.request(method, f"/api/v2{path}", **kwargs)
+        for _ in range(_LOCKED_TRIES):
+            if response.status_code != 500 or "Database error" not in response.text:
+                break
+            response = self._http.request(method, f"/api/v2{path}", **kwargs)
         if response.is_error:
             raise AirflowApiError(response)
         return response
