@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 COUNT = 200
 PICTURE_BYTES = 4 * 2**20
 MOST_GROWTH_BYTES = 150_000_000
-#: Seconds. Airflow complains from 0.2 s on; a full garbage collection of its own heap takes 0.13 to 0.17 s on a machine
-#: that does nothing else, and more on one that starts 200 processes.
-LONGEST_BLOCK = 0.35
+#: Seconds, until all are sent; from then on none is allowed. Airflow complains from 0.2 s on; a full garbage collection
+#: of its own heap takes 0.13 to 0.17 s on a machine that does nothing else, and more on one that starts 200 processes.
+LONGEST_BLOCK_OF_START = 0.35
 
 
 @dataclass
@@ -63,6 +63,7 @@ def test_200_large_pictures_at_once_on_one_triggerer(world: World) -> None:
         memory.look()
         time.sleep(0.2)
     log.info("all sent after %.0f s, %+.1f MB", time.monotonic() - begun, growth(memory))
+    log_sent = len(triggerer.log_text())
     world.deepshi.settings(hold=False)
     while world.deepshi.stats()["in_flight"]:
         memory.look()
@@ -82,9 +83,15 @@ def test_200_large_pictures_at_once_on_one_triggerer(world: World) -> None:
     results = [run.result(map_index=index) for index in range(COUNT)]
     assert {image["size_bytes"] for result in results for image in result["images"]} == {PICTURE_BYTES}
     assert len({image["uri"] for result in results for image in result["images"]}) == COUNT
-    blocked = re.findall(r"async thread was blocked for ([\d.]+) seconds", triggerer.log_text()[log_before:])
-    assert [seconds for seconds in blocked if float(seconds) > LONGEST_BLOCK] == []
+    log_text = triggerer.log_text()
+    assert [seconds for seconds in blocked(log_text[log_before:log_sent]) if seconds > LONGEST_BLOCK_OF_START] == []
+    assert blocked(log_text[log_sent:]) == []
     assert memory.peak - memory.before < MOST_GROWTH_BYTES
+
+
+def blocked(log_text: str) -> list[float]:
+    """What Airflow's watchdog of the event loop says in a triggerer's log, in seconds."""
+    return [float(seconds) for seconds in re.findall(r"async thread was blocked for ([\d.]+) seconds", log_text)]
 
 
 def growth(memory: Memory) -> float:

@@ -62,10 +62,12 @@ def start_module(module: str, said: str) -> subprocess.Popen[str]:
 
 
 def last_line_of(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a process of :func:`start_module`, and return what it printed last."""
+    """Wait for a good end of a process of :func:`start_module`, and return what it printed last."""
     with process:
         assert process.stdout is not None
-        return process.stdout.read().splitlines()[-1]
+        printed = process.stdout.read()
+    assert process.returncode == 0, process.args
+    return printed.splitlines()[-1]
 
 
 class ProcessStat(NamedTuple):
