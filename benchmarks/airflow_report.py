@@ -17,6 +17,8 @@ NAMES = {
     "http_blocking": "HttpOperator",
     "http_deferred": "HttpOperator, deferred",
 }
+#: The first so many are the provider's.
+OURS = 5
 #: The batch that the targets are about.
 BATCH = "batch_200"
 

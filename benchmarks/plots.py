@@ -7,8 +7,8 @@ from xml.sax.saxutils import escape
 _ROW, _LEFT, _WIDTH = 30, 170, 680
 
 
-def bars(title: str, figures: dict[str, float]) -> str:
-    """Return a chart of horizontal bars, one per figure, from 0."""
+def bars(title: str, figures: dict[str, float], ours: int) -> str:
+    """Return a chart of horizontal bars, one per figure, from 0; the first ``ours`` in a colour."""
     longest = max(figures.values()) or 1.0
     height = 50 + _ROW * len(figures)
     head = (
@@ -19,9 +19,10 @@ def bars(title: str, figures: dict[str, float]) -> str:
     for number, (name, figure) in enumerate(figures.items()):
         y = 40 + _ROW * number
         length = max(1.0, figure / longest * (_WIDTH - _LEFT - 90))
+        colour = "#2a7de1" if number < ours else "#aaa"
         parts.append(
             f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="20" fill="{"#2a7de1" if not number else "#aaa"}"/>'
+            f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="20" fill="{colour}"/>'
             f'<text x="{_LEFT + length + 6:.1f}" y="{y + 15}">{figure:,.1f}</text>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
