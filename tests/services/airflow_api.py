@@ -31,8 +31,9 @@ class AirflowApi:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        # Proxies from the environment are of no use on 127.0.0.1.
-        self._http = httpx.Client(base_url=base_url, trust_env=False, timeout=30)
+        # Proxies from the environment are of no use on 127.0.0.1. Several waits for a locked SQLite may come one after
+        # another in the server's only thread, of five seconds each (see request): 30 seconds were once not enough.
+        self._http = httpx.Client(base_url=base_url, trust_env=False, timeout=120)
 
     def token(self, user: str = "admin") -> str:
         """Log in with the API as ``admin`` or ``viewer``; the token lives for a day."""
