@@ -34,6 +34,7 @@ class Exchange:
     def __init__(self, request: Request, send: Send) -> None:
         self.status: int | None = None
         self.bytes_per_second: float | None = None
+        self._due = 0.0  # seconds
         self._send = send
         self._request = request
         # Put there by our uvicorn protocol: ASGI has no word for "break the connection".
@@ -84,10 +85,13 @@ class Exchange:
         """
         for piece in pieces:
             for part in self._slowly(piece):
+                if self._due:
+                    await self.pause(self._due)
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
                 self._check_client()
                 if self.bytes_per_second is not None:
-                    await self.pause(len(part) / self.bytes_per_second)
+                    # Before the next part, not after the last: who has all of the body may leave.
+                    self._due = len(part) / self.bytes_per_second
 
     async def finish(self) -> None:
         """Ends the body.

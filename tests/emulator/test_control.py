@@ -105,6 +105,18 @@ def test_client_that_leaves_before_it_has_sent_everything_pays_nothing(emulator:
     assert (entry["outcome"], entry["status"], entry["cost_usd"]) == ("disconnected", None, None)
 
 
+def test_client_that_leaves_with_the_whole_body_is_served(emulator: Emulator) -> None:
+    emulator.fault("slow", bytes_per_second=1000)
+    connection = raw_post(emulator, STREAMED_BOAT)
+    received = b""
+    while b"\n\n" not in received.partition(b".completed")[2]:
+        received += connection.recv(1 << 16)
+    connection.close()
+    wait_for(lambda: emulator.stats()["in_flight"] == 0)
+    (entry,) = emulator.requests()
+    assert (entry["outcome"], emulator.stats()["disconnects"]) == ("delivered", 0)
+
+
 def test_client_that_leaves_in_the_middle_of_the_body_is_noticed(emulator: Emulator) -> None:
     emulator.settings(picture_bytes=64 << 20)
     connection = raw_post(emulator, STREAMED_BOAT)
