@@ -140,7 +140,7 @@ def _machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in (*packages, "aiohttp", "httpx", "pybase64")},
+        "packages": {name: importlib.metadata.version(name) for name in (*packages, "httpcore", "httpx", "pybase64")},
     }
 
 

@@ -16,7 +16,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import deepshi_provider.hooks.transport  # noqa: F401 -- a triggerer that has made a picture has it loaded
 from benchmarks.clients import CLIENTS
 from benchmarks.meter import metered
 

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import deepshi_provider.hooks.transport  # noqa: F401 -- loaded before it is measured
 from benchmarks.meter import metered
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.run_batch import run_batch

@@ -7,7 +7,6 @@ import ssl
 from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from airflow.sdk import Connection
@@ -92,17 +91,13 @@ class Settings(BaseModel):
         Connections are not kept alive: a request on one that the server has just closed could not be told from a
         request whose answer was lost, and that is a paid image in doubt.
         """
-        from deepshi_provider.hooks.transport import AiohttpTransport  # not while DAGs are parsed: it takes long
-
-        tls = _tls(self.verify)
         return httpx.AsyncClient(
             base_url=self.base_url,
-            headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}"},
+            headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Connection": "close"},
             timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            verify=tls,
+            verify=_tls(self.verify),
             proxy=self.proxy,
-            transport=None if self.proxy or _has_proxy(self.base_url) else AiohttpTransport(tls),
             follow_redirects=False,
         )
 
@@ -130,13 +125,6 @@ def base_url(connection: Connection) -> str:
     except httpx.InvalidURL as err:
         raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r}: {err}") from None
     return url
-
-
-def _has_proxy(url: str) -> bool:
-    """Return whether the environment may name a proxy for a URL; httpx then looks closer, and uses it."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.netloc)
 
 
 def _extra(connection: Connection) -> dict[str, Any]:
