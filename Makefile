@@ -48,12 +48,16 @@ ui: $(INSTALLED)  ## Airflow with the examples, the emulator and the page "Deeps
 	@$(BIN)/python -m dags_examples.ui $(ARGS)
 
 .PHONY: screenshots
-screenshots: $(INSTALLED)  ## pictures for the docs, of page, form and report; needs chromium
+screenshots: programs  ## pictures for the docs, of page, form and report
 	$(BIN)/python -m docs.screenshots $(ARGS)
 
 .PHONY: test
-test: lint docs  ## everything that CI runs: lint, docs and all tests, with coverage
+test: programs lint docs  ## everything that CI runs: lint, docs and all tests, with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
+
+.PHONY: programs
+programs: $(INSTALLED)  ## find or install what the tests need besides Python: Chromium, nginx, Node.js
+	@$(BIN)/python -m tests.services.programs test
 
 .PHONY: test-fast
 test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
@@ -61,6 +65,7 @@ test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and tak
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
+	@$(BIN)/python -m tests.services.programs test-cluster
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
 
 .PHONY: test-matrix
@@ -127,7 +132,7 @@ $(UV):
 	'$(PYTHON)' -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
-test-airflow-%: .venv-matrix/%/.installed
+test-airflow-%: programs .venv-matrix/%/.installed
 	.venv-matrix/$*/bin/python -m pytest $(TESTS_$*) $(ARGS)
 
 .venv-matrix/%/.installed: pyproject.toml constraints.txt $(UV)

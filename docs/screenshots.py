@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from dags_examples.ui import RUNS, LocalAirflow
 from deepshi_provider.emulator.testing import Emulator
+from tests.services import programs
 
 FOLDER = Path(__file__).parent / "images"
 
@@ -25,9 +24,7 @@ _PATIENCE_MS = 90_000
 
 def main() -> None:
     """Start Airflow and the emulator, run the examples, and take all pictures."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        sys.exit("chromium is missing; on Debian: apt-get install chromium")
+    chromium = programs.chromium()
     FOLDER.mkdir(exist_ok=True)
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepshi-screenshots-")))

@@ -15,7 +15,6 @@ from deepshi_provider.emulator.testing import Emulator
 from tests.cluster.books import Books, costs_in_xcom, unknown_in_xcom
 from tests.cluster.chaos import DEATHS, Chaos
 from tests.services.airflow_cluster import AirflowCluster
-from tests.services.debian import MissingProgram
 from tests.services.postgres import Postgres
 from tests.services.processes import wait_for
 from tests.services.redis import Redis
@@ -40,10 +39,7 @@ DEADLINE = 1200
 
 
 def test_200_pictures_while_workers_triggerers_scheduler_and_redis_die(tmp_path: Path) -> None:
-    try:
-        postgres, redis = Postgres(), Redis(tmp_path / "redis")
-    except MissingProgram as missing:
-        pytest.skip(str(missing))
+    postgres, redis = Postgres(), Redis(tmp_path / "redis")
     with postgres, redis, SeaweedFS(tmp_path / "s3") as s3, Emulator(latency=LATENCY) as deepshi:
         env = {
             "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(output_uri="s3://images/all", output_conn_id="s3"),

@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,15 +29,12 @@ from deepshi_provider.exceptions import (
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.hooks.wire import boat
+from tests.services import programs
 from tests.services.processes import Process, free_ports, wait_for
 
-PACKAGE = "@copilotkit/aimock"
-VERSION = "1.43.0"
-NODE = (20, 15)  # aimock's `engines`
-ENTRY_POINT = Path("node_modules", *PACKAGE.split("/"), "dist", "cli.js")
 TEST_KEY = "sk-bf-of-these-tests"
 
-pytestmark = pytest.mark.node
+pytestmark = pytest.mark.slow
 
 
 def _png(colour: str) -> bytes:
@@ -124,37 +119,14 @@ class Aimock:
         self._http.close()
 
 
-def _node() -> str:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        pytest.skip(f"{PACKAGE}, an image server written by others, needs node and npm, which are not installed")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if tuple(map(int, version.removeprefix("v").split(".")[:2])) < NODE:
-        pytest.skip(f"{PACKAGE} needs node {'.'.join(map(str, NODE))} or newer, this is {version}")
-    return node
-
-
 @pytest.fixture(scope="module")
 def aimock_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]:
-    node = _node()
     folder = tmp_path_factory.mktemp("aimock")
-    subprocess.run(
-        ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", f"{PACKAGE}@{VERSION}"],
-        cwd=folder,
-        check=True,
-        env={
-            # Node does not trust what the machine trusts unless it is told to.
-            "NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt",
-            **os.environ,
-            "npm_config_prefix": str(folder),
-            "npm_config_update_notifier": "false",
-        },
-    )
     (folder / "fixtures.json").write_text(json.dumps({"fixtures": FIXTURES}))
     (port,) = free_ports(1)
     process = Process(
         "aimock",
-        [node, str(folder / ENTRY_POINT), "--port", str(port), "--fixtures", str(folder / "fixtures.json")],
+        [programs.node(), str(programs.aimock()), "--port", str(port), "--fixtures", str(folder / "fixtures.json")],
         env={**os.environ, "AIMOCK_API_KEYS": TEST_KEY},
         log_path=folder / "aimock.log",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.plugins.site import Site
+from tests.services import programs
 from tests.services.airflow import Airflow
 
 ROOT = Path(__file__).parents[2]
@@ -75,13 +75,7 @@ def strange(site: Site) -> Iterator[Site]:
 # Not for the session: until it ends, Playwright's event loop runs in this thread, where no other can.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is missing; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path,
-            args=CHROMIUM,
-        )
+        browser = playwright.chromium.launch(executable_path=programs.chromium(), args=CHROMIUM)
         yield browser
         browser.close()
