@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+_MISSING = "The emulator needs {}: pip install 'airflow-provider-deepshi[emulator]'"
+
 try:
     from .server import serve
 except ModuleNotFoundError as err:
-    sys.exit(f"The emulator needs {err.name}: pip install 'airflow-provider-deepshi[emulator]'")
+    sys.exit(_MISSING.format(err.name))
 
 
 def main() -> None:
@@ -20,8 +22,12 @@ def main() -> None:
     parser.add_argument("--port", type=_port, default=8710, help="0 = a free one (%(default)s)")
     parser.add_argument("--latency", type=_latency, default=2.0, help="seconds that a picture takes (%(default)s)")
     parser.add_argument("--api-key", type=_api_key, default="sk-bf-emulator", help="the one valid key (%(default)s)")
+    parser.add_argument("--tls", action="store_true", help="HTTPS; the CA of its certificate is made and printed")
     options = parser.parse_args()
-    serve(port=options.port, latency=options.latency, api_key=options.api_key)
+    try:
+        serve(port=options.port, latency=options.latency, api_key=options.api_key, tls=options.tls)
+    except ModuleNotFoundError as err:  # what only TLS needs
+        sys.exit(_MISSING.format(err.name))
 
 
 def _port(text: str) -> int:

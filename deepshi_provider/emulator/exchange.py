@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -118,16 +119,26 @@ class Exchange:
     async def cut(self, *, reset: bool) -> None:
         """Breaks the connection off without a proper end, after what was written has left.
 
-        :param reset: with RST instead of FIN, so that the client may lose what it has not read.
+        :param reset: with RST instead of FIN, and over TLS without its goodbye, so that the client may lose what it has
+            not read.
         """
         transport = self._connection.transport
         if reset:
             linger = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.close()
+        if reset and transport.get_extra_info("ssl_object"):
+            await self._flush()
+            transport.abort()  # closing would say goodbye, wait for the client's, and leave nothing to reset
+        else:
+            transport.close()
         # uvicorn must have noticed before the application returns, or it takes it for our mistake.
         await asyncio.wait(self._watchers, timeout=_FLUSH_SECONDS)
         transport.abort()
+
+    async def _flush(self) -> None:
+        transport, deadline = self._connection.transport, time.monotonic() + _FLUSH_SECONDS
+        while transport.get_write_buffer_size() and time.monotonic() < deadline:
+            await self.pause(0.01)
 
     async def _until_disconnect(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":

@@ -18,9 +18,15 @@ CONNECTION = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 
 
 @pytest.fixture(scope="session")
-def deepshi_emulator_process() -> Iterator[Emulator]:
+def deepshi_emulator_tls() -> bool:
+    """Whether the emulator serves HTTPS, as Deepshi does; a fixture of this name in your ``conftest.py`` decides."""
+    return False
+
+
+@pytest.fixture(scope="session")
+def deepshi_emulator_process(deepshi_emulator_tls: bool) -> Iterator[Emulator]:
     """One emulator process for the whole session, without latency, on a free port of 127.0.0.1."""
-    with Emulator() as emulator:
+    with Emulator(tls=deepshi_emulator_tls) as emulator:
         yield emulator
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -36,33 +41,60 @@ class ReachableProtocol(H11Protocol):
 
 
 class EmulatorServer(uvicorn.Server):
-    """Says where it listens as soon as it does."""
+    """Says where it listens as soon as it does.
 
-    def __init__(self, config: uvicorn.Config, api_key: str) -> None:
+    :param ca_file: of the authority that clients must trust, if it speaks TLS.
+    """
+
+    def __init__(self, config: uvicorn.Config, api_key: str, ca_file: Path | None) -> None:
         super().__init__(config)
         self._api_key = api_key
+        self._ca_file = ca_file
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, then prints the two lines that programs and people wait for."""
+        """Listens, then prints the lines that programs and people wait for."""
         await super().startup(sockets)
         if not self.started:
             return
         port = self.servers[0].sockets[0].getsockname()[1]
-        url = f"http://{HOST}:{port}"
-        connection = {"conn_type": "deepshi", "host": url, "password": self._api_key}
+        url = f"{'https' if self._ca_file else 'http'}://{HOST}:{port}"
+        connection: dict[str, object] = {"conn_type": "deepshi", "host": url, "password": self._api_key}
+        if self._ca_file:
+            connection["extra"] = {"verify": str(self._ca_file)}
         print(f"Deepshi emulator at {url} (API key {self._api_key})", flush=True)
         print(f"AIRFLOW_CONN_DEEPSHI_DEFAULT='{json.dumps(connection)}'", flush=True)
+        if self._ca_file:
+            print(f"CA file, for the connection's verify: {self._ca_file}", flush=True)
 
 
-def serve(*, port: int, latency: float, api_key: str) -> None:
+def serve(*, port: int, latency: float, api_key: str, tls: bool) -> None:
     """Serves until the process is told to stop.
 
     :param port: 0 = a free one.
     :param latency: seconds that a picture takes.
+    :param tls: speak HTTPS, with a certificate by an authority that is made now and printed.
     """
+    if not tls:
+        _run(port, latency, api_key)
+        return
+    from .certificates import issue  # not before: it takes a third of the time of a start
+
+    # uvicorn raises the signal again once it has shut down; as an exception it lets the directory go.
+    signal.signal(signal.SIGTERM, _exit)
+    with tempfile.TemporaryDirectory(prefix="deepshi-emulator-") as directory:
+        ca_file, server_file = issue(Path(directory), HOST)
+        _run(port, latency, api_key, ca_file, server_file)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _run(port: int, latency: float, api_key: str, ca_file: Path | None = None, server_file: Path | None = None) -> None:
     state = State(api_key, Settings(latency=latency))
     config = uvicorn.Config(
         build_app(state),
+        ssl_certfile=server_file,
         host=HOST,
         port=port,
         http=ReachableProtocol,
@@ -75,4 +107,4 @@ def serve(*, port: int, latency: float, api_key: str) -> None:
         timeout_keep_alive=75,
         backlog=4096,
     )
-    EmulatorServer(config, api_key).run()
+    EmulatorServer(config, api_key, ca_file).run()

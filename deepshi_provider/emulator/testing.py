@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
 
-# The user's environment may name a proxy; the emulator is on this machine.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _CALL_SECONDS = 60.0
 
 
@@ -38,7 +37,11 @@ class Emulator:
 
     :param latency: seconds that a picture takes.
     :param port: 0 = a free one.
+    :param tls: serve HTTPS; the connection's ``verify`` then names the CA that was made for it.
     :param start_timeout: seconds to wait for it to listen.
+
+    :ivar base_url: where it listens, without ``/v1``.
+    :ivar ca_file: what clients must trust; ``None`` without TLS.
     """
 
     def __init__(
@@ -47,12 +50,17 @@ class Emulator:
         latency: float = 0.0,
         port: int = 0,
         api_key: str = "sk-bf-emulator",
+        tls: bool = False,
         start_timeout: float = 30.0,
     ) -> None:
         self.api_key = api_key
         self.base_url = ""
+        self.ca_file: str | None = None
         self._arguments = ["--port", str(port), "--latency", str(latency), "--api-key", api_key]
+        self._arguments += ["--tls"] if tls else []
         self._start_timeout = start_timeout
+        self._opener = urllib.request.OpenerDirector()
+        self._files = tempfile.TemporaryDirectory(prefix="deepshi-emulator-")  # it is killed, and cannot clean up
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,10 +75,13 @@ class Emulator:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": _python_path(), "TMPDIR": self._files.name},
         )
         try:
-            self.base_url = self._read_ready_line().split(" at ")[1].split(" ")[0]
+            connection = self._read_connection()
+            self.base_url = connection["host"]
+            self.ca_file = connection.get("extra", {}).get("verify")
+            self._opener = _opener(self.ca_file)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -85,6 +96,7 @@ class Emulator:
         if self._process is not None:
             self._process.kill()  # it keeps nothing that a slower end would save
             self._process.communicate()
+        self._files.cleanup()
         self._log.close()
 
     def log(self) -> str:
@@ -95,13 +107,15 @@ class Emulator:
     def connection_json(self, **extra: object) -> str:
         """The Airflow connection to it, as ``AIRFLOW_CONN_DEEPSHI_DEFAULT`` takes it.
 
-        :param extra: the connection's extra, such as ``output_uri``.
+        :param extra: the connection's extra, such as ``output_uri``. With TLS ``verify`` is there too.
         """
         connection: dict[str, object] = {
             "conn_type": "deepshi",
             "host": self.base_url,
             "password": self.api_key,
         }
+        if self.ca_file:
+            extra = {"verify": self.ca_file, **extra}
         if extra:
             connection["extra"] = extra
         return json.dumps(connection)
@@ -144,33 +158,42 @@ class Emulator:
         self._call("POST", "/emulator/reset")
 
     def _call(self, method: str, path: str, body: object = None) -> bytes:
-        request = urllib.request.Request(  # noqa: S310 - our own http address
+        request = urllib.request.Request(  # noqa: S310 - our own address
             self.base_url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
         )
         try:
-            with _DIRECT.open(request, timeout=_CALL_SECONDS) as answer:
+            with self._opener.open(request, timeout=_CALL_SECONDS) as answer:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:
             with error:
                 raise ValueError(f"{method} {path}: {error.read().decode()}") from error
 
-    def _read_ready_line(self) -> str:
+    def _read_connection(self) -> dict[str, Any]:
+        """Waits until it listens; the connection that it prints then."""
         output = cast(IO[bytes], self._started().stdout)  # it was started with a pipe
         if not select.select([output], [], [], self._start_timeout)[0]:
             raise TimeoutError(f"the emulator did not start:\n{self.log()}")
-        line = output.readline().decode()
-        if not line.startswith("Deepshi emulator at "):
+        if not output.readline().startswith(b"Deepshi emulator at "):
             raise RuntimeError(f"the emulator did not start:\n{self.log()}")
-        return line
+        connection: dict[str, Any] = json.loads(output.readline().partition(b"=")[2].strip().strip(b"'"))
+        return connection
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the emulator runs only inside 'with Emulator() as …'")
         return self._process
+
+
+def _opener(ca_file: str | None) -> urllib.request.OpenerDirector:
+    """Calls without a proxy, which the user's environment may name; the emulator is on this machine."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if ca_file:
+        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file)))
+    return urllib.request.build_opener(*handlers)
 
 
 def _python_path() -> str:

@@ -19,6 +19,11 @@ ROOT = Path(__file__).parents[2]
 CONFTEST = """
 pytest_plugins = ["deepshi_provider.emulator.pytest_plugin"]
 """
+OVER_TLS = """
+@pytest.fixture(scope="session")
+def deepshi_emulator_tls():
+    return True
+"""
 ON_THE_PAGE = """
 from airflow.dag_processing.dagbag import DagBag
 
@@ -58,6 +63,7 @@ def test_a_picture_is_made_and_counted(deepshi_emulator, tmp_path):
     assert deepshi_emulator.requests()[0]["fields"]["prompt"] == "a boat"
     connection = json.loads(os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
     assert connection["extra"]["output_uri"] == (tmp_path / "deepshi").as_uri()
+    assert connection["host"].partition("://")[0] == os.environ["EXPECTED_SCHEME"]
     deepshi_emulator.fault("status", status=429, times=None)
 
 
@@ -94,15 +100,17 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
     return run_module(folder, "pytest", "-p", "no:cacheprovider", *arguments, **environment)
 
 
-def project(folder: Path, tests: str) -> Path:
+def project(folder: Path, tests: str, conftest: str = CONFTEST) -> Path:
     (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "conftest.py").write_text(conftest)
     (folder / "test_dags.py").write_text(tests)
     return folder
 
 
-def test_users_test_their_dags_with_it(tmp_path: Path) -> None:
-    done = run_pytest(project(tmp_path, TESTS), "-v")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_users_test_their_dags_with_it(tmp_path: Path, scheme: str) -> None:
+    conftest = CONFTEST + ("import pytest\n" + OVER_TLS if scheme == "https" else "")
+    done = run_pytest(project(tmp_path, TESTS, conftest), "-v", EXPECTED_SCHEME=scheme)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 
@@ -129,14 +137,15 @@ def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
     assert "The emulator, fresh, as the connection" in done.stdout
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["uvicorn", "trustme"])
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, name: str) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    (hidden / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\", name='uvicorn')\n")
-    folder = project(tmp_path, "def test_it(deepshi_emulator): pass")
+    (hidden / f"{name}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')\n")
+    folder = project(tmp_path, "def test_it(deepshi_emulator): pass", f"{CONFTEST}import pytest\n{OVER_TLS}")
     done = run_pytest(folder, PYTHONPATH=os.pathsep.join([str(hidden), str(ROOT)]))
     assert done.returncode == 1
-    assert "The emulator needs uvicorn: pip install 'airflow-provider-deepshi[emulator]'" in done.stdout
+    assert f"The emulator needs {name}: pip install 'airflow-provider-deepshi[emulator]'" in done.stdout
 
 
 def test_nothing_but_pytest_is_needed_to_load_it() -> None:

@@ -77,16 +77,28 @@ def wait_for(predicate: Callable[[], Any], timeout: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-def raw_post(emulator: Emulator, fields: dict[str, Any], *, missing_bytes: int = 0) -> socket.socket:
-    """A socket on which a request was sent, but for its last bytes, and nothing was read."""
-    address = urlsplit(emulator.base_url)
+def raw_request(emulator: Emulator, fields: dict[str, Any]) -> bytes:
+    """A request as it goes over the wire."""
     body = json.dumps(fields).encode()
     head = (
-        f"POST {GENERATIONS} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        f"POST {GENERATIONS} HTTP/1.1\r\nHost: {urlsplit(emulator.base_url).netloc}\r\n"
+        f"Content-Type: application/json\r\n"
         f"Authorization: Bearer {emulator.api_key}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    connection = socket.create_connection((address.hostname, address.port or 80), timeout=10)
-    connection.sendall((head.encode() + body)[: -missing_bytes or None])
+    return head.encode() + body
+
+
+def raw_connection(emulator: Emulator) -> socket.socket:
+    """A socket that is connected to it."""
+    address = urlsplit(emulator.base_url)
+    assert address.port
+    return socket.create_connection((address.hostname, address.port), timeout=10)
+
+
+def raw_post(emulator: Emulator, fields: dict[str, Any], *, missing_bytes: int = 0) -> socket.socket:
+    """A socket on which a request was sent, but for its last bytes, and nothing was read."""
+    connection = raw_connection(emulator)
+    connection.sendall(raw_request(emulator, fields)[: -missing_bytes or None])
     return connection
 
 
