@@ -44,8 +44,6 @@ from deepshi_provider.hooks.settings import Settings
 _USER_AGENT = f"airflow-provider-deepshi/{__version__}"
 #: Bytes of an error's body that are looked at.
 _ERROR_LIMIT = 64 * 1024
-#: Nothing was sent when one of these is raised.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.InvalidURL)
 #: When many requests start or many answers come at once, each turn of the loop starts one session, sends one request or
 #: decodes one piece: all together would block it.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -239,16 +237,21 @@ class DeepshiHook(BaseHook):
         remaining = None if ends_at is None else ends_at - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
+        departure = _Departure()
         try:
-            return await asyncio.wait_for(_exchange(client, request, inputs, new_file), remaining)
-        except _NOT_SENT as err:
-            raise ConnectionFailed(f"No connection to {client.base_url}: {_reason(err)}") from err
+            return await asyncio.wait_for(_exchange(client, request, inputs, new_file, departure), remaining)
         except asyncio.TimeoutError as err:
+            if not departure.begun:
+                raise TimedOut(
+                    f"No connection to {client.base_url} in the time that generation_timeout allows; nothing was sent"
+                ) from err
             raise OutcomeUnknown(
                 "The request was sent and no complete answer came in the time that generation_timeout allows; "
                 "the image may have been paid for"
             ) from err
-        except (httpx.HTTPError, ssl.SSLError) as err:
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as err:
+            if not departure.begun:
+                raise ConnectionFailed(f"No connection to {client.base_url}: {_reason(err)}") from err
             raise OutcomeUnknown(
                 f"The request was sent and its answer was lost ({_reason(err)}); the image may have been paid for"
             ) from err
@@ -269,10 +272,31 @@ class DeepshiHook(BaseHook):
         return error
 
 
+class _Departure:
+    """Notes when the first byte of a request may leave this machine: from then on it may be paid for.
+
+    It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). What a proxy is asked to
+    do first, ``CONNECT``, is no request to Deepshi.
+    """
+
+    begun = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of an event; called before it happens."""
+        if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
+            self.begun = True
+
+
 async def _exchange(
-    client: httpx.AsyncClient, request: GenerateRequest, inputs: InputImages | None, new_file: NewFile | None
+    client: httpx.AsyncClient,
+    request: GenerateRequest,
+    inputs: InputImages | None,
+    new_file: NewFile | None,
+    departure: _Departure,
 ) -> Received:
-    async with client.stream("POST", request.path, headers=_headers(), **_body(request, inputs)) as response:
+    async with client.stream(
+        "POST", request.path, headers=_headers(), extensions={"trace": departure}, **_body(request, inputs)
+    ) as response:
         if not response.is_success:
             raise _error(response, await _beginning(response))
         reader = AnswerReader(response.headers.get("content-type", ""), request.n, new_file=new_file)

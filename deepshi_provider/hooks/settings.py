@@ -7,6 +7,7 @@ import ssl
 from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from airflow.sdk import Connection
@@ -91,13 +92,14 @@ class Settings(BaseModel):
         Connections are not kept alive: a request on one that the server has just closed could not be told from a
         request whose answer was lost, and that is a paid image in doubt.
         """
+        from deepshi_provider.hooks.transport import Transport  # not while DAGs are parsed: it takes long
+
+        proxy = self.proxy or environment_proxy(self.base_url)
         return httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Connection": "close"},
             timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            verify=_tls(self.verify),
-            proxy=self.proxy,
+            transport=Transport(_tls(self.verify), proxy),
             follow_redirects=False,
         )
 
@@ -125,6 +127,23 @@ def base_url(connection: Connection) -> str:
     except httpx.InvalidURL as err:
         raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r}: {err}") from None
     return url
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, …) names for a URL.
+
+    :raises InvalidConnection: it is not an HTTP proxy.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    try:
+        return _proxy_url(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError as err:
+        variable = f"{parts.scheme.upper()}_PROXY" if proxies.get(parts.scheme) else "ALL_PROXY"
+        raise InvalidConnection(f"The environment variable {variable} is {err}") from None
 
 
 def _extra(connection: Connection) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""Sockets and TLS below httpcore, for large answers.
+
+httpcore's own backend takes one TLS record of 16 KiB per call through several layers. This one reads the socket
+directly, so that what is not asked for waits in the kernel, and decrypts all records that have come at once.
+
+It implements httpcore's documented interface, https://www.encode.io/httpcore/network-backends/. Errors are
+:class:`httpcore.ConnectError` and :class:`httpcore.ConnectTimeout` only while a connection is made; an end without the
+TLS close message is an error, since a part of the answer may be missing (RFC 8446, section 6.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import aiohappyeyeballs
+import anyio
+import httpcore
+
+#: Bytes that are sent at once; the write timeout holds for each such piece.
+_PIECE = 64 * 1024
+#: Seconds before another address of the same host is tried too (RFC 8305, "Connection Attempt Delay").
+_NEXT_ADDRESS = 0.25
+
+
+class SocketBackend(httpcore.AsyncNetworkBackend):
+    """Makes TCP connections on asyncio's event loop."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of a host that answers.
+
+        :param timeout: seconds, for looking up the name too.
+        :param local_address: is not supported.
+        """
+        with _errors(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            connected = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1)
+        for option in socket_options or ():
+            connected.setsockopt(*option)
+        return SocketStream(connected)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Speak TLS from here on, through this stream; it may be TLS already (a proxy's)."""
+        stream = TlsStream(self, ssl_context, server_hostname)
+        try:
+            with _errors(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
+                await stream.handshake()
+        except BaseException:
+            await self.aclose()
+            raise
+        return stream
+
+
+class SocketStream(_Stream):
+    """A TCP connection.
+
+    :param connected: a non-blocking socket; it is closed with this object.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what has come, or wait for it; empty at the end.
+
+        :param timeout: seconds.
+        """
+        with _errors(httpcore.ReadTimeout, httpcore.ReadError):
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                return self._socket.recv(max_bytes)
+            with anyio.fail_after(timeout):
+                return await asyncio.get_running_loop().sock_recv(self._socket, max_bytes)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send.
+
+        :param timeout: seconds, for each 64 KiB.
+        """
+        for start in range(0, len(buffer), _PIECE):
+            with _errors(httpcore.WriteTimeout, httpcore.WriteError), anyio.fail_after(timeout):
+                await asyncio.get_running_loop().sock_sendall(self._socket, buffer[start : start + _PIECE])
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the socket under that name; nothing else is known."""
+        return self._socket if info == "socket" else None
+
+
+class TlsStream(_Stream):
+    """TLS over another stream.
+
+    :param server_hostname: that the certificate must be for.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, context: ssl.SSLContext, server_hostname: str | None):
+        self._stream = stream
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._broken: ssl.SSLError | None = None
+
+    async def handshake(self) -> None:
+        """Begin; a failure of the other side's or a certificate that is not trusted raises :class:`ssl.SSLError`."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill(_PIECE)
+            except ssl.SSLError:
+                with contextlib.suppress(httpcore.NetworkError):
+                    await self._flush()  # tells the server why
+                raise
+            else:
+                return await self._flush()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what has come, or wait for it; empty at the end.
+
+        :param timeout: seconds between two arrivals of bytes.
+        """
+        while (data := self._decrypt(max_bytes)) is None:
+            await self._flush(timeout)  # what TLS itself answers, such as a new key
+            await self._fill(max_bytes, timeout)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send.
+
+        :param timeout: seconds, for each 64 KiB.
+        """
+        for start in range(0, len(buffer), _PIECE):
+            with _errors(httpcore.WriteTimeout, httpcore.WriteError):
+                self._tls.write(buffer[start : start + _PIECE])
+            await self._flush(timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection. The server learns no more from a TLS close message than from the end itself."""
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the TLS object by its name, and the rest from the stream below."""
+        return self._tls if info == "ssl_object" else self._stream.get_extra_info(info)
+
+    def _decrypt(self, most: int) -> bytes | None:
+        """Return all that can be decrypted: ``None`` if bytes are missing for that, empty at the end."""
+        pieces: list[bytes] = []
+        try:
+            if self._broken:
+                raise self._broken
+            while most > 0 and (piece := self._tls.read(most)):
+                pieces.append(piece)
+                most -= len(piece)
+        except ssl.SSLWantReadError:
+            return b"".join(pieces) if pieces else None
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as err:
+            self._broken = err
+            if not pieces:
+                raise httpcore.ReadError(str(err)) from err
+        return b"".join(pieces)
+
+    async def _fill(self, max_bytes: int, timeout: float | None = None) -> None:
+        if data := await self._stream.read(max_bytes, timeout):
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self, timeout: float | None = None) -> None:
+        if self._outgoing.pending:
+            await self._stream.write(self._outgoing.read(), timeout)
+
+
+@contextlib.contextmanager
+def _errors(timed_out: type[Exception], failed: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as err:
+        raise timed_out(str(err)) from err
+    except (OSError, httpcore.NetworkError) as err:
+        raise failed(str(err)) from err
