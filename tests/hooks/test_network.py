@@ -134,7 +134,11 @@ def test_tunnel_that_is_not_made_was_free(
 
 def test_tunnel_that_is_not_answered_was_free(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    with proxy_that(lambda client: release.wait(60) and None) as proxy:
+
+    def keeps_silent(client: socket.socket) -> None:
+        release.wait(60)
+
+    with proxy_that(keeps_silent) as proxy:
         connect_to(monkeypatch, "https://api.example", proxy=proxy, read_timeout=0.2, max_retries=0)
         error = failure()
         release.set()
