@@ -6,7 +6,9 @@ the work is done in threads of this module's own, because object stores block, a
 What an object store cannot do by itself is made up for:
 
 - only some stores replace an object at once; elsewhere (local files too) bytes go to a temporary name first;
-- ``FileNotFoundError`` is an answer to a question, every other error is :class:`StorageFailed`, never "there is none".
+- some stores ignore that an object must not exist yet; there, who creates one waits and looks whose it is;
+- that an object or a local directory does not exist is an answer to a question, every other error, also that a bucket
+  does not exist, is :class:`StorageFailed`, never "there is none".
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
-from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, StorageFailed
+from deepshi_provider.locations import checked
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ PATIENCE = 300.0
 _BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many uploads at once small
 _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 _CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
+_S3 = frozenset({"s3", "s3a"})
+#: How file systems say that they have no hard links.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
 #: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
 _UPLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-upload")
@@ -64,18 +69,14 @@ class Store:
     :param conn_id: Airflow connection of the store; ``None`` uses the store's own defaults.
     :param patience: seconds for which :meth:`patiently` goes on.
     :ivar uri: the directory's URI, without any connection id.
+    :raises InvalidRequest: the URI does not name the same directory for all programs.
     """
 
     def __init__(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> None:
-        if "://" not in uri:
-            uri = f"file://{Path(uri).expanduser().absolute()}"
-        self.protocol, _, rest = uri.rstrip("/").partition("://")
-        host, slash, path = rest.partition("/")
-        named, _, host = host.rpartition("@")
-        if self.protocol == "file" and host not in ("", "localhost"):
-            raise InvalidRequest(f"{uri} names a host; a local directory is file:///path")
-        self.uri = f"{self.protocol}://{host}{slash}{path}"
-        self.conn_id = named or conn_id
+        self.location = checked(uri)
+        self.protocol = self.location.protocol
+        self.uri = self.location.uri
+        self.conn_id = self.location.conn_id or conn_id
         self._patience = patience
         self._opened: ObjectStoragePath | None = None
         self._files: Callable[[], io.FileIO | None] | None = None
@@ -89,9 +90,14 @@ class Store:
         """Return names and lengths (bytes) of the objects in a folder, fresh from the store; empty if there is none."""
         return await self.scan(dict, folder)
 
-    async def scan(self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE) -> Result:
-        """Return what ``take`` makes, in a thread, of what :meth:`list` returns, without having it all in memory."""
-        return await self._run(f"list {folder!r}", lambda: take(self._list(folder)))
+    async def scan(
+        self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE, prefix: str = ""
+    ) -> Result:
+        """Return what ``take`` makes, in a thread, of what :meth:`list` returns, without having it all in memory.
+
+        :param prefix: only the objects whose names begin with it.
+        """
+        return await self._run(f"list {folder!r}", lambda: take(self._list(folder, prefix)))
 
     async def read(self, name: str) -> bytes | None:
         """Return a small object, or ``None`` if there is none."""
@@ -105,7 +111,7 @@ class Store:
         """Return what ``work`` makes of an object, opened as a binary file in a thread."""
 
         def opened() -> Result:
-            with self._fs.open(self._path(name), "rb") as file:
+            with open_fresh(self._fs, self._path(name)) as file:
                 return work(file)
 
         return await self._run(f"read {name!r}", opened)
@@ -210,30 +216,34 @@ class Store:
         if self.protocol == "file":
             os.makedirs(os.path.dirname(path), exist_ok=True)
 
-    def _list(self, folder: str) -> Iterator[tuple[str, int]]:
+    def _list(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         path = self._path(folder).rstrip("/")
+        if self.protocol in _S3:
+            yield from _s3_pages(self._fs, path, prefix)
+            return
         with contextlib.suppress(FileNotFoundError):
-            if self.protocol in ("s3", "s3a"):
-                yield from _s3_pages(self._fs, path)
-            elif self.protocol == "file":
-                yield from _local_files(path)
+            if self.protocol == "file":
+                yield from _local_files(path, prefix)
             else:
                 self._fs.invalidate_cache(path)
                 for found in self._fs.ls(path, detail=True):
-                    if found["type"] == "file":
-                        yield found["name"].rpartition("/")[2], found.get("size") or 0
+                    name = found["name"].rpartition("/")[2]
+                    if found["type"] == "file" and name.startswith(prefix):
+                        yield name, found.get("size") or 0
 
     def _read(self, name: str) -> bytes | None:
         try:
             return bytes(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError:
+        except FileNotFoundError as err:
+            _check_bucket(err)
             return None
 
     def _size(self, name: str) -> int | None:
         self._fs.invalidate_cache(self._path(name).rpartition("/")[0])
         try:
             return int(self._fs.info(self._path(name))["size"])
-        except FileNotFoundError:
+        except FileNotFoundError as err:
+            _check_bucket(err)
             return None
 
     def _create(self, name: str, data: bytes) -> bool:
@@ -257,19 +267,22 @@ class Store:
         self._make_parent(path)
         if self.protocol in _ATOMIC:
             self._fs.pipe_file(path, data)
-        elif self.protocol == "file":
-            part = f"{path}.{uuid.uuid4().hex}.part"
-            _write_durably(part, data)
-            os.replace(part, path)
-            _sync(os.path.dirname(path))
-        else:
-            temporary = f"{path}.{uuid.uuid4().hex}.part"
-            self._fs.pipe_file(temporary, data)
-            self._fs.mv(temporary, path)
+            return
+        part = f"{path}.{uuid.uuid4().hex}.part"
+        with self._removed_on_failure(part):
+            if self.protocol == "file":
+                _write_durably(part, data)
+                os.replace(part, path)
+                _sync(os.path.dirname(path))
+            else:
+                self._fs.pipe_file(part, data)
+                self._fs.mv(part, path)
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._fs.rm_file(self._path(name))
+        except FileNotFoundError as err:
+            _check_bucket(err)
 
     def _sign(self, name: str, seconds: int) -> str | None:
         fs = self._fs
@@ -293,17 +306,11 @@ class Store:
         self._make_parent(path)
         part = path if self.protocol in _ATOMIC else f"{path}.{uuid.uuid4().hex}.part"
         option = _CONTENT_TYPE_OPTION.get(self.protocol)
-        with open_source() as source:
+        with open_source() as source, self._removed_on_failure(None if part == path else part):
             if not (self.protocol == "file" and _link(source, part)):
                 self._copy(source, part, {option: media_type} if option else {})
-        if part == path:
-            return
-        try:
-            self._fs.mv(part, path)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self._fs.rm_file(part)
-            raise
+            if part != path:
+                self._fs.mv(part, path)
 
     def _find_files(self) -> Callable[[], io.FileIO | None] | None:
         if self.protocol != "file":
@@ -326,21 +333,55 @@ class Store:
         target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
         try:
             shutil.copyfileobj(source, target, 256 * 1024)
+            target.close()
         except BaseException:
-            if self.protocol in _ATOMIC and hasattr(target, "discard"):
+            if self.protocol in _ATOMIC:
                 target.discard()
                 target.closed = True  # or its destructor would try to send the rest
             else:
-                target.close()
-                self._fs.rm_file(path)
+                with contextlib.suppress(Exception):  # a full disk takes no rest either
+                    target.close()
             raise
-        target.close()
+
+    @contextlib.contextmanager
+    def _removed_on_failure(self, path: str | None) -> Iterator[None]:
+        """Remove a temporary file if writing it or putting it in place fails; the failure is what the caller sees."""
+        try:
+            yield
+        except BaseException:
+            if path:
+                with contextlib.suppress(Exception):
+                    self._fs.rm_file(path)
+            raise
 
 
-def _s3_pages(fs: Any, path: str) -> Iterator[tuple[str, int]]:
+def open_fresh(fs: Any, path: str, **options: Any) -> Any:
+    """Open an object to read it, as it is now.
+
+    Whoever has listed its directory before, in whichever part of this process, has left its length in a cache, and
+    s3fs would believe it: an object that is longer now would be cut, and a new one would not be there.
+    """
+    fs.invalidate_cache(path.rpartition("/")[0])
+    return fs.open(path, "rb", **options)
+
+
+def _check_bucket(err: FileNotFoundError) -> None:
+    """Raise an error again if it is about a bucket: only an object may not be there."""
+    if _s3_code(err) == "NoSuchBucket":
+        raise err
+
+
+def _s3_code(err: BaseException) -> str | None:
+    """Return the code by which an S3 server has explained an error, if it has."""
+    response = getattr(err.__cause__, "response", None) or {}
+    code = response.get("Error", {}).get("Code")
+    return None if code is None else str(code)
+
+
+def _s3_pages(fs: Any, path: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Yield names and lengths page by page: ``ls`` keeps 2 kB of each object until all are listed, and then a copy."""
     bucket, key, _ = fs.split_path(path)
-    asked = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", **fs.req_kw}
+    asked = {"Bucket": bucket, "Prefix": f"{key}/{prefix}" if key else prefix, "Delimiter": "/", **fs.req_kw}
     more: dict[str, str] = {}
     while True:
         page = fs.call_s3("list_objects_v2", **asked, **more)
@@ -351,31 +392,46 @@ def _s3_pages(fs: Any, path: str) -> Iterator[tuple[str, int]]:
         more = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def _local_files(path: str) -> Iterator[tuple[str, int]]:
+def _local_files(path: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Yield names and lengths one by one: ``ls`` makes a dictionary of each file before it returns the first."""
     with os.scandir(path) as found:
         for entry in found:
             with contextlib.suppress(FileNotFoundError):  # since it was listed
-                if entry.is_file():
+                if entry.name.startswith(prefix) and entry.is_file():
                     yield entry.name, entry.stat().st_size
 
 
 def _create_local(path: str, data: bytes) -> bool:
     """Create a whole local file. fsspec looks whether there is one and then writes, which lets two through."""
     part = f"{path}.{uuid.uuid4().hex}.part"
-    _write_durably(part, data)
     try:
+        _write_durably(part, data)
         os.link(part, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links, where readers may see the file before its content
-        with contextlib.suppress(FileExistsError), open(path, "xb") as file:
-            file.write(data)
-            return True
-        return False
+    except OSError as err:
+        if err.errno not in _NO_LINKS:
+            raise
+        return _create_without_link(path, data)
     finally:
-        os.unlink(part)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
     _sync(os.path.dirname(path))
+    return True
+
+
+def _create_without_link(path: str, data: bytes) -> bool:
+    """Create a file on a file system without hard links, where readers may see it before its content."""
+    try:
+        with open(path, "xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except BaseException:
+                os.unlink(path)
+                raise
+    except FileExistsError:
+        return False
     return True
 
 

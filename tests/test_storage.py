@@ -7,6 +7,9 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.exceptions import InvalidConnection, StorageFailed
 from deepshi_provider.storage import Store
 from tests.places import LocalPlace, Place, S3Place, images
+from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import SeaweedFS
 
 
@@ -172,7 +177,7 @@ def test_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 async def test_directory_with_odd_characters_works(tmp_path: Path) -> None:
-    place = LocalPlace(tmp_path / "a b#c?d" / "ü" / "%41")
+    place = LocalPlace(tmp_path / "a b" / "ü" / "100%")
     store = Store(str(place.path))
     await store.write("_deepshi/a.json", b"1")
     assert await store.list() == {"a.json": 1}
@@ -198,17 +203,20 @@ async def test_unknown_protocol_is_a_storage_failure() -> None:
 
 
 @pytest.mark.s3
-async def test_missing_bucket_is_told_at_the_first_write_and_not_made(s3: SeaweedFS) -> None:
+async def test_missing_bucket_is_never_an_empty_directory_and_is_not_made(s3: SeaweedFS) -> None:
     store = Store("s3://no-such-bucket/a", "s3_test")
-    assert await store.list() == {}
-    begun = time.monotonic()
-    with pytest.raises(StorageFailed, match=r"s3://no-such-bucket/a: .*bucket"):
-        await store.write("_deepshi/a.json", b"1")
-    with pytest.raises(StorageFailed, match="no-such-bucket"):
-        await store.create("_deepshi/a.json", b"1")
-    with pytest.raises(StorageFailed, match="no-such-bucket"):
-        await store.publish("image-0.png", source(b"1"), "image/png")
-    assert time.monotonic() - begun < 10
+    for work in (
+        store.list(),
+        store.read("_deepshi/a.json"),
+        store.size("image-0.png"),
+        store.process("image-0.png", lambda file: file.read()),
+        store.remove("_deepshi/a.json"),
+        store.write("_deepshi/a.json", b"1"),
+        store.create("_deepshi/a.json", b"1"),
+        store.publish("image-0.png", source(b"1"), "image/png"),
+    ):
+        with pytest.raises(StorageFailed, match=r"s3://no-such-bucket/a: .*bucket"):
+            await work
     assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["images"]
 
 
@@ -235,6 +243,72 @@ async def test_wrong_credentials_are_an_error_and_not_an_empty_directory(
         assert failed.value.retryable
     assert time.monotonic() - begun < 10
     assert s3_place.names() == ["_deepshi/a.json"]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("code", ["", "NoSuchKey", "NoSuchBucket"])
+async def test_listing_that_is_not_found_is_never_an_empty_directory(
+    s3_place: S3Place, proxy: S3Proxy, code: str
+) -> None:
+    s3_place.write("_deepshi/a.json", b"1")
+    proxy.no_listing = code
+    with pytest.raises(StorageFailed, match="Could not list '_deepshi'"):
+        await Store(s3_place.uri, proxy.conn_id).list()
+
+
+@pytest.mark.s3
+async def test_object_is_read_as_it_is_now_whatever_was_listed_before(s3_place: S3Place) -> None:
+    store = store_of(s3_place)
+    s3_place.write("rows.jsonl", b"old")
+    path = ObjectStoragePath(s3_place.uri, conn_id="s3_test")
+    assert [found.name for found in path.iterdir()] == ["rows.jsonl"]
+    s3_place.write("rows.jsonl", b"longer than it was")
+    s3_place.write("more.jsonl", b"new")
+    assert await store.process("rows.jsonl", lambda file: file.read()) == b"longer than it was"
+    [*path.iterdir()]
+    s3_place.write("last.jsonl", b"newest")
+    assert await store.process("last.jsonl", lambda file: file.read()) == b"newest"
+
+
+FULL_DISK = """
+import asyncio, io, resource, signal, sys
+from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.storage import Store
+
+async def fail(work):
+    try:
+        await work
+    except StorageFailed as err:
+        print(type(err.__cause__).__name__)
+
+async def main():
+    store = Store(sys.argv[1])
+    data = bytes(100_000)
+    await fail(store.create("_deepshi/a.claim.json", data))
+    await fail(store.write("_deepshi/a.json", data))
+    await fail(store.publish("image-0.png", lambda: io.BytesIO(data), "image/png"))
+    await fail(store.write_file("manifest.jsonl", lambda file: file.write(data), "application/jsonl"))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) -> None:
+    """In a process that may write no more than 50,000 bytes into a file."""
+    (tmp_path / "tmp").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, local.uri],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == ["OSError"] * 4, ended.stderr
+    assert local.names() == []
+    assert [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("deepshi")] == []
 
 
 async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from deepshi_provider.api.catalog import ModelInfo, complaints
@@ -12,6 +11,7 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.rows import check_row, read_file, request_of
 from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.locations import split
 from deepshi_provider.storage import Store
 
 
@@ -50,7 +50,7 @@ async def check_file(
     :raises StorageFailed: the file cannot be read.
     :raises DeepshiError: the catalog cannot be read.
     """
-    folder, _, name = _uri(file).rpartition("/")
+    folder, name = split(file)
     # Before the file, so that a wrong connection shows at once.
     models = {model.id: model for model in await hook.alist_models()}
 
@@ -97,7 +97,3 @@ def _look_over(
     if model is None:
         return ([f"the catalog has no model {request.model!r}"] if models else []), request.n
     return complaints(request, model), request.n
-
-
-def _uri(file: str) -> str:
-    return file if "://" in file else Path(file).absolute().as_uri()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -14,6 +13,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from deepshi_provider.api.media import EXTENSIONS, media_type
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, InvalidResponse, StorageFailed
+from deepshi_provider.locations import locate
 
 _CHUNK = 1024 * 1024
 
@@ -86,6 +86,8 @@ def _copy(uri: str, conn_id: str | None, spool: Spool) -> bytes:
     head = b""
     try:
         path = _path(uri, conn_id)
+        # What an earlier listing has left in the file system's cache would cut an image that is longer now, or hide it.
+        path.fs.invalidate_cache(path.path.rpartition("/")[0])
         with path.fs.open(path.path, "rb", block_size=_CHUNK) as file:
             while chunk := file.read(_CHUNK):
                 head = head or chunk[:12]
@@ -104,14 +106,12 @@ def _copy(uri: str, conn_id: str | None, spool: Spool) -> bytes:
 
 
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
-    if "://" not in uri:
-        return ObjectStoragePath(f"file://{Path(uri).absolute()}")
-    if uri.startswith("file://"):
-        return ObjectStoragePath(uri)
-    own, _, _ = uri.partition("://")[2].partition("/")[0].rpartition("@")
-    if named := own or conn_id:
+    found = locate(uri)
+    if found.protocol == "file":
+        return ObjectStoragePath(f"file:///{found.path.lstrip('/')}")
+    if named := found.conn_id or conn_id:
         _check_connection(named, uri)
-    path = ObjectStoragePath(uri) if own else ObjectStoragePath(uri, conn_id=conn_id)
+    path = ObjectStoragePath(found.uri, conn_id=named)
     if not path.key:
         raise FileNotFoundError(uri)
     return path

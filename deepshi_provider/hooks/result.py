@@ -56,7 +56,12 @@ class Image:
         """Write the image to a local path."""
         target = Path(path)
         with self.open() as file, target.open("wb") as copy:
-            shutil.copyfileobj(file, copy)
+            try:
+                shutil.copyfileobj(file, copy)
+                copy.flush()
+            except BaseException:  # a part of an image is none
+                target.unlink(missing_ok=True)
+                raise
         return target
 
 

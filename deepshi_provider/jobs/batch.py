@@ -206,6 +206,9 @@ class Batch:
             return await engine.run(), None
         except DeepshiError as err:
             return None, err
+        except asyncio.CancelledError:  # there will be no line for this row
+            self.report.unknown_outcomes += engine.unknown
+            raise
 
     def _book(self, row: Row, engine: Engine, purchase: Purchase | None, error: DeepshiError | None) -> Costs:
         """Take note of what is new on the bill, and return it."""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
@@ -45,6 +46,8 @@ class Engine:
     :ivar model: that the request names.
     :ivar exposed: sendings of the request, since its last stored images, that cost money or may have.
     :ivar unknown: those of them whose outcome is unknown.
+    :ivar spent: USD that the task instance had paid before; ``None`` until the directory was read, and if it has costs
+        and the API reported none of them.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Engine:
         self.fingerprint = ""
         self.model = request.model
         self.exposed = self.unknown = 0
+        self.spent: Decimal | None = None
         self.ledger = Ledger(tools.store, name)
 
     async def run(self) -> Purchase:
@@ -99,8 +103,8 @@ class Engine:
             if await self._others_are_at_it(exposed):
                 continue
             unknown = self._bounded(exposed)
-            spent = await self.ledger.task_cost(sendings, self._terms.owner)  # unreadable: found before paying
-            await self._tools.run_costs.begin(spent)
+            self.spent = await self.ledger.task_cost(sendings, self._terms.owner)  # unreadable: found before paying
+            await self._tools.run_costs.begin(self.spent)
             await self._prepare(unknown)
             k = next_k(sendings)
             if not await self._claim(k):
@@ -182,6 +186,10 @@ class Engine:
         self._tools.lease.sending.add(sending)
         try:
             result = await self._send(inputs)
+        except asyncio.CancelledError:
+            self.exposed += 1
+            self.unknown += 1
+            raise
         except DeepshiError as err:
             self.exposed += err.charged != "no"
             self.unknown += err.charged == "unknown"

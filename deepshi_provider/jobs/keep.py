@@ -124,18 +124,33 @@ class Keeper:
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
     """Save paid images on this machine, since the store does not take them, and say where."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
-        saved = [str(image.save(folder / f"image-{image.index}.{image.extension}")) for image in result.images]
-        where = f"they are saved on {socket.gethostname()}: {', '.join(saved)}"
-    except OSError as lost:
-        where = f"nor saved on {socket.gethostname()} ({lost}), and are lost"
+    saved, problem = _saved(result)
+    here = f"on {socket.gethostname()}"
+    parts = [f"they are saved {here}: {', '.join(saved)}"] if saved else []
+    if problem:
+        count = f"{len(result.images) - len(saved)} of {len(result.images)}"
+        parts.append(f"{count} could not be saved {here} either ({problem}), and are lost")
     return StorageFailed(
-        f"Paid images could not be stored; {where}. {err.message}",
+        f"Paid images could not be stored; {'; '.join(parts)}. {err.message}",
         charged="yes",
         cost_usd=result.cost_usd,
         sends=result.sends,
     )
+
+
+def _saved(result: ImagesResult) -> tuple[list[str], OSError | None]:
+    """Save images into a new local directory; return their paths, and why others could not be saved."""
+    saved: list[str] = []
+    problem = folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="deepshi-rescued-"))
+        for image in result.images:
+            saved.append(str(image.save(folder / f"image-{image.index}.{image.extension}")))
+    except OSError as err:
+        problem = err
+    if folder and not saved:
+        folder.rmdir()
+    return saved, problem
 
 
 def described(record: Record, request: GenerateRequest) -> str:

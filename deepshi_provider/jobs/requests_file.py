@@ -7,6 +7,7 @@ from typing import Any
 
 from deepshi_provider.jobs.rows import check_rows, read_file
 from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.locations import split
 from deepshi_provider.storage import Store
 
 
@@ -15,10 +16,10 @@ async def read_requests(
 ) -> None:
     """Fill a table with the checked rows of a file.
 
-    :raises InvalidRequest: the file is not what its name says, or a row cannot be a request.
+    :raises InvalidRequest: the URI or a row cannot be used, or the file is not what its name says.
     :raises StorageFailed: the file cannot be read.
     """
-    folder, _, name = uri.rpartition("/")
+    folder, name = split(uri)
     await Store(folder, conn_id).process(
         name, lambda file: table.fill(check_rows(read_file(uri, file), defaults, stream))
     )

@@ -154,7 +154,7 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
     exposed: list[Sending] = []
     model = job.request.model
     costs = None
-    spent = total([err.cost_usd])
+    spent = _known_without_store(job, engine, err)
     try:
         sendings = await engine.ledger.sendings()
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
@@ -164,6 +164,9 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
         spent = costs.cost_usd
     except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
+    # Whatever the directory shows, and if it shows nothing: what this process has sent, it has sent.
+    unknown = max(engine.unknown, len(unsettled(exposed)))
+    at_risk = max(engine.exposed, len(exposed))
     return Manifest(
         status="failed",
         operation=job.operation,
@@ -171,20 +174,33 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
         model=model,
         cost_usd=err.cost_usd,
         sends=err.sends,
-        unknown_outcomes=len(unsettled(exposed)),
+        unknown_outcomes=unknown,
         manifest_uri=store.uri_of(job.manifest_name),
         task_cost_usd=spent,
         costs=costs,
-        error={**err.as_data(), "message": _with_advice(err, job, engine, exposed)},
-        retry=err.retryable and len(exposed) <= job.max_resends,
+        error={**err.as_data(), "message": _with_advice(err, job, engine, exposed, at_risk)},
+        retry=err.retryable and at_risk <= job.max_resends,
     )
 
 
-def _with_advice(err: DeepshiError, job: Job, engine: Engine, exposed: list[Sending]) -> str:
-    """Return the error's message with what the next try will do about money that may be lost."""
-    if err.charged == "no" or not exposed or isinstance(err, ResendsExhausted):
+def _known_without_store(job: Job, engine: Engine, err: DeepshiError) -> Decimal | None:
+    """Return what the task instance has paid, in USD, as far as this process knows by itself."""
+    before = engine.spent
+    if before is None and job.owner.try_number == 1:
+        before = Decimal(0)
+    if err.charged == "no":
+        return before
+    return total([before, err.cost_usd])
+
+
+def _with_advice(err: DeepshiError, job: Job, engine: Engine, exposed: list[Sending], at_risk: int) -> str:
+    """Return the error's message with what the next try will do about money that may be lost.
+
+    :param at_risk: how many attempts may have cost money without an image; ``exposed`` are those that could be listed.
+    """
+    if err.charged == "no" or not at_risk or isinstance(err, ResendsExhausted):
         return err.message
-    if len(exposed) <= job.max_resends:
+    if at_risk <= job.max_resends:
         return f"{err.message}. max_resends is {job.max_resends}: the next try sends it once more"
     claims = ", ".join(engine.ledger.claim_uri(sending) for sending in unsettled(exposed))
     accept = f", or delete {claims} to say that you accept the loss" if claims else ""

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collec
 
 from deepshi_provider.costs import CostSheet
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.locations import locate
 from deepshi_provider.manifest import Manifest, Summary
 from deepshi_provider.storage import Store
 
@@ -86,7 +87,7 @@ def _lineage(ended: Manifest | Summary, costs: CostSheet, inputs: Iterable[str])
 
 def _without_secrets(uri: str) -> str:
     """Return an input's URI without connection, user and signature."""
-    plain = Store(uri).uri
+    plain = locate(uri).uri
     return plain.partition("?")[0] if plain.startswith(("http://", "https://")) else plain
 
 

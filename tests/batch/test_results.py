@@ -249,6 +249,16 @@ def test_a_file_that_is_not_there_is_no_empty_file(emulator: Emulator, local: Pl
     assert posts(emulator) == 0
 
 
+def test_a_file_whose_uri_may_name_two_files_is_not_read(emulator: Emulator, local: LocalPlace) -> None:
+    local.path.mkdir()
+    local.write("rows.csv", b"prompt\na boat\n")
+    for name in ("/rows.csv", f"../{local.path.name}/rows.csv", "rows%2Ecsv"):
+        _, err = ended(batch(local, requests_uri=f"{local.uri}/{name}"))
+        assert isinstance(err, AirflowFailException)
+        assert "cannot be used" in str(err)
+    assert (posts(emulator), images(local)) == (0, ["rows.csv"])
+
+
 def test_no_rows_are_a_success(emulator: Emulator, place: Place) -> None:
     value = result_of(batch(place, []))
     assert (value["rows"], counts(value), value["cost_usd"]) == (0, (0, 0, 0, 0), 0.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 from PIL import Image as Pillow
 
 from deepshi_provider.api.requests import EditRequest
@@ -147,6 +149,28 @@ def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: SeaweedF
         large.arrived("image[]", 2, "png"),
     ]
     assert digests == [b, a, b]
+
+
+@pytest.mark.s3
+def test_images_are_opened_as_they_are_now_whatever_was_listed_before(s3: SeaweedFS, png: File, large: File) -> None:
+    folder = uuid.uuid4().hex
+    path = ObjectStoragePath(f"s3://images/{folder}", conn_id="s3_test")
+
+    def put(name: str, file: File) -> None:
+        s3.client().put_object(Bucket="images", Key=f"{folder}/{name}", Body=file.path.read_bytes())
+
+    put("a.png", png)
+    assert [found.name for found in path.iterdir()] == ["a.png"]
+    put("a.png", large)
+    put("b.png", png)
+    for uris in (["a.png", "b.png"], ["b.png", "a.png"]):
+        [*path.iterdir()]
+        put("c.png", png)
+        with read_inputs([f"s3://images/{folder}/{name}" for name in [*uris, "c.png"]], "s3_test") as inputs:
+            found = dict(zip(uris, inputs.digests, strict=False))
+        s3.client().delete_object(Bucket="images", Key=f"{folder}/c.png")
+        expected = {"a.png": large, "b.png": png}
+        assert found == {name: hashlib.sha256(file.path.read_bytes()).hexdigest() for name, file in expected.items()}
 
 
 @pytest.mark.s3

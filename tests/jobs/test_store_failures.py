@@ -162,6 +162,35 @@ async def test_store_that_fails_after_a_refusal_keeps_the_refusals_meaning(
     assert document(s3_place, state(s3_place, "claim")[0])["owner"]["task_id"] == "boat"
 
 
+@pytest.mark.s3
+@pytest.mark.parametrize("max_resends", [0, 1])
+async def test_listing_that_fails_does_not_hide_an_unknown_outcome(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch, max_resends: int
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(read_timeout=2))
+    emulator.fault("silence")
+    job = make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=max_resends)
+    running = asyncio.create_task(run(job))
+    await until("the request", lambda: posts(emulator) == 1)
+    proxy.no_listing = ""
+    manifest = await running
+    assert (error(manifest)["type"], error(manifest)["charged"]) == ("OutcomeUnknown", "unknown")
+    assert (manifest.unknown_outcomes, manifest.task_cost_usd, manifest.sends) == (1, Decimal(0), 1)
+    assert manifest.retry is bool(max_resends), "max_resends=0 never pays twice, whatever the store shows"
+    assert f"max_resends is {max_resends}" in error(manifest)["message"]
+    assert len(state(s3_place, "claim")) == posts(emulator) == 1
+
+
+@pytest.mark.s3
+async def test_listing_that_fails_before_anything_was_sent_leaves_no_doubt(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    proxy.no_listing = "NoSuchBucket"
+    manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id))
+    assert (error(manifest)["type"], error(manifest)["charged"]) == ("StorageFailed", "no")
+    assert (manifest.task_cost_usd, manifest.unknown_outcomes, posts(emulator)) == (Decimal(0), 0, 0)
+
+
 def _taken_away(file: Path) -> bytes:
     """Read a rescued image, and clean up after it."""
     content = file.read_bytes()

@@ -103,6 +103,19 @@ def test_unwritable_directory(emulator: Emulator, tmp_path: Path) -> None:
     assert posts(emulator) == 0
 
 
+@pytest.mark.parametrize("uri", ["file:///tmp//x", "x?y", "s3://bucket/a//b", "s3://bucket/a%41", "s3://bucket/x "])
+@pytest.mark.parametrize("by_connection", [False, True])
+def test_output_uri_that_may_name_two_places(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, uri: str, by_connection: bool
+) -> None:
+    if by_connection:
+        monkeypatch.setenv(DEFAULT, emulator.connection_json(output_uri=uri))
+    operator = generate() if by_connection else generate(output_uri=uri)
+    said, ti = fails(operator, InvalidRequest, retried=False)
+    assert "cannot be used" in said
+    assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
+
+
 @pytest.mark.s3
 def test_missing_bucket(emulator: Emulator, s3: SeaweedFS) -> None:
     operator = generate(output_uri="s3://no-such-bucket/a", output_conn_id="s3_test")

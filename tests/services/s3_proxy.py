@@ -1,4 +1,4 @@
-"""An HTTP proxy before an S3 server that refuses some writes, as a store does that fails at a certain moment."""
+"""An HTTP proxy before an S3 server: a store that fails at a certain moment, or that is not quite S3."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+# botocore ships no annotations.
+from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+from botocore.credentials import Credentials  # type: ignore[import-untyped]
 
 from tests.services.seaweedfs import SeaweedFS
 
@@ -25,6 +30,10 @@ class S3Proxy(ThreadingHTTPServer):
 
     :ivar refuse: writes to keys that match are answered with 403, which no client tries again; ``None`` = none.
     :ivar refused: the keys of refused writes.
+    :ivar ignores_conditions: write although the object exists, whatever ``If-None-Match`` says.
+    :ivar joins_slashes: take ``a//b`` for ``a/b`` in keys, but not in the prefix of a listing.
+    :ivar no_listing: listings are answered with this code and 404, ``""`` for an empty body; ``None`` = not.
+    :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
 
@@ -34,6 +43,11 @@ class S3Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.refuse: str | None = None
         self.refused: list[str] = []
+        self.ignores_conditions = False
+        self.joins_slashes = False
+        self.no_listing: str | None = None
+        self.seen: list[tuple[str, str]] = []
+        self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
         self.upstream = urlsplit(server.endpoint_url).netloc
         self._connection = json.loads(server.airflow_connection_json())
@@ -62,7 +76,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.seen.append((self.command, self.path))
         is_write = self.command in ("PUT", "POST")
+        if (
+            self.server.no_listing is not None
+            and self.command == "GET"
+            and "list-type" in parse_qs(urlsplit(self.path).query)
+        ):
+            code = self.server.no_listing
+            self.send(404, [], f"<Error><Code>{code}</Code></Error>".encode() if code else b"")
+            return
         if is_write and self.server.refuse and re.search(self.server.refuse, self.path):
             self.server.refused.append(self.path)
             self.send(403, [], _REFUSAL)
@@ -70,8 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
             # Headers as they are: the signature covers the client's Host.
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            path, headers = self.changed()
+            upstream.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
                 if name.lower() != "expect":
                     upstream.putheader(name, value)
             upstream.endheaders(body)
@@ -79,6 +103,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(answer.status, answer.getheaders(), answer.read())
         finally:
             upstream.close()
+
+    def changed(self) -> tuple[str, dict[str, str]]:
+        """Return path and headers as they go on, signed anew if they were changed."""
+        path, mark, query = self.path.partition("?")
+        headers = dict(self.headers.items())
+        if self.server.joins_slashes:
+            path = re.sub("/+", "/", path)
+        if self.server.ignores_conditions:
+            headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
+        whole = f"{path}{mark}{query}"
+        if whole == self.path and len(headers) == len(self.headers):
+            return whole, headers
+        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        request = AWSRequest(self.command, f"http://{headers['Host']}{whole}", headers)
+        request.context["timestamp"] = request.headers["X-Amz-Date"]
+        signer = S3SigV4Auth(self.server.credentials, "s3", "us-east-1")
+        to_sign = signer.string_to_sign(request, signer.canonical_request(request))
+        scope, signed = signer.scope(request), signer.signed_headers(signer.headers_to_sign(request))
+        signature = signer.signature(to_sign, request)
+        return whole, {
+            **headers,
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed}, Signature={signature}",
+        }
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 -- http.server's names
 

@@ -54,6 +54,9 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
         raise PictureRefusedError("It is not a PNG, JPEG or WebP image")
     try:
         path = ObjectStoragePath(image.uri, conn_id=None if image.uri.startswith("file:") else sheet.output_conn_id)
+        path.fs.invalidate_cache(
+            path.path.rpartition("/")[0]
+        )  # a listing's length would cut an image that is longer now
         file = cast("BinaryIO", path.fs.open(path.path, "rb"))
     except FileNotFoundError as err:
         raise PictureMissingError("The image is no longer in its store") from err

@@ -1,0 +1,137 @@
+"""URIs of directories and objects: only those that name the same object for every program that reads them.
+
+Results hold URIs, and other programs open them: browsers decode ``%41`` and cut at ``?`` and ``#``, clients join
+``a//b`` and ``a/../b``, DuckDB and fsspec expand ``*`` and ``[``, and some stores drop a part's last dot or space. A
+URI must lead every program to the picture that was paid for, so all others are refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepshi_provider.exceptions import InvalidRequest
+
+#: Bytes of a directory's path; S3 takes 1,024 for a key, and records have the longest names.
+_LONGEST = 750
+_SHOWN = 120  # characters of a URI in a message
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+#: What a part of a path must not hold, and how a message names it.
+_REFUSED = (
+    (re.compile(r"\A\Z"), "an empty part ('//')"),
+    (re.compile(r"\A\.\.?\Z"), "'.' or '..' as a part"),
+    (re.compile(r"[?#*\[\]\\]"), "one of the characters ? # * [ ] \\"),
+    (re.compile(r"::"), "'::', which fsspec takes for one store inside another"),
+    (re.compile(r"%[0-9A-Fa-f]{2}"), "a percent code, which some programs decode"),
+    (re.compile(r"[\x00-\x1f\x7f]"), "a control character"),
+    (re.compile(r"\A\s|\s\Z"), "a part that begins or ends with a space"),
+    (re.compile(r"\.\Z"), "a part that ends with a dot"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """A directory or an object.
+
+    :param protocol: in lower case; ``file`` for local ones.
+    :param bucket: bucket or host; ``""`` for local ones.
+    :param path: without the first ``/``.
+    :param conn_id: Airflow connection that the URI names (``s3://conn@bucket/key``).
+    """
+
+    protocol: str
+    bucket: str
+    path: str
+    conn_id: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """The URI, without any connection."""
+        slash = "/" if self.path or self.protocol == "file" else ""
+        return f"{self.protocol}://{self.bucket}{slash}{self.path}"
+
+    def is_same(self, other: Location) -> bool:
+        """Return whether both are one place, as far as names tell: ``s3a`` is ``s3``, symbolic links are followed."""
+        return self._identity() == other._identity()
+
+    def _identity(self) -> tuple[str, str, str]:
+        if self.protocol == "file":
+            return "file", "", os.path.realpath(f"/{self.path}")
+        return {"s3a": "s3", "gcs": "gs"}.get(self.protocol, self.protocol), self.bucket, self.path
+
+
+def locate(uri: str) -> Location:
+    """Return what a URI or a local path names, as it is, without asking whether other programs agree."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return Location(protocol="file", bucket="", path=str(_absolute(uri)).lstrip("/"))
+    host, _, path = rest.partition("/")
+    named, _, bucket = host.rpartition("@")
+    protocol = scheme.lower()
+    if protocol == "file" and bucket == "localhost":
+        bucket = ""
+    return Location(protocol=protocol, bucket=bucket, path=path, conn_id=named or None)
+
+
+def checked(uri: str) -> Location:
+    """Return what a URI or a local path names, without a slash at its end.
+
+    :raises InvalidRequest: programs do not agree on what it names.
+    """
+    found = locate(uri)
+    path = found.path if found.path == "/" else found.path.removesuffix("/")
+    if problem := _form_problem(uri, found) or _path_problem(found.bucket, path):
+        raise InvalidRequest(f"{_short(uri)} cannot be used: {problem}")
+    return Location(protocol=found.protocol, bucket=found.bucket, path=path, conn_id=found.conn_id)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return the directory and the name of an object.
+
+    :raises InvalidRequest: programs do not agree on what the URI names.
+    """
+    checked(uri)
+    folder, _, name = uri.rpartition("/")
+    if not name:
+        raise InvalidRequest(f"{_short(uri)} names a directory; a file is needed")
+    return folder if "/" in uri else ".", name
+
+
+def _form_problem(uri: str, found: Location) -> str | None:
+    if "://" not in uri and _ONE_SLASH.match(uri):
+        return "a URI has two slashes after its scheme"
+    if not _SCHEME.fullmatch(found.protocol):
+        return f"{found.protocol!r} is no scheme"
+    if found.protocol == "file":
+        return "it names a host; a local directory is file:///path" if found.bucket else None
+    return None if found.bucket else "it names no bucket"
+
+
+def _path_problem(bucket: str, path: str) -> str | None:
+    parts = [bucket] if bucket else []
+    if path:
+        parts += path.split("/")
+    for part in parts:
+        for wrong, name in _REFUSED:
+            if wrong.search(part):
+                return f"it has {name}, so that it names another object for some of the programs that read it"
+    try:
+        too_long = len(path.encode()) > _LONGEST
+    except UnicodeEncodeError:
+        return "it holds half of a character"
+    return f"its path is longer than {_LONGEST} bytes" if too_long else None
+
+
+def _absolute(path: str) -> Path:
+    absolute = Path(path).expanduser().absolute()
+    return absolute.resolve() if ".." in absolute.parts else absolute
+
+
+def _short(uri: str) -> str:
+    """Return a URI for a message: a signature behind ``?`` is nobody's business."""
+    plain, mark, _ = uri.partition("?")
+    shown = plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"
+    return repr(f"{shown}?…" if mark else shown)

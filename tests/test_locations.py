@@ -1,0 +1,111 @@
+"""URIs that name one object for every program, and those that do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from airflow.sdk import ObjectStoragePath
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.locations import checked, locate, split
+
+CHARACTERS = "ab.~%4/ \\?#*[]:@+=-_ä\n\t"
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("s3://bucket/a//b", "empty part"),
+        ("s3://bucket//a", "empty part"),
+        ("s3://bucket/a//", "empty part"),
+        ("s3://bucket//", "empty part"),
+        ("file:////tmp/a", "empty part"),
+        ("s3://bucket/a/../b", "as a part"),
+        ("s3://bucket/./a", "as a part"),
+        ("file:///tmp/..", "as a part"),
+        ("s3://bucket/a?versionId=1", "characters"),
+        ("s3://bucket/a#b", "characters"),
+        ("s3://bucket/a*b", "characters"),
+        ("s3://bucket/a[1]", "characters"),
+        ("s3://bucket/a\\b", "characters"),
+        ("s3://bucket/a::b", "'::'"),
+        ("/data/a#b", "characters"),
+        ("s3://bucket/a%41", "percent code"),
+        ("file:///tmp/a%20b", "percent code"),
+        ("/data/%2e%2e", "percent code"),
+        ("s3://bucket/a\nb", "control character"),
+        ("s3://bucket/a ", "begins or ends with a space"),
+        ("s3://bucket/ a/b", "begins or ends with a space"),
+        ("s3://bucket/a /b", "begins or ends with a space"),
+        ("s3://bucket /a", "begins or ends with a space"),
+        (" s3://bucket/a", "no scheme"),
+        ("s3://bucket/a./b", "ends with a dot"),
+        ("s3:/bucket/a", "two slashes"),
+        ("file:/tmp/a", "two slashes"),
+        ("s3:///a", "no bucket"),
+        ("file://host/a", "names a host"),
+        ("s3://bucket/" + "ä" * 376, "longer than 750 bytes"),
+        ("/data/a\ud800", "half of a character"),
+    ],
+)
+def test_uri_on_which_programs_do_not_agree_is_refused(uri: str, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem) as refused:
+        checked(uri)
+    assert refused.value.charged == "no"
+    assert "versionId" not in refused.value.message, "what follows a ? may be a signature"
+
+
+@pytest.mark.parametrize(
+    ("given_uri", "uri"),
+    [
+        ("s3://bucket/a b/100%/ü/x=1/a+b:c@d", "s3://bucket/a b/100%/ü/x=1/a+b:c@d"),
+        ("S3://Bucket/A/", "s3://Bucket/A"),
+        ("s3://conn@bucket/a", "s3://bucket/a"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("file://localhost/tmp/a", "file:///tmp/a"),
+        ("/data//a/", "file:///data/a"),
+        ("/data/a/../b", "file:///data/b"),
+        ("file:///", "file:///"),
+    ],
+)
+def test_uri_is_written_in_one_way(given_uri: str, uri: str) -> None:
+    assert checked(given_uri).uri == uri
+    assert checked(uri).uri == uri
+
+
+@given(st.text(CHARACTERS, max_size=12))
+def test_what_is_taken_is_one_path_for_all_readers(path: str) -> None:
+    """As a URI's path is read by a browser, by a shell-like client, and by Airflow."""
+    uri = f"file:///data/{path}"
+    try:
+        found = checked(uri).uri
+    except InvalidRequest:
+        return
+    plain = found.removeprefix("file://")
+    assert os.path.normpath(plain) == plain
+    parts = urlsplit(found)
+    assert (unquote(parts.path), parts.query, parts.fragment) == (plain, "", "")
+    assert ObjectStoragePath(found).path == plain
+    assert plain in (f"/data/{path}", f"/data/{path}".removesuffix("/"))
+
+
+def test_a_file_is_split_only_if_its_uri_is_good() -> None:
+    assert split("s3://conn@bucket/a/rows.jsonl") == ("s3://conn@bucket/a", "rows.jsonl")
+    assert split("rows.jsonl") == (".", "rows.jsonl")
+    for uri in ("s3://bucket/a//rows.jsonl", "s3://bucket/a/rows?.csv", "/data/%41.csv", "s3://bucket/a/"):
+        with pytest.raises(InvalidRequest):
+            split(uri)
+
+
+def test_the_same_place_is_known_under_its_other_names(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert locate(f"{tmp_path}/link").is_same(locate(f"file://localhost{tmp_path}/real"))
+    assert locate("s3a://c@bucket/a").is_same(locate("s3://bucket/a"))
+    assert not locate("s3://bucket/a").is_same(locate("s3://bucket/b"))
