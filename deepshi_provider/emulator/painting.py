@@ -1,20 +1,19 @@
-"""Paints pictures that show what they were ordered with, cheaply."""
+"""Paints pictures that follow from their prompts, cheaply."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import textwrap
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .scenes import COLOURS, SHADE, SKY, SUBJECT, WHITE, Scene, draw_scene, palette, scene_of
 
 _CANVAS_SIDE = 512  # painted at this size and enlarged, which is a quarter of the work or less
-_INK, _PAPER, _FRAME = 0, 1, 2
-_OWN_COLOURS = 3
-_MOST_LINES = 12
+_MOST_LINES = 3
 _FORMAT_OPTIONS: dict[str, dict[str, int]] = {
     "png": {"compress_level": 1},
     "jpeg": {"quality": 70},
@@ -49,11 +48,11 @@ def paint(motif: Motif) -> bytes:
 
 
 def shrunken(file: BinaryIO) -> bytes:
-    """An input image as a small PNG, to be shown inside an edit's picture."""
+    """An input image as a small PNG, to be shown in an edit's picture."""
     with Image.open(file) as image:
-        image.draft("RGB", (256, 256))
+        image.draft("RGB", (320, 320))
         small = image.convert("RGB")
-        small.thumbnail((192, 192))
+        small.thumbnail((320, 320))
     target = io.BytesIO()
     small.save(target, "PNG", compress_level=1)
     return target.getvalue()
@@ -62,41 +61,39 @@ def shrunken(file: BinaryIO) -> bytes:
 def _paint_canvas(motif: Motif) -> Image.Image:
     scale = max(1, max(motif.width, motif.height) // _CANVAS_SIDE)
     width, height = -(-motif.width // scale), -(-motif.height // scale)
-    canvas = Image.new("P", (width, height), _PAPER)
-    palette = _palette(motif.prompt)
-    draw = ImageDraw.Draw(canvas)
-    draw.rectangle((0, 0, width - 1, height - 1), outline=_FRAME, width=max(1, width // 64))
-    if motif.source is not None:
-        palette += _paste(canvas, motif.source)
-    canvas.putpalette(palette)
-    _write(draw, motif, width, height)
+    scene = scene_of(motif.prompt)
+    canvas = Image.new("P", (width, height), WHITE)
+    colours = palette(scene)
+    if motif.source is None:
+        draw_scene(canvas, scene)
+    else:
+        colours += _paste(canvas, motif.source, scene)
+    canvas.putpalette(colours)
+    _sign(canvas, motif)
     return canvas
 
 
-def _palette(prompt: str) -> list[int]:
-    """Ink, paper and frame; the paper is dark enough for white ink."""
-    paper = [byte // 2 for byte in hashlib.sha256(prompt.encode(errors="replace")).digest()[:3]]
-    return [255, 255, 255, *paper, *(side + 90 for side in paper)]
-
-
-def _paste(canvas: Image.Image, source: bytes) -> list[int]:
-    """Puts the input image into the lower right; returns its colours for the palette."""
+def _paste(canvas: Image.Image, source: bytes, scene: Scene) -> list[int]:
+    """Fill the canvas with the input image in the light of the edit's scene; return its colours for the palette."""
     with Image.open(io.BytesIO(source)) as image:
-        small = image.convert("RGB")
-    small.thumbnail((max(1, canvas.width // 2), max(1, canvas.height // 2)))
-    few = small.quantize(colors=128)
-    shifted = few.point([min(index + _OWN_COLOURS, 255) for index in range(256)])
-    canvas.paste(shifted, (canvas.width - few.width, canvas.height - few.height))
+        enlarged = ImageOps.fit(image.convert("RGB"), canvas.size, Image.Resampling.BILINEAR)
+    tint = Image.new("RGB", canvas.size, tuple(palette(scene)[3 * (SKY if scene.is_dark else SUBJECT) :][:3]))
+    few = Image.blend(enlarged, tint, 0.55 if scene.is_dark else 0.35).quantize(colors=255 - COLOURS)
+    canvas.paste(few.point([min(index + COLOURS, 255) for index in range(256)]))
     return few.getpalette() or []
 
 
-def _write(draw: ImageDraw.ImageDraw, motif: Motif, width: int, height: int) -> None:
-    size = max(8, width // 24)
-    font = _font(size)
-    columns, rows = max(1, int(width * 1.7 / size)), max(1, height // (size * 5 // 4) - 2)
-    shown = motif.prompt[: columns * rows]
-    lines = textwrap.wrap(shown, columns)[: min(rows, _MOST_LINES)]
-    draw.multiline_text((size, size), "\n".join([*lines, "", motif.caption]), fill=_INK, font=font)
+def _sign(canvas: Image.Image, motif: Motif) -> None:
+    """Write the prompt and what was ordered, small, into the lower left corner."""
+    width, height = canvas.size
+    size = max(8, min(14, width // 36))
+    columns = max(1, int(width * 1.7 / size) - 2)
+    shown = textwrap.wrap(motif.prompt[: columns * _MOST_LINES], columns)[:_MOST_LINES]
+    text = "\n".join([*shown, motif.caption])
+    draw = ImageDraw.Draw(canvas)
+    top = height - size // 2 - (len(shown) + 1) * (size + 4)
+    draw.multiline_text((size // 2 + 1, top + 1), text, fill=SHADE, font=_font(size))
+    draw.multiline_text((size // 2, top), text, fill=WHITE, font=_font(size))
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,164 @@
+"""Small landscapes that follow from a prompt: its colour words choose the colours, its hash the rest."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+import random
+import re
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+#: Hue (0 to 1), saturation and value of colour words in prompts; the first one in a prompt counts.
+_COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.0, 0.80, 0.85),
+    "orange": (0.08, 0.85, 0.95),
+    "brown": (0.07, 0.55, 0.55),
+    "beige": (0.10, 0.25, 0.90),
+    "gold": (0.13, 0.75, 0.90),
+    "golden": (0.13, 0.75, 0.90),
+    "yellow": (0.15, 0.80, 0.95),
+    "green": (0.36, 0.65, 0.65),
+    "teal": (0.48, 0.65, 0.65),
+    "turquoise": (0.48, 0.60, 0.80),
+    "blue": (0.60, 0.75, 0.85),
+    "navy": (0.63, 0.75, 0.45),
+    "purple": (0.77, 0.60, 0.70),
+    "violet": (0.77, 0.60, 0.80),
+    "pink": (0.92, 0.50, 0.95),
+    "white": (0.60, 0.03, 0.98),
+    "grey": (0.60, 0.04, 0.60),
+    "gray": (0.60, 0.04, 0.60),
+    "silver": (0.60, 0.06, 0.80),
+    "black": (0.62, 0.20, 0.22),
+}
+_DARK = frozenset({"night", "midnight", "dark", "moon", "moonlight", "stars", "evening"})
+_WARM = frozenset({"sunset", "sunrise", "dusk", "dawn", "autumn", "desert", "candlelight"})
+
+#: Places in the palette: white, the subject and its shade, the light in the sky, hills, then sky and water.
+WHITE, SUBJECT, SHADE, LIGHT, HILLS = 0, 1, 2, 3, 4
+_HILL_COUNT = 3
+_BANDS = 24
+SKY = HILLS + _HILL_COUNT
+WATER = SKY + _BANDS
+#: Colours that a scene uses; what lies behind them is free.
+COLOURS = WATER + _BANDS
+
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """How a scene looks.
+
+    :param is_dark: at night, with stars.
+    """
+
+    hue: float
+    subject: tuple[float, float, float]
+    is_dark: bool
+    is_warm: bool
+    seed: int
+
+
+def scene_of(prompt: str) -> Scene:
+    """Return the scene of a prompt; equal prompts have equal scenes."""
+    digest = hashlib.sha256(prompt.encode(errors="replace")).digest()
+    words = re.findall(r"[a-z]+", prompt.lower())
+    named = [_COLOURS[word] for word in words if word in _COLOURS]
+    return Scene(
+        hue=digest[0] / 255,
+        subject=named[0] if named else (digest[1] / 255, 0.60, 0.85),
+        is_dark=not _DARK.isdisjoint(words),
+        is_warm=not _WARM.isdisjoint(words),
+        seed=int.from_bytes(digest[2:8], "big"),
+    )
+
+
+def palette(scene: Scene) -> list[int]:
+    """Return the scene's colours as Pillow takes them, three numbers each."""
+    hue, saturation, value = scene.subject
+    sky = 0.05 + 0.05 * scene.hue if scene.is_warm else 0.52 + 0.14 * scene.hue
+    top, horizon = ((sky, 0.75, 0.16), (sky, 0.55, 0.42)) if scene.is_dark else ((sky, 0.50, 0.80), (sky, 0.14, 0.98))
+    land = 0.70 if scene.is_dark else 0.30 + 0.30 * scene.hue
+    dim = 0.45 if scene.is_dark else 1.0
+    colours = [
+        (255, 255, 255),
+        _rgb(hue, saturation, value * (0.85 if scene.is_dark else 1.0)),
+        _rgb(hue, min(1.0, saturation + 0.1), value * 0.6),
+        _rgb(0.14, 0.20 if scene.is_dark else 0.35, 1.0),
+        *(_rgb(land, 0.28 + 0.08 * k, (0.72 - 0.16 * k) * dim) for k in range(_HILL_COUNT)),
+        *_gradient(top, horizon),
+        *_gradient((sky, 0.45, horizon[2] * 0.92), (sky, 0.75, top[2] * 0.55)),
+    ]
+    return [channel for colour in colours for channel in colour]
+
+
+def draw_scene(image: Image.Image, scene: Scene) -> None:
+    """Draw into an image of mode ``P`` with the scene's :func:`palette`: sky, light, hills, water and a subject."""
+    draw = ImageDraw.Draw(image)
+    chance = random.Random(scene.seed)  # noqa: S311 -- the same scene each time
+    width, height = image.size
+    horizon = int(height * chance.uniform(0.55, 0.66))
+    _bands(draw, width, 0, horizon, SKY)
+    if scene.is_dark:
+        for _ in range(40):
+            x, y = chance.uniform(0, width), chance.uniform(0, horizon * 0.8)
+            draw.point((x, y), fill=WHITE)
+    radius = min(width, height) * chance.uniform(0.05, 0.10)
+    x, y = width * chance.uniform(0.15, 0.85), horizon * chance.uniform(0.2, 0.7)
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LIGHT)
+    for k in range(_HILL_COUNT):
+        _hill(draw, chance, width, horizon, height * (0.24 - 0.07 * k), HILLS + k)
+    _bands(draw, width, horizon, height, WATER)
+    for _ in range(12):  # the light on the water
+        glint = chance.uniform(horizon + 1, max(horizon + 2, height))
+        reach = radius * chance.uniform(0.3, 1.2)
+        draw.line((x - reach, glint, x + reach, glint), fill=LIGHT)
+    _subject(draw, chance, width, height, horizon)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Rgb:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, max(0.0, min(1.0, saturation)), max(0.0, min(1.0, value)))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _gradient(first: tuple[float, float, float], last: tuple[float, float, float]) -> list[Rgb]:
+    steps = [k / (_BANDS - 1) for k in range(_BANDS)]
+    return [_rgb(*(a + (b - a) * step for a, b in zip(first, last, strict=True))) for step in steps]
+
+
+def _bands(draw: ImageDraw.ImageDraw, width: int, top: int, bottom: int, first: int) -> None:
+    for k in range(_BANDS):
+        begin, end = top + (bottom - top) * k // _BANDS, top + (bottom - top) * (k + 1) // _BANDS
+        if end > begin:
+            draw.rectangle((0, begin, width, end - 1), fill=first + k)
+
+
+def _hill(
+    draw: ImageDraw.ImageDraw, chance: random.Random, width: int, horizon: int, height: float, colour: int
+) -> None:
+    phase, waves = chance.uniform(0, 6), chance.uniform(1.2, 3.0)
+    steps = 24
+    ridge = [
+        (
+            width * k / steps,
+            horizon - height * (0.55 + 0.45 * math.sin(phase + waves * math.tau * k / steps / 1.7)),
+        )
+        for k in range(steps + 1)
+    ]
+    draw.polygon([(0, horizon), *ridge, (width, horizon)], fill=colour)
+
+
+def _subject(draw: ImageDraw.ImageDraw, chance: random.Random, width: int, height: int, horizon: int) -> None:
+    """Draw a sailing boat; it is what the subject's colour is seen on."""
+    size = min(width, height) * chance.uniform(0.30, 0.40)
+    x = width * chance.uniform(0.35, 0.65)
+    y = horizon + (height - horizon) * 0.45
+    hull = [(x - size * 0.6, y - size * 0.14), (x + size * 0.6, y - size * 0.14), (x + size * 0.4, y + size * 0.08)]
+    draw.polygon([*hull, (x - size * 0.42, y + size * 0.08)], fill=SHADE)
+    draw.polygon([(x - 2, y - size), (x - 2, y - size * 0.2), (x - size * 0.5, y - size * 0.2)], fill=SUBJECT)
+    draw.polygon([(x + 3, y - size * 0.88), (x + 3, y - size * 0.2), (x + size * 0.45, y - size * 0.2)], fill=SHADE)
+    draw.line((x, y - size * 1.02, x, y - size * 0.14), fill=WHITE, width=max(1, int(size // 40)))
