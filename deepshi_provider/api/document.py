@@ -16,6 +16,8 @@ from typing import Any
 _SURROGATES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 _LONGEST_NUMBER = 400
 _LARGEST_EXPONENT = 40
+#: Levels of objects and lists. Newer Pythons parse what is nested deeper than their own writer of JSON can write.
+DEEPEST = 100
 
 
 def parse(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -32,9 +34,21 @@ def parse(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
         object_hook=put, parse_float=_number, parse_int=_number, parse_constant=lambda _: None, strict=False
     )
     try:
-        return decoder.decode(whole)
+        value = decoder.decode(whole)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [item for one in containers for item in (one.values() if isinstance(one, dict) else one)]
+        if not containers:
+            return
+    raise ValueError("nested too deep")
 
 
 def _number(text: str) -> Decimal | int | None:

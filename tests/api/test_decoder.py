@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepshi_provider.api.decoder import HEADER_LIMIT, JsonDecoder
+from deepshi_provider.api.document import DEEPEST
 from deepshi_provider.api.encoded import IDLE_LIMIT
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown
@@ -173,12 +175,20 @@ def test_a_document_cut_anywhere_is_an_unknown_outcome(document: str) -> None:
         (b'{"b64_json": "QUJD",}', "yes"),
         (b"[" * 5_000 + b"]" * 5_000, "unknown"),
         (b"[" * 1_900 + b"]" * 1_900, "unknown"),
+        (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), "unknown"),
+        (b'{"a":' * (DEEPEST + 1) + b"1" + b"}" * (DEEPEST + 1), "unknown"),
     ],
 )
 def test_what_is_not_json_is_an_invalid_response(body: bytes, charged: str) -> None:
     with pytest.raises(InvalidResponse) as raised:
         decode(body)
     assert raised.value.charged == charged
+
+
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_an_answer_may_be_nested_as_deep_as_any_python_can_write_it(opened: bytes, closed: bytes) -> None:
+    body = b'{"usage":' + opened * (DEEPEST - 1) + b"1" + closed * (DEEPEST - 1) + b"}"
+    assert json.loads(json.dumps(decode(body))) == json.loads(body)
 
 
 def test_base64_without_end_and_without_image_is_cut() -> None:
