@@ -1,4 +1,6 @@
-# Needs only make and Python 3.10 to 3.13. Everything else is installed into .venv/.
+# Needs only make and one of these Pythons. Everything else is installed into .venv/. README, metadata, documentation and
+# workflows name the same; a test compares them.
+PYTHONS := 3.10 3.11 3.12 3.13 3.14
 
 PYTHON ?= python3
 ARGS ?=
@@ -15,6 +17,8 @@ ifneq ($(wildcard /etc/ssl/certs/*),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
+RANGE := $(firstword $(PYTHONS)) to $(lastword $(PYTHONS))
+
 # One Airflow per minor version. constraints.txt is for the newest; the older ones break with
 # newer libraries (fastapi, cadwyn, SQLAlchemy), so they take what was there up to a date.
 MATRIX := 3.1.8 3.2.2 3.3.2
@@ -25,6 +29,8 @@ WITH_3.3.2 := --constraint constraints.txt
 TESTS_3.1.8 := -m 'not s3 and not packaging'
 TESTS_3.2.2 := -m 'not s3 and not packaging'
 TESTS_3.3.2 :=
+
+FAST := not airflow and not s3 and not slow
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -61,12 +67,17 @@ programs: $(INSTALLED)  ## find or install what the tests need besides Python: C
 
 .PHONY: test-fast
 test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
-	$(BIN)/python -m pytest -m 'not airflow and not s3 and not slow' $(ARGS)
+	$(BIN)/python -m pytest -m '$(FAST)' $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
 	@$(BIN)/python -m tests.services.programs test-cluster
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
+
+.PHONY: test-python
+test-python: $(INSTALLED)  ## the fast tests and a real Airflow on each Python that is there; the others are named
+	@found=$$($(BIN)/python -m tests.services.pythons $(PYTHONS)) && \
+	  $(MAKE) --no-print-directory $$(echo "$$found" | sed 's/\([^ ]*\) .*/test-python-\1/')
 
 .PHONY: test-matrix
 test-matrix: $(MATRIX:%=test-airflow-%)  ## tests on each minor version of Airflow
@@ -108,7 +119,7 @@ check-tag: $(INSTALLED)  ## that TAG is the version of this tree: make check-tag
 
 .PHONY: clean
 clean:  ## remove environments, caches and results
-	rm -rf $(VENV) .venv-matrix build dist demo-output htmlcov .coverage .coverage.*
+	rm -rf $(VENV) .venv-matrix .venv-python build dist demo-output htmlcov .coverage .coverage.*
 	rm -rf .grimp_cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -124,13 +135,23 @@ $(CLUSTER): $(INSTALLED)
 
 $(UV):
 	@command -v '$(PYTHON)' >/dev/null || { \
-	  echo 'Python is missing: "$(PYTHON)" is not on PATH. Install Python 3.10 to 3.13, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }
-	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$('$(PYTHON)' -V 2>&1). Choose another: make PYTHON=python3.12" >&2; exit 1; }
+	  echo 'Python is missing: "$(PYTHON)" is not on PATH. Install Python $(RANGE), or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)".split())' || { \
+	  echo "Python $(RANGE) is needed, and $(PYTHON) is $$('$(PYTHON)' -V 2>&1). Choose another: make PYTHON=python3.12" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'This Python cannot make environments: venv or ensurepip is missing. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	'$(PYTHON)' -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+test-python-%: .venv-python/%/.installed
+	.venv-python/$*/bin/python -m pytest -m '$(FAST)' $(ARGS)
+	.venv-python/$*/bin/python -m pytest tests/deferred/test_same_results.py $(ARGS)
+
+.venv-python/%/.installed: pyproject.toml constraints.txt $(UV)
+	python=$$($(BIN)/python -m tests.services.pythons $* | cut -d ' ' -f 2) && [ "$$python" ] && \
+	  $(UV) venv --clear --python "$$python" .venv-python/$*
+	$(UV) pip install --python .venv-python/$*/bin/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	@touch $@
 
 test-airflow-%: programs .venv-matrix/%/.installed
 	.venv-matrix/$*/bin/python -m pytest $(TESTS_$*) $(ARGS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import itertools
 import json
 import os
 import subprocess
@@ -132,14 +131,15 @@ async def test_readers_see_whole_images_only(place: Place) -> None:
 
     reader = asyncio.create_task(asyncio.to_thread(look))
     try:
-        for version in itertools.islice(itertools.cycle(versions), 1, 5):
-            await store.publish("image-0.png", source(version), "image/png")
+        published = 1
+        while published < 5 or len(seen) < 2:  # on a busy machine the reader may be late
+            await store.publish("image-0.png", source(versions[published % 3]), "image/png")
             assert images(place) == ["image-0.png"]
+            published += 1
     finally:
         stop.set()
         await reader
     assert seen <= known
-    assert len(seen) > 1, "the reader saw it change"
 
 
 @pytest.mark.s3

@@ -20,7 +20,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 MATRIX = re.findall(r"^MATRIX := (.*)$", MAKEFILE, re.MULTILINE)[0].split()
 BIN = Path(sys.executable).parent
-PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = re.findall(r"^PYTHONS := (.*)$", MAKEFILE, re.MULTILINE)[0].split()
 
 
 def read(name: str) -> dict[str, Any]:
@@ -71,8 +71,18 @@ def test_ci_covers_each_airflow_on_each_python() -> None:
     assert jobs["test-airflow"]["strategy"]["matrix"] == {"airflow": MATRIX[:-1], "python": PYTHONS}
     newest = f"apache-airflow=={MATRIX[-1]}"
     assert newest in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_metadata_and_pages_claim_the_pythons_that_are_tested() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
-    assert [version for version in PYTHONS if f"Python :: {version}" not in metadata] == []
+    assert re.findall(r"Python :: (3\.\d+)", metadata) == PYTHONS
+    oldest, newest = PYTHONS[0], PYTHONS[-1]
+    assert f'requires-python = ">={oldest},<3.{int(newest[2:]) + 1}"' in metadata
+    assert f'target-version = "py{oldest.replace(".", "")}"' in metadata
+    assert f'\npython_version = "{oldest}"' in metadata
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+    claims = {claim for page in pages for claim in re.findall(r"Python[ |]+(3\.\d+ to 3\.\d+)", page.read_text())}
+    assert claims == {f"{oldest} to {newest}"}
 
 
 def test_only_the_publishing_job_may_publish() -> None:
@@ -129,10 +139,3 @@ def test_contributing_explains_every_target() -> None:
     explained = re.findall(r"^\| `make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert sorted(explained) == sorted(TARGETS - {"help"})
     assert sorted(explained) == sorted(set(re.findall(r"^\.PHONY: ([a-z-]+)$", MAKEFILE, re.MULTILINE)) - {"help"})
-
-
-def test_contributing_draws_the_layers_that_lint_enforces() -> None:
-    drawn = (ROOT / "CONTRIBUTING.md").read_text().partition("```text")[2].partition("```")[0]
-    declared = (ROOT / "pyproject.toml").read_text().partition("\nlayers = [")[2].partition("]")[0]
-    layers = set(re.findall(r"\((\w+)\)", declared)) - {"__main__"}
-    assert layers - set(drawn.split()) == set()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.services.debian import MissingProgram, program
 from tests.services.programs import Command, Program, bring_all
+from tests.services.pythons import python
 
 FAILS = [sys.executable, "-c", "raise SystemExit('the registry cannot be reached')"]
 
@@ -58,3 +59,13 @@ def test_what_cannot_be_had_is_named_with_what_to_type(
 def test_a_program_that_is_missing_is_an_error_of_its_test(folder: Path) -> None:
     with pytest.raises(MissingProgram, match=r"^a-server is missing\..* apt-get install a-package$"):
         a_server().bring()
+
+
+def test_a_python_that_is_there_is_named_with_its_path() -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert python(version) == sys.executable
+
+
+def test_a_python_that_cannot_be_had_is_named_with_what_to_type() -> None:
+    with pytest.raises(MissingProgram, match=r"^Python 3\.999 is .* uv python install 3\.999$"):
+        python("3.999")
