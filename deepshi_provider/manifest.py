@@ -84,6 +84,7 @@ class Claim(BaseModel):
     """That a request is about to be sent, and by whom.
 
     :param holder: names the running process; see :mod:`deepshi_provider.jobs.lease`.
+    :param heartbeat: number of the process's last heartbeat; later ones list the attempts that it is at.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
@@ -93,6 +94,7 @@ class Claim(BaseModel):
     holder: str
     model: str
     claimed_at: float
+    heartbeat: int = 0
 
 
 #: ``stored``: the images are in place; ``lost``: the answer held no usable image; ``superseded``: another process had
@@ -103,6 +105,8 @@ RecordKind = Literal["stored", "lost", "superseded"]
 class Record(BaseModel):
     """What became of a sending that cost money.
 
+    :param holder: the process that sent, as in its claim; two that both did, on a store that ignores that a claim
+        exists, leave two records.
     :param sends: POSTs of this sending, refused ones included.
     :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
     """
@@ -112,6 +116,7 @@ class Record(BaseModel):
     kind: RecordKind
     fingerprint: str
     owner: Owner
+    holder: str
     images: list[StoredImage] = []
     model: str | None = None
     size: str | None = None
@@ -237,6 +242,11 @@ def since_purchase(sendings: Iterable[Sending], fingerprint: str) -> list[Sendin
     return [s for s in same if s.k > last]
 
 
+def may_have_images(sending: Sending) -> bool:
+    """Return whether a sending may have put images in place; a process may die between an image and its record."""
+    return sending.kind != "lost"
+
+
 def unsettled(sendings: Iterable[Sending]) -> list[Sending]:
     """Return the sendings whose outcome is unknown."""
     return [sending for sending in sendings if not sending.record]
@@ -262,7 +272,7 @@ def path_part(text: str) -> str:
     """Return an id as one part of a path; ids that do not fit keep apart from each other by a hash."""
     usual = _MOMENT.sub(r"\1-\2-\3_\4-\5", text)
     safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", usual)
-    if safe == usual and safe.strip(".") and len(safe) <= _LONGEST_PART and not _SHOWN_MOMENT.search(text):
+    if safe == usual and not safe.endswith(".") and len(safe) <= _LONGEST_PART and not _SHOWN_MOMENT.search(text):
         return safe
     return f"{safe[:_LONGEST_PART]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 #: Directory, beside the images, of all that is not an image. Spark and Hive skip names that begin with ``_``.
 STATE = "_deepshi"
+#: Seconds that a process waits for others on a store that does not refuse to create an object twice.
+SETTLING = 3.0
 #: After payment a failing store is tried again for this long, in seconds.
 PATIENCE = 300.0
 
@@ -49,6 +51,8 @@ _CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "conten
 _S3 = frozenset({"s3", "s3a"})
 #: How file systems say that they have no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
+#: Whether a server refuses to create an object that exists, by protocol, bucket and connection.
+_CREATES_ONCE: dict[tuple[str, str, str | None], bool] = {}
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
 #: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
 _UPLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-upload")
@@ -78,6 +82,7 @@ class Store:
         self.uri = self.location.uri
         self.conn_id = self.location.conn_id or conn_id
         self._patience = patience
+        self._server = self.protocol, self.location.bucket, self.conn_id
         self._opened: ObjectStoragePath | None = None
         self._files: Callable[[], io.FileIO | None] | None = None
         self._knows_files = False
@@ -117,8 +122,46 @@ class Store:
         return await self._run(f"read {name!r}", opened)
 
     async def create(self, name: str, data: bytes) -> bool:
-        """Write an object that does not exist yet; return whether this call made it."""
-        return await self._run(f"create {name!r}", self._create, name, data)
+        """Write an object that does not exist yet; return whether it holds this call's data.
+
+        The server's word is not enough: the object is read back. A client may also have sent twice, because an answer
+        was lost, and then be refused its own object.
+
+        :raises StorageFailed: the server says that it took the object, and does not have it.
+        """
+        creates_once = self._creates_once()
+        asked_at = time.monotonic()
+        if not creates_once and (found := await self.read(name)) is not None:
+            return found == data
+        made = await self._run(f"create {name!r}", self._create, name, data)
+        if creates_once is None:  # a second time: a server that takes it again does not look whether there is one
+            creates_once = not (made and await self._run(f"create {name!r}", self._create, name, data))
+            self._learn(creates_once)
+        if made and not creates_once:
+            # Those who saw no object have written theirs when this is over, and the last of them has created it.
+            if time.monotonic() - asked_at > SETTLING - 0.5:
+                return False  # too late: another one may have been sure of its own before
+            await asyncio.sleep(SETTLING)
+        found = await self.read(name)
+        if found is None and made:
+            raise StorageFailed(f"{self.uri_of(name)} contradicts itself: it was created, and is not there")
+        return found == data
+
+    def _creates_once(self) -> bool | None:
+        """Return whether the store refuses to create an object that exists; ``None`` if that is not known yet."""
+        if self.protocol == "file":
+            return True
+        return _CREATES_ONCE.get(self._server) if self.protocol in _ATOMIC else False
+
+    def _learn(self, creates_once: bool) -> None:
+        _CREATES_ONCE[self._server] = creates_once
+        if not creates_once:
+            log.warning(
+                "The store of %s ignores If-None-Match, so each claim takes %g s longer; see 'Stores that are weaker' "
+                "in the documentation",
+                self.uri,
+                SETTLING,
+            )
 
     async def write(self, name: str, data: bytes, *, threads: ThreadPoolExecutor = _THREADS) -> None:
         """Write a small object whole, so that no reader sees a part of it.
@@ -256,7 +299,9 @@ class Store:
         except FileExistsError:
             return False
         except OSError as err:
-            # S3's "precondition failed": some servers' code for it is not known to s3fs.
+            # Some servers' code for S3's "precondition failed" is not known to s3fs; a conflict is a race that is lost.
+            if _s3_code(err) in ("PreconditionFailed", "ConditionalRequestConflict"):
+                return False
             if err.errno == errno.EINVAL and "condition" in str(err).lower():
                 return False
             raise
@@ -396,8 +441,10 @@ def _local_files(path: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Yield names and lengths one by one: ``ls`` makes a dictionary of each file before it returns the first."""
     with os.scandir(path) as found:
         for entry in found:
+            if not entry.name.startswith(prefix):
+                continue
             with contextlib.suppress(FileNotFoundError):  # since it was listed
-                if entry.name.startswith(prefix) and entry.is_file():
+                if entry.is_file():
                     yield entry.name, entry.stat().st_size
 
 

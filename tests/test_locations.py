@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.locations import checked, locate, split
+from deepshi_provider.manifest import Owner
+from deepshi_provider.operators.rendered import default_output_uri
 
 CHARACTERS = "ab.~%4/ \\?#*[]:@+=-_ä\n\t"
 
@@ -101,6 +103,13 @@ def test_a_file_is_split_only_if_its_uri_is_good() -> None:
     for uri in ("s3://bucket/a//rows.jsonl", "s3://bucket/a/rows?.csv", "/data/%41.csv", "s3://bucket/a/"):
         with pytest.raises(InvalidRequest):
             split(uri)
+
+
+@given(st.text(CHARACTERS, min_size=1, max_size=6), st.text(min_size=1, max_size=6))
+def test_default_directory_is_good_whatever_the_ids_are(dag_id: str, run_id: str) -> None:
+    owner = Owner(dag_id=dag_id, run_id=run_id, task_id="t.")
+    uri = default_output_uri("s3://bucket/deepshi/", owner)
+    assert checked(uri).uri == uri
 
 
 def test_the_same_place_is_known_under_its_other_names(tmp_path: Path) -> None:

@@ -249,7 +249,9 @@ def test_event_of_a_failure_holds_the_error_and_becomes_the_same_manifest_again(
 
 @given(money)
 def test_money_in_files_is_exact_text(cost: Decimal) -> None:
-    record = Record(kind="stored", fingerprint="f" * 64, owner=OWNER, images=[IMAGE], cost_usd=cost, recorded_at=1.5)
+    record = Record(
+        kind="stored", fingerprint="f" * 64, owner=OWNER, holder="h", images=[IMAGE], cost_usd=cost, recorded_at=1.5
+    )
     text = record.model_dump_json()
     assert Decimal(json.loads(text)["cost_usd"]) == cost
     assert json.loads(text)["cost_usd"] == f"{cost:f}"
@@ -292,7 +294,7 @@ def test_texts_of_records_and_claims_are_not_kept() -> None:
     """Pydantic would hold 16,384 of them, for whoever reads the same text again: here each is another."""
     owner = Owner(dag_id="shop", run_id="monday", task_id="pictures")
     claim = Claim(fingerprint="a" * 40, owner=owner, holder="a-process", model="bench", claimed_at=1.0)
-    record = Record(kind="stored", fingerprint="a" * 40, owner=owner, model="bench", recorded_at=1.0)
+    record = Record(kind="stored", fingerprint="a" * 40, owner=owner, holder="h", model="bench", recorded_at=1.0)
     for kept in (claim, record):
         first, second = (type(kept).model_validate_json(kept.model_dump_json()) for _ in range(2))
         assert first.fingerprint == second.fingerprint

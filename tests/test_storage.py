@@ -80,7 +80,8 @@ async def test_create_never_replaces(place: Place, data: bytes) -> None:
     first, second = store_of(place), store_of(place)
     assert await first.create("_deepshi/claim", data)
     assert not await first.create("_deepshi/claim", b"other")
-    assert not await second.create("_deepshi/claim", b"")
+    assert not await second.create("_deepshi/claim", b"third")
+    assert await second.create("_deepshi/claim", data), "an answer that was lost is not a loss of the object"
     assert place.read("_deepshi/claim") == data
 
 

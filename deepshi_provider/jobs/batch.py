@@ -32,7 +32,7 @@ from deepshi_provider.jobs.report import Costs, Report
 from deepshi_provider.jobs.rows import request_of
 from deepshi_provider.jobs.table import Row, RowTable
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Claim, Owner, Record, Sending, unsettled
+from deepshi_provider.manifest import Claim, Owner, Record, Sending, may_have_images, unsettled
 from deepshi_provider.storage import STATE, Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -141,9 +141,8 @@ class Batch:
         if newest is None:
             return None
         fingerprint = request.fingerprint(account)
-        twins = (s.kind == "stored" and s.fingerprint == newest.fingerprint for s in sendings if s is not newest)
-        later = (s.k >= newest.k for s in sendings if s is not newest)
-        if newest.fingerprint != fingerprint[:16] or any(twins) or any(later):
+        others = (may_have_images(s) for s in sendings if s is not newest)
+        if newest.fingerprint != fingerprint[:16] or any(others):
             return None  # if another sending may have replaced the images, the engine looks closer
         record = self._index.record(newest)
         return record if record.fingerprint == fingerprint else None
@@ -151,9 +150,7 @@ class Batch:
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
         """Buy a row's images, within the budget; a sending that is lost is made again, within ``max_resends``."""
         kind = price_class(request)
-        known: list[Sending] | None = self._index.sendings(row.name)
-        if known and unsettled(known):
-            known = None  # its outcome may have been written down since the directory was listed
+        known = await self._recent(row)
         costs = self._index.costs_of(self._job.owner, row.name)
         begun = time.monotonic()
         error = engine = None
@@ -184,6 +181,14 @@ class Batch:
                 unknown=engine.unknown,
                 may_retry=error.retryable and engine.exposed <= self._job.max_resends,
             )
+
+    async def _recent(self, row: Row) -> list[Sending] | None:
+        """Return what is known of the sendings under a row's name, if it is surely all."""
+        try:
+            known = await self._index.recent(row.name)
+        except StorageFailed:
+            return None  # the engine lists them by itself, and says what is wrong
+        return None if known and unsettled(known) else known  # what became of one may not have been listed
 
     async def _may_start(self, kind: str) -> bool:
         """Wait for the budget, and return whether a request may start."""

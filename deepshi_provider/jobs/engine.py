@@ -18,15 +18,16 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, TimedOut
+from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.inputs import InputImages
 from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.jobs.job import IMAGE, BatchJob
 from deepshi_provider.jobs.keep import Keeper, described
-from deepshi_provider.jobs.ledger import Ledger, Purchase, new_claim
+from deepshi_provider.jobs.ledger import Ledger, Purchase, claim_name, new_claim
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
+from deepshi_provider.storage import STATE
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ Result = TypeVar("Result")
 
 #: Seconds between two looks at another process that may be waiting for the same answer.
 POLL = 2.0
+#: Seconds between the attempts to make a claim that others make first and no listing shows.
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class Engine:
@@ -65,7 +68,7 @@ class Engine:
         self._deadline = deadline
         self._known = known
         self._checked = False
-        self._waits_for = 0
+        self._waits_for = self._refused_k = self._refusals = 0
         self.fingerprint = ""
         self.model = request.model
         self.exposed = self.unknown = 0
@@ -107,11 +110,13 @@ class Engine:
             await self._tools.run_costs.begin(self.spent)
             await self._prepare(unknown)
             k = next_k(sendings)
-            if not await self._claim(k):
-                continue
-            bought = await self._buy(k, unknown, inputs)
+            with self._tools.lease.attempt(self._name, k) as heartbeat:
+                is_claimed = await self._claim(k, heartbeat)
+                bought = await self._buy(k, unknown, inputs) if is_claimed else None
             if bought:
                 return bought
+            if not is_claimed:
+                await self._let_others_go_first(k)
 
     async def _mend_run_costs(self, sendings: list[Sending]) -> None:
         """Tell the run what earlier tries have paid: a process may have died before it could."""
@@ -175,15 +180,29 @@ class Engine:
         if not isinstance(self._terms, BatchJob):  # a batch has asked already, with what it has in flight
             await self._tools.run_costs.check()
 
-    async def _claim(self, k: int) -> bool:
-        claim = new_claim(self.fingerprint, self._terms.owner, self._tools.lease.holder, self._request.model)
+    async def _claim(self, k: int, heartbeat: int) -> bool:
+        lease = self._tools.lease
+        claim = new_claim(self.fingerprint, self._terms.owner, lease.holder, self._request.model, heartbeat)
         return await self.ledger.claim(k, claim)
+
+    async def _let_others_go_first(self, k: int) -> None:
+        """Wait a little after a claim that another process was first to make: the next listing shows it.
+
+        :raises StorageFailed: the listings never show what cannot be created.
+        """
+        self._refusals = self._refusals + 1 if k == self._refused_k else 1
+        self._refused_k = k
+        if self._refusals > len(_PAUSES):
+            uri = self._tools.store.uri_of(f"{STATE}/{claim_name(self._name, k, self.fingerprint)}")
+            raise StorageFailed(
+                f"Not sent: the store contradicts itself. {uri} cannot be created, as if it existed, and is in no "
+                "listing of its directory. A gateway that changes names or listings does this"
+            )
+        await asyncio.sleep(_PAUSES[self._refusals - 1])
 
     async def _buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
         """Send, store, record. Return ``None`` if another process has taken over meanwhile."""
         begun = time.monotonic()
-        sending = self._name, k
-        self._tools.lease.sending.add(sending)
         try:
             result = await self._send(inputs)
         except asyncio.CancelledError:
@@ -197,8 +216,6 @@ class Engine:
             raise
         else:
             record = await _to_its_end(self._keep(k, unknown, result))
-        finally:
-            self._tools.lease.sending.discard(sending)
         log.log(self._tools.image_log_level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import BinaryIO
 from pydantic import ConfigDict, TypeAdapter
 
 from deepshi_provider.exceptions import StorageFailed
-from deepshi_provider.jobs.ledger import Ledger, located, merge
+from deepshi_provider.jobs.ledger import Ledger, located, merge, record_name
 from deepshi_provider.jobs.listing import Listing
 from deepshi_provider.jobs.scratch import open_scratch
 from deepshi_provider.manifest import CACHE_STRINGS, Owner, Record, Sending, StoredImage
@@ -28,6 +29,10 @@ INDEX_NAME = f"{STATE}/index.jsonl"
 
 #: Records that are read at once.
 _AT_ONCE = 64
+#: Seconds for which a listing of the whole directory is taken for what is there.
+_FRESH = 10.0
+#: Seconds that listing it anew may take; if it takes longer, names are listed one by one.
+_QUICK = 1.0
 _LINE: TypeAdapter[tuple[str, Record]] = TypeAdapter(tuple[str, Record], config=ConfigDict(cache_strings=CACHE_STRINGS))
 
 
@@ -42,13 +47,16 @@ class Index:
             "CREATE TABLE sizes (name BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID",
         )
         self._is_stale = False
+        self._recent = self._listing
+        self._listed_at = self._took = 0.0
+        self._relisting = asyncio.Lock()
 
     async def open(self) -> None:
         """List the directory, and learn all its records.
 
         :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
         """
-        await self._store.scan(self._listing.take)
+        await self._list(self._listing)
         await self._store.scan(self._take_sizes, "")
         with contextlib.suppress(StorageFailed):  # a cache; there may be none, or another batch may be renewing it
             await self._store.process(INDEX_NAME, self._take_cache)
@@ -60,12 +68,38 @@ class Index:
 
     def close(self) -> None:
         """Forget everything."""
+        self._recent.close()
         self._listing.close()
         self._db.close()
 
     def sendings(self, name: str) -> list[Sending]:
-        """Return the sendings under a name, oldest first."""
+        """Return the sendings under a name, oldest first, as they were when the index was opened."""
         return merge(self._listing.sendings(name))
+
+    async def recent(self, name: str) -> list[Sending] | None:
+        """Return the sendings under a name as they were a few seconds ago; ``None`` if it is better listed by itself.
+
+        :raises StorageFailed: the directory cannot be listed.
+        """
+        async with self._relisting:
+            if time.monotonic() - self._listed_at > _FRESH:
+                if self._took > _QUICK:
+                    return None
+                listing = Listing()
+                try:
+                    await self._list(listing)
+                except BaseException:
+                    listing.close()
+                    raise
+                if self._recent is not self._listing:
+                    self._recent.close()
+                self._recent = listing
+            return merge(self._recent.sendings(name))
+
+    async def _list(self, listing: Listing) -> None:
+        begun = time.monotonic()
+        await self._store.scan(listing.take)
+        self._listed_at, self._took = begun, time.monotonic() - begun
 
     def has(self, image: StoredImage) -> bool:
         """Return whether an image is in place, with its length."""
@@ -99,7 +133,7 @@ class Index:
 
     def add(self, name: str, k: int, record: Record) -> bool:
         """Put the record of the k-th sending under a name into the index, and return whether it was not there."""
-        entry = f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
+        entry = record_name(name, k, record)
         is_new = self._find(entry) is None
         self._put(entry, record)
         return is_new

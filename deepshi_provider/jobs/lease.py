@@ -1,7 +1,8 @@
 """Who is alive: a process that has claims shows it by changing a small object every few seconds.
 
 Two triggerers may run one job at once, and a claim alone does not tell whether its sender still waits for the answer.
-So each claim names a *holder*, and each holder is an object that its process keeps changing and deletes at the end.
+So each claim names a *holder*, and each holder is an object that its process keeps changing and deletes at the end. It
+lists the attempts that the process is at, so that nobody waits for one whose answer a living process has lost.
 Another process that finds a claim without a record waits until the holder is gone, or has not changed for
 :data:`LEASE` seconds *by the waiting process's own clock*; no clocks are compared.
 """
@@ -14,10 +15,12 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.manifest import Claim
 from deepshi_provider.storage import STATE, Store
 
 log = logging.getLogger(__name__)
@@ -43,8 +46,9 @@ class Lease:
 
     def __init__(self, store: Store) -> None:
         self.holder = uuid.uuid4().hex[:16]
-        #: Name and ``k`` of each sending that this process is at; its other claims are lost ones.
-        self.sending: set[tuple[str, int]] = set()
+        #: ``<name>.<k>`` of each attempt that this process is at; its other claims are lost ones.
+        self.attempts: set[str] = set()
+        self._heartbeats = 0
         self._store = store
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
@@ -62,13 +66,26 @@ class Lease:
             self._lapsed = True
         return self._lapsed
 
+    @contextlib.contextmanager
+    def attempt(self, name: str, k: int) -> Iterator[int]:
+        """List an attempt in the heartbeats until the ``with`` block is left; enter it before the claim.
+
+        It gives the number of the last heartbeat that may not list it, for the claim.
+        """
+        attempt = f"{name}.{k}"
+        self.attempts.add(attempt)
+        try:
+            yield self._heartbeats
+        finally:
+            self.attempts.discard(attempt)
+
     async def start(self) -> None:
         """Write the first sign of life, if not done.
 
         :raises StorageFailed: the store cannot be written.
         """
         if self._task is None:
-            await self._beat(0)
+            await self._beat()
             self._task = asyncio.create_task(self._keep_beating(), name=f"deepshi-lease-{self.holder}")
 
     async def __aenter__(self) -> Lease:
@@ -88,21 +105,20 @@ class Lease:
             await asyncio.shield(self._store.remove(holder_name(self.holder)))
 
     async def _keep_beating(self) -> None:
-        count = 0
         while not self._ending.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), BEAT)
                 return
-            count += 1
             try:
-                await self._beat(count)
+                await self._beat()
             except StorageFailed as err:
                 log.warning("Sign of life not written, trying again in %g s: %s", BEAT, err)
 
-    async def _beat(self, count: int) -> None:
+    async def _beat(self) -> None:
         begun = _clocks()
-        said = json.dumps({"beat": count, "at": time.time()})
-        await self._store.write(holder_name(self.holder), said.encode(), threads=_BEATS)
+        self._heartbeats += 1
+        heartbeat = {"heartbeat": self._heartbeats, "at": time.time(), "attempts": sorted(self.attempts)}
+        await self._store.write(holder_name(self.holder), json.dumps(heartbeat).encode(), threads=_BEATS)
         _ = self.lapsed  # a gap stays noted although beating goes on
         self._last_beat = begun
 
@@ -118,11 +134,22 @@ class Watch:
         self._store = store
         self._seen: dict[str, tuple[bytes, float]] = {}
 
-    async def is_alive(self, holder: str) -> bool:
-        """Return whether a holder may be alive; ask again until it changes, vanishes, or the lease runs out."""
+    async def is_at(self, claim: Claim, attempt: str) -> bool:
+        """Return whether the process that made a claim may still be at its attempt.
+
+        Ask again until its heartbeat leaves the attempt out, does not change for as long as the lease, or is gone.
+
+        :param attempt: ``<name>.<k>``
+        """
         asked_at = time.monotonic()
-        data = await self._store.read(holder_name(holder))
-        return data is not None and self.is_fresh(holder, data, asked_at)
+        data = await self._store.read(holder_name(claim.holder))
+        if data is None or not self.is_fresh(claim.holder, data, asked_at):
+            return False
+        try:
+            heartbeat = json.loads(data)
+            return bool(heartbeat["heartbeat"] <= claim.heartbeat or attempt in heartbeat["attempts"])
+        except (ValueError, TypeError, KeyError):  # being written at this moment
+            return True
 
     def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
         """Return whether data was seen to change within the last :data:`LEASE` seconds.

@@ -15,10 +15,9 @@ from pydantic import ValidationError
 from deepshi_provider.costs import total
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
 from deepshi_provider.jobs.lease import Lease, Watch
-from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, unsettled
+from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, may_have_images, unsettled
 from deepshi_provider.storage import STATE, Store
 
-_CLAIM = ".claim.json"
 _KINDS = frozenset(get_args(RecordKind))
 _CHUNK = 1024 * 1024
 
@@ -44,14 +43,14 @@ class Ledger:
 
     async def sendings(self) -> list[Sending]:
         """Return all sendings under this name, oldest first, fresh from the store."""
-        return await self._store.scan(lambda objects: parse_listing(self._name, (entry for entry, _ in objects)))
+        return await self._store.scan(
+            lambda objects: parse_listing(self._name, (entry for entry, _ in objects)), prefix=f"{self._name}."
+        )
 
     async def claim(self, k: int, claim: Claim) -> bool:
         """Create the k-th claim; return ``False`` if another process was first."""
-        name = f"{STATE}/{self._name}.{k}.{claim.fingerprint[:16]}{_CLAIM}"
-        data = claim.model_dump_json().encode()
-        # A store client may send twice when an answer is lost, and then be told of its own object.
-        return await self._store.create(name, data) or await self._store.read(name) == data
+        name = claim_name(self._name, k, claim.fingerprint)
+        return await self._store.create(f"{STATE}/{name}", claim.model_dump_json().encode())
 
     def claim_uri(self, sending: Sending) -> str:
         """Return the URI of a sending's claim, to tell the user."""
@@ -59,12 +58,12 @@ class Ledger:
 
     async def withdraw(self, k: int, fingerprint: str) -> None:
         """Remove a claim whose sending was surely free."""
-        name = f"{STATE}/{self._name}.{k}.{fingerprint[:16]}{_CLAIM}"
+        name = f"{STATE}/{claim_name(self._name, k, fingerprint)}"
         await self._store.patiently(lambda: self._store.remove(name))
 
     async def record(self, k: int, record: Record) -> None:
         """Write what became of the k-th sending."""
-        name = f"{self._name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.kind}.json"
+        name = record_name(self._name, k, record)
         data = record.model_dump_json().encode()
         await self._store.patiently(lambda: self._store.write(f"{STATE}/{name}", data))
         self.written.append((parse_entry(name)[1] or Sending(k=k, fingerprint=record.fingerprint[:16]), record))
@@ -104,12 +103,11 @@ class Ledger:
     async def is_intact(self, purchase: Purchase, sendings: Iterable[Sending]) -> bool:
         """Return whether the images of a purchase are still in place.
 
-        Their lengths are compared. Their contents too, if another sending under the same name may have replaced them
-        with images that happen to be as long: a later one of another request, or any other of the same request.
+        Their lengths are compared. Their contents too, if another attempt under the same name may have put images there
+        that happen to be as long, whatever its number: who is first to claim may be last to store.
         """
-        own = purchase.record.fingerprint[:16]
-        others = [s for s in sendings if s.k != purchase.k and s.fingerprint == own and s.kind == "stored"]
-        others += [s for s in sendings if s.k >= purchase.k and s.fingerprint != own]
+        own = record_name(self._name, purchase.k, purchase.record)
+        others = any(may_have_images(sending) for sending in sendings if sending.record != own)
         for image in purchase.record.images:
             name = image.uri.rpartition("/")[2]
             if await self._store.size(name) != image.size_bytes:
@@ -131,13 +129,14 @@ class Ledger:
             data = await self._store.read(f"{STATE}/{sending.claim}")
             if data is None:
                 continue
+            attempt = f"{self._name}.{sending.k}"
             try:
-                holder = Claim.model_validate_json(data).holder
+                claim = Claim.model_validate_json(data)
             except ValidationError:  # being written at this moment, or cut short by a crash
                 alive = watch.is_fresh(str(sending.claim), data, asked_at)
             else:
-                is_own = holder == lease.holder
-                alive = (self._name, sending.k) in lease.sending if is_own else await watch.is_alive(holder)
+                is_own = claim.holder == lease.holder
+                alive = attempt in lease.attempts if is_own else await watch.is_at(claim, attempt)
             if alive:
                 return sending
         return None
@@ -161,10 +160,21 @@ def located(record: Record, store: Store) -> Record:
     return record.model_copy(update={"images": images})
 
 
+def claim_name(name: str, k: int, fingerprint: str) -> str:
+    """Return the name of a claim's object; :func:`parse_entry` reads it."""
+    return f"{name}.{k}.{fingerprint[:16]}.claim.json"
+
+
+def record_name(name: str, k: int, record: Record) -> str:
+    """Return the name of a record's object; :func:`parse_entry` reads it."""
+    return f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.holder}.{record.kind}.json"
+
+
 def parse_entry(entry: str) -> tuple[str, Sending | None]:
     """Return the name that a state object belongs to, and what it says of a sending, if it is about one.
 
-    Claims are ``<name>.<k>.<fingerprint>.claim.json``, records ``<name>.<k>.<fingerprint>.<task>.<kind>.json``.
+    Claims are ``<name>.<k>.<fingerprint>.claim.json``, records
+    ``<name>.<k>.<fingerprint>.<task>.<holder>.<kind>.json``.
     """
     stem, _, word = entry.removesuffix(".json").rpartition(".")
     if word == "claim":
@@ -172,8 +182,8 @@ def parse_entry(entry: str) -> tuple[str, Sending | None]:
         if len(fields) == 2 and fields[0].isdigit():
             return name, Sending(k=int(fields[0]), fingerprint=fields[1], claim=entry)
     elif word in _KINDS:
-        name, *fields = stem.rsplit(".", 3)
-        if len(fields) == 3 and fields[0].isdigit():
+        name, *fields = stem.rsplit(".", 4)
+        if len(fields) == 4 and fields[0].isdigit():
             k, fingerprint, task_key = int(fields[0]), fields[1], fields[2]
             kind = cast(RecordKind, word)
             return name, Sending(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
@@ -181,13 +191,11 @@ def parse_entry(entry: str) -> tuple[str, Sending | None]:
 
 
 def merge(sendings: Iterable[Sending]) -> list[Sending]:
-    """Return each sending once, oldest first: what has a record needs no claim."""
-    found: dict[tuple[int, str], Sending] = {}
-    for sending in sendings:
-        key = sending.k, sending.fingerprint
-        if sending.record or key not in found:
-            found[key] = sending
-    return [found[key] for key in sorted(found)]
+    """Return the sendings, oldest first: what has a record needs no claim, and of two records both count."""
+    found = list(sendings)
+    settled = {(s.k, s.fingerprint) for s in found if s.record}
+    kept = (s for s in found if s.record or (s.k, s.fingerprint) not in settled)
+    return sorted(kept, key=lambda s: (s.k, s.fingerprint, s.record or ""))
 
 
 def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
@@ -196,9 +204,16 @@ def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
     return merge(sending for owner, sending in parsed if sending and owner == name)
 
 
-def new_claim(fingerprint: str, owner: Owner, holder: str, model: str) -> Claim:
+def new_claim(fingerprint: str, owner: Owner, holder: str, model: str, heartbeat: int = 0) -> Claim:
     """Return a claim for now."""
-    return Claim(fingerprint=fingerprint, owner=owner, holder=holder, model=model, claimed_at=time.time())
+    return Claim(
+        fingerprint=fingerprint,
+        owner=owner,
+        holder=holder,
+        model=model,
+        claimed_at=time.time(),
+        heartbeat=heartbeat,
+    )
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -269,6 +269,19 @@ def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
     assert posts(emulator) == 2
 
 
+def test_what_was_listed_long_ago_is_listed_again_before_a_claim(
+    emulator: Emulator, local: Place, thread: ThreadPoolExecutor
+) -> None:
+    """Slow: the first row takes longer than a listing counts as fresh."""
+    emulator.fault("status", status=400, delay=12)
+    both = thread.submit(ended, batch(local, rows_of(2), max_concurrency=1))
+    wait_for(lambda: posts(emulator) == 1)
+    result_of(batch(local, [{"key": "row-1", "prompt": "another one"}]), run_id="tuesday")
+    both.result(timeout=60)
+    assert sorted(name.split(".")[1] for name in state(local, "claim")) == ["1", "2"], "each has a number of its own"
+    assert posts(emulator) == 3
+
+
 def test_the_sign_of_life_is_one_and_ends_with_the_batch(emulator: Emulator, place: Place) -> None:
     """Another triggerer must not take a batch for dead, nor a batch that is over for alive."""
     emulator.settings(latency=0.2)

@@ -139,6 +139,7 @@ class Seeder:
             kind="stored",
             fingerprint=fingerprint,
             owner=self._owner,
+            holder="gone",
             images=[image],
             model=request.model,
             size="64x48",

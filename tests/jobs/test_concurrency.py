@@ -10,11 +10,13 @@ import time
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.lease import LEASE
 from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
-from tests.jobs.making import make_job, posts, taken, until
+from deepshi_provider.jobs.run_batch import run_batch
+from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.manifest import Manifest, Owner
+from tests.jobs.making import BOAT, make_job, posts, taken, until
 from tests.places import Place, document, images, state
 from tests.services.processes import last_line_of, start_module
 
@@ -156,3 +158,50 @@ async def test_state_of_a_running_job_is_small_and_holds_no_secret(emulator: Emu
     assert "secret boat" not in said
     assert all(len(local.read(name)) < 1000 for name in names)
     await running
+
+
+async def test_image_that_another_request_may_have_replaced_is_looked_at_whoever_was_first(
+    emulator: Emulator, local: Place
+) -> None:
+    """The first to claim is the last to store, and its image happens to be as long as the other's."""
+    emulator.fault("silence", times=1)
+    slow = asyncio.create_task(run(make_job(local, seconds=4)))
+    await until("the request", lambda: posts(emulator) == 1)
+    blue = await run(make_job(local, fields={"prompt": "a blue boat"}, owner={"task_id": "blue"}))
+    await slow
+    assert [name.split(".")[1] for name in [*state(local, "claim"), *state(local, "record")]] == ["1", "2", "2"]
+    (image,) = blue.images
+    local.write("image-0.png", bytes(image.size_bytes))
+    again = await run(make_job(local, fields={"prompt": "a blue boat"}, owner={"task_id": "blue", "try_number": 2}))
+    assert (again.reused, again.sends, posts(emulator)) == (False, 1, 3)
+    assert local.read("image-0.png") == emulator.picture(emulator.requests()[2]["id"])
+
+
+async def test_living_process_that_has_lost_an_answer_is_not_waited_for(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat lists what it is at: another row."""
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
+    emulator.fault("cut")
+    emulator.fault("silence")
+    owner = Owner(dag_id="shop", run_id="sunday", task_id="batch")
+    batch = BatchJob(
+        owner=owner,
+        output_uri=local.uri,
+        deepshi_conn_id="deepshi_default",
+        preflight="off",
+        max_resends=0,
+        rows=2,
+        generation_timeout=60,
+        max_concurrency=1,
+    )
+    with RowTable() as rows:
+        rows.fill([("image", {**BOAT, "stream": True}), ("other", {**BOAT, "prompt": "another", "stream": True})])
+        busy = asyncio.create_task(run_batch(batch, rows))
+        await until("both requests", lambda: posts(emulator) == 2)
+        manifest = await run(make_job(local, seconds=40))
+        assert not busy.done()
+        busy.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await busy
+    assert (manifest.status, manifest.unknown_outcomes, posts(emulator)) == ("success", 1, 3)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.lease import LEASE, Watch
+from deepshi_provider.jobs.lease import LEASE, Lease, Watch
 from deepshi_provider.jobs.ledger import Ledger, new_claim
 from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Owner
@@ -72,3 +72,18 @@ def test_a_holder_is_not_dead_because_this_process_stalled(local: LocalPlace) ->
     assert watch.is_fresh("holder", b"1", asked_at=LEASE - 0.1)
     assert watch.is_fresh("holder", b"2", asked_at=3 * LEASE)
     assert not watch.is_fresh("holder", b"2", asked_at=4 * LEASE)
+
+
+async def test_a_heartbeat_speaks_for_claims_that_are_older_than_it(local: LocalPlace) -> None:
+    """A claim that was made after it may not be listed yet."""
+    store = Store(local.uri)
+    async with Lease(store) as lease:
+        await lease.start()
+        with lease.attempt("image", 1) as heartbeat:
+            mine = new_claim("a" * 64, OWNER, lease.holder, "m", heartbeat)
+            assert await Watch(store).is_at(mine, "image.1")
+        assert await Watch(store).is_at(mine, "image.1"), "the heartbeat was written before the claim"
+        written = local.read(f"_deepshi/{lease.holder}.holder.json")
+        await until("the next heartbeat", lambda: local.read(f"_deepshi/{lease.holder}.holder.json") != written)
+        assert not await Watch(store).is_at(mine, "image.1")
+    assert not await Watch(store).is_at(mine, "image.1")

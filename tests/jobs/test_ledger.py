@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepshi_provider.jobs.ledger import Ledger, parse_listing
+from deepshi_provider.jobs.sheets import add_up
 from deepshi_provider.manifest import Owner, Record, Sending
 from deepshi_provider.storage import Store
 from tests.places import Place
@@ -41,7 +42,7 @@ def test_listing_is_read_as_it_was_written(
         expected[k, fingerprint] = kind
         listing.append(f"{name}.{k}.{fingerprint}.claim.json")
         if kind:
-            listing.append(f"{name}.{k}.{fingerprint}.{task_key}.{kind}.json")
+            listing.append(f"{name}.{k}.{fingerprint}.{task_key}.{'0' * 16}.{kind}.json")
     random.shuffle(listing)
     neighbours = [f"{name}x.1.{'0' * 16}.claim.json", f"{name}.0a1b.slot.json", "0a1b.holder.json"]
     found = parse_listing(name, [*listing, *neighbours])
@@ -58,7 +59,9 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
     others = [OWNER.model_copy(update=u) for u in ({"run_id": "x"}, {"map_index": 0}, {"task_id": "x"})]
     second = OWNER.model_copy(update={"try_number": 2})
     for k, owner in enumerate([OWNER, second, *others], start=1):
-        record = Record(kind="lost", fingerprint="f" * 64, owner=owner, cost_usd=Decimal("0.1"), recorded_at=k)
+        record = Record(
+            kind="lost", fingerprint="f" * 64, owner=owner, holder="h", cost_usd=Decimal("0.1"), recorded_at=k
+        )
         await ledger.record(k, record)
     sendings = await ledger.sendings()
     assert [s.k for s in sendings] == [1, 2, 3, 4, 5]
@@ -67,10 +70,24 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
     assert str(await ledger.task_cost(sendings, OWNER.model_copy(update={"dag_id": "x"}))) == "0"
 
 
+async def test_two_processes_that_made_one_attempt_both_count(local: Place) -> None:
+    """A store that ignores that a claim exists lets both send."""
+    ledger = Ledger(Store(local.uri), "image")
+    for holder in ("one", "other"):
+        record = Record(
+            kind="lost", fingerprint="f" * 64, owner=OWNER, holder=holder, cost_usd=Decimal("0.1"), recorded_at=1
+        )
+        await ledger.record(1, record)
+    sendings = await ledger.sendings()
+    assert [s.k for s in sendings] == [1, 1]
+    assert str(await ledger.task_cost(sendings, OWNER)) == "0.2"
+    assert (await add_up(Store(local.uri), OWNER)).sums()["cost_usd"] == Decimal("0.2")
+
+
 async def test_record_of_another_request_with_the_same_beginning_is_not_taken(local: Place) -> None:
     """Names hold 16 digits of a fingerprint, records all 64."""
     ledger = Ledger(Store(local.uri), "image")
-    record = Record(kind="stored", fingerprint="a" * 64, owner=OWNER, recorded_at=1)
+    record = Record(kind="stored", fingerprint="a" * 64, owner=OWNER, holder="h", recorded_at=1)
     await ledger.record(1, record)
     sendings: list[Sending] = await ledger.sendings()
     assert [purchase async for purchase in ledger.purchases(sendings, "a" * 16 + "b" * 48)] == []

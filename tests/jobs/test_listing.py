@@ -19,7 +19,9 @@ numbers = st.integers(1, 3).map(str)
 prints = st.sampled_from(["0" * 16, "f" * 16])
 owners = st.sampled_from(["1" * 16, "2" * 16])
 claims = st.tuples(names, numbers, prints, st.just("claim"))
-records = st.tuples(names, numbers, prints, owners, st.sampled_from(["stored", "lost", "superseded"]))
+records = st.tuples(
+    names, numbers, prints, owners, st.just("3" * 16), st.sampled_from(["stored", "lost", "superseded"])
+)
 entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json") | st.text(max_size=20), max_size=30)
 
 
@@ -93,7 +95,9 @@ def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> Non
 def test_python_holds_nothing_of_a_long_listing() -> None:
     """SQLite's own memory is bounded by its cache, and is not traced here."""
     objects = (
-        (f"row-{n}.1.{'0' * 16}.{kind}.json", 1) for n in range(3_000) for kind in ("claim", f"{'1' * 16}.stored")
+        (f"row-{n}.1.{'0' * 16}.{kind}.json", 1)
+        for n in range(3_000)
+        for kind in ("claim", f"{'1' * 16}.{'3' * 16}.stored")
     )
     tracemalloc.start()
     try:

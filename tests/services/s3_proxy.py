@@ -31,8 +31,8 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar refuse: writes to keys that match are answered with 403, which no client tries again; ``None`` = none.
     :ivar refused: the keys of refused writes.
     :ivar ignores_conditions: write although the object exists, whatever ``If-None-Match`` says.
-    :ivar joins_slashes: take ``a//b`` for ``a/b`` in keys, but not in the prefix of a listing.
     :ivar no_listing: listings are answered with this code and 404, ``""`` for an empty body; ``None`` = not.
+    :ivar lists_nothing: answer listings as if there were no objects.
     :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
@@ -44,7 +44,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.refuse: str | None = None
         self.refused: list[str] = []
         self.ignores_conditions = False
-        self.joins_slashes = False
+        self.lists_nothing = False
         self.no_listing: str | None = None
         self.seen: list[tuple[str, str]] = []
         self.credentials = Credentials(server.access_key, server.secret_key)
@@ -78,11 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.seen.append((self.command, self.path))
         is_write = self.command in ("PUT", "POST")
-        if (
-            self.server.no_listing is not None
-            and self.command == "GET"
-            and "list-type" in parse_qs(urlsplit(self.path).query)
-        ):
+        is_listing = self.command == "GET" and "list-type" in parse_qs(urlsplit(self.path).query)
+        if is_listing and self.server.lists_nothing:
+            self.send(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+            return
+        if is_listing and self.server.no_listing is not None:
             code = self.server.no_listing
             self.send(404, [], f"<Error><Code>{code}</Code></Error>".encode() if code else b"")
             return
@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
             # Headers as they are: the signature covers the client's Host.
-            path, headers = self.changed()
-            upstream.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
+            headers = self.changed()
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
                 if name.lower() != "expect":
                     upstream.putheader(name, value)
@@ -104,25 +104,21 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             upstream.close()
 
-    def changed(self) -> tuple[str, dict[str, str]]:
-        """Return path and headers as they go on, signed anew if they were changed."""
-        path, mark, query = self.path.partition("?")
+    def changed(self) -> dict[str, str]:
+        """Return the headers as they go on, signed anew if they were changed."""
         headers = dict(self.headers.items())
-        if self.server.joins_slashes:
-            path = re.sub("/+", "/", path)
         if self.server.ignores_conditions:
             headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
-        whole = f"{path}{mark}{query}"
-        if whole == self.path and len(headers) == len(self.headers):
-            return whole, headers
+        if len(headers) == len(self.headers):
+            return headers
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-        request = AWSRequest(self.command, f"http://{headers['Host']}{whole}", headers)
+        request = AWSRequest(self.command, f"http://{headers['Host']}{self.path}", headers)
         request.context["timestamp"] = request.headers["X-Amz-Date"]
         signer = S3SigV4Auth(self.server.credentials, "s3", "us-east-1")
         to_sign = signer.string_to_sign(request, signer.canonical_request(request))
         scope, signed = signer.scope(request), signer.signed_headers(signer.headers_to_sign(request))
         signature = signer.signature(to_sign, request)
-        return whole, {
+        return {
             **headers,
             "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed}, Signature={signature}",
         }

@@ -1,0 +1,111 @@
+"""Stores that are not what they say: what cannot be sure is not paid for twice, and no loop spins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from airflow.sdk import ObjectStoragePath
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.run import run
+from deepshi_provider.manifest import Manifest
+from tests.jobs.making import make_job, posts, taken
+from tests.places import S3Place, images, state
+from tests.services.processes import last_line_of, start_module
+from tests.services.s3_proxy import S3Proxy
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+
+@pytest.fixture
+def forgetful(proxy: S3Proxy) -> S3Proxy:
+    """An S3 server that ignores ``If-None-Match``, as some do."""
+    proxy.ignores_conditions = True
+    return proxy
+
+
+def test_the_proxy_is_such_a_server(s3_place: S3Place, forgetful: S3Proxy) -> None:
+    """Without this the other tests would show nothing."""
+    path = ObjectStoragePath(f"{s3_place.uri}/object", conn_id=forgetful.conn_id)
+    for data in (b"first", b"second"):
+        path.fs.pipe_file(path.path, data, mode="create")
+    assert s3_place.read("object") == b"second"
+
+
+async def test_of_two_triggers_one_sends_although_the_server_takes_both_claims(
+    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator.settings(latency=1)
+    jobs = [make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0) for _ in range(2)]
+    with caplog.at_level(logging.WARNING):
+        first, second = await asyncio.gather(*map(run, jobs))
+    assert first == second
+    assert (first.status, first.unknown_outcomes, posts(emulator)) == ("success", 0, 1)
+    assert first.task_cost_usd == taken(emulator) > 0
+    assert (images(s3_place), len(state(s3_place, "record"))) == (["image-0.png"], 1)
+    assert "ignores If-None-Match" in caplog.text
+
+
+async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
+    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy
+) -> None:
+    emulator.settings(latency=2)
+
+    def carried_out(job: Job) -> Manifest:
+        return Manifest.model_validate_json(last_line_of(start_module("tests.jobs.run_job", job.model_dump_json())))
+
+    jobs = [make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0, is_shared=True) for _ in range(2)]
+    first, second = await asyncio.gather(*(asyncio.to_thread(carried_out, job) for job in jobs))
+    assert first == second
+    assert (first.status, posts(emulator), first.task_cost_usd) == ("success", 1, taken(emulator))
+
+
+async def test_of_two_tasks_with_one_directory_one_is_refused_although_the_server_takes_both_slots(
+    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy
+) -> None:
+    """Each would put another picture there."""
+    jobs = [
+        make_job(
+            s3_place,
+            output_conn_id=forgetful.conn_id,
+            is_shared=True,
+            owner={"task_id": f"boat-{n}"},
+            fields={"prompt": f"boat {n}"},
+        )
+        for n in range(2)
+    ]
+    manifests = await asyncio.gather(*map(run, jobs))
+    assert sorted(manifest.status for manifest in manifests) == ["failed", "success"]
+    (refused,) = [manifest.error for manifest in manifests if manifest.error]
+    assert refused["type"] == "InvalidRequest"
+    assert posts(emulator) == 1
+
+
+async def test_claim_that_can_neither_be_made_nor_seen_is_an_error_after_a_few_looks(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    emulator.fault("cut")
+    await run(make_job(s3_place))
+    (claim,) = state(s3_place, "claim")
+    proxy.lists_nothing = True
+    manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id, owner={"try_number": 2}))
+    assert manifest.error is not None
+    assert (manifest.error["type"], manifest.error["charged"], manifest.sends) == ("StorageFailed", "no", 0)
+    assert "contradicts itself" in manifest.error["message"]
+    assert f"{s3_place.uri}/{claim}" in manifest.error["message"]
+    assert posts(emulator) == 1
+    looks = [path for method, path in proxy.seen if method == "GET" and "list-type" in path]
+    assert len(looks) < 12, "it waits longer each time"
+
+
+async def test_two_slashes_are_refused_before_anything_reaches_the_store(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    job = make_job(s3_place, output_conn_id=proxy.conn_id)
+    with pytest.raises(InvalidRequest, match="empty part"):
+        await run(job.model_copy(update={"output_uri": f"{s3_place.uri}//a"}))
+    assert (proxy.seen, posts(emulator)) == ([], 0)
