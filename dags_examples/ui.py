@@ -40,8 +40,17 @@ _START_TIMEOUT_S = 300.0
 _RUN_TIMEOUT_S = 900.0
 
 
+#: Without the servers of logs, which listen on all addresses: the API server reads the files.
+_COMPONENTS = (
+    ("api-server",),
+    ("scheduler", "--skip-serve-logs"),
+    ("dag-processor",),
+    ("triggerer", "--skip-serve-logs"),
+)
+
+
 class LocalAirflow:
-    """``airflow standalone`` with the connection ``deepshi_default``, from ``with`` to its end.
+    """Airflow on 127.0.0.1 with the connection ``deepshi_default``, from ``with`` to its end.
 
     :param home: an empty directory.
     :param deepshi: the connection, as JSON.
@@ -52,24 +61,17 @@ class LocalAirflow:
         self.url = f"http://127.0.0.1:{port}"
         self._home = home
         self._deepshi = deepshi
-        self._log = home / "standalone.log"
+        self._log = home / "airflow.log"
         self._env = _environment(home, self.url, port)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         # Proxies from the environment are of no use on 127.0.0.1.
         self._http = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
 
     def __enter__(self) -> LocalAirflow:
         (self._home / "passwords.json").write_text(json.dumps(USERS), encoding="utf-8")
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "standalone"],
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
         try:
+            self._start("db", "migrate").wait()
+            self._processes = [self._start(*command) for command in _COMPONENTS]
             self._wait_until_healthy()
             self._add_connection()
         except BaseException:
@@ -86,24 +88,29 @@ class LocalAirflow:
         self.stop()
 
     @property
+    def pids(self) -> list[int]:
+        """All of Airflow's processes."""
+        return [process.pid for leader in self._processes for process in _session(leader.pid)]
+
+    @property
     def ended(self) -> bool:
-        """Whether Airflow has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
+        """Whether a part of Airflow has ended by itself."""
+        return any(process.poll() is not None for process in self._processes)
 
     def stop(self) -> None:
         """End every process: politely, and after 10 s by force."""
         self._http.close()
-        if self._process is None:
-            return
         # By session: each task runs in a process group of its own.
-        processes = list(_session(self._process.pid))
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+        processes = [process for leader in self._processes for process in _session(leader.pid)]
+        for leader in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                leader.send_signal(signal.SIGINT)
         psutil.wait_procs(processes, timeout=10)
-        for process in _session(self._process.pid):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.wait()
+        for leader in self._processes:
+            for process in _session(leader.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            leader.wait()
 
     def log_tail(self) -> str:
         """The last lines that Airflow wrote."""
@@ -151,6 +158,17 @@ class LocalAirflow:
                     "WHERE dag_id = ? AND run_id = ? AND key = 'deepshi_cost'",
                     (back, dag_id, run_id),
                 )
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 -- of the commands above
+                [sys.executable, "-m", "airflow", *command],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def _is_known(self, dag_id: str) -> bool:
         # /dags/{id} answers before the DAG can be run; its details do not.
@@ -274,7 +292,7 @@ def _environment(home: Path, url: str, port: int) -> dict[str, str]:
     folder = Path(__file__).parent
     return {
         **inherited,
-        # `airflow standalone` starts `airflow`, and Airflow talks to itself over HTTP.
+        # Airflow starts `airflow`, and talks to itself over HTTP.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
@@ -294,18 +312,9 @@ def _environment(home: Path, url: str, port: int) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        # The default ports may be taken by another Airflow.
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_port()),
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tests.cluster.books import Books, costs_in_xcom, unknown_in_xcom
 from tests.cluster.chaos import DEATHS, Chaos
 from tests.services.airflow_cluster import AirflowCluster
 from tests.services.postgres import Postgres
-from tests.services.processes import wait_for
+from tests.services.processes import listening, wait_for
 from tests.services.redis import Redis
 from tests.services.seaweedfs import SeaweedFS
 
@@ -48,6 +48,7 @@ def test_200_pictures_while_workers_triggerers_scheduler_and_redis_die(tmp_path:
         dags = Path(__file__).parent / "dags"
         with AirflowCluster(tmp_path / "airflow", dags, postgres=postgres, redis=redis, env=env) as airflow:
             airflow.wait_for_dag("chaos", timeout=120)
+            assert listening(stat.pid for process in airflow.processes for stat in process.stats()) == {"127.0.0.1"}
             run_id = airflow.trigger("chaos")
             wait_for("pictures", 120, lambda: deepshi.stats()["images"])
             began = time.monotonic()

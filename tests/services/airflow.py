@@ -96,6 +96,11 @@ class Airflow(AirflowApi):
         found = [process for process in self._processes if isinstance(process, Triggerer)]
         return [triggerer for triggerer in found if triggerer.exit_code is None]
 
+    @property
+    def processes(self) -> list[Process]:
+        """All of Airflow's: ``api-server``, ``scheduler``, ``dag-processor``, ``triggerer-1``…, ``worker-1``…"""
+        return list(self._processes)
+
     def start_triggerer(self) -> Triggerer:
         """Start one more and return when it is healthy."""
         triggerer = self._spawn_triggerer()

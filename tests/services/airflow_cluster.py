@@ -10,7 +10,6 @@ from .airflow import Airflow
 from .airflow_database import migrate
 from .debian import MissingProgram
 from .postgres import Postgres
-from .processes import Process
 from .redis import Redis
 
 #: Of the dependency group ``cluster``.
@@ -55,11 +54,6 @@ class AirflowCluster(Airflow):
         settings = {**_celery(postgres, redis, slots), **_quick_reactions(), **(env or {})}
         super().__init__(home, dags_folder, env=settings, triggerers=triggerers, parallelism=workers * slots)
         self._wanted_workers = workers
-
-    @property
-    def processes(self) -> list[Process]:
-        """All of Airflow's: ``api-server``, ``scheduler``, ``dag-processor``, ``triggerer-1``…, ``worker-1``…"""
-        return list(self._processes)
 
     def start_what_ended(self) -> list[str]:
         """Start again what is not running, as a supervisor does, and return the names."""

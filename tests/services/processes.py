@@ -13,9 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+import psutil
 
 T = TypeVar("T")
 
@@ -102,6 +104,16 @@ def parent_pid(pid: int) -> int:
         if stat.pid == pid:
             return stat.parent
     raise ProcessLookupError(pid)
+
+
+def listening(pids: Iterable[int]) -> set[str]:
+    """Return the addresses on which processes wait for connections."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = psutil.Process(pid).net_connections(kind="inet")
+            found |= {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    return found
 
 
 class Process:

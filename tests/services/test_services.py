@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from .airflow import Airflow
-from .processes import Process, process_stats, wait_for
+from .processes import Process, listening, process_stats, wait_for
 from .seaweedfs import SeaweedFS
 
 DAGS = {
@@ -184,6 +184,10 @@ def test_run_succeeds_and_its_xcoms_and_logs_can_be_read(airflow: Airflow, defer
 
 
 @pytest.mark.airflow
+def test_airflow_listens_on_this_machine_only(airflow: Airflow, deferred: DeferredRun) -> None:
+    assert listening(stat.pid for process in airflow.processes for stat in process.stats()) == {"127.0.0.1"}
+
+
 def test_another_triggerer_takes_over_from_a_killed_one(airflow: Airflow, deferred: DeferredRun) -> None:
     first = airflow.triggerer_of("deferred", deferred.run_id, "wait")
     assert deferred.notes() == [("run", first.children()[0])]

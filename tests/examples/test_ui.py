@@ -1,0 +1,37 @@
+"""What ``make ui`` starts is reached from this machine only."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from dags_examples.ui import LocalAirflow
+from deepshi_provider.emulator.testing import Emulator
+from tests.services.processes import listening
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.airflow
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_airflow_of_make_ui_listens_on_this_machine_only(tmp_path: Path) -> None:
+    with (
+        Emulator() as emulator,
+        LocalAirflow(tmp_path, emulator.connection_json(output_uri=tmp_path.as_uri()), free_port()) as airflow,
+    ):
+        assert len(airflow.pids) > 4
+        assert listening([*airflow.pids, emulator.pid]) == {"127.0.0.1"}
+        runs = airflow.trigger(["product_images"])
+        assert set(airflow.wait_for(runs).values()) == {"success"}
+        # Without a log server, logs are still shown.
+        (dag_id, run_id) = runs[0]
+        (task, *_) = airflow.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/1"
+        assert "Could not read served logs" not in str(airflow.api("GET", path))
