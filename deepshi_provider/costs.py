@@ -74,6 +74,7 @@ class CostSheet(BaseModel):
     """What one task instance has cost, over all its tries.
 
     :param ended: whether the try has come to its end; before that, the sheet tells of earlier tries only.
+    :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param saved_usd: what the reused pictures cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: what these may have cost, at the price that their like had; ``None`` if that is not known.
@@ -92,6 +93,8 @@ class CostSheet(BaseModel):
     task_id: str
     map_index: int = -1
     try_number: int = 1
+    key: Any = None
+    metadata: Any = None
     cost_usd: Usd | None = Decimal(0)
     saved_usd: Usd = Decimal(0)
     unknown_outcomes: int = 0
@@ -110,6 +113,8 @@ class CostSheet(BaseModel):
                 sheet = sheet.model_copy(update={"images": sheet.images[:-1]})
             elif len(sheet.models) > 1:
                 sheet = sheet.model_copy(update={"models": shortened(sheet.models, len(sheet.models) - 1)})
+            elif sheet.metadata is not None:
+                sheet = sheet.model_copy(update={"metadata": None})
             else:
                 break
         return value

@@ -26,10 +26,16 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 Charged = Literal["no", "yes", "unknown"]
+
+_DATA = re.compile(r"(data:[\w.+-]+/[\w.+-]+[\w.+=;-]*,)[^\s'\"<>)]{40,}", re.ASCII | re.IGNORECASE)
+_SIGNED = re.compile(
+    r"\?(?=[^\s'\"<>?]*(?:sig|token|credential|password|secret|key)[\w.-]*=)[^\s'\"<>]*", re.ASCII | re.IGNORECASE
+)
 
 
 class DeepshiError(Exception):
@@ -61,6 +67,7 @@ class DeepshiError(Exception):
         cost_usd: Decimal | None = None,
         sends: int = 0,
     ) -> None:
+        message = _shown(message)
         super().__init__(message)
         self.message = message
         self.status_code = status_code
@@ -197,6 +204,11 @@ class StorageFailed(DeepshiError):
     """The object store could not be read or written."""
 
     retryable = True
+
+
+def _shown(message: str) -> str:
+    """Return a message without the data of ``data:`` URIs and the signatures of URLs, wherever they came from."""
+    return _SIGNED.sub("?…", _DATA.sub(r"\1…", message))
 
 
 def _tree(kind: type[DeepshiError]) -> dict[str, type[DeepshiError]]:

@@ -131,6 +131,7 @@ class Record(BaseModel):
 class Manifest(BaseModel):
     """How a job ended: what a task returns, or why it failed.
 
+    :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param cost_usd: what this try paid; ``None`` if the API told no cost.
     :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
     :param costs: the task instance's cost sheet, which XCom gets by itself.
@@ -143,6 +144,8 @@ class Manifest(BaseModel):
     status: Literal["success", "failed"]
     operation: Literal["generate", "edit"] = "generate"
     owner: Owner
+    key: Any = None
+    metadata: Any = None
     images: list[StoredImage] = []
     model: str | None = None
     size: str | None = None
@@ -164,18 +167,24 @@ class Manifest(BaseModel):
             where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
             return {"kind": "single", "status": "success", **where}
         fields = {"status", "operation", "model", "sends", "unknown_outcomes", "task_cost_usd", "retry"}
-        told = self.model_dump(mode="json", include=fields)
+        told = self.model_dump(mode="json", include={*fields, "key", "metadata"})
         return {"kind": "single", **told, "error": _short(self.error)}
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
         value = self.model_dump(exclude={"status", "operation", "owner", "task_cost_usd", "costs", "error", "retry"})
-        return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
+        return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage), **self.labels()}
+
+    def labels(self) -> dict[str, Any]:
+        """Return what tells this result from those of other mapped tasks."""
+        return {"map_index": self.owner.map_index, "key": self.key, "metadata": self.metadata}
 
 
 class Summary(BaseModel):
     """How a batch ended.
 
+    :param map_index: of the task instance; -1 if it is not mapped.
+    :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param rows: how many there were.
     :param created: rows that this task instance bought, in whichever of its tries.
     :param reused: rows whose images others had bought.
@@ -189,6 +198,9 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     status: Literal["success", "failed"]
+    map_index: int = -1
+    key: Any = None
+    metadata: Any = None
     rows: int
     created: int = 0
     reused: int = 0
@@ -208,7 +220,12 @@ class Summary(BaseModel):
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
         counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
-        return {**counts, "cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
+        where = {"cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
+        return {**counts, **where, **self.labels()}
+
+    def labels(self) -> dict[str, Any]:
+        """Return what tells this result from those of other mapped tasks."""
+        return {"map_index": self.map_index, "key": self.key, "metadata": self.metadata}
 
 
 @dataclass(frozen=True, kw_only=True)

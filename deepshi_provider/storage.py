@@ -33,6 +33,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
+from deepshi_provider.api.texts import missing_support
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, StorageFailed
 from deepshi_provider.locations import checked
 
@@ -178,6 +179,13 @@ class Store:
         """Return whether this is a store with the API of S3, but not Amazon's."""
         return await self._run("find the server", self._is_elsewhere)
 
+    async def check(self) -> None:
+        """Make sure that Airflow can open such a store at all; asks the store nothing.
+
+        :raises InvalidConnection: its connection is not defined, or a package is missing.
+        """
+        await self._run("open the store", lambda: self._fs)
+
     async def remove(self, name: str) -> None:
         """Delete an object; it is no error if there is none."""
         await self._run(f"delete {name!r}", self._remove, name)
@@ -234,6 +242,8 @@ class Store:
         except DeepshiError:
             raise
         except Exception as err:  # every object store raises errors of its own kind; this is where they enter
+            if hint := missing_support(self.uri, err):
+                raise InvalidConnection(f"{self.uri}: {hint}") from err
             raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err
 
     # What follows blocks and runs in threads.

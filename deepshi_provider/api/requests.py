@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from deepshi_provider.api.complaints import complaints
+from deepshi_provider.api.texts import is_blank
 from deepshi_provider.exceptions import InvalidRequest
 
 #: The fields that an operator has as parameters.
@@ -30,14 +32,13 @@ REQUEST_FIELDS = (
 #: Fields that say how the answer travels, not what is in the picture.
 TRANSPORT_FIELDS = frozenset({"stream", "response_format"})
 
-_BLANK = (None, "", "None")
-
 
 class GenerateRequest(BaseModel):
     """``POST /v1/images/generations``: one prompt, ``n`` pictures.
 
     Field names are the API's own; fields that it does not document are kept and forwarded. Rendered templates are
-    understood: ``"1024"`` is a number, and ``None``, ``""`` and ``"None"`` mean that the field is not sent.
+    understood: ``"1024"`` is a number, and ``None``, ``""``, ``"None"``, ``"null"`` and NaN mean that the field is not
+    sent.
 
     :param model: model id, such as ``deepshi-banana-pro``.
     :param prompt: what to draw; each model caps its length (8,000 to 50,000 characters).
@@ -57,6 +58,8 @@ class GenerateRequest(BaseModel):
 
     path: ClassVar[str] = "/v1/images/generations"
     operation: ClassVar[str] = "generate"
+    #: Of the operators, where the user names none.
+    default_model: ClassVar[str] = "deepshi-banana-pro"
     #: Fields that travel in another way.
     _apart: ClassVar[frozenset[str]] = frozenset()
 
@@ -79,7 +82,13 @@ class GenerateRequest(BaseModel):
     def _drop_blanks(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {k: v for k, v in data.items() if not (v in _BLANK if isinstance(v, str | None) else False)}
+        return {name: value for name, value in data.items() if not cls._is_dropped(name, value)}
+
+    @classmethod
+    def _is_dropped(cls, name: str, value: Any) -> bool:
+        if name in cls.model_fields:
+            return is_blank(value)
+        return value is None or (isinstance(value, str) and value in ("", "None"))
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> GenerateRequest:
@@ -135,6 +144,7 @@ class EditRequest(GenerateRequest):
 
     path: ClassVar[str] = "/v1/images/edits"
     operation: ClassVar[str] = "edit"
+    default_model: ClassVar[str] = "deepshi-image-1"
     _apart: ClassVar[frozenset[str]] = frozenset({"images"})
 
     images: Annotated[list[str], BeforeValidator(_image_list), Field(min_length=1, max_length=14)]
@@ -163,16 +173,4 @@ def build(kind: type[Request], fields: Mapping[str, Any]) -> Request:
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as err:
-        complaints = "; ".join(_complaint(e["loc"], e["type"], e["msg"], e["input"]) for e in err.errors())
-        raise InvalidRequest(f"The request was not sent: {complaints}") from None
-
-
-def _complaint(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    if not loc:
-        return message.removeprefix("Value error, ")
-    name = ".".join(str(part) for part in loc)
-    if kind in ("missing", "string_too_short"):
-        return f"{name} is missing or empty"
-    too_long = isinstance(value, int) and abs(value) >= 10**40
-    shown = f", got {str(value)[:40]!r}" if name != "prompt" and not too_long else ""
-    return f"{name}: {message[0].lower()}{message[1:]}{shown}"
+        raise InvalidRequest(f"The request was not sent: {complaints(err, secret=('prompt',))}") from None

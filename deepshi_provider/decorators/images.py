@@ -14,12 +14,12 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import Context
 
-from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
+from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.jobs.rows import check_row, request_of
 from deepshi_provider.operators.flows import carry_out
-from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
 from deepshi_provider.operators.lifecycle import owner_of
-from deepshi_provider.operators.rendered import image_uris
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
@@ -70,13 +70,11 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         return result
 
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
-        own = {"prompt": asked} if isinstance(asked, str) else dict(asked)
-        extra = own.pop("extra_params", None) or {}
-        if not isinstance(extra, Mapping):
-            raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
-        images = image_uris(own.pop("images", self.images))
-        fields = {**self.request_fields(), **extra, **own}
-        return build(EditRequest, {**fields, "images": images}) if images else build(GenerateRequest, fields)
+        """Return the request by the rules of a batch's rows: what is not known is refused before it is paid for."""
+        row = {"prompt": asked} if isinstance(asked, str) else dict(with_uris(asked))
+        self.key, self.metadata = row.pop("key", self.key), row.pop("metadata", self.metadata)
+        _, fields = check_row(row, self.defaults(), self.stream)
+        return request_of(fields)
 
 
 def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

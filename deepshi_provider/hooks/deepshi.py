@@ -34,6 +34,7 @@ from deepshi_provider.exceptions import (
     TimedOut,
 )
 from deepshi_provider.hooks import metrics
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.inputs import InputImages, read_inputs
 from deepshi_provider.hooks.observed import Observed
@@ -83,16 +84,16 @@ class DeepshiHook(BaseHook):
         return field_behaviour()
 
     def generate(self, request: GenerateRequest) -> ImagesResult:
-        """Generate images; see :meth:`agenerate`."""
-        return asyncio.run(self.agenerate(request))
+        """Generate images; see :meth:`agenerate`, which is for where an event loop runs (notebooks, async tasks)."""
+        return run_here(self.agenerate(request), instead="use `await hook.agenerate(…)`")
 
     def edit(self, request: EditRequest) -> ImagesResult:
         """Edit images; see :meth:`aedit`."""
-        return asyncio.run(self.aedit(request))
+        return run_here(self.aedit(request), instead="use `await hook.aedit(…)`")
 
     def list_models(self) -> list[ModelInfo]:
         """Return the catalog; see :meth:`alist_models`."""
-        return asyncio.run(self.alist_models())
+        return run_here(self.alist_models(), instead="use `await hook.alist_models()`")
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the catalog, which is free. Called by the "Test" button of Airflow's connection form."""

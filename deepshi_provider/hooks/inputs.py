@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 
 from deepshi_provider.api.media import EXTENSIONS, media_type
 from deepshi_provider.api.spool import Spool
+from deepshi_provider.api.texts import missing_support, shown_uri
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, InvalidResponse, StorageFailed
 from deepshi_provider.locations import locate
 
@@ -75,7 +76,7 @@ def _read(uri: str, conn_id: str | None) -> InputImage:
         spool = cleanup.enter_context(Spool())
         kind = media_type(_copy(uri, conn_id, spool))
         if kind is None:
-            raise InvalidRequest(f"The input image {uri} is not a PNG, JPEG or WebP image")
+            raise InvalidRequest(f"The input image {shown_uri(uri)} is not a PNG, JPEG or WebP image")
         spool.file.seek(0)
         cleanup.pop_all()
     return InputImage(uri=uri, media_type=kind, spool=spool)
@@ -93,19 +94,25 @@ def _copy(uri: str, conn_id: str | None, spool: Spool) -> bytes:
                 head = head or chunk[:12]
                 spool.write(chunk)
     except (FileNotFoundError, IsADirectoryError) as err:
-        raise InvalidRequest(f"The input image {uri} does not exist") from err
+        raise InvalidRequest(f"The input image {shown_uri(uri)} does not exist") from err
     except InvalidResponse as err:
-        raise InvalidRequest(f"The input image {uri} is too large to send") from err
+        raise InvalidRequest(f"The input image {shown_uri(uri)} is too large to send") from err
     except StorageFailed as err:
-        raise StorageFailed(f"The directory for temporary files does not take {uri}: {err.__cause__}") from err
-    except InvalidConnection:
+        raise StorageFailed(
+            f"The directory for temporary files does not take {shown_uri(uri)}: {err.__cause__}"
+        ) from err
+    except (InvalidConnection, InvalidRequest):
         raise
     except Exception as err:  # every object store raises errors of its own kind
-        raise StorageFailed(f"The input image {uri} cannot be read: {type(err).__name__}: {err}") from err
+        if hint := missing_support(uri, err):
+            raise InvalidConnection(f"The input image {shown_uri(uri)}: {hint}") from err
+        raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err
     return head
 
 
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+    if uri[:5].lower() == "data:" and "," in uri:
+        raise InvalidRequest(f"The input image {shown_uri(uri)} is a data URI; store the image and name its URI")
     found = locate(uri)
     if found.protocol == "file":
         return ObjectStoragePath(f"file:///{found.path.lstrip('/')}")
@@ -122,4 +129,6 @@ def _check_connection(conn_id: str, uri: str) -> None:
     try:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as err:
-        raise InvalidConnection(f"The connection {conn_id!r} for the input image {uri} is not defined") from err
+        raise InvalidConnection(
+            f"The connection {conn_id!r} for the input image {shown_uri(uri)} is not defined"
+        ) from err

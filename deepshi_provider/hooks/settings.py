@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import ssl
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -13,9 +16,15 @@ import httpx
 from airflow.sdk import Connection
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from deepshi_provider.api.complaints import complaints
 from deepshi_provider.exceptions import InvalidConnection
 
 DEFAULT_BASE_URL = "https://api.deepshi.ai"
+
+_PORTS = {"http": 80, "https": 443}
+#: Underscores are not allowed, and common inside of clusters.
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII | re.IGNORECASE)
+_LONGEST_HOST = 253
 
 
 def _flag_or_path(value: Any) -> Any:
@@ -28,7 +37,7 @@ def _proxy_url(value: str) -> str:
         url = httpx.URL(value)
     except httpx.InvalidURL:
         url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in _PORTS or not is_host(url.host):
         raise ValueError("not the URL of an HTTP proxy, such as http://proxy:3128")
     return value
 
@@ -54,10 +63,10 @@ class Settings(BaseModel):
     api_key: SecretStr
     output_uri: str | None = None
     output_conn_id: str | None = None
-    connect_timeout: Annotated[float, Field(gt=0)] = 10.0
-    read_timeout: Annotated[float, Field(gt=0)] = 90.0
+    connect_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    read_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 90.0
     max_retries: Annotated[int, Field(ge=0)] = 3
-    max_retry_wait: Annotated[float, Field(ge=0)] = 60.0
+    max_retry_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     verify: Annotated[bool | str, BeforeValidator(_flag_or_path)] = True
     proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)  # it may hold a password
 
@@ -68,6 +77,8 @@ class Settings(BaseModel):
         :raises InvalidConnection: it lacks a key, or a field cannot be understood; the message names the field.
         """
         conn_id = connection.conn_id
+        if connection.conn_type not in (None, "", "deepshi"):
+            raise InvalidConnection(f"Connection {conn_id!r} is of type {connection.conn_type}, not deepshi")
         key = (connection.password or "").strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             problem = "has characters that no key has" if key else "is missing"
@@ -78,7 +89,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as err:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in err.errors())
+            wrong = complaints(err, secret=("proxy", "api_key"))
             raise InvalidConnection(f"Connection {conn_id!r} has an extra that cannot be used: {wrong}") from None
 
     @property
@@ -112,21 +123,40 @@ def base_url(connection: Connection) -> str:
             host = f"[{host}]"
         scheme = connection.schema if connection.schema in ("http", "https") else "https"
         host = f"{scheme}://{host}"
+    wrong = f"Connection {connection.conn_id!r}: the host {host.rpartition('@')[2][:100]!r} is no HTTP address"
     try:
         parts = urlsplit(host)
-        port = parts.port or connection.port
+        port = connection.port if parts.port is None else parts.port
     except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.hostname:
-        raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r} is no HTTP address")
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        raise InvalidConnection(wrong) from None
+    if parts.scheme not in _PORTS or not is_host(parts.hostname or ""):
+        raise InvalidConnection(wrong)
+    if port is not None and not 0 < port < 2**16:
+        if parts.port is not None or port:  # a port field of 0 is an empty one
+            raise InvalidConnection(f"{wrong}: there is no port {port}")
+        port = None
+    name = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
     path = parts.path.rstrip("/").removesuffix("/v1")
-    url = f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
+    # The usual port is the same address: images are reused with and without it.
+    url = f"{parts.scheme}://{name}{f':{port}' if port not in (None, _PORTS[parts.scheme]) else ''}{path}"
     try:
         httpx.URL(url)
     except httpx.InvalidURL as err:
-        raise InvalidConnection(f"Connection {connection.conn_id!r}: the host {connection.host!r}: {err}") from None
+        raise InvalidConnection(f"{wrong}: {err}") from None
     return url
+
+
+def is_host(name: str) -> bool:
+    """Return whether a name can be that of a host: what cannot be would fail only when the request is to be sent."""
+    with contextlib.suppress(ValueError):
+        ip_address(name)
+        return True
+    try:
+        labels = name.encode("idna").decode().removesuffix(".").split(".")
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
+    # A name whose last label is a number is an address, by the WHATWG's URL standard, and is none.
+    return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit() and len(name) <= _LONGEST_HOST
 
 
 def environment_proxy(url: str) -> str | None:

@@ -75,13 +75,18 @@ class Batch:
         async with self._tools.lease:
             workers = [asyncio.create_task(self._work(rows, account)) for _ in range(max(1, self._job.max_concurrency))]
             try:
-                await asyncio.gather(*workers)
+                # Not gather(): it passes a cancellation on before the workers know that no row is to start anew, and
+                # before Python 3.12 an answer that comes at that moment swallows it.
+                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
             finally:
                 # Cancelled: each row closes its connection, or first stores what it has paid for; none starts anew.
                 self._is_stopping = True
                 for worker in workers:
                     worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                ends = await asyncio.gather(*workers, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+                raise end
         self.report.say()
 
     async def correct_run_costs(self, spent: Decimal | None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.costs import Usd
@@ -20,6 +20,7 @@ PreflightMode = Literal["warn", "error", "off"]
 class Terms(BaseModel):
     """For whom images are made, where they go, and what may be paid for them. Holds no key.
 
+    :param key: JSON that names the result for who reads it; likewise ``metadata``. Neither is sent.
     :param output_uri: directory for the images.
     :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
@@ -30,12 +31,14 @@ class Terms(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     owner: Owner
+    key: Any = None
+    metadata: Any = None
     output_uri: str
     output_conn_id: str | None = None
     is_shared: bool = False
     deepshi_conn_id: str
     reuse: bool = True
-    max_resends: int = 1
+    max_resends: Annotated[int, Field(ge=0)] = 1
     preflight: PreflightMode = "warn"
     max_run_cost_usd: Usd | None = None
     runs_uri: str | None = None
@@ -85,7 +88,7 @@ class BatchJob(Terms):
     rows: int
     stream: bool | None = None
     generation_timeout: float
-    max_concurrency: int
+    max_concurrency: Annotated[int, Field(ge=1)]
     max_cost_usd: Usd | None = None
     on_error: Literal["fail", "partial"] = "fail"
 

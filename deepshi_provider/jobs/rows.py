@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
+from deepshi_provider.api.texts import did_you_mean, parsed, shown_uri
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.manifest import path_part
 
@@ -31,6 +32,7 @@ def read_file(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     :raises InvalidRequest: the file is not what its name says; the message tells the line.
     """
     ending = uri.rpartition(".")[2].lower()
+    uri = shown_uri(uri)
     if ending in ("jsonl", "ndjson"):
         return _read_jsonl(uri, file)
     if ending == "csv":
@@ -68,14 +70,13 @@ def check_row(row: Mapping[str, Any], defaults: Mapping[str, Any], stream: bool 
 
     :raises InvalidRequest: the row cannot be a request.
     """
-    if unknown := sorted(repr(column) for column in row.keys() - COLUMNS):
-        raise InvalidRequest(f"unknown column {', '.join(unknown)}; put fields of the model into extra_params")
+    check_names(row)
     given = {name: value for name, value in row.items() if not _is_missing(value)}
     extra = _extra_params(given.pop("extra_params", None) or {})
     key = given.pop("key", None)
     if isinstance(given.get("images"), str) and given["images"].lstrip().startswith("["):
-        given["images"] = _json(given["images"], list, "images is not a JSON list")
-    request = request_of({**defaults, **extra, **given})
+        given["images"] = _value(given["images"], list, "images is not a JSON list")
+    request = _request(defaults, {**extra, **given})
     fields = request.model_dump(exclude_none=True) | {"stream": request.n == 1 if stream is None else stream}
     name = _hash(request) if key is None else str(key)
     try:
@@ -85,13 +86,37 @@ def check_row(row: Mapping[str, Any], defaults: Mapping[str, Any], stream: bool 
     return name, fields
 
 
+def check_names(row: Mapping[Any, Any]) -> None:
+    """Make sure that all names of a row are known: an unknown one may be a typing error, and is paid for.
+
+    :raises InvalidRequest: the message names what may have been meant.
+    """
+    unknown = sorted(row.keys() - COLUMNS, key=repr)
+    if not unknown:
+        return
+    meant = "".join(dict.fromkeys(did_you_mean(name, COLUMNS) for name in unknown))
+    raise InvalidRequest(
+        f"unknown column {', '.join(repr(name)[:100] for name in unknown[:5])}; put fields of the model into "
+        f"extra_params.{meant} The columns are {', '.join(sorted(COLUMNS))}. Leave business columns out, and join them "
+        "to the manifest by key"
+    )
+
+
 def _is_missing(value: Any) -> bool:
     """Return whether a cell is empty; in pandas' tables that is a number that is none."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
+def _request(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> GenerateRequest:
+    fields = {**defaults, **given}
+    if not fields.get("images", True):
+        del fields["images"]
+    kind = EditRequest if "images" in fields else GenerateRequest
+    return build(kind, {"model": kind.default_model, **fields})
+
+
 def _extra_params(value: Any) -> Mapping[str, Any]:
-    extra = _json(value, dict, "extra_params is not a JSON object") if isinstance(value, str) else value
+    extra = _value(value, dict, "extra_params is not a JSON object") if isinstance(value, str) else value
     if not isinstance(extra, Mapping):
         raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
     if twice := sorted(extra.keys() & (COLUMNS | {"stream"})):
@@ -104,10 +129,10 @@ def row_name(key: str) -> str:
     return path_part(key)
 
 
-def _json(text: str, kind: type, problem: str) -> Any:
+def _value(text: str, kind: type, problem: str) -> Any:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parsed(text)
+    except ValueError:
         value = None
     if not isinstance(value, kind):
         raise InvalidRequest(problem)
@@ -150,7 +175,10 @@ def _read_csv(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     try:
         columns = reader.fieldnames or []
         if not set(columns) & COLUMNS:
-            raise InvalidRequest(f"{uri} is not CSV with a header: none of its columns is known, {columns[:5]}")
+            raise InvalidRequest(
+                f"{uri} is not CSV with a header: none of its columns is known, {columns[:5]}. The columns are "
+                f"{', '.join(sorted(COLUMNS))}"
+            )
         if len(set(columns)) < len(columns):
             raise InvalidRequest(f"{uri}: two columns have the same name")
         for row in reader:

@@ -36,8 +36,13 @@ async def run_batch(
     :param bill: to see what was paid also if the batch is cancelled.
     :param patience: seconds for which a store that fails after payment is tried again.
     """
+    labels = {"map_index": job.owner.map_index, "key": job.key, "metadata": job.metadata}
+    ended = await _run_rows(job, rows, bill or Bill(), patience)
+    return ended.model_copy(update=labels)
+
+
+async def _run_rows(job: BatchJob, rows: RowTable | None, bill: Bill, patience: float) -> Summary:
     store = Store(job.output_uri, job.output_conn_id, patience=patience)
-    bill = bill or Bill()
     if rows is not None:
         return await _run(job, store, rows, bill)
     with RowTable() as stored:

@@ -6,7 +6,6 @@ has it, so its signature is masked in task logs.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -15,6 +14,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.log import mask_secret
 
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.operators.lineage import Lineage
 from deepshi_provider.storage import Store
 
@@ -40,7 +40,7 @@ class DeepshiImageLink(BaseOperatorLink):
         if lineage is None or not lineage.images:
             return ""
         folder, _, name = str(lineage.images[0]["uri"]).rpartition("/")
-        return asyncio.run(_image_url(Store(folder, lineage.costs.output_conn_id), name))
+        return run_here(_image_url(Store(folder, lineage.costs.output_conn_id), name))
 
 
 class DeepshiDirectoryLink(BaseOperatorLink):
@@ -54,7 +54,7 @@ class DeepshiDirectoryLink(BaseOperatorLink):
         if lineage is None or not lineage.images:
             return ""
         folder = str(lineage.images[0]["uri"]).rpartition("/")[0]
-        return asyncio.run(_console_url(Store(folder, lineage.costs.output_conn_id), ""))
+        return run_here(_console_url(Store(folder, lineage.costs.output_conn_id), ""))
 
 
 async def _image_url(store: Store, name: str) -> str:

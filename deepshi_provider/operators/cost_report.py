@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -11,8 +10,10 @@ from typing import Any, BinaryIO
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator, Context
 
+from deepshi_provider.api.texts import is_blank
 from deepshi_provider.costs import XCOM_KEY, CostSheet
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.settings import Settings
 from deepshi_provider.jobs.run_costs import RunEntry, read_entries
@@ -20,7 +21,7 @@ from deepshi_provider.jobs.sheets import read_sheet
 from deepshi_provider.jobs.thumbnails import thumbnails
 from deepshi_provider.manifest import Owner, as_number
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, default_output_uri, is_blank
+from deepshi_provider.operators.rendered import amount, default_output_uri
 from deepshi_provider.reports.page import as_html
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
 from deepshi_provider.storage import Store
@@ -88,11 +89,11 @@ class DeepshiCostReportOperator(BaseOperator):
         warning = amount("warn_cost_usd", self.warn_cost_usd)
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        settings = asyncio.run(DeepshiHook(self.deepshi_conn_id).asettings())
+        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        instances = asyncio.run(_complete(sheets, owner, set(task_ids), settings))
+        instances = run_here(_complete(sheets, owner, set(task_ids), settings))
         order = {task_id: number for number, task_id in enumerate(task_ids)}
         instances.sort(key=lambda i: (order[i.sheet.task_id], i.sheet.map_index))
         report = make_report(
@@ -104,7 +105,7 @@ class DeepshiCostReportOperator(BaseOperator):
             max_cost_usd=maximum,
             warn_cost_usd=warning,
         )
-        uris = asyncio.run(_write(store, report))
+        uris = run_here(_write(store, report))
         context["ti"].xcom_push(key="cost_usd", value=as_number(report.cost_usd))
         self._judge(report, uris["html_uri"])
         return {

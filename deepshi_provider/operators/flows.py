@@ -6,27 +6,31 @@ of the time that importing the operators would take, each time that a DAG is par
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk import Context
 from pydantic import ValidationError
 
+from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.texts import is_blank
 from deepshi_provider.costs import XCOM_KEY
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.table import RowTable
 from deepshi_provider.manifest import Owner, as_number
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, is_blank
+from deepshi_provider.operators.rendered import amount, label, seconds
 from deepshi_provider.storage import Store
+
+Checked = TypeVar("Checked", Job, BatchJob)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +54,11 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
     try:
         request = make_request()
         stream = request.n == 1 if task.stream is None else task.stream
-        job = Job(
+        job = _checked(
+            Job,
             operation="edit" if isinstance(request, EditRequest) else "generate",
             fields=request.model_dump(exclude_none=True) | {"stream": stream},
-            deadline=time.time() + task.generation_timeout,
+            deadline=time.time() + seconds("generation_timeout", task.generation_timeout),
             **_terms(task, owner, output_uri, output_conn_id),
         )
         task.begin(context, owner, (output_uri, output_conn_id), job.operation)
@@ -86,16 +91,17 @@ def work_off(
     with RowTable() as rows:
         try:
             fill(rows, output_conn_id)
-            job = _checked_batch(
+            job = _checked(
+                BatchJob,
                 rows=len(rows),
-                generation_timeout=task.generation_timeout,
+                generation_timeout=seconds("generation_timeout", task.generation_timeout),
                 max_concurrency=bounds.max_concurrency,
                 max_cost_usd=amount("max_cost_usd", bounds.max_cost_usd),
                 on_error=bounds.on_error,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
             if task.deferrable:
-                asyncio.run(store_rows(job, rows))
+                run_here(store_rows(job, rows))
                 task.defer_job(job, None)
         except DeepshiError as err:
             task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
@@ -118,7 +124,9 @@ def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | 
 
 
 def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
-    settings = asyncio.run(DeepshiHook(task.deepshi_conn_id).asettings())
+    if task.stream is not None and not isinstance(task.stream, bool):
+        raise InvalidRequest(f"Nothing was sent: stream: True, False or None is needed, got {str(task.stream)[:40]!r}")
+    settings = run_here(DeepshiHook(task.deepshi_conn_id).asettings())
     limit = amount("max_run_cost_usd", task.max_run_cost_usd)
     if limit is not None and settings.output_uri is None:
         raise InvalidRequest(
@@ -128,6 +136,8 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
     runs = Store(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return {
         "owner": owner,
+        "key": label("key", task.key),
+        "metadata": label("metadata", task.metadata),
         "output_uri": output_uri,
         "output_conn_id": output_conn_id,
         "is_shared": not is_blank(task.output_uri),
@@ -141,9 +151,8 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
     }
 
 
-def _checked_batch(**fields: Any) -> BatchJob:
+def _checked(kind: type[Checked], **fields: Any) -> Checked:
     try:
-        return BatchJob(**fields)
+        return kind(**fields)
     except ValidationError as err:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
-        raise InvalidRequest(f"Nothing was sent: {wrong}") from None
+        raise InvalidRequest(f"Nothing was sent: {complaints(err)}") from None

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import ast
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
+from deepshi_provider.api.texts import is_blank
 from deepshi_provider.costs import Operation
 from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.jobs.requests_file import read_requests
 from deepshi_provider.jobs.rows import check_rows
 from deepshi_provider.jobs.table import RowTable
 from deepshi_provider.operators.flows import Bounds, carry_out, work_off
 from deepshi_provider.operators.lifecycle import ImageTask
-from deepshi_provider.operators.rendered import image_uris, is_blank
+from deepshi_provider.operators.rendered import image_uris, listed
 
-_TEMPLATED = (*REQUEST_FIELDS, "extra_params", "output_uri", "output_conn_id", "deepshi_conn_id", "max_run_cost_usd")
+_TEMPLATED = (
+    *REQUEST_FIELDS,
+    *("extra_params", "key", "metadata", "output_uri", "output_conn_id", "deepshi_conn_id", "max_run_cost_usd"),
+)
 
 
 class DeepshiGenerateImageOperator(ImageTask):
@@ -41,6 +44,9 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param output_format: ``png``, ``jpeg`` or ``webp``.
     :param seed: repeatable randomness, where the model has it.
     :param extra_params: fields that the API does not document, forwarded to the model.
+    :param key: names the result for who reads it: any JSON of at most 1,024 bytes, such as an id of yours. It is in the
+        result, in asset events, in the cost sheet and on the page, and is not sent.
+    :param metadata: more of that kind.
     :param output_uri: directory for the images; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
@@ -54,11 +60,12 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param deferrable: wait in the triggerer, so that no worker slot is held.
     :returns: ``{"images": [{"uri", "index", "media_type", "width", "height", "size_bytes", "sha256",
         "revised_prompt"}], "model", "size", "created", "cost_usd", "usage", "sends", "unknown_outcomes", "reused",
-        "manifest_uri"}``; and as XCom ``cost_usd`` what the task instance has cost over all its tries, in USD.
+        "manifest_uri", "map_index", "key", "metadata"}``, ``map_index`` -1 if the task is not mapped; and as XCom
+        ``cost_usd`` what the task instance has cost over all its tries, in USD.
     """
 
     template_fields: Sequence[str] = _TEMPLATED
-    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json", "metadata": "json"}
     ui_color = "#f3e8ff"
 
     def __init__(self, *, prompt: str, **kwargs: Any) -> None:
@@ -72,6 +79,7 @@ class DeepshiGenerateImageOperator(ImageTask):
 class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     """Edit images by a prompt, store the result, and return where it is and what it cost.
 
+    :param model: model id; by default ``deepshi-image-1``.
     :param images: the images to start from, 1 to 14 by model: URIs, local paths, or the XCom of a generate or edit
         task as it is (its images are taken), alone or in a list.
 
@@ -81,8 +89,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     operation: ClassVar[Operation] = "edit"
     template_fields: Sequence[str] = ("images", *_TEMPLATED)
 
-    def __init__(self, *, images: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, images: Any, model: str = EditRequest.default_model, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
         self.images = images
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -106,22 +114,27 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     :param requests: the rows, or the XCom of an upstream task that returns them.
     :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
+    :param model: of rows that name none; by default ``deepshi-image-1`` for edits, ``deepshi-banana-pro`` for others.
     :param max_concurrency: most requests in flight.
     :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
         row, finishes what is in flight, and fails. Raise it and clear the task to go on.
     :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed, the manifest tells.
-    :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri"}``;
-        the manifest is JSONL with a line per row: ``key``, ``status`` (``created``, ``reused``, ``failed``,
-        ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``, ``prompt_hash``,
-        ``cost_usd``, ``error``, ``charged``, ``seconds``. XCom ``cost_usd`` is what the task instance has cost over all
-        its tries, in USD.
+    :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
+        "map_index", "key", "metadata"}``; the manifest is JSONL with a line per row: ``key``, ``status`` (``created``,
+        ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,
+        ``prompt_hash``, ``cost_usd``, ``error``, ``charged``, ``seconds``. XCom ``cost_usd`` is what the task instance
+        has cost over all its tries, in USD.
 
     All other parameters are those of :class:`DeepshiGenerateImageOperator`; ``generation_timeout`` is for each row.
     """
 
     operation: ClassVar[Operation] = "batch"
     template_fields: Sequence[str] = ("requests", "requests_uri", "images", "max_cost_usd", *_TEMPLATED)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "extra_params": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "requests": "json",
+        "extra_params": "json",
+        "metadata": "json",
+    }
     ui_color = "#f3e8ff"
 
     def __init__(
@@ -130,12 +143,13 @@ class DeepshiGenerateImagesOperator(ImageTask):
         requests: Any = None,
         requests_uri: str | None = None,
         images: Any = None,
+        model: str | None = None,
         max_concurrency: int = 8,
         max_cost_usd: float | str | None = None,
         on_error: Literal["fail", "partial"] = "fail",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(model=model, **kwargs)
         self.requests = requests
         self.requests_uri = requests_uri
         self.images = images
@@ -158,33 +172,29 @@ class DeepshiGenerateImagesOperator(ImageTask):
         rows = self.requests if isinstance(self.requests, list) else []
         return [*uris, *(uri for row in rows if isinstance(row, Mapping) for uri in image_uris(row.get("images")))]
 
+    def defaults(self) -> dict[str, Any]:
+        """Return the fields that rows need not name.
+
+        :raises InvalidRequest: one of them cannot be used.
+        """
+        given = self.request_fields()
+        fields = {name: value for name, value in given.items() if not is_blank(value)}
+        if self.model is not None and "model" not in fields:
+            fields["model"] = ""  # a template that rendered to nothing chooses no model
+        uris = image_uris(self.images)
+        return {**fields, "images": uris} if uris else fields
+
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
-        defaults = {name: value for name, value in self.request_fields().items() if not is_blank(value)}
-        if uris := image_uris(self.images):
-            defaults["images"] = uris
+        defaults = self.defaults()
         if is_blank(self.requests_uri) == is_blank(self.requests):
             raise InvalidRequest("Either requests or requests_uri is needed, and not both")
         if is_blank(self.requests):
-            asyncio.run(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream))
+            run_here(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream))
         else:
-            rows.fill(check_rows(map(_with_uris, _listed(self.requests)), defaults, self.stream))
+            rows.fill(check_rows(map(with_uris, listed("requests", self.requests)), defaults, self.stream))
 
 
-def _listed(requests: Any) -> Iterable[Any]:
-    """Return rows from a list, an upstream XCom, or the text that a template made of one."""
-    if isinstance(requests, str):
-        try:
-            requests = ast.literal_eval(requests.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            raise InvalidRequest(f"requests: the rendered text is no list of rows: {requests[:80]!r}") from None
-    if isinstance(requests, Mapping | str) or not isinstance(requests, Iterable):
-        raise InvalidRequest(f"requests: a list of rows is needed, got {type(requests).__name__}")
-    # The results of a mapped task come one by one, unless all are asked for at once.
-    rows: Iterable[Any] = requests[:] if isinstance(requests, Sequence) else requests
-    return rows
-
-
-def _with_uris(row: Any) -> Any:
+def with_uris(row: Any) -> Any:
     """Let a row's ``images`` be the XCom of an image task, as those of the operators may be."""
     if not isinstance(row, Mapping) or is_blank(row.get("images")):
         return row

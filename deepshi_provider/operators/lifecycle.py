@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+import inspect
+import time
+from collections.abc import Awaitable, Iterable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -12,9 +14,11 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
 from airflow.sdk import BaseOperator, Context
 
-from deepshi_provider.api.requests import REQUEST_FIELDS
+from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
+from deepshi_provider.api.texts import did_you_mean, is_blank
 from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
 from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
@@ -22,7 +26,7 @@ from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
 from deepshi_provider.operators.lineage import Lineage, tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
-from deepshi_provider.operators.rendered import default_output_uri, is_blank
+from deepshi_provider.operators.rendered import default_output_uri, dictionary
 from deepshi_provider.storage import Store
 
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
@@ -49,7 +53,7 @@ class ImageTask(BaseOperator):
         self,
         *,
         prompt: str | None = None,
-        model: str = "deepshi-banana-pro",
+        model: str | None = GenerateRequest.default_model,
         n: int | str = 1,
         width: int | str | None = None,
         height: int | str | None = None,
@@ -59,7 +63,9 @@ class ImageTask(BaseOperator):
         quality: str | None = None,
         output_format: str | None = None,
         seed: int | str | None = None,
-        extra_params: dict[str, Any] | None = None,
+        extra_params: dict[str, Any] | str | None = None,
+        key: Any = None,
+        metadata: Any = None,
         output_uri: str | None = None,
         output_conn_id: str | None = None,
         deepshi_conn_id: str = DeepshiHook.default_conn_name,
@@ -72,7 +78,10 @@ class ImageTask(BaseOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except TypeError as err:
+            raise TypeError(f"{err}{_advice(type(self), kwargs)}") from err
         self.prompt = prompt
         self.model = model
         self.n = n
@@ -85,6 +94,8 @@ class ImageTask(BaseOperator):
         self.output_format = output_format
         self.seed = seed
         self.extra_params = extra_params
+        self.key = key
+        self.metadata = metadata
         self.output_uri = output_uri
         self.output_conn_id = output_conn_id
         self.deepshi_conn_id = deepshi_conn_id
@@ -101,24 +112,28 @@ class ImageTask(BaseOperator):
 
         :raises InvalidRequest: neither the operator nor the connection tells.
         """
-        settings = asyncio.run(DeepshiHook(self.deepshi_conn_id).asettings())
+        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
             # Absolute, whatever the directory that a triggerer runs in.
             store = Store(str(self.output_uri), conn_id)
-            return store.uri, store.conn_id
-        if settings.output_uri is None:
+        elif settings.output_uri is not None:
+            store = Store(default_output_uri(settings.output_uri, owner), conn_id)
+        else:
             raise InvalidRequest(
                 "There is no place for the images: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
-        store = Store(default_output_uri(settings.output_uri, owner), conn_id)
+        run_here(store.check())
         return store.uri, store.conn_id
 
     def await_here(self, work: Awaitable[Result]) -> Result:
-        """Await the work in this process, so that :meth:`on_kill` can end it.
+        """Await the work in this process, so that :meth:`on_kill` and ``execution_timeout`` can end it.
+
+        What was paid for and received is stored first, in both cases.
 
         :raises AirflowException: it was killed.
+        :raises AirflowTaskTimeout: the time is over.
         """
 
         async def interruptible() -> Result:
@@ -130,7 +145,7 @@ class ImageTask(BaseOperator):
             return await work
 
         try:
-            return asyncio.run(interruptible())
+            return run_here(interruptible())
         except asyncio.CancelledError:
             raise AirflowException(
                 "The task was killed. If its request had been sent, it may have been paid for: the claim stays, and "
@@ -155,7 +170,7 @@ class ImageTask(BaseOperator):
         from deepshi_provider.jobs.run import store_job
         from deepshi_provider.triggers.images import DeepshiImagesTrigger
 
-        job_uri = asyncio.run(store_job(job))
+        job_uri = run_here(store_job(job))
         self.defer(
             trigger=DeepshiImagesTrigger(
                 job_uri=job_uri,
@@ -164,7 +179,7 @@ class ImageTask(BaseOperator):
                 deadline=deadline,
             ),
             method_name="execute_complete",
-            timeout=None if deadline is None else timedelta(seconds=self.generation_timeout + DEFERRAL_MARGIN),
+            timeout=None if deadline is None else timedelta(seconds=deadline - time.time() + DEFERRAL_MARGIN),
         )
         raise AssertionError("defer() does not return")
 
@@ -181,14 +196,16 @@ class ImageTask(BaseOperator):
         if status == "failed":
             return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **told))
         try:
-            manifest = asyncio.run(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
+            manifest = run_here(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
         except DeepshiError as err:
             self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
         return self.finish(context, manifest)
 
     def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:
         """Push what the task has cost, and return its result or raise its error."""
-        costs = ended.costs or self._costs_of(owner_of(context), ended)
+        costs = (ended.costs or self._costs_of(owner_of(context), ended)).model_copy(
+            update={"key": ended.key, "metadata": ended.metadata}
+        )
         try:
             if ended.error:
                 self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
@@ -220,12 +237,12 @@ class ImageTask(BaseOperator):
             from deepshi_provider.jobs.run_batch import images_of
 
             _, conn_id = self.place(owner_of(context))
-            return asyncio.run(images_of(str(ended.manifest_uri), conn_id))
+            return run_here(images_of(str(ended.manifest_uri), conn_id))
 
         count = len(ended.images) if isinstance(ended, Manifest) else ended.created + ended.reused
         cost = as_number(ended.task_cost_usd)
         told = {"images": count, "cost_usd": cost, "manifest_uri": ended.manifest_uri}
-        tell_outlets(context, self.outlets, images, told)
+        tell_outlets(context, self.outlets, images, told, ended.labels())
 
     def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
         """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
@@ -242,7 +259,7 @@ class ImageTask(BaseOperator):
         if owner.try_number == 1:
             costs = make_sheet(owner, operation, *place, ended=False)
         else:
-            costs = asyncio.run(known_sheet(owner, operation, *place, ended=False))
+            costs = run_here(known_sheet(owner, operation, *place, ended=False))
         context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
@@ -260,7 +277,7 @@ class ImageTask(BaseOperator):
         :param place: output directory and its connection, if they were looked up before.
         """
         try:
-            return asyncio.run(known_sheet(owner, self.operation, *(place or self.place(owner)), ended=True))
+            return run_here(known_sheet(owner, self.operation, *(place or self.place(owner)), ended=True))
         except DeepshiError:
             # Without the place it is not known what earlier tries have cost.
             cost = Decimal(0) if owner.try_number == 1 else None
@@ -273,9 +290,9 @@ class ImageTask(BaseOperator):
         output_uri, conn_id = "", None
         try:
             output_uri, conn_id = self.place(owner)
-            if operation == "batch" and (stored := asyncio.run(load_sheet(owner, output_uri, conn_id))):
+            if operation == "batch" and (stored := run_here(load_sheet(owner, output_uri, conn_id))):
                 return stored
-            costs = asyncio.run(read_sheet(owner, operation, output_uri, conn_id, ended=True))
+            costs = run_here(read_sheet(owner, operation, output_uri, conn_id, ended=True))
         except DeepshiError as err:
             self.log.warning("The cost sheet is made without the store: %s", err)
             costs = make_sheet(owner, operation, output_uri, conn_id, ended=True)
@@ -290,12 +307,18 @@ class ImageTask(BaseOperator):
         :raises InvalidRequest: ``extra_params`` cannot be used.
         """
         fields = {name: getattr(self, name) for name in REQUEST_FIELDS}
-        extra = {} if is_blank(self.extra_params) else self.extra_params
-        if not isinstance(extra, dict):
-            raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
+        extra = dictionary("extra_params", self.extra_params)
         if twice := sorted(extra.keys() & {*fields, "images", "stream"}):
             raise InvalidRequest(f"extra_params names fields that are parameters of the operator: {', '.join(twice)}")
         return {**fields, **extra}
+
+
+def _advice(kind: type[ImageTask], given: Iterable[str]) -> str:
+    """Return what may have been meant by arguments that Airflow does not know."""
+    ours = {name for parent in kind.__mro__ for name in inspect.signature(parent).parameters} - {"self"}
+    unknown = [name for name in given if name not in ours]
+    meant = "".join(did_you_mean(name, ours) for name in unknown)
+    return f".{meant} Fields of the model that the API does not document belong into extra_params" if unknown else ""
 
 
 def owner_of(context: Context) -> Owner:

@@ -5,7 +5,6 @@ It is told in the worker, in both modes: what a trigger would tell goes nowhere.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
 from deepshi_provider.costs import CostSheet
+from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.locations import locate
 from deepshi_provider.manifest import Manifest, Summary
@@ -99,7 +99,7 @@ def _images_of(ended: Manifest | Summary, conn_id: str | None) -> tuple[list[dic
     if not ended.manifest_uri or not rows:
         return [], 0
     folder, _, name = ended.manifest_uri.rpartition("/")
-    images = asyncio.run(Store(folder, conn_id).process(name, _first_images))
+    images = run_here(Store(folder, conn_id).process(name, _first_images))
     return images, max(rows, len(images))
 
 

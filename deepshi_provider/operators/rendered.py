@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import json
+import math
 import os
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
+from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.manifest import Owner, path_part
 
+#: Bytes of the JSON of a result's ``key`` or ``metadata``: they lie in Airflow's database.
+LONGEST_LABEL = 1024
 
-def is_blank(value: Any) -> bool:
-    """Return whether a rendered value means that nothing was given."""
-    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+#: How Airflow writes the results of mapped tasks as text.
+_LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResult(", "_ConcatResult(")
 
 
 def amount(name: str, value: Any) -> Decimal | None:
@@ -34,6 +39,21 @@ def amount(name: str, value: Any) -> Decimal | None:
     return usd
 
 
+def seconds(name: str, value: Any) -> float:
+    """Return a span of time in seconds.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is none, or less than 0.
+    """
+    try:
+        span = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError):
+        span = math.nan
+    if not 0 <= span < math.inf or isinstance(value, bool):
+        raise InvalidRequest(f"Nothing was sent: {name}: seconds are needed, 0 or more, got {str(value)[:40]!r}")
+    return span
+
+
 def image_uris(value: Any) -> list[str]:
     """Return the URIs that ``images`` of an edit names.
 
@@ -43,7 +63,7 @@ def image_uris(value: Any) -> list[str]:
     if is_blank(value):
         return []
     if isinstance(value, str):
-        return image_uris(_literal(value)) if value.lstrip()[:1] in ("[", "{") else [value.strip()]
+        return image_uris(from_text("images", value)) if value.lstrip()[:1] in ("[", "{") else [_uri(value.strip())]
     if isinstance(value, os.PathLike):
         return [str(value)]
     if isinstance(value, Mapping):
@@ -69,9 +89,78 @@ def _of_xcom(value: Mapping[str, Any]) -> list[str]:
     raise InvalidRequest(f"images: a dictionary without uri or images is no result of an image task: {list(value)}")
 
 
-def _literal(text: str) -> Any:
-    """Return the value that a template rendered as text: Jinja writes lists and dictionaries as Python does."""
+def listed(name: str, value: Any) -> Iterable[Any]:
+    """Return the items of a list, an upstream XCom, or the text that a template made of one.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is no list.
+    """
+    if isinstance(value, str):
+        value = from_text(name, value)
+    if isinstance(value, Mapping | str | bytes) or not isinstance(value, Iterable):
+        raise InvalidRequest(f"{name}: a list is needed, got {type(value).__name__}")
+    if type(value).__name__ == "LazyXComSequence":
+        # The results of a mapped task come one by one, unless all are asked for at once. What Airflow makes of them by
+        # concat(), map() and zip() takes no slices.
+        return cast("Iterable[Any]", value[:])  # type: ignore[index] # a sequence
+    return value
+
+
+def dictionary(name: str, value: Any) -> dict[str, Any]:
+    """Return a dictionary, or what a template made of one; empty if nothing was given.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is no dictionary.
+    """
+    if is_blank(value):
+        return {}
+    with contextlib.suppress(InvalidRequest):
+        value = from_text(name, value) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{name} must be a dictionary, got {type(value).__name__}")
+    return dict(value)
+
+
+def label(name: str, value: Any) -> Any:
+    """Return the ``key`` or ``metadata`` of a result: JSON of at most :data:`LONGEST_LABEL` bytes.
+
+    A text is taken as it is, unless it is a list or dictionary that a template rendered.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it cannot be JSON, or is too long.
+    """
+    if is_blank(value):
+        return None
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with contextlib.suppress(InvalidRequest):
+            value = from_text(name, value)
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        raise InvalidRequest(f"images: the rendered text is neither a URI nor a list: {text[:80]!r}") from None
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(f"{name}: {type(value).__name__} with more than JSON can say") from None
+    if size > LONGEST_LABEL:
+        raise InvalidRequest(f"{name}: at most {LONGEST_LABEL:,} bytes of JSON are kept, got {size:,}")
+    return json.loads(text)
+
+
+def from_text(name: str, text: str) -> Any:
+    """Return the value that a template rendered as text.
+
+    :raises InvalidRequest: it is neither JSON nor a Python literal.
+    """
+    if text.lstrip().startswith(_LAZY):
+        raise InvalidRequest(
+            f"{name}: a template turned the results of mapped tasks into text. Pass them as task.output, or write "
+            "{{ … | list | tojson }}"
+        )
+    try:
+        return parsed(text)
+    except ValueError:
+        raise InvalidRequest(f"{name}: the rendered text is neither JSON nor a Python literal: {text[:80]!r}") from None
+
+
+def _uri(text: str) -> str:
+    if text[:11].lower() == "data:image/":
+        raise InvalidRequest(f"images: {shown_uri(text)} is a data URI; store the image and name its URI")
+    return str(from_text("images", text)) if text.startswith(_LAZY) else text

@@ -20,6 +20,20 @@ with DAG("generate", params={"season": "winter", "side": 512}):
     )
     # [END mapped]
 
+    # [START write_back]
+    @task
+    def goods() -> list[dict]:
+        return [{"prompt": "a lamp", "key": 7}, {"prompt": "a chair", "key": 8}, {"prompt": "a shoe", "key": 9}]
+
+    pictures = DeepshiGenerateImageOperator.partial(task_id="pictures", width=512, height=512).expand_kwargs(goods())
+
+    @task(trigger_rule="all_done")  # also if the chair was refused; then there are two results
+    def write_back(results: list[dict]) -> list[dict]:
+        return [{"id": result["key"], "picture": result["images"][0]["uri"]} for result in results]
+
+    write_back(pictures.output)
+    # [END write_back]
+
     # [START several]
     DeepshiGenerateImageOperator(
         task_id="four", prompt="a paper boat", model="nano-banana-2", n=4, aspect_ratio="1:1", resolution="1K"

@@ -66,7 +66,7 @@ def test_what_every_request_needs_is_named_when_it_is_missing(missing: str, valu
 
 @pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 5), ("width", 0), ("height", -1)])
 def test_numbers_have_their_range(field: str, value: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"{field}: input should be .*, got '{value}'"):
+    with pytest.raises(InvalidRequest, match=f"{field}: must be at (least|most) [14], got '{value}'"):
         generation(**{field: value})
 
 
@@ -107,7 +107,7 @@ def test_what_json_cannot_say_is_found_before_it_is_sent(field: str, value: Any)
 
 
 def test_a_number_too_long_to_be_shown_is_named() -> None:
-    with pytest.raises(InvalidRequest, match="n: input should be less than or equal to 4"):
+    with pytest.raises(InvalidRequest, match="n: must be at most 4 "):
         generation(n=10**5000)
 
 

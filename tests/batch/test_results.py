@@ -61,6 +61,9 @@ def test_a_batch_buys_each_row_once(emulator: Emulator, place: Place) -> None:
         "unknown_outcomes": 0,
         "cost_usd": float(20 * PRICE),
         "manifest_uri": f"{place.uri}/{manifest}",
+        "map_index": -1,
+        "key": None,
+        "metadata": None,
     }
     assert len(json.dumps(value)) < 2000
     assert [name for name in images(place) if name != manifest] == sorted(f"row-{n}-0.png" for n in range(20))

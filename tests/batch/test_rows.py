@@ -110,7 +110,10 @@ def test_extra_params_are_an_object_or_its_text() -> None:
             {"prompt": "p", "extra_params": {"n": 3}},
             "Row 2: extra_params names fields that are columns of their own: n",
         ),
-        ({"prompt": "p \ud800"}, "Row 2: The request was not sent: prompt: input should be a valid string"),
+        (
+            {"prompt": "p \ud800"},
+            "Row 2: The request was not sent: prompt: text with half of a character",
+        ),
         ({"prompt": "p", "key": "\udfff"}, "Row 2: key holds half of a character"),
     ],
 )

@@ -53,8 +53,10 @@ def test_the_catalog_tells_its_asset(runs: Runs) -> None:
     sql = "SELECT e.extra FROM asset_event e JOIN asset a ON e.asset_id = a.id WHERE a.name = ? ORDER BY e.id"
     first, second = (json.loads(extra) for (extra,) in runs.query(sql, "deepshi_catalog"))
     results = [runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1)]
-    assert first == {"images": 12, "cost_usd": results[0]["cost_usd"], "manifest_uri": results[0]["manifest_uri"]}
-    assert second == {"images": 12, "cost_usd": 0.0, "manifest_uri": results[1]["manifest_uri"]}
+    labels = {"map_index": -1, "key": None, "metadata": None}
+    uris = [result["manifest_uri"] for result in results]
+    assert first == {"images": 12, "cost_usd": results[0]["cost_usd"], "manifest_uri": uris[0], **labels}
+    assert second == {"images": 12, "cost_usd": 0.0, "manifest_uri": uris[1], **labels}
 
 
 def test_edits_go_on_from_each_other(runs: Runs) -> None:
@@ -102,6 +104,9 @@ def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
         "images": count,
         "cost_usd": cost,
         "manifest_uri": result["manifest_uri"],
+        "map_index": -1,
+        "key": None,
+        "metadata": None,
     }
     assert len(events) == count
     for uri, extra in events.values():

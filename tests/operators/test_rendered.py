@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from deepshi_provider.api.texts import is_blank
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.manifest import Owner
-from deepshi_provider.operators.rendered import default_output_uri, image_uris, is_blank
+from deepshi_provider.operators.rendered import default_output_uri, image_uris
 from tests.operators.tasks import generate, posts, run_try
 from tests.places import LocalPlace
 
@@ -80,7 +81,8 @@ def test_any_text_is_a_path_or_an_invalid_request(text: str) -> None:
     )
 )
 def test_blank_is_nothing_but_no_value(value: Any) -> None:
-    assert is_blank(value) == (value is None or (isinstance(value, str) and value.strip() in ("", "None")))
+    texts = ("", "None", "null", "NaN", "nan")
+    assert is_blank(value) == (value is None or (isinstance(value, str) and value.strip() in texts))
 
 
 # ------------------------------------------------------------------ directories

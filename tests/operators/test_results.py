@@ -85,6 +85,9 @@ def test_return_value_of_a_generation(emulator: Emulator, place: Place) -> None:
         "unknown_outcomes": 0,
         "reused": False,
         "manifest_uri": f"{place.uri}/{manifest}",
+        "map_index": -1,
+        "key": None,
+        "metadata": None,
     }
     assert exact(value["cost_usd"]) == exact(ti.xcoms["cost_usd"]) == cost > 0
     assert set(ti.xcoms) == {"return_value", "cost_usd"}

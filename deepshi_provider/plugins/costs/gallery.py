@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -87,7 +88,8 @@ def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
         "number": number,
         "version": int(utc(row.timestamp).timestamp() * 1000),
         "time": utc(row.timestamp).isoformat(),
-        "key": image.key,
+        "key": image.key if image.key is not None else _text(sheet.key),
+        "metadata": _text(sheet.metadata),
         "prompt": _prompt(fields, image.key),
         "width": image.width,
         "height": image.height,
@@ -120,6 +122,11 @@ def _prompt(fields: dict[str, Any], key: str | None) -> str | None:
                 return str(request["prompt"])
     prompt = fields.get("prompt")
     return prompt if isinstance(prompt, str) and prompt not in ("", "None") else None
+
+
+def _text(value: Any) -> str | None:
+    """Return a label for people."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _task(row: SheetRow) -> Task:

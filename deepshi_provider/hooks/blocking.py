@@ -1,0 +1,87 @@
+"""Waits for a coroutine in a thread that runs no event loop, so that Airflow's ``execution_timeout`` always ends it.
+
+That timeout is one signal, whose handler raises. An exception that is raised in a callback of the event loop is logged
+there, one that is raised in a task stays in it, and the work goes on without a limit. So as long as a loop runs, the
+signal only cancels the work; Airflow's handler is called, and raises, when the loop has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_NO_TWIN = "run the DAG from a script, or with `airflow dags test`"
+
+
+def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> Result:
+    """Return what a coroutine returns.
+
+    :param instead: what to do where a loop runs already.
+    :raises RuntimeError: a loop runs in this thread.
+    """
+    if _in_loop():
+        work.close()
+        raise RuntimeError(
+            f"This cannot wait inside a running event loop, such as that of a notebook or an async task; {instead}. "
+            "Nothing was sent"
+        )
+    with _Alarm() as alarm:
+        return asyncio.run(alarm.watched(work))
+
+
+class _Alarm:
+    """Inside it, the timer's signal cancels the watched work; at its end, the usual handler makes up for that."""
+
+    def __init__(self) -> None:
+        self._usual: Callable[[int, FrameType | None], Any] | None = None
+        self._rang = False
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def __enter__(self) -> _Alarm:
+        # Only the main thread handles signals, and Windows has no such signal.
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM"):
+            usual = signal.getsignal(signal.SIGALRM)
+            if callable(usual):
+                self._usual = usual
+                signal.signal(signal.SIGALRM, self._ring)
+        return self
+
+    async def watched(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await the work, and cancel it when the signal comes or has come."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- a coroutine runs in a task
+        self._running = asyncio.get_running_loop(), task
+        if self._rang:
+            task.cancel()
+        return await work
+
+    def _ring(self, signum: int, frame: FrameType | None) -> None:
+        self._rang = True
+        if self._running:
+            loop, task = self._running
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(task.cancel)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._usual is None:
+            return
+        signal.signal(signal.SIGALRM, self._usual)
+        if self._rang:
+            self._usual(signal.SIGALRM, None)
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""What cannot work is refused before a claim, and the message says what to change, without what nobody should read."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from deepshi_provider.api.texts import missing_support, shown_uri
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
+from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
+from tests.batch.making import batch, rows_of
+from tests.operators.tasks import TaskInstance, edit, execute, generate, posts
+from tests.places import Place
+
+DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
+
+
+def refused(operator: Any, kind: type[Exception], emulator: Emulator, place: Place | None = None) -> str:
+    """Run a first try that must fail, once and for free, before anything was written, and return its message."""
+    ti = TaskInstance(task_id=operator.task_id)
+    with pytest.raises(AirflowFailException) as raised:
+        execute(operator, ti)
+    assert type(raised.value.__cause__) is kind
+    assert (posts(emulator), ti.xcoms) == (0, {"cost_usd": 0.0})
+    assert place is None or [name for name in place.names() if "claim" in name or "record" in name] == []
+    return str(raised.value)
+
+
+HOSTS = [
+    "a..b",
+    ".example",
+    "-",
+    "-a.example",
+    "a-.example",
+    "exa mple",
+    "exa$mple.example",
+    "a" * 64 + ".example",
+    ".".join(["a" * 60] * 5),
+    "300.300.300.300",
+    "1.2.3",
+    "https://:8443",
+    "https://host.example:0",
+    "https://[::g]",
+    "https://ex\u2028ample",
+    "https://example.com%00",
+    "http://*.example",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_is_none_is_refused(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv(DEFAULT, json.dumps({**json.loads(emulator.connection_json()), "host": host, "port": None}))
+    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert "Connection 'deepshi_default': the host " in said
+    assert "is no HTTP address" in said
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_is_refused(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    connection = {**json.loads(emulator.connection_json()), "host": "127.0.0.1", "port": port}
+    monkeypatch.setenv(DEFAULT, json.dumps(connection))
+    assert f"there is no port {port}" in refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTP_PROXY"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "socks5://user:secret@127.0.0.1:1080",
+        "socks4a://127.0.0.1",
+        "ftp://proxy",
+        "http://",
+        "http://a..b:1",
+        "http://[::1",
+    ],
+)
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str
+) -> None:
+    for name in ("NO_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, proxy)
+    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert f"environment variable {variable} is not the URL of an HTTP proxy" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "message"),
+    [
+        ("max_resends", -1, "max_resends: must be at least 0, got '-1'"),
+        ("max_resends", "many", "max_resends: a whole number is needed, got 'many'"),
+        ("max_resends", 1.5, "max_resends: a whole number is needed, got '1.5'"),
+        ("generation_timeout", -1, "generation_timeout: seconds are needed, 0 or more, got '-1'"),
+        ("generation_timeout", "soon", "generation_timeout: seconds are needed, 0 or more, got 'soon'"),
+        ("generation_timeout", float("inf"), "generation_timeout: seconds"),
+        ("generation_timeout", None, "generation_timeout: seconds"),
+        ("preflight", "maybe", "preflight: must be 'warn', 'error' or 'off', got 'maybe'"),
+        ("reuse", "perhaps", "reuse: true or false is needed, got 'perhaps'"),
+        ("stream", "perhaps", "stream: True, False or None is needed, got 'perhaps'"),
+        ("max_run_cost_usd", "much", "max_run_cost_usd: an amount in USD is needed, got 'much'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_a_policy_that_is_none_is_refused(
+    emulator: Emulator, local: Place, policy: str, value: Any, message: str, kind: str
+) -> None:
+    fields = {policy: value, "output_uri": local.uri}
+    operator = generate(**fields) if kind == "single" else batch(local, rows_of(2), **fields)
+    assert message in refused(operator, InvalidRequest, emulator, local)
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "message"),
+    [
+        ("max_concurrency", 0, "max_concurrency: must be at least 1, got '0'"),
+        ("on_error", "ignore", "on_error: must be 'fail' or 'partial', got 'ignore'"),
+        ("max_cost_usd", "-1", "max_cost_usd: an amount in USD is needed, got '-1'"),
+    ],
+)
+def test_a_policy_of_a_batch_that_is_none_is_refused(
+    emulator: Emulator, local: Place, policy: str, value: Any, message: str
+) -> None:
+    assert message in refused(batch(local, rows_of(2), **{policy: value}), InvalidRequest, emulator, local)
+
+
+# ------------------------------------------------------------------ what to change
+
+
+def test_a_connection_of_another_type_is_named(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEFAULT, json.dumps({**json.loads(emulator.connection_json()), "conn_type": "http"}))
+    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert "Connection 'deepshi_default' is of type http, not deepshi" in said
+
+
+def test_a_store_without_its_package_says_what_to_install(emulator: Emulator) -> None:
+    """The environment of the tests has no provider for Google's storage."""
+    said = refused(generate(output_uri="gs://bucket/images"), InvalidConnection, emulator)
+    assert "nothing was sent" in said
+    assert "pip install apache-airflow-providers-google" in said
+    said = refused(edit(images="gs://bucket/in.png", output_uri="gs://bucket/images"), InvalidConnection, emulator)
+    assert "pip install apache-airflow-providers-google" in said
+
+
+def test_the_extra_for_s3_is_named() -> None:
+    error = ValueError("No filesystem registered for scheme s3")
+    assert "pip install 'airflow-provider-deepshi[amazon]'" in str(missing_support("s3://bucket/a", error))
+    assert missing_support("s3://bucket/a", ValueError("something else")) is None
+
+
+def test_too_many_input_images_are_counted(emulator: Emulator, local: Place) -> None:
+    said = refused(edit(images=[f"{n}.png" for n in range(15)], output_uri=local.uri), InvalidRequest, emulator, local)
+    assert "images: at most 14 are allowed, got 15" in said
+
+
+@pytest.mark.parametrize("column", ["sku", "widht", "Prompt", "price_usd"])
+def test_an_unknown_column_says_which_there_are(emulator: Emulator, local: Place, column: str) -> None:
+    said = refused(batch(local, [{"prompt": "a cup", column: 1}]), InvalidRequest, emulator, local)
+    assert f"Row 1: unknown column '{column}'" in said
+    assert "The columns are aspect_ratio, extra_params, height," in said
+    assert "business columns" in said
+    meant = {"widht": "width", "Prompt": "prompt"}.get(column)
+    assert (f"Did you mean {meant}?" in said) if meant else ("Did you mean" not in said)
+
+
+def test_an_operator_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(TypeError, match=r"widht.*Did you mean width\?"):
+        generate(widht=5)
+    with pytest.raises(TypeError, match=r"'promt': 'x'.*Did you mean prompt\?"):
+        DeepshiGenerateImagesOperator(task_id="a", promt="x")
+    with pytest.raises(TypeError, match=r"negative_prompt.*extra_params"):
+        generate(negative_prompt="red")
+    with pytest.raises(TypeError, match="widht"):
+        DeepshiGenerateImageOperator.partial(task_id="boats", widht=5)
+
+
+# ------------------------------------------------------------------ what nobody should read
+
+DATA = "data:image/png;base64," + "iVBORw0KGgo" * 400
+SIGNED = "https://bucket.example/in.png?X-Amz-Credential=AKIA&X-Amz-Signature=0123456789abcdef"
+
+
+@pytest.mark.parametrize("images", [DATA, [DATA], {"uri": DATA}, json.dumps([DATA])])
+def test_a_data_uri_is_refused_and_not_shown(emulator: Emulator, local: Place, images: Any) -> None:
+    said = refused(edit(images=images, output_uri=local.uri), InvalidRequest, emulator, local)
+    assert len(said) < 500
+    assert "data URI; store the image and name its URI" in said
+
+
+def test_no_error_shows_a_signature_or_the_data_of_an_image() -> None:
+    for secret in (DATA, SIGNED):
+        said = StorageFailed(f"Could not read '{secret}' in it, and <{secret}> neither")
+        assert len(str(said)) < 500
+        assert not re.search("0123456789abcdef|AKIA|iVBORw0KGgo", f"{said} {said.message} {said.as_data()} {said.args}")
+        assert "neither" in str(said)
+    plain = "Could not read s3://bucket/what?.png, is it there?"
+    assert StorageFailed(plain).message == plain
+
+
+def test_a_uri_in_a_message_is_short() -> None:
+    assert shown_uri(SIGNED) == "https://bucket.example/in.png?…"
+    assert shown_uri(DATA) == "data:image/png;base64,… (4,422 characters)"
+    assert shown_uri("s3://bucket/a.png") == "s3://bucket/a.png"
+    assert len(shown_uri("s3://bucket/" + "a" * 3000)) < 250

@@ -1,0 +1,133 @@
+"""Airflow's ``execution_timeout`` ends an image task whatever the event loop was doing when its signal came."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import TimeoutPosix
+
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from tests.batch.making import batch, rows_of, taken
+from tests.emulator.wire import wait_for
+from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts
+from tests.places import LocalPlace, Place, state
+
+
+def over_in(seconds: float) -> TimeoutPosix:
+    """What Airflow puts around ``execute`` of a task with an ``execution_timeout``."""
+    return TimeoutPosix(seconds, "over")  # type: ignore[no-untyped-call] # Airflow does not annotate it
+
+
+def ring() -> None:
+    """What the kernel does when the time is over."""
+    signal.raise_signal(signal.SIGALRM)
+
+
+async def in_a_callback() -> None:
+    asyncio.get_running_loop().call_soon(ring)
+    await asyncio.Event().wait()
+
+
+async def in_a_task_of_others() -> None:
+    async def other() -> None:
+        ring()
+
+    await asyncio.gather(asyncio.create_task(other()), return_exceptions=True)
+    await asyncio.Event().wait()
+
+
+async def in_the_work_itself() -> None:
+    ring()
+    await asyncio.Event().wait()
+
+
+async def while_it_tidies_up() -> None:
+    try:
+        await in_a_callback()
+    finally:
+        await asyncio.sleep(0.01)
+
+
+async def at_its_end() -> None:
+    ring()
+
+
+@pytest.mark.parametrize(
+    "work", [in_a_callback, in_a_task_of_others, in_the_work_itself, while_it_tidies_up, at_its_end]
+)
+def test_the_signal_is_never_swallowed(work: Callable[[], Awaitable[None]]) -> None:
+    with over_in(1000):
+        usual = signal.getsignal(signal.SIGALRM)
+        with pytest.raises(AirflowTaskTimeout, match="over"):
+            run_here(work())  # type: ignore[arg-type] # they are coroutines
+        assert signal.getsignal(signal.SIGALRM) == usual
+
+
+def test_without_a_timeout_nothing_is_changed() -> None:
+    usual = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        assert run_here(asyncio.sleep(0, "a result")) == "a result"
+        assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(12))
+def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, attempt: int) -> None:
+    """Answers come all the time, so that the signal meets the loop in callbacks; 3 of 24 runs went on to their end."""
+    emulator.settings(latency=0.02)
+    ti = TaskInstance(task_id="catalog")
+    operator = batch(local, rows_of(500), max_concurrency=16).prepare_for_execution()
+    operator.render_template_fields(context_of(ti))
+    with over_in(0.6 + attempt * 0.037), pytest.raises(AirflowTaskTimeout):
+        operator.execute(context_of(ti))
+    wait_for(lambda: emulator.stats()["in_flight"] == 0)
+    claims, records = len(state(local, "claim")), len(state(local, "record"))
+    assert records <= claims < 500, "it was ended before all rows were done"
+    assert posts(emulator) <= claims, "every request has its claim"
+    # On a busy machine the time may be over before the first request.
+    assert float(ti.xcoms.get("cost_usd") or 0) <= float(taken(emulator))
+
+
+def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=60)
+    operator, ti = generate(output_uri=local.uri, preflight="off"), TaskInstance(task_id="boat")
+    begun = time.monotonic()
+    with over_in(1.5), pytest.raises(AirflowTaskTimeout):
+        execute(operator, ti)
+    assert time.monotonic() - begun < 50, "it did not wait for the answer"
+    assert (len(state(local, "claim")), len(state(local, "record")), posts(emulator)) == (1, 0, 1)
+    assert ti.xcoms == {"cost_usd": 0.0}
+    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+
+
+def test_a_call_of_the_hook_ends_too(emulator: Emulator) -> None:
+    emulator.settings(latency=60)
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+    with over_in(1.0), pytest.raises(AirflowTaskTimeout):
+        DeepshiHook().generate(request)
+    assert posts(emulator) == 1
+
+
+async def test_inside_a_running_loop_the_twin_is_named(emulator: Emulator) -> None:
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+    hook = DeepshiHook()
+    for call, twin in (
+        (lambda: hook.generate(request), "agenerate"),
+        (lambda: hook.edit(request), "aedit"),  # type: ignore[arg-type] # it does not come so far
+        (hook.list_models, "alist_models"),
+    ):
+        with pytest.raises(RuntimeError, match=rf"running event loop.*use `await hook\.{twin}\(.*Nothing was sent"):
+            call()
+    assert (posts(emulator), emulator.stats()["gets"]) == (0, 0)
+    with await hook.agenerate(request) as result:
+        assert result.images[0].width == 64
