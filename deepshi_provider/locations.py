@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepshi_provider.exceptions import InvalidRequest
 
 #: Bytes of a directory's path; S3 takes 1,024 for a key, and records have the longest names.
 _LONGEST = 750
+_SYNONYMS = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}
 _SHOWN = 120  # characters of a URI in a message
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -53,14 +54,20 @@ class Location:
         slash = "/" if self.path or self.protocol == "file" else ""
         return f"{self.protocol}://{self.bucket}{slash}{self.path}"
 
+    def at(self, path: str) -> Location:
+        """Return another path of the same store."""
+        return replace(self, path=path)
+
+    def real(self) -> Location:
+        """Return the place itself, if it is a local one with a symbolic link or ``..`` in its path."""
+        return self.at(os.path.realpath(f"/{self.path}").lstrip("/")) if self.protocol == "file" else self
+
     def is_same(self, other: Location) -> bool:
-        """Return whether both are one place, as far as names tell: ``s3a`` is ``s3``, symbolic links are followed."""
+        """Return whether both are one place, as far as names tell: ``s3a`` is ``s3``, connections do not matter."""
         return self._identity() == other._identity()
 
     def _identity(self) -> tuple[str, str, str]:
-        if self.protocol == "file":
-            return "file", "", os.path.realpath(f"/{self.path}")
-        return {"s3a": "s3", "gcs": "gs"}.get(self.protocol, self.protocol), self.bucket, self.path
+        return _SYNONYMS.get(self.protocol, self.protocol), self.bucket, self.real().path
 
 
 def locate(uri: str) -> Location:

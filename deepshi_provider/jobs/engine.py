@@ -25,6 +25,7 @@ from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.jobs.job import IMAGE, BatchJob
 from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, claim_name, new_claim
+from deepshi_provider.jobs.own_output import refuse_own_output
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
 from deepshi_provider.storage import STATE
@@ -82,6 +83,7 @@ class Engine:
         """
         if not isinstance(self._request, EditRequest):
             return await self._run(None)
+        refuse_own_output(self._request, self._name, self._tools.store.location)
         with await self._tools.hook.aread_inputs(self._request, self._terms.output_conn_id) as inputs:
             return await self._run(inputs)
 

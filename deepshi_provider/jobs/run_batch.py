@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.costs import CostSheet, Tally
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -15,7 +17,9 @@ from deepshi_provider.jobs.batch import Batch
 from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.index import Index
 from deepshi_provider.jobs.job import BatchJob, costs_name
+from deepshi_provider.jobs.own_output import refuse_circles
 from deepshi_provider.jobs.report import EMPTY_LINE, NAMED
+from deepshi_provider.jobs.rows import request_of
 from deepshi_provider.jobs.sheets import add_up, book, make_sheet
 from deepshi_provider.jobs.table import RowTable
 from deepshi_provider.manifest import Summary
@@ -73,11 +77,16 @@ def _images(file: BinaryIO) -> list[dict[str, Any]]:
     return [{"uri": uri, "key": line["key"], "model": line["model"]} for line in lines for uri in line["uris"]]
 
 
+def _edits(rows: RowTable) -> Iterator[tuple[str, GenerateRequest]]:
+    return ((row.name, request_of(row.fields)) for row in rows.edits())
+
+
 async def _run(job: BatchJob, store: Store, rows: RowTable, bill: Bill) -> Summary:
     hook = DeepshiHook(job.deepshi_conn_id)
     index = Index(store)
     batch: Batch | None = None
     try:
+        await in_thread(lambda: refuse_circles(_edits(rows), store.location))
         await index.open()
         bill.begin(await in_thread(index.costs_of, job.owner))
         async with hook.session(Pace(), store.files):

@@ -74,10 +74,16 @@ class RowTable:
             raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
 
     def __iter__(self) -> Iterator[Row]:
+        return self._rows("")
+
+    def edits(self) -> Iterator[Row]:
+        """Yield the rows that edit images, in their order."""
+        return self._rows("AND json_extract(fields, '$.images[0]') IS NOT NULL")
+
+    def _rows(self, condition: str) -> Iterator[Row]:
         last = 0
-        while chunk := self._db.execute(
-            "SELECT number, key, name, fields FROM rows WHERE number > ? ORDER BY number LIMIT ?", (last, _CHUNK)
-        ).fetchall():
+        query = f"SELECT number, key, name, fields FROM rows WHERE number > ? {condition} ORDER BY number LIMIT ?"  # noqa: S608 -- ours
+        while chunk := self._db.execute(query, (last, _CHUNK)).fetchall():
             for number, key, name, fields in chunk:
                 yield Row(number=number, key=key, name=name, fields=json.loads(fields))
             last = chunk[-1][0]
