@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.cluster.books import comparison, costs_in_xcom
 from tests.services.airflow_cluster import AirflowCluster
 from tests.services.airflow_settings import USERS
 from tests.services.debian import MissingProgram
@@ -115,7 +116,7 @@ def _print_addresses(airflow: AirflowCluster) -> None:
 
 
 def _run_examples(airflow: AirflowCluster, deepshi: Emulator) -> bool:
-    """Run all DAGs and return whether they succeeded."""
+    """Run all DAGs and return whether they succeeded, and said exactly what the server took."""
     for path in EXAMPLES.glob("*.py"):
         for dag_id in re.findall(r"(\w+)_dag(?: = |:$)", path.read_text(encoding="utf-8"), re.MULTILINE):
             airflow.wait_for_dag(dag_id, timeout=120)
@@ -135,18 +136,20 @@ def _run_examples(airflow: AirflowCluster, deepshi: Emulator) -> bool:
         return runs if over and (complete or any(run["state"] == "failed" for run in runs)) else None
 
     runs = wait_for("the end of the examples", DEADLINE, ended, every=1)
-    costs = {(run["dag_id"], run["dag_run_id"]): _cost(airflow, run) for run in runs}
+    costs = {
+        (run["dag_id"], run["dag_run_id"]): costs_in_xcom(airflow, run["dag_id"], run["dag_run_id"]) for run in runs
+    }
     print(f"\n{'DAG':28}{'state':10}{'seconds':>8}{'cost':>14}")
     for run in sorted(runs, key=lambda run: str(run["start_date"])):
         cost = costs[run["dag_id"], run["dag_run_id"]]
         print(f"{run['dag_id']:28}{run['state']:10}{run['duration']:8.1f}{f'${cost:.6f}':>14}")
     stats = deepshi.stats()
-    print(f"\n{stats['images']} pictures. Tasks say ${sum(costs.values()):.6f}, ", end="")
-    print(f"the server took ${Decimal(stats['cost_usd']):.6f}.", flush=True)
+    told, taken = sum(costs.values(), Decimal(0)), Decimal(stats["cost_usd"])
+    print(f"\n{stats['images']} pictures. {comparison(told, taken)}", flush=True)
     for run in runs:
         if run["state"] == "failed":
             _print_failures(airflow, run)
-    return all(run["state"] == "success" for run in runs)
+    return told == taken and all(run["state"] == "success" for run in runs)
 
 
 def _print_failures(airflow: AirflowCluster, run: dict[str, Any]) -> None:
@@ -156,17 +159,6 @@ def _print_failures(airflow: AirflowCluster, run: dict[str, Any]) -> None:
         if task["state"] == "failed":
             log = airflow.task_log(dag_id, run_id, task["task_id"], task["try_number"], task["map_index"])
             print(f"\n{dag_id}.{task['task_id']} failed:\n" + "\n".join(log.splitlines()[-10:]), flush=True)
-
-
-def _cost(airflow: AirflowCluster, run: dict[str, Any]) -> Decimal:
-    """Return what the tasks of a run say that they cost, in USD."""
-    path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/~/xcomEntries"
-    entries = airflow.get(path, xcom_key="cost_usd", limit=100)["xcom_entries"]
-    values = [
-        airflow.xcom(run["dag_id"], run["dag_run_id"], entry["task_id"], "cost_usd", entry["map_index"])
-        for entry in entries
-    ]
-    return sum((Decimal(str(value)) for value in values if value is not None), Decimal(0))
 
 
 if __name__ == "__main__":

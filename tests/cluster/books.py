@@ -8,10 +8,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.places import S3Place
 from tests.services.airflow import Airflow
+from tests.services.airflow_api import AirflowApi
 from tests.services.seaweedfs import SeaweedFS
 
 RECORDS = ("stored", "lost", "superseded")
@@ -125,15 +127,24 @@ class Books:
             picture.records[int(words[1])] = json.loads(self._read(name))
 
 
-def costs_in_xcom(airflow: Airflow, dag_id: str, run_id: str) -> Decimal:
-    """Return the sum of the XComs ``cost_usd`` of all task instances, in USD."""
-    return sum(
-        (
-            Decimal(str(airflow.xcom(dag_id, run_id, ti["task_id"], "cost_usd", ti["map_index"])))
-            for ti in airflow.task_instances(dag_id, run_id)
-        ),
-        Decimal(0),
-    )
+def costs_in_xcom(airflow: AirflowApi, dag_id: str, run_id: str) -> Decimal:
+    """Return the sum of the XComs ``cost_usd`` of all task instances that have one, in USD.
+
+    :raises AssertionError: a task has costs that the API did not report: the sum would be none.
+    """
+    path = f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/~/xcomEntries"
+    entries: list[dict[str, Any]] = []
+    while page := airflow.get(path, xcom_key="cost_usd", limit=100, offset=len(entries))["xcom_entries"]:
+        entries += page
+    costs = [airflow.xcom(dag_id, run_id, entry["task_id"], "cost_usd", entry["map_index"]) for entry in entries]
+    assert None not in costs, f"{dag_id} has costs that nobody reported"
+    return sum((Decimal(str(cost)) for cost in costs), Decimal(0))
+
+
+def comparison(told: Decimal, taken: Decimal) -> str:
+    """Return what tasks say beside what the server took, in USD, and whether that differs."""
+    differ = "" if told == taken else f" They differ by ${abs(told - taken):f}."
+    return f"Tasks say ${told:f}, the server took ${taken:f}.{differ}"
 
 
 def unknown_in_xcom(airflow: Airflow, dag_id: str, run_id: str) -> int:
