@@ -1,14 +1,17 @@
 """The cost sheet: what one task instance has cost, as other tasks, reports and pages read it from its XCom.
 
-Money is text in it, exact to the last digit; ``None`` means that the API told no cost.
+Money is text in it, exact to the last digit. A cost that the API did not report is not 0: such requests are counted as
+``untold``, and a sum beside them is a lower bound. So is one beside requests whose outcome is unknown. What both may
+have cost is ``may_have_cost_usd``, at the highest known price of their class.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
@@ -36,21 +39,25 @@ _LONGEST_NAME = 100
 class ModelCosts(BaseModel):
     """What a task instance has cost by one model.
 
-    :param cost_usd: of all sendings, failed tries included.
+    :param cost_usd: of all requests whose cost the API reported, failed tries included; ``None`` if it reported none.
+    :param untold: paid requests whose cost the API did not report.
     :param images: pictures that this task instance bought.
     :param reused: pictures that others had bought.
     :param saved_usd: what the reused ones cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
+    :param may_have_cost_usd: what untold costs and unknown outcomes may come to; ``None`` if that is not known.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     model: str
     cost_usd: Usd | None = Decimal(0)
+    untold: int = 0
     images: int = 0
     reused: int = 0
     saved_usd: Usd = Decimal(0)
     unknown_outcomes: int = 0
+    may_have_cost_usd: Usd | None = Decimal(0)
 
 
 class SheetImage(BaseModel):
@@ -75,9 +82,13 @@ class CostSheet(BaseModel):
 
     :param ended: whether the try has come to its end; before that, the sheet tells of earlier tries only.
     :param key: JSON that names the result for who reads it; likewise ``metadata``.
+    :param cost_usd: what the API reported; ``None`` if there are costs and it reported none. A lower bound if
+        ``untold`` or ``unknown_outcomes`` is not 0.
+    :param untold: paid requests whose cost the API did not report.
     :param saved_usd: what the reused pictures cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what these may have cost, at the price that their like had; ``None`` if that is not known.
+    :param may_have_cost_usd: what untold costs and unknown outcomes may come to beside ``cost_usd``, at the highest
+        known price of their class; ``None`` if that is not known.
     :param models: the most expensive first.
     :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
     :param output_uri: where records and claims lie; empty if the task did not come that far.
@@ -96,6 +107,7 @@ class CostSheet(BaseModel):
     key: Any = None
     metadata: Any = None
     cost_usd: Usd | None = Decimal(0)
+    untold: int = 0
     saved_usd: Usd = Decimal(0)
     unknown_outcomes: int = 0
     may_have_cost_usd: Usd | None = Decimal(0)
@@ -128,52 +140,99 @@ class CostSheet(BaseModel):
         name = _name(model)
         entry = entries.get(name, ModelCosts(model=name))
         was_unknown = min(1, entry.unknown_outcomes)
-        entries[name] = entry.model_copy(
-            update={
-                "cost_usd": (entry.cost_usd or Decimal(0)) + cost_usd,
-                "unknown_outcomes": entry.unknown_outcomes - was_unknown,
-            }
-        )
-        unknown = self.unknown_outcomes - was_unknown
-        doubt = self.may_have_cost_usd
+        entries[name] = entry.model_copy(update=_settled(entry, cost_usd, was_unknown))
         return self.model_copy(
-            update={
-                "cost_usd": (self.cost_usd or Decimal(0)) + cost_usd,
-                "unknown_outcomes": unknown,
-                "may_have_cost_usd": Decimal(0) if not unknown else doubt and max(Decimal(0), doubt - cost_usd),
-                "models": shortened(entries.values()),
-            }
+            update={**_settled(self, cost_usd, was_unknown), "models": shortened(entries.values())},
         )
+
+
+class HasCosts(Protocol):
+    """Whatever has the sums of a :class:`CostSheet`."""
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the API reported."""
+
+    @property
+    def untold(self) -> int:
+        """Paid requests whose cost it did not report."""
+
+    @property
+    def unknown_outcomes(self) -> int:
+        """Requests that may have been paid for."""
+
+    @property
+    def may_have_cost_usd(self) -> Decimal | None:
+        """What both may come to."""
+
+
+def in_words(sums: HasCosts) -> str:
+    """Return a sum as a log line or a page names it: ``$0.039``, or ``at least $0.039, up to about $0.078 (…)``."""
+    doubts = [
+        f"{count} {what}{'' if count == 1 else 's'}"
+        for count, what in ((sums.unknown_outcomes, "unknown outcome"), (sums.untold, "unreported cost"))
+        if count
+    ]
+    if not doubts:
+        return "an unknown sum" if sums.cost_usd is None else usd(sums.cost_usd)
+    least = sums.cost_usd or Decimal(0)
+    if sums.may_have_cost_usd is None:
+        return f"at least {usd(least)} ({', '.join(doubts)} of unknown price)"
+    return f"at least {usd(least)}, up to about {usd(least + sums.may_have_cost_usd)} ({', '.join(doubts)})"
+
+
+def usd(amount: Decimal) -> str:
+    """Return money with all its digits, the same wherever it is named."""
+    return f"${amount:f}"
+
+
+class Doubt(NamedTuple):
+    """A request that was or may have been paid for, at a price that nobody reported.
+
+    :param price_class: see :func:`deepshi_provider.jobs.budget.price_class`.
+    """
+
+    model: str
+    fingerprint: str = ""
+    price_class: str = ""
 
 
 class Tally:
     """Adds up the models of a sheet.
 
-    :param lost: model and fingerprint of each sending whose outcome is unknown.
-    :ivar models: by name.
+    :param lost: model, fingerprint and price class of each sending whose outcome is unknown.
     """
 
-    def __init__(self, lost: Iterable[tuple[str, str]] = ()) -> None:
-        self._lost = [(_name(model), fingerprint) for model, fingerprint in lost]
-        self._asked = {fingerprint for _, fingerprint in self._lost}
+    def __init__(self, lost: Iterable[tuple[str, ...]] = ()) -> None:
+        self._lost = Counter(Doubt(_name(doubt[0]), *doubt[1:]) for doubt in lost)
+        self._untold: Counter[Doubt] = Counter()
+        self._asked = {doubt.fingerprint for doubt in self._lost}
         self._of_request: dict[str, Decimal] = {}
+        self._of_class: dict[str, Decimal] = {}
+        self._elsewhere: dict[str, Decimal] = {}
         self._of_model: dict[str, Decimal] = {}
         self._costs: dict[str, list[Decimal | None]] = {}
         self._images: dict[str, int] = {}
         self._reused: dict[str, int] = {}
         self._saved: dict[str, Decimal] = {}
 
-    def paid(self, model: str | None, fingerprint: str, cost_usd: Decimal | None, images: int) -> None:
+    def paid(
+        self, model: str | None, fingerprint: str, cost_usd: Decimal | None, images: int, price_class: str = ""
+    ) -> None:
         """Add a sending that cost money."""
         name = _name(model)
         self._images[name] = self._images.get(name, 0) + images
-        told = self._costs.setdefault(name, [])
-        # Two entries are enough to tell "nothing", "not told" and a sum apart, however many sendings there are.
-        self._costs[name] = [total([*told, cost_usd])] if told else [cost_usd]
-        if cost_usd is not None:
-            self._of_model[name] = max(cost_usd, self._of_model.get(name, cost_usd))
-            if fingerprint in self._asked:
-                self._of_request[fingerprint] = cost_usd
+        known = self._costs.setdefault(name, [])
+        # One entry is enough to tell "nothing", "not reported" and a sum apart, however many sendings there are.
+        self._costs[name] = [total([*known, cost_usd])] if known else [cost_usd]
+        if cost_usd is None:
+            self._untold[Doubt(name, "", price_class)] += 1
+            return
+        self._of_model[name] = max(cost_usd, self._of_model.get(name, cost_usd))
+        if price_class:
+            self._of_class[price_class] = max(cost_usd, self._of_class.get(price_class, cost_usd))
+        if fingerprint in self._asked:
+            self._of_request[fingerprint] = cost_usd
 
     def reused(self, model: str | None, cost_usd: Decimal | None, images: int) -> None:
         """Add pictures that others had bought."""
@@ -181,35 +240,58 @@ class Tally:
         self._reused[name] = self._reused.get(name, 0) + images
         self._saved[name] = self._saved.get(name, Decimal(0)) + (cost_usd or Decimal(0))
 
+    def unpriced(self) -> set[str]:
+        """Return the price classes that somebody else may know a price of: this task instance has none."""
+        doubts = [*self._lost, *self._untold]
+        classes = {doubt.price_class for doubt in doubts if doubt.fingerprint not in self._of_request}
+        return classes - self._of_class.keys() - {""}
+
+    def learn(self, price_class: str, cost_usd: Decimal) -> None:
+        """Take note of what others paid for a request of a class."""
+        self._elsewhere[price_class] = cost_usd
+
     def sums(self) -> dict[str, Any]:
         """Return the fields of a :class:`CostSheet` that are sums, and its ``models``."""
-        lost: dict[str, int] = {}
-        doubts: list[Decimal | None] = []
-        for model, fingerprint in self._lost:
-            lost[model] = lost.get(model, 0) + 1
-            doubts.append(self._of_request.get(fingerprint, self._of_model.get(model)))
-        models = [
-            ModelCosts(
-                model=name,
-                cost_usd=total(self._costs.get(name, [])),
-                images=self._images.get(name, 0),
-                reused=self._reused.get(name, 0),
-                saved_usd=self._saved.get(name, Decimal(0)),
-                unknown_outcomes=lost.get(name, 0),
-            )
-            for name in {**self._costs, **self._reused, **lost}
-        ]
+        models = [self._of(name) for name in {**self._costs, **self._reused, **{d.model: 0 for d in self._lost}}]
+        doubts = [model.may_have_cost_usd for model in models]
         return {
             "cost_usd": total(cost for costs in self._costs.values() for cost in costs),
+            "untold": self._untold.total(),
             "saved_usd": sum(self._saved.values(), Decimal(0)),
-            "unknown_outcomes": len(self._lost),
+            "unknown_outcomes": self._lost.total(),
             "may_have_cost_usd": None if None in doubts else total(doubts),
             "models": shortened(models),
         }
 
+    def _of(self, name: str) -> ModelCosts:
+        lost = {doubt: count for doubt, count in self._lost.items() if doubt.model == name}
+        untold = {doubt: count for doubt, count in self._untold.items() if doubt.model == name}
+        prices = [(self._price(doubt), count) for doubt, count in (*lost.items(), *untold.items())]
+        known = [price * count for price, count in prices if price is not None]
+        return ModelCosts(
+            model=name,
+            cost_usd=total(self._costs.get(name, [])),
+            untold=sum(untold.values()),
+            images=self._images.get(name, 0),
+            reused=self._reused.get(name, 0),
+            saved_usd=self._saved.get(name, Decimal(0)),
+            unknown_outcomes=sum(lost.values()),
+            may_have_cost_usd=sum(known, Decimal(0)) if len(known) == len(prices) else None,
+        )
+
+    def _price(self, doubt: Doubt) -> Decimal | None:
+        """Return the best known price: of this request, its class here, its class elsewhere, its model here."""
+        found = (
+            self._of_request.get(doubt.fingerprint),
+            self._of_class.get(doubt.price_class),
+            self._elsewhere.get(doubt.price_class),
+            self._of_model.get(doubt.model),
+        )
+        return next((price for price in found if price is not None), None)
+
 
 def total(costs: Iterable[Decimal | None]) -> Decimal | None:
-    """Return the sum of the known costs; 0 for nothing at all, ``None`` if costs there are and none is known."""
+    """Return the sum of the known costs; 0 for nothing at all, ``None`` if there are costs and none is known."""
     all_costs = list(costs)
     known = [cost for cost in all_costs if cost is not None]
     return sum(known, Decimal(0)) if known or not all_costs else None
@@ -220,16 +302,35 @@ def shortened(models: Iterable[ModelCosts], most: int = MOST_MODELS) -> list[Mod
     ordered = sorted(models, key=lambda m: (m.model == OTHERS, -(m.cost_usd or Decimal(0)), m.model))
     if len(ordered) <= most:
         return ordered
-    kept, rest = ordered[: most - 1], ordered[most - 1 :]
-    others = ModelCosts(
-        model=OTHERS,
-        cost_usd=total(m.cost_usd for m in rest),
-        images=sum(m.images for m in rest),
-        reused=sum(m.reused for m in rest),
-        saved_usd=sum((m.saved_usd for m in rest), Decimal(0)),
-        unknown_outcomes=sum(m.unknown_outcomes for m in rest),
+    return [*ordered[: most - 1], added(OTHERS, ordered[most - 1 :])]
+
+
+def added(name: str, entries: Iterable[ModelCosts]) -> ModelCosts:
+    """Return the sum of some entries, under a name."""
+    found = list(entries)
+    doubts = [entry.may_have_cost_usd for entry in found]
+    return ModelCosts(
+        model=name,
+        cost_usd=total(entry.cost_usd for entry in found),
+        untold=sum(entry.untold for entry in found),
+        images=sum(entry.images for entry in found),
+        reused=sum(entry.reused for entry in found),
+        saved_usd=sum((entry.saved_usd for entry in found), Decimal(0)),
+        unknown_outcomes=sum(entry.unknown_outcomes for entry in found),
+        may_have_cost_usd=None if None in doubts else total(doubts),
     )
-    return [*kept, others]
+
+
+def _settled(sums: CostSheet | ModelCosts, cost_usd: Decimal, was_unknown: int) -> dict[str, Any]:
+    """Return the fields that change when the cost of a sending becomes known, whose outcome may have been unknown."""
+    unknown = sums.unknown_outcomes - was_unknown
+    doubt = sums.may_have_cost_usd
+    left = doubt and max(Decimal(0), doubt - cost_usd * was_unknown)
+    return {
+        "cost_usd": (sums.cost_usd or Decimal(0)) + cost_usd,
+        "unknown_outcomes": unknown,
+        "may_have_cost_usd": left if unknown or sums.untold else Decimal(0),
+    }
 
 
 def _name(model: str | None) -> str:

@@ -19,6 +19,7 @@
     ├── InvalidResponse           answered, but not with images
     ├── BudgetExceeded            a limit set by the user was reached before sending
     ├── RowsFailed                some rows of a batch failed; its manifest says which
+    ├── TasksFailed               some image tasks of a DAG run failed; the cost report says which
     └── StorageFailed             the object store did not do what was asked
 
 ``charged`` says what happened to the money, as far as anyone can know: ``"no"``, ``"yes"`` or ``"unknown"``.
@@ -49,6 +50,9 @@ class DeepshiError(Exception):
     :param charged: whether money was taken; the class's default if not given.
     :param cost_usd: what was taken, where the answer told.
     :param sends: how many POSTs left this machine for this call, refused ones included.
+
+    On an error that ends a try of a task, ``cost_usd`` and ``may_have_cost_usd`` are those of the task instance over
+    all its tries, as its cost sheet has them.
     """
 
     default_charged: ClassVar[Charged] = "no"
@@ -77,19 +81,32 @@ class DeepshiError(Exception):
         self.charged: Charged = charged or self.default_charged
         self.cost_usd = cost_usd
         self.sends = sends
+        self.may_have_cost_usd: Decimal | None = None
+        self._text: str | None = None
 
     def __str__(self) -> str:
         """Return the message with what an on-call engineer looks for first."""
+        if self._text is not None:
+            return self._text
         facts = [f"charged: {self.charged}"]
         if self.status_code is not None:
             facts.insert(0, f"HTTP {self.status_code}")
         if self.code:
             facts.append(f"code: {self.code}")
         if self.cost_usd is not None:
-            facts.append(f"cost: ${self.cost_usd}")
+            facts.append(f"cost: ${self.cost_usd:f}")
         if self.request_id:
             facts.append(f"request: {self.request_id}")
         return f"{self.message} [{', '.join(facts)}]"
+
+    def set_task_costs(self, cost_usd: Decimal | None, may_have_cost_usd: Decimal | None) -> None:
+        """Let the error hold what its task instance has cost, for callbacks; its text stays that of the request.
+
+        :param cost_usd: over all tries; ``None`` if there are costs and the API reported none.
+        :param may_have_cost_usd: what may have been taken besides; ``None`` if that is not known.
+        """
+        self._text = str(self)
+        self.cost_usd, self.may_have_cost_usd = cost_usd, may_have_cost_usd
 
     def as_data(self) -> dict[str, Any]:
         """Return the error as JSON-serializable data, for a manifest or a trigger's event."""
@@ -200,6 +217,10 @@ class RowsFailed(DeepshiError):
     retryable = True
 
 
+class TasksFailed(DeepshiError):
+    """Some image tasks of a DAG run failed; the cost report, which is written, fails with this."""
+
+
 class StorageFailed(DeepshiError):
     """The object store could not be read or written."""
 
@@ -211,11 +232,13 @@ def _shown(message: str) -> str:
     return _SIGNED.sub("?…", _DATA.sub(r"\1…", message))
 
 
-def _tree(kind: type[DeepshiError]) -> dict[str, type[DeepshiError]]:
+def tree(kind: type[DeepshiError] = DeepshiError) -> dict[str, type[DeepshiError]]:
+    """Return a class and all below it in this module, by their names."""
     found = {kind.__name__: kind}
     for child in kind.__subclasses__():
-        found |= _tree(child)
+        if child.__module__ == __name__:
+            found |= tree(child)
     return found
 
 
-_CLASSES = _tree(DeepshiError)
+_CLASSES = tree()

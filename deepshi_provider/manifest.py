@@ -85,6 +85,7 @@ class Claim(BaseModel):
 
     :param holder: names the running process; see :mod:`deepshi_provider.jobs.lease`.
     :param heartbeat: number of the process's last heartbeat; later ones list the attempts that it is at.
+    :param price_class: what sets its price; see :func:`deepshi_provider.jobs.budget.price_class`.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
@@ -93,6 +94,7 @@ class Claim(BaseModel):
     owner: Owner
     holder: str
     model: str
+    price_class: str = ""
     claimed_at: float
     heartbeat: int = 0
 
@@ -107,6 +109,8 @@ class Record(BaseModel):
 
     :param holder: the process that sent, as in its claim; two that both did, on a store that ignores that a claim
         exists, leave two records.
+    :param price_class: what set its price; see :func:`deepshi_provider.jobs.budget.price_class`.
+    :param cost_usd: ``None`` if the API did not report it.
     :param sends: POSTs of this sending, refused ones included.
     :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
     """
@@ -119,6 +123,7 @@ class Record(BaseModel):
     holder: str
     images: list[StoredImage] = []
     model: str | None = None
+    price_class: str = ""
     size: str | None = None
     created: int | None = None
     usage: dict[str, Any] = {}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from decimal import Decimal
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.costs import total
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -28,14 +26,18 @@ from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.index import Index
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.ledger import Purchase
+from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.report import Costs, Report
 from deepshi_provider.jobs.rows import request_of
+from deepshi_provider.jobs.spending import doubtful_claims
 from deepshi_provider.jobs.table import Row, RowTable
 from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Claim, Owner, Record, Sending, may_have_images, unsettled
-from deepshi_provider.storage import STATE, Store, in_thread
+from deepshi_provider.manifest import Record, Sending, may_have_images, unsettled
+from deepshi_provider.storage import Store, in_thread
 
 log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 #: After one of these no other row would fare better.
 _HOPELESS = (AuthenticationFailed, InsufficientQuota, ConnectionFailed, RateLimited, StorageFailed)
@@ -68,9 +70,7 @@ class Batch:
     async def run(self) -> None:
         """Work the rows off; afterwards every started row has its line in the table."""
         account = (await self._hook.asettings()).account
-        await self._tools.run_costs.begin(self._bill.usd)
-        if self._job.max_cost_usd is not None or self._job.max_run_cost_usd is not None:
-            await self._look_back(account)
+        await self._look_back()
         rows = iter(self._rows)
         async with self._tools.lease:
             workers = [asyncio.create_task(self._work(rows, account)) for _ in range(max(1, self._job.max_concurrency))]
@@ -89,30 +89,35 @@ class Batch:
                 raise end
         self.report.say()
 
+    @property
+    def prices(self) -> Prices:
+        """The known prices of the connection."""
+        return self._tools.prices
+
     async def correct_run_costs(self, spent: Decimal | None) -> None:
         """Tell the DAG run what the records say that this task instance has paid, in USD."""
         await self._tools.run_costs.correct(spent)
 
-    async def _look_back(self, account: str) -> None:
-        """Let the budget know what pictures have cost before, and which sendings of earlier tries were lost."""
-        for kind, claim in await in_thread(self._learn_prices, account):
-            data = await self._store.read(f"{STATE}/{claim}")
-            if data and _is_claim_of(data, self._job.owner):
-                self._budget.count_lost(kind)
+    async def _look_back(self) -> None:
+        """Let the budget and the run know what pictures have cost before, and what earlier tries left in doubt."""
+        prices = await in_thread(self._index.prices)
+        self._tools.prices.take(prices)
+        for kind, price in prices.items():
+            self._budget.learn(kind, price)
+        owner = self._job.owner
+        doubts = await in_thread(self._index.unreported, owner)
+        doubts += [d.price_class async for d in doubtful_claims(self._store, owner, self._index.unsettled())]
+        for kind in doubts:
+            await self._learn_price(kind)
+            self._budget.count_lost(kind)
+        await self._tools.run_costs.begin(self._bill.usd, doubts)
 
-    def _learn_prices(self, account: str) -> list[tuple[str, str]]:
-        """Learn the prices of rows that are stored, and return price class and claim of each unsettled sending."""
-        lost = []
-        for row in self._rows:
-            sendings = self._index.sendings(row.name)
-            if not sendings:
-                continue
-            request = request_of(row.fields)
-            record = self._bought(row, request, account)
-            if record and record.cost_usd is not None:
-                self._budget.learn(price_class(request), record.cost_usd)
-            lost += [(price_class(request), str(s.claim)) for s in unsettled(sendings)]
-        return lost
+    async def _learn_price(self, kind: str) -> None:
+        """Let the budget know what other directories have paid for requests of a class."""
+        if not self._budget.is_limited or self._budget.knows(kind):
+            return
+        if (price := await self._tools.prices.known(kind)) is not None:
+            self._budget.learn(kind, price)
 
     async def _work(self, rows: Iterator[Row], account: str) -> None:
         for row in rows:
@@ -123,7 +128,7 @@ class Batch:
             if record:
                 metrics.reused(request, len(record.images))
                 self.report.done(row, request, record, self._index.costs_of(self._job.owner, row.name), None)
-            elif not self.error:
+            else:
                 await self._buy(row, request)
             await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
 
@@ -155,27 +160,33 @@ class Batch:
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
         """Buy a row's images, within the budget; a sending that is lost is made again, within ``max_resends``."""
         kind = price_class(request)
-        known = await self._recent(row)
         costs = self._index.costs_of(self._job.owner, row.name)
         begun = time.monotonic()
-        error = engine = None
-        while await self._may_start(kind):
-            engine = Engine(self._tools, row.name, request, time.time() + self._job.generation_timeout, known)
-            purchase, error = await self._run(engine)
-            if isinstance(error, _HOPELESS):
-                self.error = self.error or error
+        engine, error = None, None
+        if any(sending.kind == "stored" for sending in self._index.sendings(row.name)):
+            # What is there is free, whatever the budget says.
+            engine = self._engine(row, request, await self._recent(row))
+            purchase, error = await self._attempt(engine, engine.find())
+            if purchase:
+                news = self._book(row, engine, purchase, None)
+                self._budget.count(kind, news)
+                self.report.done(row, request, purchase.record, costs + news, None)
+                return
+        goes_on, is_first = error is None, True
+        while goes_on and await self._may_start(kind):
+            engine = self._engine(row, request, await self._recent(row) if is_first else None)
+            purchase, error = await self._attempt(engine, self._started(engine))
             paid = self._book(row, engine, purchase, error)
             costs += paid
             lost = error is not None and error.charged != "no" and error.sends > 0
-            await self._budget.settle(kind, total(paid) if paid else None, paid=bool(paid) or lost)
+            self._budget.count(kind, paid[:-1])
+            await self._budget.settle(kind, paid[-1] if paid else None, paid=bool(paid) or lost)
             if purchase:
                 if purchase.record.cost_usd is not None:
                     self._budget.learn(kind, purchase.record.cost_usd)
                 self.report.done(row, request, purchase.record, costs, time.monotonic() - begun)
                 return
-            if error is None or error.charged == "no" or not error.sends or engine.exposed > self._job.max_resends:
-                break
-            known = None
+            goes_on, is_first = lost and engine.exposed <= self._job.max_resends, False
         if engine and error:
             self.report.failed(
                 row,
@@ -200,6 +211,7 @@ class Batch:
         if self.error or self._is_stopping:
             return False
         try:
+            await self._learn_price(kind)
             await self._budget.reserve(kind)
         except (BudgetExceeded, StorageFailed) as err:
             self.error = self.error or err
@@ -209,12 +221,21 @@ class Batch:
             return False
         return True
 
-    async def _run(self, engine: Engine) -> tuple[Purchase | None, DeepshiError | None]:
+    def _engine(self, row: Row, request: GenerateRequest, known: list[Sending] | None) -> Engine:
+        return Engine(self._tools, row.name, request, time.time() + self._job.generation_timeout, known)
+
+    async def _started(self, engine: Engine) -> Purchase:
+        async with self._starting:  # one sign of life for all rows
+            await self._tools.lease.start()
+        return await engine.run()
+
+    async def _attempt(self, engine: Engine, work: Awaitable[Found]) -> tuple[Found | None, DeepshiError | None]:
+        """Return what came of it, or its error, which may stop the batch."""
         try:
-            async with self._starting:  # one sign of life for all rows
-                await self._tools.lease.start()
-            return await engine.run(), None
+            return await work, None
         except DeepshiError as err:
+            if isinstance(err, _HOPELESS):
+                self.error = self.error or err
             return None, err
         except asyncio.CancelledError:  # there will be no line for this row
             self.report.unknown_outcomes += engine.unknown
@@ -234,11 +255,3 @@ class Batch:
         for cost in costs:
             self._bill.add(cost)
         return costs
-
-
-def _is_claim_of(data: bytes, owner: Owner) -> bool:
-    """Return whether a claim is, or for all that can be read of it may be, of a task instance."""
-    try:
-        return Claim.model_validate_json(data).owner.is_same_task(owner)
-    except ValidationError:
-        return True

@@ -1,8 +1,9 @@
-"""How much a batch may spend: what is spent, and what is in flight at the price that its like has had so far."""
+"""How much a batch may spend: what is spent, and what is in flight at the highest known price of its class."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
@@ -11,17 +12,23 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.costs import CostSheet, total
 from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.jobs.run_costs import RunCosts
+from deepshi_provider.jobs.spending import Spending, refusal
 
-#: Fields that may set the price; the prompt does not.
-_PRICED = ("model", "n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
-#: Pictures that a batch with a limit buys without hearing any price.
-_MOST_BLIND = 3
+#: Fields that set the price, with the operation, the model and the number of input images; the prompt does not.
+_PRICED = ("n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
+#: Longest name of a price class, in characters; what is longer ends with a hash.
+_LONGEST_CLASS = 200
 
 
 def price_class(request: GenerateRequest) -> str:
-    """Return what requests of one price have in common."""
-    inputs = len(request.images) if isinstance(request, EditRequest) else 0
-    return " ".join([request.operation, str(inputs), *(str(getattr(request, field)) for field in _PRICED)])
+    """Return what requests of one price have in common, such as ``generate nano-banana-2 n=1 resolution=1K``."""
+    fields = {name: getattr(request, name) for name in _PRICED}
+    inputs = {"images": len(request.images)} if isinstance(request, EditRequest) else {}
+    parts = [f"{name}={value}" for name, value in (fields | inputs).items() if value is not None]
+    name = " ".join([request.operation, request.model, *parts])
+    if len(name) <= _LONGEST_CLASS:
+        return name
+    return f"{name[:_LONGEST_CLASS]} {hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 class Bill:
@@ -53,8 +60,10 @@ class Bill:
 class Budget:
     """Lets requests start while they are surely affordable, for the task and for the DAG run.
 
-    The price of a class is the highest that one of its requests had. The first request of a class goes alone, to learn
-    the price: it is the only one that may go over the limit.
+    The price of a class is the highest that one of its requests had. The first request of a class without a known
+    price goes alone, to learn it: it is the only one that may go over the limit. A request that was or may have been
+    paid for at a price that nobody reported counts at the price of its class; when too many classes stay without
+    any, their requests are refused (:data:`~deepshi_provider.jobs.spending.MOST_BLIND`).
 
     :param limit: USD, or ``None`` for no limit.
     :param spent: USD spent before.
@@ -63,27 +72,54 @@ class Budget:
 
     def __init__(self, limit: Decimal | None, spent: Decimal = Decimal(0), run_costs: RunCosts | None = None) -> None:
         self.limit = limit
-        self.spent = spent
+        self._spent = spent
+        self._possible = Decimal(0)
         self._run_costs = run_costs if run_costs and run_costs.limit is not None else None
-        self._others = Decimal(0)
+        self._others = Spending()
         self._prices: dict[str, Decimal] = {}
         self._unpriced: Counter[str] = Counter()
-        self._blind = 0
         self._in_flight: Counter[str] = Counter()
         self._changed = asyncio.Condition()
+
+    @property
+    def spending(self) -> Spending:
+        """What the task instance has spent."""
+        return Spending(self._spent, self._possible, self._unpriced.total())
+
+    @property
+    def spent(self) -> Decimal:
+        """USD, with what may have been spent at a known price."""
+        return self.spending.most_usd
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.limit is not None or self._run_costs is not None
+
+    def knows(self, kind: str) -> bool:
+        """Return whether a price class has a known price."""
+        return kind in self._prices
 
     def learn(self, kind: str, cost: Decimal) -> None:
         """Take note of what a request of a price class has cost, now or earlier."""
         self._prices[kind] = max(cost, self._prices.get(kind, cost))
-        if lost := self._unpriced.pop(kind, 0):
-            self.spent += self._prices[kind] * lost
+        self._possible += self._prices[kind] * self._unpriced.pop(kind, 0)
 
     def count_lost(self, kind: str) -> None:
         """Count a request that may have been paid for: at its class's price, as soon as that is known."""
         if kind in self._prices:
-            self.spent += self._prices[kind]
+            self._possible += self._prices[kind]
         else:
             self._unpriced[kind] += 1
+
+    def count(self, kind: str, costs: Iterable[Decimal | None]) -> None:
+        """Count what requests of a price class have cost; ``None``: nobody knows."""
+        for cost in costs:
+            if cost is None:
+                self.count_lost(kind)
+            else:
+                self._spent += cost
+                self.learn(kind, cost)
 
     async def reserve(self, kind: str) -> None:
         """Wait until a request of a price class may start, and count it as in flight.
@@ -95,56 +131,44 @@ class Budget:
             if self._run_costs:
                 self._others = await self._run_costs.others()
             async with self._changed:
-                refusal = self._refusal(kind)
-                if refusal is None:
+                refused = self._refusal(kind)
+                if not refused:
                     self._in_flight[kind] += 1
                     return
                 if not self._in_flight.total():
-                    raise BudgetExceeded(refusal)
+                    raise BudgetExceeded(refused)
                 await self._changed.wait()
 
     async def settle(self, kind: str, cost: Decimal | None, *, paid: bool = False) -> None:
         """Take note of how a request ended.
 
-        :param cost: what it cost, if the API told.
+        :param cost: what it cost, if that is known.
         :param paid: whether it was, or may have been, paid for.
         """
         async with self._changed:
             self._in_flight[kind] -= 1
-            if cost is not None:
-                self.spent += cost
-                self.learn(kind, cost)
-            elif paid:
-                self._blind += kind not in self._prices
-                self.count_lost(kind)
+            if cost is not None or paid:
+                self.count(kind, [cost])
             self._changed.notify_all()
 
-    def _limits(self) -> list[tuple[str, Decimal, Decimal]]:
+    def _limits(self) -> list[tuple[str, Decimal, Spending]]:
         """Return name, amount and what is spent of each limit."""
-        limits = [] if self.limit is None else [("max_cost_usd", self.limit, self.spent)]
+        limits = [] if self.limit is None else [("max_cost_usd", self.limit, self.spending)]
         if self._run_costs and self._run_costs.limit is not None:
-            limits.append(("max_run_cost_usd", self._run_costs.limit, self._others + self.spent))
+            limits.append(("max_run_cost_usd", self._run_costs.limit, self._others.plus(self.spending)))
         return limits
 
-    def _refusal(self, kind: str) -> str | None:
-        """Return why a request of a price class may not start now, or ``None`` if it may."""
+    def _refusal(self, kind: str) -> str:
+        """Return why a request of a price class may not start now; empty if it may."""
         limits = self._limits()
         if not limits:
-            return None
-        if any(count and name not in self._prices for name, count in self._in_flight.items()):
+            return ""
+        in_flight = {name: count for name, count in self._in_flight.items() if count}
+        if in_flight.keys() - self._prices.keys():
             return "A price is being learned"
-        flying = sum((self._prices[name] * count for name, count in self._in_flight.items() if count), Decimal(0))
-        refusals = (self._excess(kind, spent, flying, limit, name) for name, limit, spent in limits)
-        return next(filter(None, refusals), None)
-
-    def _excess(self, kind: str, spent: Decimal, flying: Decimal, limit: Decimal, name: str) -> str | None:
-        known = f"Not sent: ${spent:f} of {name} ${limit:f} are spent"
-        advice = f"Raise {name} and clear the task to go on"
-        if kind in self._prices:
-            if spent + flying + self._prices[kind] <= limit:
-                return None
-            return f"{known}, and the next picture costs ${self._prices[kind]:f}. {advice}"
-        if self._blind >= _MOST_BLIND:
-            lost = f"{self._blind} pictures came or were lost without any price being told"
-            return f"{known} as far as is known; {lost}. {advice}"
-        return f"{known}. {advice}" if self._in_flight.total() or spent >= limit else None
+        flying = sum((self._prices[name] * count for name, count in in_flight.items()), Decimal(0))
+        price = self._prices.get(kind)
+        refusals = (
+            refusal(name, limit, spent, price, flying=flying if in_flight else None) for name, limit, spent in limits
+        )
+        return next(filter(None, refusals), "")

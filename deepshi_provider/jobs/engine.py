@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -22,10 +22,12 @@ from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExh
 from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.inputs import InputImages
 from deepshi_provider.hooks.result import ImagesResult
+from deepshi_provider.jobs.budget import price_class
 from deepshi_provider.jobs.job import IMAGE, BatchJob
 from deepshi_provider.jobs.keep import Keeper, described
 from deepshi_provider.jobs.ledger import Ledger, Purchase, claim_name, new_claim
 from deepshi_provider.jobs.own_output import refuse_own_output
+from deepshi_provider.jobs.spending import earlier_costs
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
 from deepshi_provider.storage import STATE
@@ -41,13 +43,14 @@ _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class Engine:
-    """Carries out one request; :meth:`run` is its only use.
+    """Carries out one request, or only looks for stored images of it; one of both, once.
 
     :param name: what its images, claims and records are called, in its directory.
     :param deadline: unix seconds; nothing is waited for beyond it.
     :param known: the sendings under this name, if they were listed a moment ago.
     :ivar fingerprint: of the request; ``""`` until its input images were read.
     :ivar model: that the request names.
+    :ivar price_class: of the request.
     :ivar exposed: sendings of the request, since its last stored images, that cost money or may have.
     :ivar unknown: those of them whose outcome is unknown.
     :ivar spent: USD that the task instance had paid before; ``None`` until the directory was read, and if it has costs
@@ -72,6 +75,7 @@ class Engine:
         self._waits_for = self._refused_k = self._refusals = 0
         self.fingerprint = ""
         self.model = request.model
+        self.price_class = price_class(request)
         self.exposed = self.unknown = 0
         self.spent: Decimal | None = None
         self.ledger = Ledger(tools.store, name)
@@ -81,15 +85,30 @@ class Engine:
 
         :raises DeepshiError: there are none; ``charged`` tells what was paid.
         """
+        return await self._with_inputs(self._run)
+
+    async def find(self) -> Purchase | None:
+        """Return the record of stored images that serve, if there is one; nothing is sent or claimed.
+
+        :raises DeepshiError: the store or an input image cannot be read.
+        """
+        return await self._with_inputs(self._find)
+
+    async def _with_inputs(self, work: Callable[[InputImages | None], Awaitable[Result]]) -> Result:
+        account = (await self._tools.hook.asettings()).account
         if not isinstance(self._request, EditRequest):
-            return await self._run(None)
+            self.fingerprint = self._request.fingerprint(account)
+            return await work(None)
         refuse_own_output(self._request, self._name, self._tools.store.location)
         with await self._tools.hook.aread_inputs(self._request, self._terms.output_conn_id) as inputs:
-            return await self._run(inputs)
+            self.fingerprint = self._request.fingerprint(account, inputs.digests)
+            return await work(inputs)
+
+    async def _find(self, _: InputImages | None) -> Purchase | None:
+        sendings = await self.ledger.sendings() if self._known is None else self._known
+        return await self._stored(sendings)
 
     async def _run(self, inputs: InputImages | None) -> Purchase:
-        account = (await self._tools.hook.asettings()).account
-        self.fingerprint = self._request.fingerprint(account, inputs.digests if inputs else ())
         self._keeper = Keeper(self._tools, self.ledger, self._name, self._request, self.fingerprint)
         if self._terms.is_shared and self._name == IMAGE:
             # Before reuse too: what is reused must not be replaced by a neighbour.
@@ -97,19 +116,18 @@ class Engine:
         while True:
             sendings = await self.ledger.sendings() if self._known is None else self._known
             self._known = None
-            await self._mend_run_costs(sendings)
-            async for purchase in self.ledger.purchases(sendings, self.fingerprint):
-                if await self._is_wanted(purchase, sendings):
-                    if purchase.record.owner != self._terms.owner:
-                        metrics.reused(self._request, len(purchase.record.images))
-                    return purchase
+            spent, doubts = await earlier_costs(self._tools.store, self.ledger, self._terms.owner, sendings)
+            if spent or doubts:  # a process may have died before it could tell the run
+                await self._tools.run_costs.begin(spent, doubts)
+            if stored := await self._stored(sendings):
+                return stored
             exposed = since_purchase(sendings, self.fingerprint)
             self.exposed, self.unknown = len(exposed), len(unsettled(exposed))
             if await self._others_are_at_it(exposed):
                 continue
             unknown = self._bounded(exposed)
-            self.spent = await self.ledger.task_cost(sendings, self._terms.owner)  # unreadable: found before paying
-            await self._tools.run_costs.begin(self.spent)
+            self.spent = spent
+            await self._tools.run_costs.begin(spent, doubts)
             await self._prepare(unknown)
             k = next_k(sendings)
             with self._tools.lease.attempt(self._name, k) as heartbeat:
@@ -120,11 +138,13 @@ class Engine:
             if not is_claimed:
                 await self._let_others_go_first(k)
 
-    async def _mend_run_costs(self, sendings: list[Sending]) -> None:
-        """Tell the run what earlier tries have paid: a process may have died before it could."""
-        owner = self._terms.owner
-        if any(s.record and s.task_key == owner.task_key for s in sendings):
-            await self._tools.run_costs.begin(await self.ledger.task_cost(sendings, owner))
+    async def _stored(self, sendings: list[Sending]) -> Purchase | None:
+        async for purchase in self.ledger.purchases(sendings, self.fingerprint):
+            if await self._is_wanted(purchase, sendings):
+                if purchase.record.owner != self._terms.owner:
+                    metrics.reused(self._request, len(purchase.record.images))
+                return purchase
+        return None
 
     async def _is_wanted(self, purchase: Purchase, sendings: list[Sending]) -> bool:
         """Return whether stored images serve: always those of this same try, which may run for the second time."""
@@ -180,11 +200,11 @@ class Engine:
             await self._tools.preflight.check(self._request)
             self._checked = True
         if not isinstance(self._terms, BatchJob):  # a batch has asked already, with what it has in flight
-            await self._tools.run_costs.check()
+            await self._tools.run_costs.check(self.price_class)
 
     async def _claim(self, k: int, heartbeat: int) -> bool:
-        lease = self._tools.lease
-        claim = new_claim(self.fingerprint, self._terms.owner, lease.holder, self._request.model, heartbeat)
+        owner, holder = self._terms.owner, self._tools.lease.holder
+        claim = new_claim(self.fingerprint, owner, holder, self._request.model, heartbeat, self.price_class)
         return await self.ledger.claim(k, claim)
 
     async def _let_others_go_first(self, k: int) -> None:
@@ -223,14 +243,14 @@ class Engine:
 
     async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
         await self._keeper.settle(k, unknown, err)
-        if err.charged == "yes":
-            await self._tools.run_costs.add(err.cost_usd)
+        if err.charged != "no":
+            await self._tools.paid(self.price_class, err.cost_usd)
 
     async def _keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
         try:
             return await self._keeper.keep(k, unknown, result)
         finally:
-            await self._tools.run_costs.add(result.cost_usd)
+            await self._tools.paid(self.price_class, result.cost_usd)
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:
         if isinstance(self._request, EditRequest):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -119,6 +120,27 @@ class Index:
         sendings = self._listing.records(owner.task_key) if name is None else self._listing.sendings(name)
         own = (self.record(s) for s in sendings if s.record and s.task_key == owner.task_key)
         return [record.cost_usd for record in own if record.owner.is_same_task(owner)]
+
+    def unsettled(self) -> Iterator[Sending]:
+        """Yield the sendings that have only a claim."""
+        return self._listing.unsettled()
+
+    def prices(self) -> dict[str, Decimal]:
+        """Return the highest cost of each price class in the records, in USD."""
+        query = "SELECT DISTINCT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records"
+        prices: dict[str, Decimal] = {}
+        for price_class, cost in self._db.execute(query):
+            if cost is not None:
+                prices[price_class] = max(Decimal(cost), prices.get(price_class, Decimal(0)))
+        return prices
+
+    def unreported(self, owner: Owner) -> list[str]:
+        """Return the price class of each record of a task instance whose cost the API did not report."""
+        query = (
+            "SELECT json_extract(record, '$.price_class') FROM records WHERE name GLOB ? "
+            "AND json_extract(record, '$.cost_usd') IS NULL"
+        )
+        return [sys.intern(found[0]) for found in self._db.execute(query, (f"*.{owner.task_key}.*",))]
 
     def cached(self, entry: str) -> Record | None:
         """Return a record by the name of its object, if it is known; nothing is asked of the store."""

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.costs import usd
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.hooks.result import Image, ImagesResult
+from deepshi_provider.jobs.budget import price_class
 from deepshi_provider.jobs.ledger import Ledger
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Record, StoredImage, plain
@@ -51,6 +53,7 @@ class Keeper:
                 owner=self._terms.owner,
                 holder=self._tools.lease.holder,
                 model=self._request.model,
+                price_class=price_class(self._request),
                 cost_usd=err.cost_usd,
                 sends=err.sends,
                 unknown_outcomes=unknown,
@@ -114,6 +117,7 @@ class Keeper:
             holder=self._tools.lease.holder,
             images=[] if superseded else images,
             model=result.model or self._request.model,
+            price_class=price_class(self._request),
             size=result.size,
             created=result.created,
             usage=plain(result.usage),
@@ -157,7 +161,7 @@ def _saved(result: ImagesResult) -> tuple[list[str], OSError | None]:
 
 def described(record: Record, request: GenerateRequest) -> str:
     """Return the line that an on-call engineer reads about a paid request."""
-    cost = "cost not told" if record.cost_usd is None else f"cost ${record.cost_usd}"
+    cost = "cost not reported" if record.cost_usd is None else f"cost {usd(record.cost_usd)}"
     if record.kind != "stored":
         return f"Another process took over; an image of {record.model} was paid for and thrown away, {cost}"
     uris = ", ".join(image.uri for image in record.images)

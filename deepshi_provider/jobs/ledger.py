@@ -7,12 +7,10 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import BinaryIO, cast, get_args
 
 from pydantic import ValidationError
 
-from deepshi_provider.costs import total
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
 from deepshi_provider.jobs.lease import Lease, Watch
 from deepshi_provider.manifest import Claim, Owner, Record, RecordKind, Sending, may_have_images, unsettled
@@ -116,12 +114,6 @@ class Ledger:
                 return False
         return True
 
-    async def task_cost(self, sendings: Iterable[Sending], owner: Owner) -> Decimal | None:
-        """Return what all tries of a task instance have paid under this name, in USD, as far as the API told."""
-        own = [s for s in sendings if s.record and s.task_key == owner.task_key]
-        records = [await self.read_record(sending) for sending in own]
-        return total(record.cost_usd for record in records if record.owner.is_same_task(owner))
-
     async def live_claim(self, sendings: Iterable[Sending], watch: Watch, lease: Lease) -> Sending | None:
         """Return one of the sendings whose answer may still come, to another process or elsewhere in this one."""
         for sending in unsettled(sendings):
@@ -204,13 +196,16 @@ def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
     return merge(sending for owner, sending in parsed if sending and owner == name)
 
 
-def new_claim(fingerprint: str, owner: Owner, holder: str, model: str, heartbeat: int = 0) -> Claim:
+def new_claim(
+    fingerprint: str, owner: Owner, holder: str, model: str, heartbeat: int = 0, price_class: str = ""
+) -> Claim:
     """Return a claim for now."""
     return Claim(
         fingerprint=fingerprint,
         owner=owner,
         holder=holder,
         model=model,
+        price_class=price_class,
         claimed_at=time.time(),
         heartbeat=heartbeat,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from decimal import Decimal
+
+from deepshi_provider.jobs.spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ class Progress:
         self._bought = 0
         self._begun = self._said_at = time.monotonic()
 
-    def add(self, status: str, spent: Decimal, *, sent: bool) -> None:
+    def add(self, status: str, spent: Spending, *, sent: bool) -> None:
         """Count one row, and say how things stand if it is time.
 
-        :param spent: USD so far.
+        :param spent: so far.
         :param sent: whether it took a request, and so time.
         """
         self.counts[status] += 1
@@ -36,20 +37,20 @@ class Progress:
         if time.monotonic() - self._said_at >= INTERVAL:
             self.say(spent)
 
-    def say(self, spent: Decimal) -> None:
+    def say(self, spent: Spending) -> None:
         """Write the line: rows done, reused and failed, rate, cost so far, expected time left."""
         now = self._said_at = time.monotonic()
         done = self.counts.total()
         per_second = self._bought / max(now - self._begun, 1e-9)
         left = f"{(self._rows - done) / per_second:.0f} s" if per_second > 0 else "unknown"
         log.info(
-            "%d of %d rows done: %d created, %d reused, %d failed; %.1f pictures/s, $%s so far, expected time left: %s",
+            "%d of %d rows done: %d created, %d reused, %d failed; %.1f pictures/s, %s so far, expected time left: %s",
             done,
             self._rows,
             self.counts["created"],
             self.counts["reused"],
             self.counts["failed"],
             per_second,
-            spent,
+            spent.in_words(),
             left,
         )

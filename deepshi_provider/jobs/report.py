@@ -92,7 +92,7 @@ class Report:
             "charged": "yes" if costs else "no",
         }
         self._put(row, request, status, costs, seconds or 0.0, line)
-        self._progress.add(status, self._budget.spent, sent=own and seconds is not None)
+        self._progress.add(status, self._budget.spending, sent=own and seconds is not None)
 
     def failed(
         self,
@@ -119,11 +119,11 @@ class Report:
         self._put(row, request, "failed", costs, seconds, line)
         level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
         log.log(level, "Row %s failed: %s: %s", row.key, type(error).__name__, error)
-        self._progress.add("failed", self._budget.spent, sent=True)
+        self._progress.add("failed", self._budget.spending, sent=True)
 
     def say(self) -> None:
         """Write a line to the log."""
-        self._progress.say(self._budget.spent)
+        self._progress.say(self._budget.spending)
 
     def _note(self, row: Row, record: Record, *, own: bool) -> None:
         """Keep what the cost sheet tells of a row."""

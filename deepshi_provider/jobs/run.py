@@ -14,7 +14,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
 from deepshi_provider.jobs.ledger import Purchase
-from deepshi_provider.jobs.sheets import add_up, make_sheet, read_sheet, sheet_images
+from deepshi_provider.jobs.sheets import add_up, make_sheet, sheet_images
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Manifest, Record, Sending, since_purchase, unsettled
 from deepshi_provider.storage import PATIENCE, Store
@@ -43,11 +43,11 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
         async with hook.session(files=store.files), tools.lease:
             purchase = await engine.run()
     except DeepshiError as err:
-        return await _failure(job, store, engine, err, is_recorded=bool(engine.ledger.written))
+        return await _failure(job, tools, engine, err, is_recorded=bool(engine.ledger.written))
     try:
-        return await _success(job, store, purchase)
+        return await _success(job, tools, purchase)
     except DeepshiError as err:
-        return await _failure(job, store, engine, err, is_recorded=True)
+        return await _failure(job, tools, engine, err, is_recorded=True)
 
 
 async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
@@ -88,13 +88,13 @@ async def _load(uri: str, conn_id: str | None, what: str) -> bytes:
     return data
 
 
-async def _success(job: Job, store: Store, purchase: Purchase) -> Manifest:
+async def _success(job: Job, tools: Tools, purchase: Purchase) -> Manifest:
     record = purchase.record
     reused = record.owner != job.owner
     if reused:
         log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
     try:
-        return await _written(job, store, record, reused=reused)
+        return await _written(job, tools, record, reused=reused)
     except StorageFailed as err:
         if reused:
             raise
@@ -106,8 +106,9 @@ async def _success(job: Job, store: Store, purchase: Purchase) -> Manifest:
         ) from err
 
 
-async def _written(job: Job, store: Store, record: Record, *, reused: bool) -> Manifest:
-    costs = await _costs(job, store, record)
+async def _written(job: Job, tools: Tools, record: Record, *, reused: bool) -> Manifest:
+    store = tools.store
+    costs = await _costs(job, tools, record)
     manifest = Manifest(
         status="success",
         operation=job.operation,
@@ -131,9 +132,10 @@ async def _written(job: Job, store: Store, record: Record, *, reused: bool) -> M
     return manifest
 
 
-async def _costs(job: Job, store: Store, record: Record) -> CostSheet:
+async def _costs(job: Job, tools: Tools, record: Record) -> CostSheet:
     """Return the sheet after a success."""
-    tally = await store.patiently(lambda: add_up(store, job.owner, IMAGE))
+    store = tools.store
+    tally = await store.patiently(lambda: add_up(store, job.owner, IMAGE, prices=tools.prices))
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     return make_sheet(
@@ -148,7 +150,7 @@ async def _costs(job: Job, store: Store, record: Record) -> CostSheet:
     )
 
 
-async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *, is_recorded: bool) -> Manifest:
+async def _failure(job: Job, tools: Tools, engine: Engine, err: DeepshiError, *, is_recorded: bool) -> Manifest:
     """Return what is known after a failure; the error itself is part of it, and nothing more can fail.
 
     :param is_recorded: whether what the error tells of costs is in the records too.
@@ -160,7 +162,7 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
     try:
         sendings = await engine.ledger.sendings()
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
-        costs = await read_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True)
+        costs = await _costs_so_far(job, tools)
         if err.cost_usd and not is_recorded:  # the failing store did not take it
             costs = costs.with_unrecorded(model, err.cost_usd)
         spent = costs.cost_usd
@@ -179,12 +181,18 @@ async def _failure(job: Job, store: Store, engine: Engine, err: DeepshiError, *,
         cost_usd=err.cost_usd,
         sends=err.sends,
         unknown_outcomes=unknown,
-        manifest_uri=store.uri_of(job.manifest_name),
+        manifest_uri=tools.store.uri_of(job.manifest_name),
         task_cost_usd=spent,
         costs=costs,
         error={**err.as_data(), "message": _with_advice(err, job, engine, exposed, at_risk)},
         retry=err.retryable and at_risk <= job.max_resends,
     )
+
+
+async def _costs_so_far(job: Job, tools: Tools) -> CostSheet:
+    """Return the sheet after a failure; what was reused does not show in it."""
+    tally = await add_up(Store(job.output_uri, job.output_conn_id), job.owner, IMAGE, prices=tools.prices)
+    return make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True, **tally.sums())
 
 
 def _known_without_store(job: Job, engine: Engine, err: DeepshiError) -> Decimal | None:

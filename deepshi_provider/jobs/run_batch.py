@@ -124,7 +124,7 @@ async def _write_down(job: BatchJob, store: Store, rows: RowTable, index: Index,
 async def _costs(job: BatchJob, store: Store, batch: Batch, index: Index, bill: Bill) -> CostSheet:
     """Return the cost sheet, and leave it beside the manifest; a store that fails now fails no task."""
     try:
-        tally = await add_up(store, job.owner, cached=index.cached)
+        tally = await add_up(store, job.owner, cached=index.cached, prices=batch.prices)
     except StorageFailed as err:
         log.warning("The cost sheet is made without the store: %s", err)
         costs = _told(job, store, batch, index, bill)

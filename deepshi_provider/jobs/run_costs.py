@@ -1,16 +1,19 @@
 """What a DAG run has spent so far: its tasks tell each other through small objects in the object store.
 
 ``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is what one task instance has paid over all its
-tries. The sum is in the name, so that one listing tells what all tasks have spent. A new entry is written before the
-old one is removed, and of several entries of a task the greatest counts.
+tries. If some of its costs were not reported or some outcomes are unknown, the name is
+``<task>.<USD>_<possible USD>_<blind>.json``; see :class:`~deepshi_provider.jobs.spending.Spending`. The sums are in the
+name, so that one listing tells what all tasks have spent. A new entry is written before the old one is removed, and of
+several entries of a task the greatest counts.
 
-An entry repeats what the task's records say. It is written after each paid sending, before the task may send again;
-if the process dies between record and entry, the task's next try mends the entry.
+An entry repeats what the task's records and claims say. It is written after each paid sending, before the task may
+send again; if the process dies between record and entry, the task's next try mends the entry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import time
@@ -22,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deepshi_provider.costs import Operation, Usd
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, StorageFailed
 from deepshi_provider.jobs.job import BatchJob, Job, Terms
+from deepshi_provider.jobs.prices import Prices
+from deepshi_provider.jobs.spending import Doubts, Spending, refusal
 from deepshi_provider.manifest import Owner
 from deepshi_provider.storage import Store
 
@@ -32,13 +37,14 @@ RUNS = "_deepshi_runs"
 #: Seconds for which a store that does not take an entry is tried again; the money itself is safe in the records.
 PATIENCE = 30.0
 
-_ENTRY = re.compile(r"([0-9a-f]{16})\.(\d+(?:\.\d+)?)\.json", re.ASCII)
+_USD = r"(\d+(?:\.\d+)?)"
+_ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASCII)
 
 
 class RunEntry(BaseModel):
     """What one task instance has told its run.
 
-    :param cost_usd: over all its tries.
+    :param cost_usd: over all its tries, as far as the API reported it.
     :param output_uri: where its records and claims lie.
     """
 
@@ -56,61 +62,64 @@ class RunCosts:
 
     Without an ``output_uri`` of the connection it does nothing. Telling never fails the task.
 
+    :param prices: what requests cost whose own cost is not known.
     :ivar limit: USD that the run may spend; ``None`` for no limit.
-    :ivar spent: USD that this task instance has paid.
+    :ivar spent: USD that this task instance has paid, as far as the API reported it.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, prices: Prices | None = None) -> None:
         self.limit = terms.max_run_cost_usd
         self.spent = Decimal(0)
+        self._doubts = Doubts()
+        self._prices = prices
         self._terms = terms
         self._store = Store(terms.runs_uri, terms.runs_conn_id, patience=PATIENCE) if terms.runs_uri else None
         self._folder = f"{RUNS}/{terms.owner.run_key}"
         self._begun = False
         self._failure: DeepshiError | None = None
-        self._told: Decimal | None = None
+        self._told: Spending | None = None
         self._telling = asyncio.Lock()
         self._listing = asyncio.Lock()
-        self._others = Decimal(0)
+        self._others = Spending()
         self._listed_at = float("-inf")
 
-    async def begin(self, spent: Decimal | None) -> None:
+    async def begin(self, spent: Decimal | None, doubts: Iterable[str] = ()) -> None:
         """Tell what earlier tries have paid; only the first call counts. It also proves that the store takes entries.
 
         Never raises: :meth:`others` does, if there is a limit.
+
+        :param doubts: price classes of their requests whose cost or outcome is not known.
         """
         if self._begun or self._store is None:
             return
         self._begun = True
         self.spent = spent or Decimal(0)
+        self._doubts = Doubts(doubts)
         try:
-            await _in_time(self._write(self._store, self.spent))
+            await _in_time(self._write(self._store, await self._own()))
         except DeepshiError as err:
             log.warning("The run is not told what this task costs: %s", err)
             self._failure = err
 
-    async def add(self, cost_usd: Decimal | None) -> None:
-        """Tell of one paid sending; return when it is told. Never raises."""
-        self.spent += cost_usd or Decimal(0)
-        target = self.spent
-        async with self._telling:  # those who wait here are told of by the next one together
-            store = self._store
-            if store is None or self._failure or (self._told is not None and self._told >= target):
-                return
-            try:
-                await _in_time(store.patiently(lambda: self._write(store, self.spent)))
-            except DeepshiError as err:
-                log.warning("The run is not told any further what this task costs: %s", err)
-                self._failure = err
+    async def add(self, cost_usd: Decimal | None, price_class: str = "") -> None:
+        """Tell of one request that was or may have been paid for; return when it is told. Never raises.
+
+        :param cost_usd: ``None`` if that is not known.
+        """
+        if cost_usd is None:
+            self._doubts.add(price_class)
+        else:
+            self.spent += cost_usd
+        await self._tell()
 
     async def correct(self, spent: Decimal | None) -> None:
         """Tell what the records say in the end: a second process on this same job may have paid too. Never raises."""
         self.spent = max(self.spent, spent or Decimal(0))
         if self._begun:
-            await self.add(None)
+            await self._tell()
 
-    async def others(self) -> Decimal:
-        """Return what the run's other tasks have spent, in USD; tasks that ask at one moment share one listing.
+    async def others(self) -> Spending:
+        """Return what the run's other tasks have spent; tasks that ask at one moment share one listing.
 
         :raises StorageFailed: that is not known, which is never taken for "nothing".
         """
@@ -121,43 +130,61 @@ class RunCosts:
         async with self._listing:
             if self._listed_at < asked_at:
                 begun = time.monotonic()
-                sums = _greatest(await self._store.list(self._folder))
-                sums.pop(self._terms.owner.task_key, None)
-                self._others = sum((amount for amount, _ in sums.values()), Decimal(0))
+                entries = _greatest(await self._store.list(self._folder))
+                entries.pop(self._terms.owner.task_key, None)
+                self._others = functools.reduce(Spending.plus, (spent for spent, _ in entries.values()), Spending())
                 self._listed_at = begun
             return self._others
 
-    async def check(self) -> None:
-        """Make sure that the run may spend more.
+    async def check(self, price_class: str) -> None:
+        """Make sure that the run may pay for one more request.
 
-        :raises BudgetExceeded: it has spent what it may.
+        :raises BudgetExceeded: it may not.
         :raises StorageFailed: what it has spent is not known.
         """
         if self.limit is None:
             return
-        spent = await self.others() + self.spent
-        if spent >= self.limit:
-            raise BudgetExceeded(
-                f"Not sent: ${spent:f} of max_run_cost_usd ${self.limit:f} are spent by this DAG run, ${self.spent:f} "
-                "of them by this task. Raise max_run_cost_usd and clear the task to go on"
-            )
+        own = await self._own()
+        spent = (await self.others()).plus(own)
+        price = await self._prices.known(price_class) if self._prices else None
+        whose = f" by this DAG run, {own} of them by this task"
+        if refused := refusal("max_run_cost_usd", self.limit, spent, price, whose=whose):
+            raise BudgetExceeded(refused)
 
-    async def _write(self, store: Store, spent: Decimal) -> None:
+    async def _own(self) -> Spending:
+        return await self._doubts.priced(self.spent, self._prices)
+
+    async def _tell(self) -> None:
+        async with self._telling:  # those who wait here are told of by the next one together
+            store = self._store
+            if store is None or self._failure:
+                return
+            own = await self._own()
+            if own == self._told:
+                return
+            try:
+                await _in_time(store.patiently(lambda: self._write(store, own)))
+            except DeepshiError as err:
+                log.warning("The run is not told any further what this task costs: %s", err)
+                self._failure = err
+
+    async def _write(self, store: Store, spent: Spending) -> None:
         terms = self._terms
         entry = RunEntry(
             owner=terms.owner,
             operation=_operation(terms),
-            cost_usd=spent,
+            cost_usd=spent.usd,
             output_uri=terms.output_uri,
             output_conn_id=terms.output_conn_id,
         )
         await store.write(self._name(spent), entry.model_dump_json().encode())
         before, self._told = self._told, spent
-        if before is not None and before != spent:
+        if before is not None and self._name(before) != self._name(spent):
             await store.remove(self._name(before))
 
-    def _name(self, spent: Decimal) -> str:
-        return f"{self._folder}/{self._terms.owner.task_key}.{spent:f}.json"
+    def _name(self, spent: Spending) -> str:
+        doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
+        return f"{self._folder}/{self._terms.owner.task_key}.{spent.usd:f}{doubt}.json"
 
 
 async def read_entries(runs_uri: str, conn_id: str | None, run_key: str) -> list[RunEntry]:
@@ -186,14 +213,15 @@ async def _in_time(telling: Awaitable[None]) -> None:
         raise StorageFailed(f"The object store has not answered for {PATIENCE:g} s") from None
 
 
-def _greatest(listing: Iterable[str]) -> dict[str, tuple[Decimal, str]]:
-    """Return the greatest sum of each task, with the name of its object."""
-    sums: dict[str, tuple[Decimal, str]] = {}
+def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:
+    """Return the greatest entry of each task, with the name of its object."""
+    entries: dict[str, tuple[Spending, str]] = {}
     for name in listing:
         if match := _ENTRY.fullmatch(name):
-            task_key, amount = match[1], Decimal(match[2])
-            sums[task_key] = max((amount, name), sums.get(task_key, (amount, name)))
-    return sums
+            task_key, spent, possible, blind = match.groups()
+            entry = Spending(Decimal(spent), Decimal(possible or 0), int(blind or 0)), name
+            entries[task_key] = max(entry, entries.get(task_key, entry))
+    return entries
 
 
 def _operation(terms: Terms) -> Operation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -14,11 +14,14 @@ from pydantic import ValidationError
 
 from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import IMAGE, costs_name
 from deepshi_provider.jobs.ledger import Ledger
 from deepshi_provider.jobs.listing import Listing
-from deepshi_provider.manifest import Claim, Owner, Record, Sending, StoredImage
-from deepshi_provider.storage import STATE, Store, in_thread
+from deepshi_provider.jobs.prices import Prices
+from deepshi_provider.jobs.spending import doubtful_claims
+from deepshi_provider.manifest import Owner, Record, Sending, StoredImage
+from deepshi_provider.storage import Store, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +30,39 @@ _AT_ONCE = 64
 
 
 async def add_up(
-    store: Store, owner: Owner, name: str | None = None, cached: Callable[[str], Record | None] | None = None
+    store: Store,
+    owner: Owner,
+    name: str | None = None,
+    cached: Callable[[str], Record | None] | None = None,
+    *,
+    prices: Prices,
 ) -> Tally:
     """Add up what a task instance has paid, and may have paid, over all its tries.
 
+    :param prices: asked for what the task's own records do not know a price of.
     :param name: only of the sendings under this name.
     :param cached: returns a record by the name of its object, if it is at hand.
     :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
     """
     try:
         with Listing(name) as listing:
-            return await _add_up(store, owner, listing, cached)
+            tally = await _add_up(store, owner, listing, cached)
     except sqlite3.Error as err:  # the disk for temporary files is full
         raise StorageFailed(f"The records of {store.uri} could not be added up: {err}") from err
+    await ask_prices(tally, prices)
+    return tally
+
+
+async def ask_prices(tally: Tally, prices: Prices) -> None:
+    """Let a tally know what others paid for requests like those whose cost is not known. Never raises."""
+    for price_class in tally.unpriced():
+        if (price := await prices.known(price_class)) is not None:
+            tally.learn(price_class, price)
 
 
 async def _add_up(store: Store, owner: Owner, listing: Listing, cached: Callable[[str], Record | None] | None) -> Tally:
     await store.scan(listing.take)
-    tally = Tally([lost async for lost in _lost(store, owner, listing.unsettled())])
+    tally = Tally([doubt async for doubt in doubtful_claims(store, owner, listing.unsettled())])
     ledger = Ledger(store, "")
     for some in _chunks(listing.records(owner.task_key)):
         missing = await in_thread(_book_cached, tally, owner, some, cached) if cached else some
@@ -56,7 +74,7 @@ def book(tally: Tally, owner: Owner, records: Iterable[Record]) -> None:
     """Add those of the records that are of a task instance."""
     for record in records:
         if record.owner.is_same_task(owner):
-            tally.paid(record.model, record.fingerprint, record.cost_usd, len(record.images))
+            tally.paid(record.model, record.fingerprint, record.cost_usd, len(record.images), record.price_class)
 
 
 def make_sheet(
@@ -81,24 +99,27 @@ def sheet_images(images: Iterable[StoredImage], key: str | None = None) -> list[
 
 
 async def read_sheet(
-    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool
+    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool, hook: DeepshiHook
 ) -> CostSheet:
     """Return what a task instance has cost so far, from its directory alone.
 
-    What it reused is not told there.
+    What it reused does not show there.
 
+    :param hook: of the connection whose prices are asked where costs are in doubt.
     :raises DeepshiError: the directory cannot be read.
     """
-    tally = await add_up(Store(output_uri, conn_id), owner, None if operation == "batch" else IMAGE)
+    store = Store(output_uri, conn_id)
+    prices = Prices(hook, directory=store)
+    tally = await add_up(store, owner, None if operation == "batch" else IMAGE, prices=prices)
     return make_sheet(owner, operation, output_uri, conn_id, ended=ended, **tally.sums())
 
 
 async def known_sheet(
-    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool
+    owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool, hook: DeepshiHook
 ) -> CostSheet:
     """Return the sheet of :func:`read_sheet`; if the directory cannot be read, one that does not know what was paid."""
     try:
-        return await read_sheet(owner, operation, output_uri, conn_id, ended=ended)
+        return await read_sheet(owner, operation, output_uri, conn_id, ended=ended, hook=hook)
     except DeepshiError as err:
         log.warning("What the task has cost so far cannot be read: %s", err)
         return make_sheet(owner, operation, output_uri, conn_id, ended=ended, cost_usd=None)
@@ -116,29 +137,13 @@ async def load_sheet(owner: Owner, output_uri: str, conn_id: str | None) -> Cost
 
 def told_sheet(sheet: CostSheet, cost_usd: Decimal | None, unknown_outcomes: int, model: str | None) -> CostSheet:
     """Return a sheet whose directory cannot be read, with what is known without it."""
-    entry = ModelCosts(model=model or UNNAMED, cost_usd=cost_usd, unknown_outcomes=unknown_outcomes)
-    sums = {
+    sums: dict[str, Any] = {
         "cost_usd": cost_usd,
         "unknown_outcomes": unknown_outcomes,
         "may_have_cost_usd": None if unknown_outcomes else Decimal(0),
-        "models": [entry] if cost_usd or unknown_outcomes else [],
     }
-    return sheet.model_copy(update=sums)
-
-
-async def _lost(store: Store, owner: Owner, claims: Iterator[Sending]) -> AsyncIterator[tuple[str, str]]:
-    """Yield model and fingerprint of those claims that are of a task instance."""
-    for some in _chunks(claims):
-        for data in await asyncio.gather(*(store.read(f"{STATE}/{sending.claim}") for sending in some)):
-            if data is None:
-                continue  # it turned out to be free
-            try:
-                claim = Claim.model_validate_json(data)
-            except ValidationError:  # for all that can be read of it
-                yield UNNAMED, ""
-                continue
-            if claim.owner.is_same_task(owner):
-                yield claim.model, claim.fingerprint
+    models = [ModelCosts(model=model or UNNAMED, **sums)] if cost_usd or unknown_outcomes else []
+    return sheet.model_copy(update={**sums, "models": models})
 
 
 def _book_cached(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
+from decimal import Decimal
 
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import Terms
 from deepshi_provider.jobs.lease import Lease, Watch
 from deepshi_provider.jobs.preflight import Preflight
+from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.run_costs import RunCosts
 from deepshi_provider.storage import Store
 
@@ -19,6 +22,7 @@ class Tools:
 
     :param hook: to send with, its session open.
     :param lease: this process's sign of life.
+    :param prices: what requests of a price class have cost lately.
     :param run_costs: tells the DAG run what is paid, and asks what may be.
     :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
     """
@@ -29,12 +33,14 @@ class Tools:
     lease: Lease
     watch: Watch
     preflight: Preflight
+    prices: Prices
     run_costs: RunCosts
     image_log_level: int = logging.INFO
 
     @classmethod
     def of(cls, terms: Terms, hook: DeepshiHook, store: Store, image_log_level: int = logging.INFO) -> Tools:
         """Return the tools of one job."""
+        prices = Prices(hook, terms.runs_uri, terms.runs_conn_id, store)
         return cls(
             terms=terms,
             hook=hook,
@@ -42,6 +48,14 @@ class Tools:
             lease=Lease(store),
             watch=Watch(store),
             preflight=Preflight(hook, terms.preflight),
-            run_costs=RunCosts(terms),
+            prices=prices,
+            run_costs=RunCosts(terms, prices),
             image_log_level=image_log_level,
         )
+
+    async def paid(self, price_class: str, cost_usd: Decimal | None) -> None:
+        """Tell the DAG run, and later requests, of one that was or may have been paid for. Never raises.
+
+        :param cost_usd: ``None`` if that is not known.
+        """
+        await asyncio.gather(self.run_costs.add(cost_usd, price_class), self.prices.learn(price_class, cost_usd))

@@ -7,12 +7,11 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, BinaryIO
 
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.texts import is_blank
-from deepshi_provider.costs import XCOM_KEY, CostSheet
-from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest
+from deepshi_provider.costs import XCOM_KEY, CostSheet, in_words, usd
+from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.settings import Settings
@@ -20,29 +19,39 @@ from deepshi_provider.jobs.run_costs import RunEntry, read_entries
 from deepshi_provider.jobs.sheets import read_sheet
 from deepshi_provider.jobs.thumbnails import thumbnails
 from deepshi_provider.manifest import Owner, as_number
+from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
 from deepshi_provider.operators.rendered import amount, default_output_uri
 from deepshi_provider.reports.page import as_html
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
 from deepshi_provider.storage import Store
 
+#: Failed tasks that a message names; the report names all.
+MOST_NAMED = 10
+
+_FAILED = ("failed", "upstream_failed")
+
 
 class DeepshiCostReportOperator(BaseOperator):
-    """Report what the image tasks of this DAG run have cost, failed tries included, and fail if it is too much.
+    """Report what the image tasks of this DAG run have cost; fail if that is too much, or if one of them failed.
 
     Put it behind the image tasks; by default it runs when all of them are done, however they ended. It writes
     ``report.json``, ``report.csv`` and ``report.html``, a page that needs nothing else, with plots and, if Pillow is
-    installed (extra ``report``), small pictures. Sums are exact. A task that was killed is added up from its records.
+    installed (extra ``report``), small pictures. Sums are exact; failed tries are in them. A task that was killed is
+    added up from its records.
 
     :param task_ids: the tasks to report on, one or a list; by default all image tasks of the DAG.
     :param output_uri: directory for the report; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
+    :param fail_on_failed_tasks: fail after the report is written if one of the tasks failed. Airflow takes a run for a
+        success if its last tasks succeeded, and the report is the last one.
     :param max_cost_usd: if the run has cost more, in USD, the task fails after the report is written.
     :param warn_cost_usd: if the run has cost more, in USD, the log has a warning.
     :param trigger_rule: when to run; see Airflow's documentation.
-    :returns: ``{"cost_usd", "images", "reused", "saved_usd", "unknown_outcomes", "may_have_cost_usd", "json_uri",
-        "csv_uri", "html_uri"}``; and as XCom ``cost_usd`` the total, in USD.
+    :returns: ``{"cost_usd", "untold", "images", "reused", "saved_usd", "unknown_outcomes", "may_have_cost_usd",
+        "json_uri", "csv_uri", "html_uri"}``; and as XCom ``run_cost_usd`` the total, in USD. The report costs nothing,
+        so it has no XCom ``cost_usd``: adding these up over all tasks gives the total.
     """
 
     template_fields: Sequence[str] = (
@@ -62,6 +71,7 @@ class DeepshiCostReportOperator(BaseOperator):
         output_uri: str | None = None,
         output_conn_id: str | None = None,
         deepshi_conn_id: str = DeepshiHook.default_conn_name,
+        fail_on_failed_tasks: bool = True,
         max_cost_usd: float | str | None = None,
         warn_cost_usd: float | str | None = None,
         trigger_rule: str = "all_done",
@@ -72,6 +82,7 @@ class DeepshiCostReportOperator(BaseOperator):
         self.output_uri = output_uri
         self.output_conn_id = output_conn_id
         self.deepshi_conn_id = deepshi_conn_id
+        self.fail_on_failed_tasks = fail_on_failed_tasks
         self.max_cost_usd = max_cost_usd
         self.warn_cost_usd = warn_cost_usd
 
@@ -82,18 +93,19 @@ class DeepshiCostReportOperator(BaseOperator):
         except DeepshiError as err:
             if err.retryable:
                 raise
-            raise AirflowFailException(str(err)) from err
+            raise final(err) from err
 
     def _execute(self, context: Context) -> dict[str, Any]:
         maximum = amount("max_cost_usd", self.max_cost_usd)
         warning = amount("warn_cost_usd", self.warn_cost_usd)
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
+        hook = DeepshiHook(self.deepshi_conn_id)
+        settings = run_here(hook.asettings())
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        instances = run_here(_complete(sheets, owner, set(task_ids), settings))
+        instances = run_here(_complete(sheets, owner, set(task_ids), hook))
         order = {task_id: number for number, task_id in enumerate(task_ids)}
         instances.sort(key=lambda i: (order[i.sheet.task_id], i.sheet.map_index))
         report = make_report(
@@ -102,14 +114,20 @@ class DeepshiCostReportOperator(BaseOperator):
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
             task_ids,
             instances,
+            failed=_failed(context, owner, task_ids),
             max_cost_usd=maximum,
             warn_cost_usd=warning,
         )
         uris = run_here(_write(store, report))
-        context["ti"].xcom_push(key="cost_usd", value=as_number(report.cost_usd))
-        self._judge(report, uris["html_uri"])
+        context["ti"].xcom_push(key="run_cost_usd", value=as_number(report.cost_usd))
+        try:
+            self._judge(report, uris["html_uri"])
+        except DeepshiError as err:
+            err.set_task_costs(report.cost_usd, report.may_have_cost_usd)
+            raise
         return {
             "cost_usd": as_number(report.cost_usd),
+            "untold": report.untold,
             "images": report.images,
             "reused": report.reused,
             "saved_usd": as_number(report.saved_usd),
@@ -140,13 +158,48 @@ class DeepshiCostReportOperator(BaseOperator):
 
     def _judge(self, report: CostReport, uri: str) -> None:
         cost = report.cost_usd or Decimal(0)
-        self.log.info("This run has cost $%s for %d images; report: %s", f"{cost:f}", report.images, uri)
-        if report.warn_cost_usd is not None and cost > report.warn_cost_usd:
-            self.log.warning("This run has cost $%s, more than warn_cost_usd $%s", f"{cost:f}", report.warn_cost_usd)
+        words = in_words(report)
+        self.log.info("This run has cost %s for %d images; report: %s", words, report.images, uri)
+        if report.warn_cost_usd is not None and _is_more(report, report.warn_cost_usd):
+            perhaps = "" if cost > report.warn_cost_usd else "perhaps "
+            self.log.warning(
+                "This run has cost %s, %smore than warn_cost_usd %s", words, perhaps, usd(report.warn_cost_usd)
+            )
+        failed = f"{len(report.failed)} image task(s) failed: {_shortened(report.failed)}" if report.failed else ""
         if report.max_cost_usd is not None and cost > report.max_cost_usd:
             raise BudgetExceeded(
-                f"This run has cost ${cost:f}, more than max_cost_usd ${report.max_cost_usd:f}. Report: {uri}"
+                f"This run has cost {words}, more than max_cost_usd {usd(report.max_cost_usd)}. Report: {uri}"
+                + (f". {failed}" if failed else "")
             )
+        if failed and self.fail_on_failed_tasks:
+            raise TasksFailed(f"{failed}. This run has cost {words}. Report: {uri}")
+
+
+def _is_more(report: CostReport, limit: Decimal) -> bool:
+    """Return whether a run has, or may have, cost more."""
+    doubt = report.may_have_cost_usd
+    return doubt is None or (report.cost_usd or Decimal(0)) + doubt > limit
+
+
+def _failed(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
+    """Return which of the tasks Airflow says have failed, or could not run because others had."""
+    states_of = getattr(context["ti"], "get_task_states", None)
+    if states_of is None:  # the context of a user's unit test knows no other tasks
+        return []
+    failed = []
+    for (
+        task_id
+    ) in task_ids:  # one by one: Airflow's answer names a mapped task instance as a task, "<task>_<map index>"
+        states = states_of(dag_id=owner.dag_id, task_ids=[task_id], run_ids=[owner.run_id]).get(owner.run_id, {})
+        indexes = [name.removeprefix(task_id) for name, state in states.items() if state in _FAILED]
+        failed += [f"{task_id}[{index[1:]}]" if index else task_id for index in indexes]
+    return failed
+
+
+def _shortened(names: list[str]) -> str:
+    """Return some of the names: of thousands of mapped task instances, a message holds the first."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _is_image_task(task: Any) -> bool:
@@ -155,28 +208,30 @@ def _is_image_task(task: Any) -> bool:
 
 
 async def _complete(
-    sheets: Iterable[CostSheet], owner: Owner, task_ids: set[str], settings: Settings
+    sheets: Iterable[CostSheet], owner: Owner, task_ids: set[str], hook: DeepshiHook
 ) -> list[InstanceCosts]:
     """Return the sheets of all task instances; of those that did not come to their end, from their records."""
     instances = []
     for sheet in sheets:
         if sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
-            instances.append(await _from_records(sheet, sheet.output_uri, sheet.output_conn_id))
+            instances.append(await _from_records(sheet, hook))
         else:
             instances.append(InstanceCosts(status="ended", sheet=sheet))
     told = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
-    for entry in await _entries(owner, settings):
+    for entry in await _entries(owner, await hook.asettings()):
         who = entry.owner
         if who.task_id in task_ids and (who.task_id, who.map_index) not in told:
             # Killed after an earlier try's XComs were deleted, and before it pushed its own.
-            found = await read_sheet(who, entry.operation, entry.output_uri, entry.output_conn_id, ended=False)
+            place = entry.output_uri, entry.output_conn_id
+            found = await read_sheet(who, entry.operation, *place, ended=False, hook=hook)
             instances.append(InstanceCosts(status="not ended", sheet=found))
     return instances
 
 
-async def _from_records(sheet: CostSheet, output_uri: str, conn_id: str | None) -> InstanceCosts:
+async def _from_records(sheet: CostSheet, hook: DeepshiHook) -> InstanceCosts:
     owner = Owner(**sheet.model_dump(include=set(Owner.model_fields)))
-    found = await read_sheet(owner, sheet.operation, output_uri, conn_id, ended=sheet.ended)
+    place = sheet.output_uri, sheet.output_conn_id
+    found = await read_sheet(owner, sheet.operation, *place, ended=sheet.ended, hook=hook)
     return InstanceCosts(status="ended" if sheet.ended else "not ended", sheet=found)
 
 

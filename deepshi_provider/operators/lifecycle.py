@@ -11,12 +11,12 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
+from airflow.providers.common.compat.sdk import AirflowException, conf
 from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
-from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation
+from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation, in_words
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -24,6 +24,7 @@ from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
 from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
+from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import Lineage, tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, dictionary
@@ -247,9 +248,10 @@ class ImageTask(BaseOperator):
     def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
         """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
         self.push_costs(context, costs)
+        error.set_task_costs(costs.cost_usd, costs.may_have_cost_usd)
         if error.retryable if retry is None else retry:
             raise error
-        raise AirflowFailException(str(error)) from error
+        raise final(error) from error
 
     def begin(self, context: Context, owner: Owner, place: tuple[str, str | None], operation: Operation) -> None:
         """Say what earlier tries have cost, before anything is sent: this process may be killed.
@@ -259,7 +261,7 @@ class ImageTask(BaseOperator):
         if owner.try_number == 1:
             costs = make_sheet(owner, operation, *place, ended=False)
         else:
-            costs = run_here(known_sheet(owner, operation, *place, ended=False))
+            costs = run_here(known_sheet(owner, operation, *place, ended=False, hook=self._hook()))
         context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
@@ -268,8 +270,7 @@ class ImageTask(BaseOperator):
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
         ti.xcom_push(key=XCOM_KEY, value=costs.as_xcom())
-        cost = costs.cost_usd
-        self.log.info("This task instance has cost %s so far", "an unknown sum" if cost is None else f"${cost:.6f}")
+        self.log.info("This task instance has cost %s so far", in_words(costs))
 
     def costs_so_far(self, owner: Owner, place: tuple[str, str | None] | None = None) -> CostSheet:
         """Return the sheet of a task that ends without a job's end.
@@ -277,7 +278,8 @@ class ImageTask(BaseOperator):
         :param place: output directory and its connection, if they were looked up before.
         """
         try:
-            return run_here(known_sheet(owner, self.operation, *(place or self.place(owner)), ended=True))
+            where = place or self.place(owner)
+            return run_here(known_sheet(owner, self.operation, *where, ended=True, hook=self._hook()))
         except DeepshiError:
             # Without the place it is not known what earlier tries have cost.
             cost = Decimal(0) if owner.try_number == 1 else None
@@ -292,7 +294,7 @@ class ImageTask(BaseOperator):
             output_uri, conn_id = self.place(owner)
             if operation == "batch" and (stored := run_here(load_sheet(owner, output_uri, conn_id))):
                 return stored
-            costs = run_here(read_sheet(owner, operation, output_uri, conn_id, ended=True))
+            costs = run_here(read_sheet(owner, operation, output_uri, conn_id, ended=True, hook=self._hook()))
         except DeepshiError as err:
             self.log.warning("The cost sheet is made without the store: %s", err)
             costs = make_sheet(owner, operation, output_uri, conn_id, ended=True)
@@ -300,6 +302,9 @@ class ImageTask(BaseOperator):
         # What the failing store did not take is told by the event alone.
         unrecorded = (ended.task_cost_usd or Decimal(0)) - (costs.cost_usd or Decimal(0))
         return costs.with_unrecorded(model or UNNAMED, unrecorded) if unrecorded > 0 else costs
+
+    def _hook(self) -> DeepshiHook:
+        return DeepshiHook(self.deepshi_conn_id)
 
     def request_fields(self) -> dict[str, Any]:
         """Return the request's fields as the operator names them.

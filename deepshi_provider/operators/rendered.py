@@ -28,7 +28,7 @@ def amount(name: str, value: Any) -> Decimal | None:
     :param name: of the operator's field, for the message.
     :raises InvalidRequest: it is no amount.
     """
-    if is_blank(value):
+    if is_blank(value) and str(value).strip().lower() != "nan":  # a sum that went wrong must not lift a limit
         return None
     try:
         usd = Decimal(str(value).strip())

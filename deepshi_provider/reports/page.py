@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from deepshi_provider.costs import SheetImage
+from deepshi_provider.costs import HasCosts, SheetImage, in_words
 from deepshi_provider.reports.totals import CostReport
 
 #: Bars of a plot; the tables have all.
@@ -60,7 +60,18 @@ def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
         ],
         limit_percent=_percent(report.cost_usd, report.max_cost_usd),
         usd=_usd,
+        bounds=bounds,
+        in_words=in_words,
     )
+
+
+def bounds(sums: HasCosts) -> str:
+    """Return a sum for a heading or a cell: ``$0.039``, ``at least $0.039, up to about $0.078``, or ``at least …``."""
+    if not (sums.untold or sums.unknown_outcomes):
+        return _usd(sums.cost_usd)
+    least = sums.cost_usd or Decimal(0)
+    most = "" if sums.may_have_cost_usd is None else f", up to about {_usd(least + sums.may_have_cost_usd)}"
+    return f"at least {_usd(least)}{most}"
 
 
 def _bars(costs: list[tuple[str, Decimal | None]]) -> list[Bar]:
@@ -78,6 +89,6 @@ def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
 def _usd(amount: Decimal | None) -> str:
     """Return money with all its digits, two at least."""
     if amount is None:
-        return "not told"
+        return "not reported"
     whole, _, digits = f"{amount:f}".partition(".")
     return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs import CostSheet, ModelCosts, Usd, total
+from deepshi_provider.costs import CostSheet, ModelCosts, Usd, added, total
 
 #: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were added
 #: up; ``not run``: there is neither a sheet nor a record.
@@ -30,23 +30,29 @@ COLUMNS = (
     "reused",
     "saved_usd",
     "unknown_outcomes",
+    "untold",
+    "may_have_cost_usd",
 )
 
 
 class Sums(BaseModel):
     """What something has cost.
 
-    :param cost_usd: as far as the API told; ``None`` if there are costs and none was told.
+    :param cost_usd: as far as the API reported it; ``None`` if there are costs and it reported none. A lower bound if
+        ``untold`` or ``unknown_outcomes`` is not 0.
+    :param untold: paid requests whose cost the API did not report.
     :param images: pictures that were bought.
     :param reused: pictures that others had bought.
     :param saved_usd: what the reused ones cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what these may have cost; ``None`` if that is not known.
+    :param may_have_cost_usd: what unreported costs and unknown outcomes may come to beside ``cost_usd``; ``None`` if
+        that is not known.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     cost_usd: Usd | None
+    untold: int
     images: int
     reused: int
     saved_usd: Usd
@@ -75,14 +81,14 @@ class CostReport(Sums):
     """What a DAG run has cost.
 
     :param created_at: ISO 8601.
-    :param untold: task instances that have costs of which the API told nothing.
+    :param failed: image tasks that failed, as Airflow says: ``task`` or ``task[map index]``.
     """
 
     version: Literal[1] = 1
     dag_id: str
     run_id: str
     created_at: str
-    untold: int
+    failed: list[str] = []
     max_cost_usd: Usd | None = None
     warn_cost_usd: Usd | None = None
     models: list[ModelCosts]
@@ -97,6 +103,7 @@ def make_report(
     task_ids: Iterable[str],
     instances: Sequence[InstanceCosts],
     *,
+    failed: Iterable[str] = (),
     max_cost_usd: Decimal | None = None,
     warn_cost_usd: Decimal | None = None,
 ) -> CostReport:
@@ -109,7 +116,7 @@ def make_report(
         dag_id=dag_id,
         run_id=run_id,
         created_at=created_at,
-        untold=sum(any(cost is None for cost in _costs(sheet)) for sheet in sheets),
+        failed=list(failed),
         max_cost_usd=max_cost_usd,
         warn_cost_usd=warn_cost_usd,
         models=_by_model(sheets),
@@ -120,7 +127,10 @@ def make_report(
 
 
 def as_csv(report: CostReport) -> str:
-    """Return one line per task instance and model, with :data:`COLUMNS`; empty ``cost_usd``: the API told none."""
+    """Return one line per task instance and model, with :data:`COLUMNS`.
+
+    An empty ``cost_usd``: the API reported none; an empty ``may_have_cost_usd``: nobody knows the price.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
@@ -150,6 +160,7 @@ def _sums(sheets: Sequence[CostSheet]) -> Sums:
     models = [model for sheet in sheets for model in sheet.models]
     return Sums(
         cost_usd=total(cost for sheet in sheets for cost in _costs(sheet)),
+        untold=sum(sheet.untold for sheet in sheets),
         images=sum(model.images for model in models),
         reused=sum(model.reused for model in models),
         saved_usd=sum((sheet.saved_usd for sheet in sheets), Decimal(0)),
@@ -169,15 +180,5 @@ def _by_model(sheets: Iterable[CostSheet]) -> list[ModelCosts]:
     for sheet in sheets:
         for entry in sheet.models:
             entries.setdefault(entry.model, []).append(entry)
-    summed = [
-        ModelCosts(
-            model=name,
-            cost_usd=total(entry.cost_usd for entry in same),
-            images=sum(entry.images for entry in same),
-            reused=sum(entry.reused for entry in same),
-            saved_usd=sum((entry.saved_usd for entry in same), Decimal(0)),
-            unknown_outcomes=sum(entry.unknown_outcomes for entry in same),
-        )
-        for name, same in entries.items()
-    ]
+    summed = [added(name, same) for name, same in entries.items()]
     return sorted(summed, key=lambda entry: (-(entry.cost_usd or Decimal(0)), entry.model))

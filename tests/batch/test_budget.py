@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.jobs.budget import Bill, Budget, price_class
 from tests.batch.making import (
     BANANA,
+    PRICE,
     batch,
     cost_of,
     counts,
@@ -196,3 +198,68 @@ def test_a_bill_tells_unknown_from_nothing() -> None:
     assert told == [None, 0, None, Decimal("0.1"), Decimal("0.1"), Decimal("0.3")]
     bill.begin([None])
     assert bill.usd is None
+
+
+def test_without_any_price_all_tries_together_stop_soon(emulator: Emulator, local: Place) -> None:
+    emulator.settings(cost_form="absent")
+    for number in range(1, 5):
+        operator = batch(local, rows_of(40), max_cost_usd=0.05, max_concurrency=8)
+        ti, err = ended(operator, try_number=number)
+        assert "3 pictures came or were lost without any price being told" in str(err)
+        assert (ti.sheets[-1].cost_usd, ti.sheets[-1].untold, ti.sheets[-1].may_have_cost_usd) == (None, 3, None)
+    assert posts(emulator) == 3
+
+
+def test_a_price_that_is_not_reported_any_more_still_counts(emulator: Emulator, local: Place) -> None:
+    ended(batch(local, rows_of(1), **BANANA), run_id="sunday")
+    emulator.settings(cost_form="absent")
+    for number in range(1, 4):
+        operator = batch(local, rows_of(40), **BANANA, max_cost_usd=0.2, max_concurrency=8)
+        ti, err = ended(operator, try_number=number)
+        assert "$0 and perhaps $0.195 more of max_cost_usd $0.2 are spent, and the next picture costs" in str(err)
+        assert ti.sheets[-1].may_have_cost_usd == 5 * Decimal("0.039")
+    assert taken(emulator) == 6 * Decimal("0.039"), "one of them on sunday"
+
+
+def test_a_run_limit_counts_pictures_without_a_price_of_other_tasks(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    emulator.settings(cost_form="absent")
+    for task_id in ("one", "two"):
+        where = {"task_id": task_id, "output_uri": f"{local.uri}/{task_id}"}
+        ended(batch(local, rows_of(2), **where, max_run_cost_usd=1))
+    assert posts(emulator) == 3
+
+
+def test_a_price_known_to_the_connection_needs_no_trial(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    where = {"output_uri": f"{local.uri}/other"}
+    ended(batch(local, rows_of(1), **BANANA, **where))
+    _, err = ended(batch(local, rows_of(3), **BANANA, output_uri=f"{local.uri}/new", max_cost_usd=0.03))
+    assert "$0 of max_cost_usd $0.03 are spent, and the next picture costs $0.039" in str(err)
+    assert posts(emulator) == 1
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_edits_that_are_stored_are_done_whatever_the_budget_says(
+    emulator: Emulator, place: Place, tmp_path: Path, more: int
+) -> None:
+    picture = tmp_path / "boat.png"
+    result_of(batch(place, rows_of(1), output_uri=tmp_path.as_uri(), output_conn_id=None))
+    picture.write_bytes(next(tmp_path.glob("row-*.png")).read_bytes())
+    edits = [row | {"images": str(picture)} for row in rows_of(6 + more, "make it blue")]
+    fields: dict[str, Any] = {"model": "deepshi-image-1"}
+    result_of(batch(place, edits[more:], **fields))
+    bought, before = posts(emulator), taken(emulator)
+    price = (before - PRICE) / 6
+    for number in (2, 3):
+        operator = batch(place, edits, **fields, max_cost_usd=f"{6 * price:f}")
+        ti, err = ended(operator, try_number=number)
+        assert (err is not None) == bool(more)
+        assert not more or "3 of 9 rows were not started" in str(err)
+        assert statuses(lines_of(place)) == ({"created": 6, "skipped": more} if more else {"created": 6})
+        assert ti.xcoms["cost_usd"] == float(6 * price)
+    assert (posts(emulator), taken(emulator)) == (bought, before), "nothing is bought"

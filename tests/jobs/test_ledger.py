@@ -8,8 +8,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.ledger import Ledger, parse_listing
+from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.sheets import add_up
+from deepshi_provider.jobs.spending import earlier_costs
 from deepshi_provider.manifest import Owner, Record, Sending
 from deepshi_provider.storage import Store
 from tests.places import Place
@@ -65,9 +68,15 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
         await ledger.record(k, record)
     sendings = await ledger.sendings()
     assert [s.k for s in sendings] == [1, 2, 3, 4, 5]
-    assert str(await ledger.task_cost(sendings, second)) == "0.2"
-    assert [str(await ledger.task_cost(sendings, owner)) for owner in others] == ["0.1"] * 3
-    assert str(await ledger.task_cost(sendings, OWNER.model_copy(update={"dag_id": "x"}))) == "0"
+
+    async def cost_of(owner: Owner) -> str:
+        cost, doubts = await earlier_costs(Store(place.uri, place.conn_id), ledger, owner, sendings)
+        assert doubts == []
+        return str(cost)
+
+    assert await cost_of(second) == "0.2"
+    assert [await cost_of(owner) for owner in others] == ["0.1"] * 3
+    assert await cost_of(OWNER.model_copy(update={"dag_id": "x"})) == "0"
 
 
 async def test_two_processes_that_made_one_attempt_both_count(local: Place) -> None:
@@ -80,8 +89,9 @@ async def test_two_processes_that_made_one_attempt_both_count(local: Place) -> N
         await ledger.record(1, record)
     sendings = await ledger.sendings()
     assert [s.k for s in sendings] == [1, 1]
-    assert str(await ledger.task_cost(sendings, OWNER)) == "0.2"
-    assert (await add_up(Store(local.uri), OWNER)).sums()["cost_usd"] == Decimal("0.2")
+    assert await earlier_costs(Store(local.uri), ledger, OWNER, sendings) == (Decimal("0.2"), [])
+    tally = await add_up(Store(local.uri), OWNER, prices=Prices(DeepshiHook()))
+    assert tally.sums()["cost_usd"] == Decimal("0.2")
 
 
 async def test_record_of_another_request_with_the_same_beginning_is_not_taken(local: Place) -> None:

@@ -60,18 +60,19 @@ async def test_each_task_leaves_one_entry_with_its_sum_in_the_name(emulator: Emu
 
 async def test_task_over_the_limit_of_its_run_sends_nothing(emulator: Emulator, place: Place) -> None:
     for task in ("a", "b"):
-        assert (await run(job(place, task, max_run_cost_usd="0.07"))).status == "success"
-    refused = await run(job(place, "c", max_run_cost_usd="0.07"))
+        assert (await run(job(place, task, max_run_cost_usd="0.08"))).status == "success"
+    refused = await run(job(place, "c", max_run_cost_usd="0.08"))
     said = error(refused)
     assert (said["type"], said["charged"], refused.retry, refused.sends) == ("BudgetExceeded", "no", False, 0)
-    assert "$0.078 of max_run_cost_usd $0.07 are spent by this DAG run, $0 of them by this task" in said["message"]
+    assert "$0.078 of max_run_cost_usd $0.08 are spent by this DAG run, $0 of them by this task" in said["message"]
+    assert "and the next picture costs $0.039. Raise max_run_cost_usd" in said["message"]
     assert (posts(emulator), taken(emulator)) == (2, 2 * PRICE)
-    assert (await run(job(place, "c", max_run_cost_usd="0.08"))).status == "success"
+    assert (await run(job(place, "c", max_run_cost_usd="0.117"))).status == "success", "met exactly"
 
 
 async def test_another_run_has_money_of_its_own(emulator: Emulator, local: Place) -> None:
-    await run(job(local, "a", max_run_cost_usd="0.01"))
-    other = await run(job(local, "b", max_run_cost_usd="0.01", owner={"run_id": "tuesday"}))
+    await run(job(local, "a", max_run_cost_usd="0.039"))
+    other = await run(job(local, "b", max_run_cost_usd="0.039", owner={"run_id": "tuesday"}))
     assert (other.status, posts(emulator)) == ("success", 2)
 
 

@@ -19,7 +19,7 @@ from airflow.sdk import DAG
 
 from deepshi_provider.costs import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TasksFailed
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 from tests.batch.making import PRICE, rows_of
@@ -35,6 +35,12 @@ class ReportInstance(TaskInstance):
     """The report's own task instance, which sees the XComs of others."""
 
     others: Sequence[TaskInstance] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+
+    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
+        assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
+        known = {f"{task_id}{end}": task_id for task_id in task_ids for end in ("", "_0", "_1")}
+        return {self.run_id: {name: state for name, state in self.states.items() if name in known}}
 
     def xcom_pull(self, *, task_ids: list[str], key: str) -> list[Any]:
         assert key == XCOM_KEY
@@ -74,9 +80,11 @@ def done(made: DAG, *task_ids: str, **identity: Any) -> list[TaskInstance]:
     return instances
 
 
-def report_on(made: DAG, others: Sequence[TaskInstance], **identity: Any) -> tuple[dict[str, Any], ReportInstance]:
+def report_on(
+    made: DAG, others: Sequence[TaskInstance], ti: ReportInstance | None = None, **identity: Any
+) -> tuple[dict[str, Any], ReportInstance]:
     """Run the report and return its result."""
-    ti = ReportInstance(task_id="report", others=others, **identity)
+    ti = ti or ReportInstance(task_id="report", others=others, **identity)
     operator = operator_of(made, "report").prepare_for_execution()
     context = context_of(ti, dag=made)
     operator.render_template_fields(context)
@@ -97,6 +105,7 @@ def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
     value, ti = report_on(made, done(made, "boat", "catalog"))
     assert value == {
         "cost_usd": float(taken(server)),
+        "untold": 0,
         "images": 11,
         "reused": 0,
         "saved_usd": 0.0,
@@ -106,7 +115,7 @@ def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
         "csv_uri": f"{local.uri}/shop/monday/report/report.csv",
         "html_uri": f"{local.uri}/shop/monday/report/report.html",
     }
-    assert ti.xcoms == {"cost_usd": float(taken(server))}
+    assert ti.xcoms == {"run_cost_usd": float(taken(server))}, "no cost_usd: the report costs nothing"
     assert Decimal(json.loads(written(local, "json"))["cost_usd"]) == taken(server)
 
 
@@ -188,6 +197,51 @@ def test_limit_that_is_met_exactly_is_kept(server: Emulator, local: Place) -> No
     assert value["cost_usd"] == float(11 * PRICE)
 
 
+def test_failed_tasks_fail_the_report_after_it_is_written(server: Emulator, local: Place) -> None:
+    made = dag()
+    states = {"boat": "success", "catalog_0": "failed", "catalog_1": "upstream_failed"}
+    ti = ReportInstance(task_id="report", others=done(made, "boat"), states=states)
+    with pytest.raises(TasksFailed) as caught:
+        report_on(made, [], ti)
+    error = caught.value
+    assert AirflowFailException in type(error).__mro__
+    assert str(error).startswith("2 image task(s) failed: catalog[0], catalog[1]. This run has cost $")
+    assert (error.cost_usd, error.may_have_cost_usd) == (PRICE, Decimal(0))
+    assert ti.xcoms == {"run_cost_usd": float(PRICE)}
+    assert json.loads(written(local, "json"))["failed"] == ["catalog[0]", "catalog[1]"]
+    assert "Failed: catalog[0], catalog[1]" in written(local, "html")
+    value, _ = report_on(dag(fail_on_failed_tasks=False), [], ti)
+    assert value["cost_usd"] == float(PRICE), "it can be switched off"
+
+
+def test_too_much_and_a_failed_task_are_told_together(server: Emulator, local: Place) -> None:
+    made = dag(max_cost_usd=0)
+    ti = ReportInstance(task_id="report", others=done(made, "boat"), states={"catalog": "failed"})
+    with pytest.raises(BudgetExceeded, match=r"more than max_cost_usd .* failed: catalog"):
+        report_on(made, [], ti)
+
+
+def test_sums_with_costs_that_were_not_reported_are_lower_bounds(
+    server: Emulator, local: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = dag()
+    (boat,) = done(made, "boat")
+    server.settings(cost_form="absent")
+    value, _ = report_on(made, [boat, *done(made, "catalog")])
+    bounds = f"at least ${PRICE:f}, up to about ${11 * PRICE:f}"
+    assert (value["cost_usd"], value["untold"], value["may_have_cost_usd"]) == (float(PRICE), 10, float(10 * PRICE))
+    assert f"This run has cost {bounds} (10 unreported costs) for 11 images" in capsys.readouterr().out
+    page = written(local, "html")
+    assert f"This run has cost {bounds} (10 unreported costs)." in page
+    assert f"<td>{bounds}</td>" in page, "of the model"
+    assert f"<td>at least $0.00, up to about ${(10 * PRICE).normalize():f}</td>" in page, "of the task"
+    report = json.loads(written(local, "json"))
+    assert [(task["cost_usd"], task["untold"]) for task in report["tasks"]] == [(f"{PRICE:f}", 0), (None, 10)]
+    lines = list(csv.DictReader(io.StringIO(written(local, "csv"))))
+    assert [(line["cost_usd"], line["untold"]) for line in lines] == [(f"{PRICE:f}", "0"), ("", "10")]
+    assert Decimal(report["cost_usd"]) + Decimal(report["may_have_cost_usd"]) == taken(server)
+
+
 def test_what_comes_from_outside_is_escaped(server: Emulator, local: Place) -> None:
     made = dag()
     evil = "<script>alert('x')</script>\"&"
@@ -216,7 +270,7 @@ def test_report_without_any_task_is_a_report(server: Emulator, local: Place) -> 
     with DAG("shop", schedule=None) as made:
         DeepshiCostReportOperator(task_id="report", max_cost_usd=0)
     value, ti = report_on(made, [])
-    assert (value["cost_usd"], value["images"], ti.xcoms["cost_usd"]) == (0.0, 0, 0.0)
+    assert (value["cost_usd"], value["images"], ti.xcoms["run_cost_usd"]) == (0.0, 0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -96,11 +97,20 @@ def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
         "models": [entry.model for entry in sheet.models],
         # Of the task instance, for that is what a sheet tells.
         "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
+        "untold": sheet.untold,
+        "unknown_outcomes": sheet.unknown_outcomes,
+        "up_to_usd": _most(sheet),
         "saved_usd": f"{sheet.saved_usd:f}",
         "images": sum(entry.images for entry in sheet.models),
         "reused": sum(entry.reused for entry in sheet.models),
         "uri": image.uri,
     }
+
+
+def _most(sheet: CostSheet) -> str | None:
+    """Return what a task instance may have cost at most, in USD, or ``None`` if that is not known."""
+    doubt = sheet.may_have_cost_usd
+    return None if doubt is None else f"{(sheet.cost_usd or Decimal(0)) + doubt:f}"
 
 
 def _rendered_fields(session: Session, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:

@@ -29,6 +29,8 @@ class _Model(msgspec.Struct, gc=False):
     reused: int
     saved_usd: Decimal
     unknown_outcomes: int
+    untold: int = 0
+    may_have_cost_usd: Decimal | None = None
 
 
 class _Sheet(msgspec.Struct, gc=False):
@@ -40,6 +42,7 @@ class _Sheet(msgspec.Struct, gc=False):
     unknown_outcomes: int
     may_have_cost_usd: Decimal | None
     models: list[_Model]
+    untold: int = 0
 
 
 _DECODER = msgspec.json.Decoder(_Sheet)
@@ -47,16 +50,31 @@ _DECODER = msgspec.json.Decoder(_Sheet)
 
 @dataclass(slots=True)
 class Sum:
-    """What some task instances have cost together."""
+    """What some task instances have cost together.
+
+    :ivar cost_usd: as far as the API reported it.
+    :ivar untold: paid requests whose cost it did not report.
+    :ivar unknown_outcomes: requests that may have been paid for.
+    :ivar may_have_cost_usd: what both may come to beside ``cost_usd``; ``None`` if that is not known.
+    """
 
     cost_usd: Decimal = _ZERO
     images: int = 0
+    untold: int = 0
+    unknown_outcomes: int = 0
+    may_have_cost_usd: Decimal | None = _ZERO
 
-    def add(self, cost_usd: Decimal | None, images: int) -> None:
-        """Add one task instance, or its part by one model."""
-        if cost_usd is not None:
-            self.cost_usd += cost_usd
+    def add(self, part: _Sheet | _Model | Sum, images: int) -> None:
+        """Add one task instance, its part by one model, or the sum of several."""
+        if part.cost_usd is not None:
+            self.cost_usd += part.cost_usd
         self.images += images
+        if part.untold or part.unknown_outcomes:
+            self.untold += part.untold
+            self.unknown_outcomes += part.unknown_outcomes
+            if self.may_have_cost_usd is not None:
+                more = part.may_have_cost_usd
+                self.may_have_cost_usd = None if more is None else self.may_have_cost_usd + more
 
 
 def _sums() -> defaultdict[Any, Sum]:
@@ -84,8 +102,6 @@ class Totals:
     not_told: int = 0
     reused: int = 0
     saved_usd: Decimal = _ZERO
-    unknown_outcomes: int = 0
-    may_have_cost_usd: Decimal | None = _ZERO
     unreadable: int = 0
     truncated: bool = False
 
@@ -117,24 +133,18 @@ class Totals:
         self._count(dag_id, run_id, task_id, day_of(timestamp), sheet)
 
     def _count(self, dag_id: str, run_id: str, task_id: str, day: date, sheet: _Sheet) -> None:
-        cost = sheet.cost_usd
         images = 0
         for entry in sheet.models:
-            self.models[entry.model].add(entry.cost_usd, entry.images)
+            self.models[entry.model].add(entry, entry.images)
             images += entry.images
             self.reused += entry.reused
-        self.days[day].add(cost, images)
-        self.tasks[dag_id, task_id].add(cost, images)
-        self.runs[dag_id, run_id].add(cost, images)
+        self.days[day].add(sheet, images)
+        self.tasks[dag_id, task_id].add(sheet, images)
+        self.runs[dag_id, run_id].add(sheet, images)
         self.task_instances += 1
         self.running += not sheet.ended
-        self.not_told += cost is None
+        self.not_told += sheet.untold > 0 or sheet.cost_usd is None
         self.saved_usd += sheet.saved_usd
-        self.unknown_outcomes += sheet.unknown_outcomes
-        if sheet.may_have_cost_usd is None or self.may_have_cost_usd is None:
-            self.may_have_cost_usd = None
-        else:
-            self.may_have_cost_usd += sheet.may_have_cost_usd
 
     def as_json(self) -> dict[str, Any]:
         """Return all sums but the days."""
@@ -142,8 +152,8 @@ class Totals:
         dags: defaultdict[str, Sum] = defaultdict(Sum)
         everything = Sum()
         for (dag_id, _), entry in self.tasks.items():
-            dags[dag_id].add(entry.cost_usd, entry.images)
-            everything.add(entry.cost_usd, entry.images)
+            dags[dag_id].add(entry, entry.images)
+            everything.add(entry, entry.images)
         return {
             "totals": {
                 **_said(everything),
@@ -153,8 +163,6 @@ class Totals:
                 "not_told": self.not_told,
                 "reused": self.reused,
                 "saved_usd": _text(self.saved_usd),
-                "unknown_outcomes": self.unknown_outcomes,
-                "may_have_cost_usd": _text(self.may_have_cost_usd),
             },
             "dags": _dearest(dags, ("dag_id",)),
             "tasks": _dearest(self.tasks, ("dag_id", "task_id")),
@@ -178,16 +186,16 @@ def _decode(text: str) -> _Sheet:
 
 def _of_models(sheet: _Sheet, entries: list[_Model]) -> _Sheet:
     """Return the part of a sheet that some of its models make up."""
-    told = [entry.cost_usd for entry in entries if entry.cost_usd is not None]
-    unknown = sum(entry.unknown_outcomes for entry in entries)
-    only = len(entries) == len(sheet.models)
+    part = Sum()
+    for entry in entries:
+        part.add(entry, entry.images)
     return _Sheet(
         ended=sheet.ended,
-        cost_usd=sum(told, _ZERO) if told else None,
+        cost_usd=None if all(entry.cost_usd is None for entry in entries) else part.cost_usd,
+        untold=part.untold,
         saved_usd=sum((entry.saved_usd for entry in entries), _ZERO),
-        unknown_outcomes=unknown,
-        # A sheet does not say it by model.
-        may_have_cost_usd=sheet.may_have_cost_usd if only else None if unknown else _ZERO,
+        unknown_outcomes=part.unknown_outcomes,
+        may_have_cost_usd=part.may_have_cost_usd,
         models=entries,
     )
 
@@ -196,11 +204,11 @@ def _dearest(sums: Mapping[Any, Sum], names: tuple[str, ...]) -> dict[str, Any]:
     """Return the dearest entries, each with its key under ``names``, and what the others cost together."""
     # Not sorted as a whole: there may be as many runs as sheets.
     dearest = heapq.nsmallest(MOST_ENTRIES, sums.items(), key=lambda item: (-item[1].cost_usd, item[0]))
+    shown = {key for key, _ in dearest}
     others = Sum()
-    for entry in sums.values():
-        others.add(entry.cost_usd, entry.images)
-    for _, entry in dearest:
-        others.add(-entry.cost_usd, -entry.images)
+    for key, entry in sums.items():
+        if key not in shown:
+            others.add(entry, entry.images)
     return {
         "entries": [
             {**dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), **_said(entry)}
@@ -211,7 +219,14 @@ def _dearest(sums: Mapping[Any, Sum], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _said(entry: Sum) -> dict[str, Any]:
-    return {"cost_usd": _text(entry.cost_usd), "images": entry.images}
+    return {
+        "cost_usd": _text(entry.cost_usd),
+        "images": entry.images,
+        "untold": entry.untold,
+        "unknown_outcomes": entry.unknown_outcomes,
+        "may_have_cost_usd": _text(entry.may_have_cost_usd),
+        "up_to_usd": None if entry.may_have_cost_usd is None else _text(entry.cost_usd + entry.may_have_cost_usd),
+    }
 
 
 def _text(amount: Decimal | None) -> str | None:

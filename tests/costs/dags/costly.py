@@ -19,7 +19,7 @@ LARGE = {"key": "large", "prompt": "large", "model": "nano-banana-2", "resolutio
 AGAIN: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(0)}
 
 
-def costly(dag_id: str, *, deferrable: bool, max_cost_usd: str | None = None) -> None:
+def costly(dag_id: str, *, deferrable: bool, fails: bool = False, max_cost_usd: str | None = None) -> None:
     """Make the DAG; its report has to be of the last task."""
     with DAG(dag_id, schedule=None):
         boats = DeepshiGenerateImageOperator.partial(task_id="boats", deferrable=deferrable, **AGAIN, **SMALL).expand(
@@ -55,12 +55,17 @@ def costly(dag_id: str, *, deferrable: bool, max_cost_usd: str | None = None) ->
             task_id="refused", prompt="a refused boat", trigger_rule="all_done", **SMALL
         )
         never = DeepshiGenerateImageOperator(task_id="never", prompt="never", **SMALL)
-        report = DeepshiCostReportOperator(task_id="report", max_cost_usd=max_cost_usd, warn_cost_usd="0.000001")
+        report = DeepshiCostReportOperator(
+            task_id="report",
+            fail_on_failed_tasks=fails,
+            max_cost_usd=max_cost_usd,
+            warn_cost_usd="0.000001",
+        )
         animals = animal.expand(name=["fox", "owl"])
         boats >> blue >> catalog >> animals >> other() >> refused >> never >> report
         [boats, blue, catalog, animals, refused] >> report
 
 
 costly("costly", deferrable=False)
-costly("costly_deferred", deferrable=True)
+costly("costly_deferred", deferrable=True, fails=True)
 costly("too_costly", deferrable=False, max_cost_usd="0.01")

@@ -1,6 +1,6 @@
 import "./theme.js";
 import { costOf, explain, imageAddress, show, taskOf } from "./dialog.js";
-import { costTable, count, dayBars, element, money } from "./drawing.js";
+import { bounds, costTable, count, dayBars, element, inDoubt, money } from "./drawing.js";
 import { addressOf, daysOf, filters, go, queryOf } from "./query.js";
 
 const part = (name) => document.getElementById(name);
@@ -115,18 +115,20 @@ function notes({ truncated, unreadable, totals }) {
   const found = [];
   if (truncated) found.push("There are more task instances than are counted here: choose a shorter period.");
   if (unreadable) found.push(`${count(unreadable, "cost sheet")} cannot be read and ${unreadable === 1 ? "is" : "are"} not counted.`);
-  if (totals.not_told) found.push(`For ${count(totals.not_told, "task instance")} the API told no cost.`);
+  if (totals.untold) found.push(`The API reported no cost for ${count(totals.untold, "paid request")}; sums with them are marked "at least".`);
+  else if (totals.not_told) found.push(`For ${count(totals.not_told, "task instance")} no cost is known.`);
   part("notes").textContent = found.join(" ");
   part("notes").hidden = found.length === 0;
 }
 
 function tiles(totals, { run_id }) {
-  const doubt = totals.unknown_outcomes ? `may have cost ${totals.may_have_cost_usd === null ? "an unknown sum" : money(totals.may_have_cost_usd)}` : "nothing in doubt";
+  const possible = totals.may_have_cost_usd === null ? "an unknown sum" : money(totals.may_have_cost_usd);
+  const doubt = totals.unknown_outcomes ? `${totals.untold ? "with unreported costs, " : ""}may have cost ${possible}` : "nothing in doubt";
   const counted = [count(totals.task_instances, "task")];
   if (!run_id) counted.unshift(count(totals.runs, "run"));
   if (totals.running) counted.push(`${totals.running.toLocaleString("en")} still running`);
   return [
-    tile("Cost", money(totals.cost_usd), counted.join(", ")),
+    tile("Cost", money(totals.cost_usd), [...(inDoubt(totals) ? [bounds(totals)] : []), counted.join(", ")].join(" · "), inDoubt(totals)),
     tile("Images bought", totals.images.toLocaleString("en"), "paid for"),
     tile("Images reused", totals.reused.toLocaleString("en"), `saved ${money(totals.saved_usd)}`),
     tile("Unknown outcomes", totals.unknown_outcomes.toLocaleString("en"), doubt, totals.unknown_outcomes > 0),
@@ -141,7 +143,7 @@ function tile(name, value, detail, warns = false) {
 function days(found) {
   part("days").replaceChildren(dayBars(found));
   part("days-table").replaceChildren(...found.filter((day) => day.images || Number(day.cost_usd)).map((day) => element("tr", {},
-    element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }), element("td", { textContent: money(day.cost_usd) }))));
+    element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }), element("td", { textContent: money(day.cost_usd), title: bounds(day) }))));
 }
 
 function named(name, detail) {

@@ -1,6 +1,6 @@
 // The full picture. <dialog> keeps the focus inside, closes with Esc, and gives the focus back.
 
-import { element, money } from "./drawing.js";
+import { bounds, element, inDoubt, money } from "./drawing.js";
 import { queryOf } from "./query.js";
 
 const dialog = document.getElementById("picture");
@@ -11,10 +11,12 @@ export function imageAddress({ dag_id, run_id, task_id, map_index, number, versi
 }
 
 // Of the whole task, for Airflow is not told what each image of a task has cost.
-export function costOf({ cost_usd, images, reused, saved_usd }) {
+export function costOf(picture) {
+  const { cost_usd, images, reused, saved_usd } = picture;
   const all = images + reused;
   const of = all > 1 ? ` for ${all} images` : "";
-  if (cost_usd === null) return "cost not told";
+  if (inDoubt(picture)) return `${bounds(picture)}${of}`;
+  if (cost_usd === null) return "cost not known";
   if (images === 0 && reused > 0 && Number(cost_usd) === 0) return `reused, saved ${money(saved_usd)}${of}`;
   return `${money(cost_usd)}${of}`;
 }

@@ -14,6 +14,17 @@ export function money(text) {
   return `$${whole}.${cents.replace(/0+$/, "").padEnd(2, "0")}`;
 }
 
+// A sum of which a part is in doubt is a lower bound; the server also says what it comes to at the known prices.
+export function inDoubt({ untold, unknown_outcomes }) {
+  return untold > 0 || unknown_outcomes > 0;
+}
+
+export function bounds(sum) {
+  if (!inDoubt(sum)) return money(sum.cost_usd);
+  const least = `at least ${money(sum.cost_usd ?? "0")}`;
+  return sum.up_to_usd === null ? least : `${least}, up to about ${money(sum.up_to_usd)}`;
+}
+
 export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
@@ -61,7 +72,7 @@ export function dayBars(days) {
       chart.append(shape("rect", {
         x: x + step * 0.12, width: step * 0.76, y: SIZE.top + inner.height - Math.max(height, 1.5), height: Math.max(height, 1.5),
         rx: Math.min(2, step * 0.2), class: "bar",
-      }, shape("title", {}, `${day.day}: ${money(day.cost_usd)}, ${count(day.images, "image")}`)));
+      }, shape("title", {}, `${day.day}: ${bounds(day)}, ${count(day.images, "image")}`)));
     }
     if (number % every === 0) {
       const date = new Date(`${day.day}T00:00:00Z`);
@@ -92,8 +103,9 @@ export function costTable(caption, heading, { entries, others }, nameOf) {
 }
 
 function row(name, entry, share) {
+  const doubt = inDoubt(entry) ? [element("span", { className: "quiet detail", textContent: bounds(entry) })] : [];
   return element("tr", {},
-    element("th", { scope: "row" }, name, shareBar(share)),
+    element("th", { scope: "row" }, name, ...doubt, shareBar(share)),
     element("td", { textContent: entry.images.toLocaleString("en") }),
     element("td", { textContent: money(entry.cost_usd) }));
 }
