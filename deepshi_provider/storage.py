@@ -113,6 +113,15 @@ class Store:
         """Return the length of an object in bytes, or ``None`` if there is none."""
         return await self._run(f"look for {name!r}", self._size, name)
 
+    async def age(self, name: str) -> float:
+        """Return how many seconds ago an object was written, by the store's own clock.
+
+        It writes a small object to see that clock, and removes it.
+
+        :raises StorageFailed: also if the store does not show when objects were written.
+        """
+        return await self._run(f"find the age of {name!r}", self._age, name)
+
     async def process(self, name: str, work: Callable[[BinaryIO], Result]) -> Result:
         """Return what ``work`` makes of an object, opened as a binary file in a thread."""
 
@@ -298,6 +307,17 @@ class Store:
         except FileNotFoundError as err:
             _check_bucket(err)
             return None
+
+    def _age(self, name: str) -> float:
+        now = f"{STATE}/{uuid.uuid4().hex}.clock.json"
+        self._write(now, b"{}")
+        try:
+            self._fs.invalidate_cache(self._path(name).rpartition("/")[0])
+            self._fs.invalidate_cache(self._path(STATE))
+            now_at, written_at = (self._fs.modified(self._path(each)) for each in (now, name))
+        finally:
+            self._remove(now)
+        return float((now_at - written_at).total_seconds())
 
     def _create(self, name: str, data: bytes) -> bool:
         path = self._path(name)

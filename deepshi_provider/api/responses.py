@@ -111,7 +111,8 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
 
     :param body: the beginning of the answer; JSON as documented, or whatever a proxy in between wrote.
     :param headers: with lower-case names.
-    :param now: unix seconds, to understand a date in ``Retry-After``.
+    :param now: unix seconds, to understand a date in ``Retry-After`` if the answer has no ``Date``: the clock that a
+        server counts by is its own.
     """
     code, said = _error_fields(_json_or_none(body))
     # Some gateways send an empty account as 429, and a refusal as 403: waiting or another key would not help.
@@ -124,7 +125,7 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
         status_code=status,
         code=code,
         request_id=request_id(headers),
-        retry_after=_seconds(headers.get("retry-after"), now),
+        retry_after=_seconds(headers.get("retry-after"), _unix_seconds(headers.get("date")) or now),
     )
 
 
@@ -195,6 +196,15 @@ def _json_or_none(body: bytes) -> Any:
         return None
 
 
+def _unix_seconds(date: str | None) -> float | None:
+    """Return the moment of an HTTP date, or ``None`` if it is none."""
+    try:
+        moment = parsedate_to_datetime(date or "")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
 def _seconds(text: str | None, now: float) -> float | None:
     """Return what ``Retry-After`` asks for, in seconds from ``now``; it may be a number or an HTTP date."""
     if not text:
@@ -202,9 +212,8 @@ def _seconds(text: str | None, now: float) -> float | None:
     try:
         wait = float(text)
     except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
+        moment = _unix_seconds(text)
+        if moment is None:
             return None
-        wait = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
+        wait = moment - now
     return max(0.0, wait) if wait == wait and wait != float("inf") else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +12,9 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.costs import Usd
 from deepshi_provider.manifest import Owner
 from deepshi_provider.storage import STATE
+
+#: Seconds by which two clocks may differ without a word.
+_SKEW = 10.0
 
 #: What the images, records and claims of a single request are called.
 IMAGE = "image"
@@ -59,13 +64,37 @@ class Job(Terms):
     """One request of one task try: all that is needed to carry it out, in whichever process.
 
     :param fields: the request's fields, under the API's names.
-    :param deadline: unix seconds; nothing is waited for beyond it.
+    :param deadline: unix seconds, by the clock of the machine that carries it out; nothing is waited for beyond it.
+    :param made_at: unix seconds, by the clock of the machine that made it.
+    :param clock_skew: seconds that the clock of the machine that carries it out is ahead of the other one.
     """
 
     kind: Literal["single"] = "single"
     operation: Literal["generate", "edit"]
     fields: dict[str, Any]
     deadline: float
+    made_at: float = Field(default_factory=time.time)
+    clock_skew: float = 0.0
+
+    def arrived(self, age: float, now: float) -> Job:
+        """Return the job for another machine, whose clock may be wrong.
+
+        :param age: seconds since it was made, by a clock that both machines share.
+        :param now: unix seconds, by the other machine's clock.
+        """
+        skew = now - age - self.made_at
+        return self.model_copy(update={"deadline": self.deadline + skew, "clock_skew": skew})
+
+    @property
+    def clock_warning(self) -> str | None:
+        """What is to be said of the clock of the machine that carries it out; ``None`` if it is right."""
+        if abs(self.clock_skew) < _SKEW:
+            return None
+        word = "ahead of" if self.clock_skew > 0 else "behind"
+        return (
+            f"The clock of {socket.gethostname()} is {abs(self.clock_skew):.0f} s {word} that of the task's worker; "
+            "the deadline is kept by the store's clock"
+        )
 
     @property
     def request(self) -> GenerateRequest:

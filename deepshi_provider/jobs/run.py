@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from decimal import Decimal
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.costs import CostSheet, total
-from deepshi_provider.exceptions import DeepshiError, ResendsExhausted, StorageFailed
+from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
@@ -51,11 +52,23 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
 
 
 async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
-    """Return a stored job.
+    """Return a stored job, with its deadline by this machine's clock.
+
+    The clocks of two machines are not compared: the store's clock shows how old the job is.
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    return _parsed(uri, _JOB, await _load(uri, conn_id, "job"))
+    job = _parsed(uri, _JOB, await _load(uri, conn_id, "job"))
+    if isinstance(job, BatchJob):
+        return job  # each of its requests has a time of its own
+    folder, _, name = uri.rpartition("/")
+    try:
+        job = job.arrived(await Store(folder, conn_id).age(name), time.time())
+    except StorageFailed as err:
+        log.warning("The job's deadline is taken by this machine's clock: %s", err)
+    if job.clock_warning:
+        log.warning("%s", job.clock_warning)
+    return job
 
 
 async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
@@ -184,7 +197,7 @@ async def _failure(job: Job, tools: Tools, engine: Engine, err: DeepshiError, *,
         manifest_uri=tools.store.uri_of(job.manifest_name),
         task_cost_usd=spent,
         costs=costs,
-        error={**err.as_data(), "message": _with_advice(err, job, engine, exposed, at_risk)},
+        error={**err.as_data(), "message": _with_clock(_with_advice(err, job, engine, exposed, at_risk), err, job)},
         retry=err.retryable and at_risk <= job.max_resends,
     )
 
@@ -203,6 +216,12 @@ def _known_without_store(job: Job, engine: Engine, err: DeepshiError) -> Decimal
     if err.charged == "no":
         return before
     return total([before, err.cost_usd])
+
+
+def _with_clock(message: str, err: DeepshiError, job: Job) -> str:
+    """Return the message of an error that is about time with what is to be said of the clock."""
+    about_time = isinstance(err, (TimedOut, OutcomeUnknown))
+    return f"{message}. {job.clock_warning}" if about_time and job.clock_warning else message
 
 
 def _with_advice(err: DeepshiError, job: Job, engine: Engine, exposed: list[Sending], at_risk: int) -> str:

@@ -167,6 +167,13 @@ def test_retry_after_is_a_number_or_a_date(text: str, seconds: float | None) -> 
     assert from_status(429, retry_after=text).retry_after == seconds
 
 
+def test_a_date_counts_from_the_servers_own_clock() -> None:
+    """Ours may be an hour wrong."""
+    later, now = "Sat, 27 Jun 2026 20:00:30 GMT", "Sat, 27 Jun 2026 20:00:00 GMT"
+    assert from_status(429, retry_after=later, date=now).retry_after == 30.0
+    assert from_status(429, retry_after="Sat, 27 Jun 2026 21:26:08 GMT", date="once").retry_after == 30.0
+
+
 @QUICK
 @given(
     st.text(max_size=40) | st.text("0123456789 :,+-JunGMTSat", max_size=40),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,3 +148,59 @@ def test_triggerer_that_stops_stores_what_was_paid_for(emulator: Emulator, own_s
     assert images(place) == ["image-0.png"]
     (record,) = state(place, "record")
     assert document(place, record)["cost_usd"] == str(taken(emulator))
+
+
+SKEWED = """
+import asyncio, json, sys, time
+right = time.time
+time.time = lambda: right() + float(sys.argv[1])  # the clock of another machine
+from deepshi_provider.triggers.images import DeepshiImagesTrigger
+
+async def main():
+    trigger = DeepshiImagesTrigger(
+        job_uri=sys.argv[2], storage_conn_id=sys.argv[3] or None, deepshi_conn_id="deepshi_default", deadline=None
+    )
+    async for event in trigger.run():
+        print("\\n" + json.dumps(event.payload))
+
+asyncio.run(main())
+"""
+
+
+def event_by_another_clock(trigger: DeepshiImagesTrigger, ahead: float) -> dict[str, Any]:
+    """The event of a triggerer whose clock is wrong by some seconds."""
+    conn_id = trigger.storage_conn_id or ""
+    ended = subprocess.run(
+        [sys.executable, "-c", SKEWED, str(ahead), trigger.job_uri, conn_id], capture_output=True, text=True, check=True
+    )
+    event: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return event
+
+
+async def test_a_triggerer_an_hour_ahead_sends(emulator: Emulator, place: Place) -> None:
+    trigger = await trigger_for(place, seconds=100)
+    event = await asyncio.to_thread(event_by_another_clock, trigger, 3600)
+    assert (event["status"], posts(emulator)) == ("success", 1)
+    assert not [name for name in place.names() if "clock" in name]
+
+
+async def test_a_triggerer_a_minute_behind_keeps_the_deadline_and_names_the_difference(
+    emulator: Emulator, local: Place
+) -> None:
+    emulator.fault("silence")
+    trigger = await trigger_for(local, seconds=30)
+    begun = time.monotonic()
+    event = await asyncio.to_thread(event_by_another_clock, trigger, -60)
+    assert (event["error"]["type"], event["unknown_outcomes"], posts(emulator)) == ("OutcomeUnknown", 1, 1)
+    assert "s behind that of the task's worker" in event["error"]["message"]
+    assert time.monotonic() - begun < 80, "by its own clock it would have waited for 90 s"
+
+
+async def test_a_job_that_starts_anew_keeps_its_deadline(emulator: Emulator, local: LocalPlace) -> None:
+    """It was stored 40 s ago, by a clock that stands still, and had 30 s."""
+    trigger = await trigger_for(local, seconds=30)
+    stored = local.path / trigger.job_uri.removeprefix(f"{local.uri}/")
+    os.utime(stored, (time.time() - 40, time.time() - 40))
+    event = await event_of(trigger)
+    assert (event["error"]["type"], posts(emulator)) == ("TimedOut", 0)
+    assert "s behind that of the task's worker" in event["error"]["message"]
