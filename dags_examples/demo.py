@@ -15,8 +15,11 @@ import tempfile
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
+
+if TYPE_CHECKING:
+    from deepshi_provider.emulator.testing import Emulator
 
 FOLDER = Path("demo-output").absolute()
 
@@ -36,13 +39,16 @@ def main() -> None:
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepshi-demo-"))
         _configure(home)
-        _connect(stack)
+        emulator = _connect(stack)
         print("Setting up a throw-away Airflow …", flush=True)
         _airflow("db", "migrate")
         _airflow("dags", "reserialize")
         print("Running the DAG product_images …", flush=True)
         rows = _run()
+        taken = Decimal(emulator.stats()["cost_usd"]) if emulator else None
     _print_table(rows)
+    if taken is not None and taken != _total(rows):
+        sys.exit(f"The emulator took ${taken:f}, and the tasks say ${_total(rows):f}.")
     page = FOLDER / "index.html"
     page.write_text(_page(rows), encoding="utf-8")
     print(f"\nPictures, contact sheet and price list: {FOLDER}\nAs a page: {page.as_uri()}")
@@ -58,10 +64,11 @@ def _configure(home: str) -> None:
     }
 
 
-def _connect(stack: ExitStack) -> None:
-    """Point the connection at the real service, or at an emulator that lives as long as the stack."""
+def _connect(stack: ExitStack) -> Emulator | None:
+    """Point the connection at the real service, or at an emulator that lives as long as the stack, and return that."""
     output_uri = FOLDER.as_uri()
     key = os.environ.get("DEEPSHI_API_KEY")
+    emulator = None
     if key:
         print("DEEPSHI_API_KEY is set: running against the real service, which costs money.")
         connection = json.dumps({"conn_type": "deepshi", "password": key, "extra": {"output_uri": output_uri}})
@@ -72,6 +79,7 @@ def _connect(stack: ExitStack) -> None:
         print(f"Started the emulator at {emulator.base_url}; nothing costs money.")
         connection = emulator.connection_json(output_uri=output_uri)
     os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"] = connection
+    return emulator
 
 
 def _airflow(*arguments: str) -> None:

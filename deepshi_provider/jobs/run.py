@@ -234,7 +234,8 @@ def _with_advice(err: DeepshiError, job: Job, engine: Engine, exposed: list[Send
     if at_risk <= job.max_resends:
         return f"{err.message}. max_resends is {job.max_resends}: the next try sends it once more"
     claims = ", ".join(engine.ledger.claim_uri(sending) for sending in unsettled(exposed))
-    accept = f", or delete {claims} to say that you accept the loss" if claims else ""
+    accept = f", or first delete its claims to say that you accept the loss: {claims}" if claims else ""
     return (
-        f"{err.message}. max_resends is {job.max_resends}: it is not sent again. Raise it{accept}, and clear the task"
+        f"{err.message}. max_resends is {job.max_resends}: it is not sent again. Raise max_resends and clear the task"
+        f"{accept}"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,33 @@ def test_unknown_outcome_is_retried_only_as_often_as_allowed(emulator: Emulator,
     once = generate(output_uri=local.uri, max_resends=1)
     fails(once, OutcomeUnknown, retried=False, try_number=3)
     assert posts(emulator) == 2
+
+
+@pytest.mark.parametrize("max_resends", [1, 3])
+def test_callbacks_find_the_costs_on_the_error_whether_or_not_it_is_retried(
+    emulator: Emulator,
+    local: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    max_resends: int,
+) -> None:
+    monkeypatch.setenv(DEFAULT, emulator.connection_json(output_uri=local.uri))
+    execute(generate(task_id="known", prompt="known"), TaskInstance(task_id="known", run_id="sunday"))
+    price = Decimal(emulator.stats()["cost_usd"])
+    emulator.fault("cut", times=2, charged=True)
+    for number, is_final in ((1, False), (2, max_resends == 1)):
+        ti = TaskInstance(task_id="boat", try_number=number)
+        with pytest.raises(OutcomeUnknown) as raised:
+            execute(generate(max_resends=max_resends), ti)
+        error = raised.value
+        assert (AirflowFailException in type(error).__mro__) == is_final
+        assert (error.charged, error.cost_usd, error.may_have_cost_usd) == ("unknown", Decimal(0), number * price)
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own bytes
+        assert (type(copy), str(copy), copy.may_have_cost_usd) == (type(error), str(error), error.may_have_cost_usd)
+        assert ti.sheets[-1].may_have_cost_usd == number * price
+    words = f"This task instance has cost at least $0, up to about ${2 * price:f} (2 unknown outcomes) so far"
+    assert words in capsys.readouterr().out
+    assert Decimal(emulator.stats()["cost_usd"]) == 3 * price
 
 
 def test_first_lost_answer_is_worth_a_retry(emulator: Emulator, local: Place) -> None:
