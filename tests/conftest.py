@@ -5,10 +5,12 @@ Airflow reads its environment once, when it is first imported, so its home is se
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ os.environ |= {
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.places import local, new_place, place, s3_place  # noqa: E402
+from tests.services.authority import Authority  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
 
@@ -41,18 +44,31 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def emulator_process() -> Iterator[Emulator]:
-    """One emulator process for the whole session, without latency."""
-    with Emulator() as emulator:
-        yield emulator
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """What vouches for the tests' own servers."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def emulator_process() -> Iterator[Callable[[str], Emulator]]:
+    """Return one emulator process for the whole session, without latency, for ``http`` or ``https``."""
+    with contextlib.ExitStack() as running:
+        yield cache(lambda scheme: running.enter_context(Emulator(tls=scheme == "https")))
 
 
 @pytest.fixture
-def emulator(emulator_process: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+def scheme() -> str:
+    """How Deepshi is spoken to: over TLS, as the service is. Where the wire itself is tested, plainly too."""
+    return "https"
+
+
+@pytest.fixture
+def emulator(emulator_process: Callable[[str], Emulator], scheme: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The emulator, fresh, as the connection ``deepshi_default``."""
-    emulator_process.reset()
-    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator_process.connection_json())
-    return emulator_process
+    emulator = emulator_process(scheme)
+    emulator.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json())
+    return emulator
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,9 @@ def test_no_price_is_shown_and_nothing_is_bought(emulator: Emulator, capsys: pyt
 
 @pytest.mark.slow
 def test_an_address_and_a_key_do_instead_of_a_connection(emulator: Emulator) -> None:
-    done = run("models", "--json", "--base-url", emulator.base_url, DEEPSHI_API_KEY=emulator.api_key)
+    assert emulator.ca_file
+    trust = {"DEEPSHI_API_KEY": emulator.api_key, "SSL_CERT_FILE": emulator.ca_file}
+    done = run("models", "--json", "--base-url", emulator.base_url, **trust)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads(done.stdout)) == 10
 
@@ -124,6 +126,7 @@ def test_a_connection_in_the_database_is_found(emulator: Emulator, tmp_path: Pat
     assert (found.returncode, len(json.loads(found.stdout or "[]"))) == (0, 10), found.stderr
 
 
+@pytest.mark.parametrize("scheme", ["http"])
 def test_failures_say_what_happened_and_never_the_key(
     emulator: Emulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,23 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from tests.hooks.wire import Wire
+from tests.services.authority import Authority
 
 Connect = Callable[..., DeepshiHook]
 LogLines = Callable[[], list[str]]
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Whatever speaks through a socket here does so plainly and over TLS."""
+    return str(request.param)
+
+
+@pytest.fixture
+def wire(scheme: str, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """Servers that answer as a test says."""
+    return Wire(scheme, authority, monkeypatch)
 
 
 @pytest.fixture

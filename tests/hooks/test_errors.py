@@ -33,7 +33,7 @@ from deepshi_provider.exceptions import (
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.hooks.conftest import Connect, LogLines
-from tests.hooks.wire import KEY, boat, wait_until
+from tests.hooks.wire import KEY, Wire, boat, wait_until
 from tests.services.processes import free_ports
 
 ALL_TRIES = 3  # of the fixture `hook`
@@ -193,16 +193,16 @@ def test_max_retries_of_zero_sends_once(emulator: Emulator, connect: Connect) ->
 @pytest.mark.parametrize(
     ("fault", "stream"),
     [
-        ({"fault": "cut", "at": "headers"}, False),
-        ({"fault": "cut", "at": "headers", "reset": True}, False),
-        ({"fault": "cut", "at": "headers"}, True),
-        ({"fault": "cut", "at": "body"}, False),
-        ({"fault": "cut", "at": "body", "reset": True}, False),
-        ({"fault": "cut", "at": "body"}, True),
-        ({"fault": "cut", "at": "body", "reset": True}, True),
-        ({"fault": "silence"}, False),
-        ({"fault": "silence"}, True),
-        ({"fault": "no_terminal"}, True),
+        ({"name": "cut", "at": "headers"}, False),
+        ({"name": "cut", "at": "headers", "reset": True}, False),
+        ({"name": "cut", "at": "headers"}, True),
+        ({"name": "cut", "at": "body"}, False),
+        ({"name": "cut", "at": "body", "reset": True}, False),
+        ({"name": "cut", "at": "body"}, True),
+        ({"name": "cut", "at": "body", "reset": True}, True),
+        ({"name": "silence"}, False),
+        ({"name": "silence"}, True),
+        ({"name": "no_terminal"}, True),
     ],
     ids=str,
 )
@@ -210,7 +210,7 @@ def test_lost_answer_is_not_sent_again(
     emulator: Emulator, connect: Connect, fault: dict[str, Any], stream: bool
 ) -> None:
     hook = connect(read_timeout=0.5, max_retries=2, max_retry_wait=0.02)
-    emulator.fault(fault.pop("fault"), **fault)
+    emulator.fault(**fault)
     begun = time.monotonic()
     with pytest.raises(OutcomeUnknown) as caught:
         hook.generate(boat(stream=stream))
@@ -286,20 +286,23 @@ async def test_deadline_leaves_an_answer_in_time_alone(emulator: Emulator, hook:
     assert emulator.stats()["posts"] == 1
 
 
-@pytest.mark.parametrize("host", ["http://127.0.0.1:{port}", "http://no-such-host.invalid", "https://{emulator}"])
-def test_no_connection_is_not_charged_and_tried_again(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, log_lines: LogLines, host: str
-) -> None:
-    url = host.format(port=free_ports(1)[0], emulator=emulator.base_url.removeprefix("http://"))
-    extra = {"max_retries": 2, "max_retry_wait": 0.02}
-    connection = {"conn_type": "deepshi", "host": url, "password": KEY, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
+def test_no_connection_is_not_charged_and_tried_again(wire: Wire, log_lines: LogLines, host: str) -> None:
+    url = f"{wire.scheme}://{host.format(port=free_ports(1)[0])}"
+    wire.connect_to(url, max_retries=2, max_retry_wait=0.02)
     with pytest.raises(ConnectionFailed) as caught:
         DeepshiHook().generate(boat())
     assert (caught.value.charged, caught.value.sends, caught.value.status_code) == ("no", 0, None)
     assert url in caught.value.message
     assert sum("Sending again in" in line for line in log_lines()) == 2
-    assert emulator.stats()["posts"] == 0
+
+
+@pytest.mark.parametrize("scheme", ["http"])
+def test_server_that_does_not_speak_tls_charges_nothing(emulator: Emulator, wire: Wire) -> None:
+    wire.connect_to(emulator.base_url.replace("http://", "https://"), max_retries=2, max_retry_wait=0.02)
+    with pytest.raises(ConnectionFailed) as caught:
+        DeepshiHook().generate(boat())
+    assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("no", 0, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])

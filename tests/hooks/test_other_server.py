@@ -28,7 +28,7 @@ from deepshi_provider.exceptions import (
     ServerFailed,
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.hooks.wire import boat
+from tests.hooks.wire import Wire, boat, relay_to
 from tests.services import programs
 from tests.services.processes import Process, free_ports, wait_for
 
@@ -74,8 +74,8 @@ ERRORS: dict[str, tuple[type[DeepshiError], int, str, int]] = {
 FIXTURES = [
     *(_error(prompt, status, code) for prompt, (_, status, code, _) in ERRORS.items()),
     _error("slow down a minute", 429, "rate_limit_exceeded", retry_after=60),
-    _error("busy once", 429, "rate_limit_exceeded"),
-    _error("shaky once", 503, "overloaded"),
+    *(_error(f"busy once, {scheme}", 429, "rate_limit_exceeded") for scheme in ("http", "https")),
+    *(_error(f"shaky once, {scheme}", 503, "overloaded") for scheme in ("http", "https")),
     _fixture("as a link", {"image": {"url": f"data:image/png;base64,{_b64(RED)}", "revisedPrompt": "a red one"}}),
     _fixture("hosted", {"image": {"url": "https://images.example/1.png"}}),
     _fixture("two", {"images": [{"b64Json": _b64(RED)}, {"b64Json": _b64(BLUE)}]}),
@@ -140,17 +140,16 @@ def aimock_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]
 
 
 @pytest.fixture
-def aimock(aimock_process: Aimock, monkeypatch: pytest.MonkeyPatch) -> Aimock:
-    """The server, with an empty journal, as the connection ``deepshi_default``."""
+def aimock(aimock_process: Aimock, wire: Wire) -> Iterator[Aimock]:
+    """The server, with an empty journal, as the connection ``deepshi_default``; TLS is put in front of it."""
     aimock_process.reset()
-    _connect(monkeypatch, aimock_process, TEST_KEY)
-    return aimock_process
+    with wire.serving(relay_to(aimock_process.base_url)) as url:
+        _connect(wire, url, TEST_KEY)
+        yield aimock_process
 
 
-def _connect(monkeypatch: pytest.MonkeyPatch, server: Aimock, key: str) -> None:
-    extra = {"max_retries": 2, "max_retry_wait": 0.02, "read_timeout": 10}
-    connection = {"conn_type": "deepshi", "host": f"{server.base_url}/v1", "password": key, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
+def _connect(wire: Wire, url: str, key: str) -> None:
+    wire.connect_to(f"{url}/v1", key=key, max_retries=2, max_retry_wait=0.02, read_timeout=10)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
@@ -208,14 +207,14 @@ def test_long_retry_after_is_left_to_the_caller(aimock: Aimock) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("busy once", 429), ("shaky once", 503)])
-def test_what_was_not_charged_is_sent_again(aimock: Aimock, prompt: str, status: int) -> None:
-    with DeepshiHook().generate(boat(prompt=prompt)) as result:
+def test_what_was_not_charged_is_sent_again(aimock: Aimock, scheme: str, prompt: str, status: int) -> None:
+    with DeepshiHook().generate(boat(prompt=f"{prompt}, {scheme}")) as result:
         assert (result.images[0].read(), result.sends) == (RED, 2)
     assert [found for _, found in aimock.posts()] == [status, 200]
 
 
-def test_unknown_key_is_refused(aimock: Aimock, monkeypatch: pytest.MonkeyPatch) -> None:
-    _connect(monkeypatch, aimock, "sk-bf-unknown")
+def test_unknown_key_is_refused(aimock: Aimock, wire: Wire) -> None:
+    _connect(wire, aimock.base_url, "sk-bf-unknown")
     with pytest.raises(AuthenticationFailed) as caught:
         DeepshiHook().generate(boat())
     assert (caught.value.sends, "sk-bf-unknown" in str(caught.value)) == (1, False)

@@ -17,7 +17,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import ConnectionFailed, InvalidConnection
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.settings import Settings
-from tests.hooks.wire import KEY, boat, http_proxy, self_signed, tls_in_front_of
+from tests.hooks.wire import KEY, asked_of_a_proxy, boat, http_proxy
+from tests.services.authority import Authority
 
 ROOT = Path(__file__).parents[2]
 EXTRA: dict[str, Any] = {
@@ -222,39 +223,34 @@ def test_missing_connection_is_named_and_nothing_is_sent(emulator: Emulator) -> 
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("no", 0, 0)
 
 
+@pytest.mark.parametrize("scheme", ["https"])
 def test_certificates_are_checked_as_verify_says(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    emulator: Emulator, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate, authority = self_signed(tmp_path)
-    with tls_in_front_of(emulator.base_url, certificate) as url:
+    def images(**extra: object) -> int:
+        connection = json.loads(emulator.connection_json()) | {"extra": {"max_retries": 0, **extra}}
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
+        with DeepshiHook().generate(boat(stream=True)) as result:
+            return len(result.images)
 
-        def images(**extra: object) -> int:
-            connection = {"conn_type": "deepshi", "host": url, "password": KEY, "extra": {"max_retries": 0, **extra}}
-            monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
-            with DeepshiHook().generate(boat(stream=True)) as result:
-                return len(result.images)
-
+    for distrustful in ({}, {"verify": True}, {"verify": str(authority.ca_file)}):  # another's
         with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED") as caught:
-            images()
+            images(**distrustful)
         assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("no", 0, 0)
-        assert images(verify=False) == images(verify="false") == images(verify=str(authority)) == 1
+    assert images(verify=False) == images(verify="false") == images(verify=emulator.ca_file) == 1
     assert emulator.stats()["posts"] == 3
 
 
-def test_proxy_is_used(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    certificate, authority = self_signed(tmp_path)
-    with tls_in_front_of(emulator.base_url, certificate) as secure, http_proxy() as (proxy, seen):
-        for url in (emulator.base_url, secure):
-            extra = {"proxy": proxy, "verify": str(authority)}
-            connection = {"conn_type": "deepshi", "host": url, "password": KEY, "extra": extra}
-            monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
-            DeepshiHook().generate(boat()).close()
-    target = secure.removeprefix("https://")
-    assert seen == [f"POST {emulator.base_url}/v1/images/generations", f"CONNECT {target}"]
-    assert emulator.stats()["posts"] == 2
+def test_proxy_is_used(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_proxy() as (proxy, seen):
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(proxy=proxy))
+        DeepshiHook().generate(boat()).close()
+    assert seen == [asked_of_a_proxy(emulator.base_url)]
+    assert emulator.stats()["posts"] == 1
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["https"])
 def test_secrets_backend_gives_the_connection(emulator: Emulator, tmp_path: Path) -> None:
     file = tmp_path / "connections.json"
     file.write_text(json.dumps({"from_backend": json.loads(emulator.connection_json(max_retries="1"))}))

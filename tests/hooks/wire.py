@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
+import fcntl
+import json
 import re
 import select
 import socket
 import socketserver
 import ssl
+import struct
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import pytest
 
 from deepshi_provider.api.requests import GenerateRequest
+from tests.services.authority import Authority
 
 KEY = "sk-bf-emulator"
 
@@ -52,11 +53,97 @@ def open_files() -> set[str]:
     return found
 
 
+Answer = Callable[[socket.socket], None]
+
+
+class Wire:
+    """Servers of the tests' own, for the connection ``deepshi_default``.
+
+    :param scheme: ``http`` or ``https``.
+    """
+
+    def __init__(self, scheme: str, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scheme = scheme
+        self._authority = authority
+        self._monkeypatch = monkeypatch
+
+    @contextlib.contextmanager
+    def serving(self, handle: Answer) -> Iterator[str]:
+        """Serve on 127.0.0.1, each connection in a thread; yield the URL. Over TLS an end has its goodbye."""
+        context = self._authority.server_context if self.scheme == "https" else None
+        with serving(handle, context) as port:
+            yield f"{self.scheme}://127.0.0.1:{port}"
+
+    @contextlib.contextmanager
+    def server_that(self, answer: Answer, **extra: object) -> Iterator[list[bytes]]:
+        """Serve one answer per connection, to the connection ``deepshi_default``; yield the requests received."""
+        requests: list[bytes] = []
+
+        def handle(client: socket.socket) -> None:
+            requests.append(read_request(client))
+            answer(client)
+
+        with self.serving(handle) as url:
+            given: dict[str, Any] = {"max_retries": 2, "max_retry_wait": 0.01, "read_timeout": 2, **extra}
+            self.connect_to(url, **given)
+            yield requests
+
+    def connect_to(self, url: str, *, key: str = KEY, **extra: object) -> None:
+        """Let the connection ``deepshi_default`` be to this address."""
+        trusting = {"verify": str(self._authority.ca_file), **extra}
+        connection = {"conn_type": "deepshi", "host": url, "password": key, "extra": trusting}
+        self._monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
+
+
+def read_request(client: socket.socket) -> bytes:
+    """Return head and body of a request whose length is given."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += client.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def sends(*pieces: bytes, apart: float = 0.0, then: Answer = lambda client: None) -> Answer:
+    """Send pieces, seconds apart, and then end the connection as ``then`` does."""
+
+    def answer(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            client.sendall(piece)
+            time.sleep(apart)
+        then(client)
+
+    return answer
+
+
+def hangs_up(client: socket.socket) -> None:
+    """End with FIN, as a process that is killed does: over TLS without its goodbye."""
+    client.shutdown(socket.SHUT_RDWR)
+
+
+def resets(client: socket.socket) -> None:
+    """End with RST, once what was sent has arrived or the client has gone."""
+
+    def arrived() -> bool:
+        unsent = int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return unsent == 0 or bool(select.select([client], [], [], 0)[0])
+
+    wait_until(arrived)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     block_on_close = True
+    request_queue_size = 128
 
-    handle_connection: Callable[[socket.socket], None]
+    handle_connection: Answer
+    context: ssl.SSLContext | None
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that breaks off is part of the tests."""
@@ -65,14 +152,25 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, _Server)
-        self.server.handle_connection(self.request)
+        if self.server.context is None:
+            self.server.handle_connection(self.request)
+            return
+        with self.server.context.wrap_socket(self.request, server_side=True) as secure:
+            self.server.handle_connection(secure)
+            with contextlib.suppress(OSError, ValueError):  # it was ended in another way
+                secure.settimeout(5)
+                secure.unwrap()
 
 
 @contextlib.contextmanager
-def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Serve TCP on 127.0.0.1, each connection in a thread; yield the port."""
+def serving(handle: Answer, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve TCP on 127.0.0.1, each connection in a thread; yield the port.
+
+    :param context: for TLS.
+    """
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.handle_connection = handle
+        server.context = context
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -82,22 +180,22 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
             thread.join()
 
 
-@contextlib.contextmanager
-def tls_in_front_of(base_url: str, certificate: Path) -> Iterator[str]:
-    """Serve a plain HTTP server over TLS as well; yield the ``https`` URL.
+def relay_to(base_url: str, connections: list[bytes] | None = None) -> Answer:
+    """Carry a connection to another server and back, byte for byte.
 
-    :param certificate: PEM file with key and certificate.
+    :param connections: gets the first bytes of each.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
     address = _address(base_url)
 
     def handle(client: socket.socket) -> None:
-        with context.wrap_socket(client, server_side=True) as secure, socket.create_connection(address) as server:
-            _pipe(secure, server)
+        with socket.create_connection(address) as server:
+            first = client.recv(65536)
+            if connections is not None:
+                connections.append(first)
+            server.sendall(first)
+            _pipe(client, server)
 
-    with serving(handle) as port:
-        yield f"https://127.0.0.1:{port}"
+    return handle
 
 
 @contextlib.contextmanager
@@ -123,31 +221,11 @@ def http_proxy() -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{port}", seen
 
 
-def self_signed(directory: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1; return the server's PEM file and the client's CA file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "deepshi tests")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    authority = directory / "ca.pem"
-    authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    server = directory / "server.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    server.write_bytes(secret + authority.read_bytes())
-    return server, authority
+def asked_of_a_proxy(base_url: str) -> str:
+    """Return what :func:`http_proxy` is asked for when a picture is ordered through it."""
+    if base_url.startswith("https://"):
+        return f"CONNECT {base_url.removeprefix('https://')}"
+    return f"POST {base_url}/v1/images/generations"
 
 
 def _address(url: str) -> tuple[str, int]:
