@@ -30,11 +30,13 @@ class Exchange:
 
     :ivar status: what was sent as status, ``None`` before.
     :ivar bytes_per_second: slows the body down; ``None`` = as fast as the client reads.
+    :ivar piece_bytes: the most that is handed to the connection at once; ``None`` = as it comes.
     """
 
     def __init__(self, request: Request, send: Send) -> None:
         self.status: int | None = None
         self.bytes_per_second: float | None = None
+        self.piece_bytes: int | None = None
         self._due = 0.0  # seconds
         self._send = send
         self._request = request
@@ -85,7 +87,7 @@ class Exchange:
         :raises ClientGone: the client left.
         """
         for piece in pieces:
-            for part in self._slowly(piece):
+            for part in self._parts(piece):
                 if self._due:
                     await self.pause(self._due)
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
@@ -149,11 +151,11 @@ class Exchange:
         if left or self._connection.transport.is_closing():
             raise ClientGone
 
-    def _slowly(self, piece: bytes) -> Iterable[bytes]:
-        if self.bytes_per_second is None:
-            return [piece] if piece else []
-        size = max(1, int(self.bytes_per_second / _SLICES_PER_SECOND))
-        return [piece[start : start + size] for start in range(0, len(piece), size)]
+    def _parts(self, piece: bytes) -> Iterable[bytes]:
+        size = self.piece_bytes or len(piece)
+        if self.bytes_per_second is not None:
+            size = min(size, max(1, int(self.bytes_per_second / _SLICES_PER_SECOND)))
+        return [piece[start : start + size] for start in range(0, len(piece), size)] if piece else []
 
 
 def content_headers(content_type: str, pieces: list[bytes]) -> dict[str, str]:

@@ -109,6 +109,7 @@ class ImagesEndpoint:
         self, exchange: Exchange, order: Order, entry: Entry, ledger: Ledger, fault: Fault | None
     ) -> Outcome:
         settings = self._state.settings
+        exchange.piece_bytes = settings.piece_bytes
         forms = settings.form
         if fault is not None and fault.name == "form":
             forms = checked_forms("form", fault.params["form"])

@@ -40,6 +40,7 @@ class Settings:
     :param keepalive: seconds between two comments of a stream.
     :param picture_bytes: pads every picture to this length; a picture that is longer by nature
         stays as it is.
+    :param piece_bytes: the most that is handed to the connection at once.
     :param rate_limit: generation and edit requests per second, ``None`` = no limit.
     :param form: names out of :data:`FORMS`.
     """
@@ -48,6 +49,7 @@ class Settings:
     hold: bool = False
     keepalive: float = 1.0
     picture_bytes: int | None = None
+    piece_bytes: int | None = None
     rate_limit: float | None = None
     form: frozenset[str] = frozenset()
     cost_form: str = "object"
@@ -116,7 +118,7 @@ def _positive(name: str, value: object) -> float:
     return _seconds(name, value)
 
 
-def _picture_bytes(name: str, value: object) -> int | None:
+def _bytes(name: str, value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_PICTURE_BYTES:
@@ -147,7 +149,8 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "latency": _latency,
     "hold": _flag,
     "keepalive": _positive,
-    "picture_bytes": _picture_bytes,
+    "picture_bytes": _bytes,
+    "piece_bytes": _bytes,
     "rate_limit": _rate_limit,
     "form": checked_forms,
     "cost_form": _one_of(COST_FORMS),

@@ -98,7 +98,8 @@ def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
     assert cost_of(lines) == 500 * PRICE
     assert value["cost_usd"] == float(500 * PRICE) == told["xcoms"]["cost_usd"]
     assert taken(emulator) == 500 * PRICE + (stats["images"] - 500) * PRICE
-    assert stats["images"] == stats["posts"], "what was under way at the kill was paid for too"
+    # What was under way at the kill was paid for too, unless only its head had arrived.
+    assert stats["images"] == sum(bool(entry["fields"]) for entry in emulator.requests())
 
 
 class Seeder:

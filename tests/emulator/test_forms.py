@@ -122,6 +122,13 @@ def test_base64_is_escaped(emulator: Emulator, client: httpx.Client) -> None:
     assert is_the_picture(emulator, answer, json.loads(data)["url"].split(",")[1])
 
 
+def test_body_comes_in_small_pieces(emulator: Emulator, client: httpx.Client) -> None:
+    emulator.settings(picture_bytes=5_000, piece_bytes=100)
+    with client.stream("POST", GENERATIONS, json=STREAMED_BOAT) as answer:
+        pieces = list(answer.iter_raw())
+    assert (max(map(len, pieces)), len(pieces) > 60) == (100, True)
+
+
 def test_stream_is_answered_with_plain_json(emulator: Emulator, client: httpx.Client) -> None:
     answer = streamed(emulator, client, "json_for_stream")
     assert answer.headers["content-type"] == "application/json"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,10 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.hooks.wire import Wire
 from tests.services.authority import Authority
+from tests.services.nginx import Nginx
 
 Connect = Callable[..., DeepshiHook]
+Start = Callable[..., Nginx]
 LogLines = Callable[[], list[str]]
 
 
@@ -26,6 +30,21 @@ def scheme(request: pytest.FixtureRequest) -> str:
 def wire(scheme: str, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Wire:
     """Servers that answer as a test says."""
     return Wire(scheme, authority, monkeypatch)
+
+
+@pytest.fixture
+def nginx(emulator: Emulator, authority: Authority, tmp_path: Path, wire: Wire) -> Iterator[Start]:
+    """Start nginx in front of the emulator, with these directives, as the connection ``deepshi_default``."""
+    with ExitStack() as running:
+
+        def start(**directives: object) -> Nginx:
+            folder = tmp_path / "nginx"
+            folder.mkdir()
+            server = running.enter_context(Nginx(folder, emulator.base_url, authority, **directives))
+            wire.connect_to(server.base_url, max_retries=2, max_retry_wait=0.02, read_timeout=30)
+            return server
+
+        yield start
 
 
 @pytest.fixture

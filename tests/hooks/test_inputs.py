@@ -19,7 +19,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.inputs import read_inputs
-from tests.hooks.wire import open_files
+from tests.hooks.wire import large_edit, open_files
 from tests.services.seaweedfs import SeaweedFS
 
 
@@ -121,6 +121,17 @@ def test_inputs_are_sent_again_from_their_beginning(emulator: Emulator, hook: De
     with hook.edit(edit(large.path)) as result:
         assert result.sends == 3
     assert [entry["images"] for entry in emulator.requests()] == [[large.arrived("image", 0, "png")]] * 3
+
+
+@pytest.mark.slow
+def test_fourteen_images_of_10_mib_arrive_as_they_are(emulator: Emulator, hook: DeepshiHook, tmp_path: Path) -> None:
+    request = large_edit(tmp_path)
+    with hook.edit(request) as result:
+        (entry,) = emulator.requests()
+        assert result.images[0].read() == emulator.picture(entry["id"])
+    digests = [hashlib.sha256(Path(image).read_bytes()).hexdigest() for image in request.images]
+    assert [image["sha256"] for image in entry["images"]] == digests
+    assert [image["size_bytes"] for image in entry["images"]] == [10 * 2**20] * 14
 
 
 async def test_inputs_that_were_read_already_stay_open(emulator: Emulator, hook: DeepshiHook, large: File) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import re
 import select
 import socket
@@ -21,8 +22,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
-from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from tests.services.authority import Authority
 
 KEY = "sk-bf-emulator"
@@ -32,6 +34,16 @@ def boat(**fields: Any) -> GenerateRequest:
     """A small, cheap picture; ``fields`` are changed or added."""
     small = {"model": "deepshi-banana-pro", "prompt": "a red boat", "width": 64, "height": 48}
     return GenerateRequest.model_validate(small | fields)
+
+
+def large_edit(folder: Path) -> EditRequest:
+    """An edit of 14 images of 10 MiB, which are two files."""
+    paths = [folder / "one.png", folder / "other.png"]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+        with path.open("ab") as file:
+            file.write(os.urandom(10 * 2**20 - file.tell()))
+    return EditRequest(model="gpt-image-2", prompt="together", images=list(map(str, paths * 7)))
 
 
 def wait_until(happened: Callable[[], object], timeout: float = 5.0) -> float:
