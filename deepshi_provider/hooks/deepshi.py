@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.responses import error_from_status, request_id
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
+from deepshi_provider.costs import Operation
 from deepshi_provider.exceptions import (
     ConnectionFailed,
     DeepshiError,
@@ -58,6 +60,8 @@ class DeepshiHook(BaseHook):
     Synchronous methods are their asynchronous twins (prefix ``a``), run to their end.
 
     :param deepshi_conn_id: connection of type ``deepshi``.
+    :param tell_run: inside of a task, count what is bought as spent by its DAG run (``max_run_cost_usd`` of its image
+        tasks); the connection needs an ``output_uri``.
     """
 
     conn_name_attr = "deepshi_conn_id"
@@ -65,8 +69,9 @@ class DeepshiHook(BaseHook):
     conn_type = "deepshi"
     hook_name = "Deepshi"
 
-    def __init__(self, deepshi_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(self, deepshi_conn_id: str = default_conn_name, *, tell_run: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._tell_run = tell_run
         self.deepshi_conn_id = deepshi_conn_id
         self._settings: Settings | None = None
         self._client: httpx.AsyncClient | None = None
@@ -186,6 +191,27 @@ class DeepshiHook(BaseHook):
             yield client
 
     async def _send(self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None) -> ImagesResult:
+        try:
+            result = await self._attempts(request, inputs, timeout)
+        except DeepshiError as err:
+            if err.charged != "no":
+                await self._told(request, err.cost_usd)
+            raise
+        await self._told(request, result.cost_usd)
+        return result
+
+    async def _told(self, request: GenerateRequest, cost_usd: Decimal | None) -> None:
+        """Tell the DAG run what was paid or may have been; image tasks do so themselves."""
+        if self._tell_run:
+            from deepshi_provider.jobs.hook_costs import tell_run  # not while DAGs are parsed
+
+            settings = await self.asettings()
+            operation: Operation = "edit" if isinstance(request, EditRequest) else "generate"
+            await tell_run(settings.output_uri, settings.output_conn_id, operation, cost_usd)
+
+    async def _attempts(
+        self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None
+    ) -> ImagesResult:
         settings = await self.asettings()
         ends_at = None if timeout is None else time.monotonic() + timeout
         attempt = sends = 0

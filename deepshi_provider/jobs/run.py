@@ -37,7 +37,7 @@ async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
     :param patience: seconds for which a store that fails after payment is tried again.
     """
     store = Store(job.output_uri, job.output_conn_id, patience=patience)
-    hook = DeepshiHook(job.deepshi_conn_id)
+    hook = DeepshiHook(job.deepshi_conn_id, tell_run=False)
     tools = Tools.of(job, hook, store)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:

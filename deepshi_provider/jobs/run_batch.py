@@ -82,7 +82,7 @@ def _edits(rows: RowTable) -> Iterator[tuple[str, GenerateRequest]]:
 
 
 async def _run(job: BatchJob, store: Store, rows: RowTable, bill: Bill) -> Summary:
-    hook = DeepshiHook(job.deepshi_conn_id)
+    hook = DeepshiHook(job.deepshi_conn_id, tell_run=False)
     index = Index(store)
     batch: Batch | None = None
     try:

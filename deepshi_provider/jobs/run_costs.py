@@ -46,6 +46,7 @@ class RunEntry(BaseModel):
 
     :param cost_usd: over all its tries, as far as the API reported it.
     :param output_uri: where its records and claims lie.
+    :param by_hook: one purchase of a hook in the task, which has no records.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -55,6 +56,7 @@ class RunEntry(BaseModel):
     cost_usd: Usd
     output_uri: str
     output_conn_id: str | None = None
+    by_hook: bool = False
 
 
 class RunCosts:
@@ -96,7 +98,7 @@ class RunCosts:
         self.spent = spent or Decimal(0)
         self._doubts = Doubts(doubts)
         try:
-            await _in_time(self._write(self._store, await self._own()))
+            await in_time(self._write(self._store, await self._own()))
         except DeepshiError as err:
             log.warning("The run is not told what this task costs: %s", err)
             self._failure = err
@@ -163,7 +165,7 @@ class RunCosts:
             if own == self._told:
                 return
             try:
-                await _in_time(store.patiently(lambda: self._write(store, own)))
+                await in_time(store.patiently(lambda: self._write(store, own)))
             except DeepshiError as err:
                 log.warning("The run is not told any further what this task costs: %s", err)
                 self._failure = err
@@ -205,7 +207,7 @@ async def read_entries(runs_uri: str, conn_id: str | None, run_key: str) -> list
     return entries
 
 
-async def _in_time(telling: Awaitable[None]) -> None:
+async def in_time(telling: Awaitable[None]) -> None:
     """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
     try:
         await asyncio.wait_for(telling, PATIENCE)

@@ -238,7 +238,8 @@ async def _from_records(sheet: CostSheet, hook: DeepshiHook) -> InstanceCosts:
 async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
     if settings.output_uri is None:
         return []
-    return await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
+    entries = await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
+    return [entry for entry in entries if not entry.by_hook]
 
 
 async def _write(store: Store, report: CostReport) -> dict[str, str]:

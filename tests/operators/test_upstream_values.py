@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("status", status=402, prompt="a refused chair", times=None)
         connection = emulator.connection_json(output_uri=place.uri)
         env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        log = call("tests.operators.run_dags", "lazy", "labelled", "names", "edits", env=env)
+        log = call("tests.operators.run_dags", "lazy", "labelled", "names", "edits", "hooked", env=env)
         yield Runs(home / "airflow.db", place, emulator.requests(), log)
 
 
@@ -119,6 +120,18 @@ def test_cost_sheets_say_whose_picture_it_is(runs: Runs) -> None:
         "pictures[1]": (8, {"table": "chairs"}),
         "pictures[2]": (9, "shoes"),
     }
+
+
+# ------------------------------------------------------------------ what a hook buys in a task
+
+
+def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
+    costs = runs.xcoms("hooked", "return_value")["buy"]
+    sent = runs.sent("bought by a hook")
+    assert [request["cost_usd"] for request in sent] == costs, "one picture each, by the server's books"
+    assert sum(map(Decimal, costs)) > Decimal("0.0000031")
+    assert (runs.tries("hooked")["after"], runs.sent("after the hook")) == (("failed", 1), [])
+    assert "max_run_cost_usd $0.0000031" in runs.log
 
 
 # ------------------------------------------------------------------ names and defaults

@@ -6,6 +6,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAlias, task
 
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.images import (
     DeepshiEditImageOperator,
     DeepshiGenerateImageOperator,
@@ -100,6 +102,21 @@ with DAG("labelled", schedule=None):
         return {"prompt": "a drawn cup", "key": {"sku": 1}}
 
     drawn()
+
+with DAG("hooked", schedule=None):
+
+    @task
+    def buy() -> list[str]:
+        request = GenerateRequest(model="deepshi-banana-pro", prompt="bought by a hook", width=64, height=48)
+        costs = []
+        for _ in range(2):
+            with DeepshiHook().generate(request) as result:
+                costs.append(str(result.cost_usd))
+        return costs
+
+    buy() >> DeepshiGenerateImageOperator(
+        task_id="after", prompt="after the hook", max_run_cost_usd="0.0000031", **SMALL
+    )
 
 with DAG("names", schedule=None):
 

@@ -30,7 +30,14 @@ with DAG("pictures", schedule=None):
     )
 
 with DAG("secret_pictures", schedule=None):
-    DeepshiGenerateImageOperator(task_id="draw", model="deepshi-banana-pro", prompt="a secret boat", **SIZE)
+    DeepshiGenerateImageOperator(
+        task_id="draw",
+        model="deepshi-banana-pro",
+        prompt="a secret boat",
+        key="boat/7",
+        metadata={"table": "boats"},
+        **SIZE,
+    )
 
 with DAG("strange", schedule=None):
     EmptyOperator(task_id="nothing")
