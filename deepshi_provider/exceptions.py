@@ -13,7 +13,7 @@
     ├── RateLimited               429
     ├── ConnectionFailed          no connection was made, nothing was sent
     ├── TimedOut                  the time allowed was over before anything was sent
-    ├── ServerFailed              5xx, or an error inside a stream that had begun
+    ├── ServerFailed              5xx, 409, 425, or an error inside a stream that had begun
     ├── OutcomeUnknown            sent, and no complete answer: an image may have been paid for
     │   └── ResendsExhausted      ... and sending it once more is not allowed
     ├── InvalidResponse           answered, but not with images
@@ -49,6 +49,7 @@ class DeepshiError(Exception):
     :param retry_after: seconds that the server asked to wait.
     :param charged: whether money was taken; the class's default if not given.
     :param cost_usd: what was taken, where the answer told.
+    :param cost_is_complete: whether nothing beyond ``cost_usd`` was taken.
     :param sends: how many POSTs left this machine for this call, refused ones included.
 
     On an error that ends a try of a task, ``cost_usd`` and ``may_have_cost_usd`` are those of the task instance over
@@ -69,6 +70,7 @@ class DeepshiError(Exception):
         retry_after: float | None = None,
         charged: Charged | None = None,
         cost_usd: Decimal | None = None,
+        cost_is_complete: bool = True,
         sends: int = 0,
     ) -> None:
         message = _shown(message)
@@ -80,6 +82,7 @@ class DeepshiError(Exception):
         self.retry_after = retry_after
         self.charged: Charged = charged or self.default_charged
         self.cost_usd = cost_usd
+        self.cost_is_complete = cost_is_complete
         self.sends = sends
         self.may_have_cost_usd: Decimal | None = None
         self._text: str | None = None
@@ -119,6 +122,7 @@ class DeepshiError(Exception):
             "retry_after": self.retry_after,
             "charged": self.charged,
             "cost_usd": None if self.cost_usd is None else str(self.cost_usd),
+            "cost_is_complete": self.cost_is_complete,
             "sends": self.sends,
         }
 
@@ -144,7 +148,7 @@ class ContentRefused(InvalidRequest):
 
 
 class InvalidConnection(DeepshiError):
-    """The Airflow connection is not defined, or a field of it cannot be used; nothing was sent."""
+    """The Airflow connection is not defined, or a field of it cannot be used (407: its proxy); nothing was sent."""
 
 
 class AuthenticationFailed(DeepshiError):
@@ -178,7 +182,7 @@ class TimedOut(DeepshiError):
 
 
 class ServerFailed(DeepshiError):
-    """5xx, or an error that the server reported inside a stream.
+    """5xx, 409, 425, or an error that the server reported inside a stream.
 
     The vendor does not document whether a 5xx is billed; like the API it is compatible with, it is taken as free
     unless the stream had begun (``charged="unknown"``).

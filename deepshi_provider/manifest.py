@@ -111,8 +111,10 @@ class Record(BaseModel):
         exists, leave two records.
     :param price_class: what set its price; see :func:`deepshi_provider.jobs.budget.price_class`.
     :param cost_usd: ``None`` if the API did not report it.
+    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
     :param sends: POSTs of this sending, refused ones included.
     :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
+    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
@@ -128,9 +130,16 @@ class Record(BaseModel):
     created: int | None = None
     usage: dict[str, Any] = {}
     cost_usd: Usd | None = None
+    cost_is_complete: bool = True
     sends: int = 1
     unknown_outcomes: int = 0
+    warnings: list[str] = []
     recorded_at: float
+
+    @property
+    def is_cost_known(self) -> bool:
+        """Whether ``cost_usd`` is all that was paid; otherwise it is at least that."""
+        return self.cost_usd is not None and self.cost_is_complete
 
 
 class Manifest(BaseModel):
@@ -138,6 +147,7 @@ class Manifest(BaseModel):
 
     :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param cost_usd: what this try paid; ``None`` if the API told no cost.
+    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
     :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
     :param costs: the task instance's cost sheet, which XCom gets by itself.
     :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
@@ -160,6 +170,7 @@ class Manifest(BaseModel):
     sends: int = 0
     unknown_outcomes: int = 0
     reused: bool = False
+    warnings: list[str] = []
     manifest_uri: str
     task_cost_usd: Usd | None = None
     costs: CostSheet | None = None

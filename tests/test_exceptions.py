@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {
     "retry_after": 2.5,
     "charged": "unknown",
     "cost_usd": Decimal("0.000135"),
+    "cost_is_complete": False,
     "sends": 3,
 }
 

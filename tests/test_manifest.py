@@ -212,6 +212,7 @@ def test_return_value_is_plain_json_and_money_a_number() -> None:
         "sends": 2,
         "unknown_outcomes": 1,
         "reused": False,
+        "warnings": [],
         "manifest_uri": "s3://bucket/a/_deepshi/x.manifest.json",
         "map_index": SUCCESS.owner.map_index,
         "key": None,

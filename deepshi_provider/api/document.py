@@ -12,8 +12,10 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-#: Escaped surrogates, in pairs or (group 1) alone; an escaped backslash first, so that none is seen behind it.
-_SURROGATES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
+#: What no database takes: NUL (group 1), and escaped surrogates, in pairs or (group 1) alone; an escaped backslash
+#: first, so that none is seen behind it.
+_UNSTORABLE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..|\\u0000|\x00)")
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:"]|[^\s\[\]{},:"]+', re.DOTALL)
 _LONGEST_NUMBER = 400
 _LARGEST_EXPONENT = 40
 #: Levels of objects and lists. Newer Pythons parse what is nested deeper than their own writer of JSON can write.
@@ -23,18 +25,44 @@ DEEPEST = 100
 def parse(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Return the value of a JSON text; fractions are ``Decimal``, so that money stays exact.
 
-    Control characters in strings are let through; half a surrogate pair is U+FFFD; a number of absurd size, ``NaN``
-    and ``Infinity`` are ``None``.
+    Control characters in strings are let through, but for NUL; NUL and half a surrogate pair are U+FFFD; a number of
+    absurd size, ``NaN`` and ``Infinity`` are ``None``.
 
     :param put: called for each object; returns what stands in its place.
     :raises ValueError: it is not JSON, or nested too deep.
     """
-    whole = _SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text.removeprefix("\ufeff"))
+    return _decoded(_storable(text), put)
+
+
+def parse_beginning(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what the beginning of a JSON text holds, up to where it is cut or broken; ``None`` if that is nothing.
+
+    A number at the very end is left out: more digits may have followed.
+
+    :param put: as for :func:`parse`; it may be called again for the same object.
+    """
+    beginning = _storable(text)
+    for _ in range(2):  # cut short; then cut where the first mistake is
+        beginning = _closed(beginning)
+        try:
+            return _decoded(beginning, put)
+        except json.JSONDecodeError as err:
+            beginning = beginning[: err.pos]
+        except ValueError:
+            return None
+    return None
+
+
+def _storable(text: str) -> str:
+    return _UNSTORABLE.sub(lambda found: r"\ufffd" if found[1] else found[0], text.removeprefix("\ufeff"))
+
+
+def _decoded(text: str, put: Callable[[dict[str, Any]], Any] | None) -> Any:
     decoder = json.JSONDecoder(
         object_hook=put, parse_float=_number, parse_int=_number, parse_constant=lambda _: None, strict=False
     )
     try:
-        value = decoder.decode(whole)
+        value = decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     _check_depth(value)
@@ -49,6 +77,27 @@ def _check_depth(value: Any) -> None:
         if not containers:
             return
     raise ValueError("nested too deep")
+
+
+def _closed(text: str) -> str:
+    """Return a text up to the end of its last whole value, with all brackets closed that are open there."""
+    ends: list[str] = []
+    last, end = "", 0
+    for token in _TOKENS.finditer(text):
+        mark = token[0]
+        if mark == '"' or (mark in ("]", "}") and ends[-1:] != [mark]):  # a string without an end, or a mistake
+            break
+        if mark in ("]", "}"):
+            ends.pop()
+        elif mark in ("[", "{"):
+            ends.append("]" if mark == "[" else "}")
+        is_value = last == ":" or (ends[-1:] == ["]"] and last in ("[", ","))
+        if mark in ("[", "{", "]", "}") or (mark[0] == '"' and is_value):
+            end = token.end()
+        elif mark == ",":
+            end = token.start()
+        last = mark
+    return text[:end] + "".join(reversed(ends))
 
 
 def _number(text: str) -> Decimal | int | None:

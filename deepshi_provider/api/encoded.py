@@ -10,8 +10,6 @@ import pybase64
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import InvalidResponse
 
-#: Most bytes of text without any byte of an image in it: white space, or what follows a fault.
-IDLE_LIMIT = 16 * 2**20
 #: White space of JSON and of base64 text.
 WHITE_SPACE = b" \t\r\n"
 
@@ -37,13 +35,15 @@ class Base64Writer:
     def write(self, text: bytes) -> None:
         """Take the next piece of text; escapes in it are whole.
 
-        :raises InvalidResponse: the image is too large, or its text goes on without any image in it.
+        :raises InvalidResponse: as many bytes as an image may have came without any of an image in them: white space,
+            or what follows a problem.
         """
         before = self._spool.size_bytes
         if not self._spool.problem:
-            self._decode(self._rest + (unescape(text)))
-        self._idle_bytes = self._idle_bytes + len(text) if self._spool.size_bytes == before else 0
-        if self._idle_bytes > IDLE_LIMIT:
+            self._decode(self._rest + unescape(text))
+        idle = self._spool.problem or self._spool.size_bytes == before
+        self._idle_bytes = self._idle_bytes + len(text) if idle else 0
+        if self._idle_bytes > self._spool.limit:
             raise InvalidResponse("An image's base64 text goes on without end; the answer was cut")
 
     def finish(self) -> None:

@@ -1,79 +1,106 @@
-"""What the API answered: images and their price, or an error as an exception."""
+"""What an answer says beside its images, pruned to what can be stored and counted with, whatever the sender meant."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import timezone
-from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
+from decimal import Decimal
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from deepshi_provider.api.document import parse
-from deepshi_provider.exceptions import (
-    AuthenticationFailed,
-    Charged,
-    ContentRefused,
-    DeepshiError,
-    InsufficientQuota,
-    InvalidRequest,
-    InvalidResponse,
-    OutcomeUnknown,
-    PermissionDenied,
-    RateLimited,
-    ServerFailed,
-)
-
-_LONGEST_MESSAGE = 500
 _LARGEST_COST_USD = 1_000_000
+#: Most digits of a cost written out; sums of longer ones could not be exact.
+_MOST_DIGITS = 30
+_COST = re.compile(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*", re.ASCII)
 
-_BY_STATUS: dict[int, tuple[type[DeepshiError], str]] = {
-    401: (AuthenticationFailed, "The API key was not accepted; check the password of the Deepshi connection"),
-    402: (InsufficientQuota, "The account is out of credits; top it up, then clear the task"),
-    403: (PermissionDenied, "The API key was revoked or may not use this model"),
-    429: (RateLimited, "Too many requests; use an Airflow pool to bound how many tasks run at once"),
-    504: (OutcomeUnknown, "A proxy gave up waiting for the answer; the image may have been made and paid for"),
-    524: (OutcomeUnknown, "A proxy gave up waiting for the answer; the image may have been made and paid for"),
-}
-_REFUSALS = ("content_policy", "moderation", "content_filter", "safety")
-#: Error codes that mean, inside a stream, what a status would have meant before it.
-_BY_CODE = {
-    "invalid_api_key": 401,
-    "authentication_error": 401,
-    "insufficient_quota": 402,
-    "permission_denied": 403,
-    "permission_error": 403,
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "invalid_request_error": 400,
-    "prompt_too_long": 400,
-    "model_not_found": 400,
-}
+#: Whole numbers from here on do not fit into the 64 bits of most databases and readers.
+_TOO_LARGE = 2**63
+#: What is kept of ``usage``: it goes into XCom, that is, into Airflow's database.
+_MOST_DEPTH = 5
+_MOST_ENTRIES = 40
+_LONGEST_TEXT = 200
+_LONGEST_KEY = 60
+_MOST_CHARACTERS = 4_000
+#: Characters of a revised prompt.
+_LONGEST_PROMPT = 10_000
 
 
 def cost_of(usage: Any) -> Decimal | None:
     """Return ``usage.cost.total_cost`` in USD, exactly; ``None`` if it is absent or makes no sense.
 
-    The cost may also be a bare number or a string.
+    The cost may also be a bare number or a string. One of more than 30 digits makes no sense.
     """
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float | Decimal | str):
         return None
-    try:
-        amount = Decimal(str(cost))
-    except (InvalidOperation, ValueError):  # the latter from Python's limit on the digits of an int
+    if isinstance(cost, int) and abs(cost) >= _LARGEST_COST_USD:  # Python refuses to write very long ones
         return None
-    return amount if amount.is_finite() and 0 <= amount < _LARGEST_COST_USD else None
+    text = str(cost)
+    if len(text) > 2 * _MOST_DIGITS or not _COST.fullmatch(text):
+        return None
+    amount = Decimal(text)
+    exponent = amount.as_tuple().exponent
+    if not isinstance(exponent, int) or not -_MOST_DIGITS < exponent < _MOST_DIGITS:
+        return None
+    digits = f"{amount:f}".replace(".", "")
+    return amount if len(digits) <= _MOST_DIGITS and amount < _LARGEST_COST_USD else None
 
 
-def _or_none(kind: type) -> BeforeValidator:
-    def keep(value: Any) -> Any:
-        return value if isinstance(value, kind) and not isinstance(value, bool) else None
+def pruned(value: Any) -> Any:
+    """Return JSON data of at most about 4 kB that every database and reader takes.
 
-    return BeforeValidator(keep)
+    What is nested too deep and numbers that are too large are ``None``; long texts are cut, and entries that are too
+    many are left out.
+    """
+    return _Pruner().prune(value, _MOST_DEPTH)
+
+
+class _Pruner:
+    def __init__(self) -> None:
+        self._room = _MOST_CHARACTERS
+
+    def prune(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict) and depth:
+            kept: dict[str, Any] = {}
+            for key, item in islice(value.items(), _MOST_ENTRIES):
+                if self._takes(str(key)[:_LONGEST_KEY]):
+                    kept[str(key)[:_LONGEST_KEY]] = self.prune(item, depth - 1)
+            return kept
+        if isinstance(value, list) and depth:
+            return [self.prune(item, depth - 1) for item in islice(value, _MOST_ENTRIES) if self._takes("")]
+        kept_value = _plain(value)
+        return kept_value if self._takes(str(kept_value)) else None
+
+    def _takes(self, text: str) -> bool:
+        self._room -= len(text.encode()) + len('"": ')
+        return self._room >= 0
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:_LONGEST_TEXT]
+    if isinstance(value, bool) or value is None:
+        return value
+    is_number = isinstance(value, int | float | Decimal)
+    return value if is_number and -_TOO_LARGE < value < _TOO_LARGE else None
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if -_TOO_LARGE < value < _TOO_LARGE else None
+
+
+def _text(longest: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: value[:longest] if isinstance(value, str) else None)
+
+
+def _usage(value: Any) -> Any:
+    return pruned(value) if isinstance(value, dict) else None
 
 
 class Picture(BaseModel):
@@ -81,8 +108,8 @@ class Picture(BaseModel):
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
-    index: Annotated[int | None, _or_none(int)] = None
-    revised_prompt: Annotated[str | None, _or_none(str)] = None
+    index: Annotated[int | None, BeforeValidator(_whole)] = None
+    revised_prompt: Annotated[str | None, _text(_LONGEST_PROMPT)] = None
 
 
 class Answer(BaseModel):
@@ -90,130 +117,14 @@ class Answer(BaseModel):
 
     :param created: unix seconds.
     :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
-    :param usage: tokens and cost as sent.
+    :param usage: tokens and cost as sent, :func:`pruned`.
+    :param cost_usd: what was taken from the balance, or ``None`` if the answer does not say.
     """
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
-    created: Annotated[int | None, _or_none(int)] = None
-    model: Annotated[str | None, _or_none(str)] = None
-    size: Annotated[str | None, _or_none(str)] = None
-    usage: Annotated[dict[str, Any] | None, _or_none(dict)] = None
-
-    @property
-    def cost_usd(self) -> Decimal | None:
-        """What was taken from the balance, or ``None`` if the answer does not tell."""
-        return cost_of(self.usage)
-
-
-def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, now: float) -> DeepshiError:
-    """Return the exception for an answer whose status is not 2xx.
-
-    :param body: the beginning of the answer; JSON as documented, or whatever a proxy in between wrote.
-    :param headers: with lower-case names.
-    :param now: unix seconds, to understand a date in ``Retry-After`` if the answer has no ``Date``: the clock that a
-        server counts by is its own.
-    """
-    code, said = _error_fields(_json_or_none(body))
-    # Some gateways send an empty account as 429, and a refusal as 403: waiting or another key would not help.
-    meant = 402 if status == 429 and code == "insufficient_quota" else status
-    kind, advice = _BY_STATUS.get(meant, (None, None))
-    if kind is None or (status == 403 and _is_refusal(code)):
-        kind, advice = _kind_and_advice(status, code)
-    return kind(
-        _sentence(advice or "", said),
-        status_code=status,
-        code=code,
-        request_id=request_id(headers),
-        retry_after=_seconds(headers.get("retry-after"), _unix_seconds(headers.get("date")) or now),
-    )
-
-
-def error_from_document(document: Any, *, request_id: str | None = None) -> DeepshiError | None:
-    """Return the exception that a document inside a 2xx answer or a stream describes; ``None`` if it is no error."""
-    if not isinstance(document, Mapping):
-        return None
-    flat = document.get("type") == "error"
-    if not document.get("error") and not flat:
-        return None
-    code, said = _error_fields(document)
-    status = _BY_CODE.get((code or "").lower())
-    cost = cost_of(document.get("usage"))
-    paid: Charged | None = "yes" if cost else None
-    if status is None and not _is_refusal(code):
-        message = _sentence("The server reported an error after it had accepted the request", said)
-        return ServerFailed(message, code=code, request_id=request_id, charged=paid or "unknown", cost_usd=cost)
-    kind, advice = _BY_STATUS.get(status or 400, (None, None))
-    if kind is None:
-        kind, advice = _kind_and_advice(400, code)
-    return kind(_sentence(advice or "", said), code=code, request_id=request_id, charged=paid, cost_usd=cost)
-
-
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """Return the server's name for a request."""
-    return headers.get("x-request-id") or headers.get("cf-ray")
-
-
-def _kind_and_advice(status: int, code: str | None) -> tuple[type[DeepshiError], str]:
-    if status >= 500:
-        return ServerFailed, "The server failed before it answered; this is taken as not billed"
-    if 300 <= status < 400:
-        return InvalidRequest, "The server redirects elsewhere; check the host of the Deepshi connection"
-    if status >= 400 and _is_refusal(code):
-        return ContentRefused, "The content policy refused this request; change the prompt or the images"
-    if status >= 400:
-        return InvalidRequest, "The server did not accept the request; change it, sending it again is useless"
-    return InvalidResponse, "The server answered with a status that has no meaning here"
-
-
-def _is_refusal(code: str | None) -> bool:
-    return any(word in (code or "").lower() for word in _REFUSALS)
-
-
-def _sentence(advice: str, said: str | None) -> str:
-    return f"{advice}. The server said: {said}" if said else advice
-
-
-def _error_fields(document: Any) -> tuple[str | None, str | None]:
-    """Return code and message of an error document in any of its forms."""
-    error = document.get("error") or document if isinstance(document, Mapping) else document
-    if isinstance(error, str):
-        return None, error[:_LONGEST_MESSAGE]
-    if not isinstance(error, Mapping):
-        return None, None
-    code = error.get("code") or (error.get("type") if error.get("type") != "error" else None)
-    message = error.get("message")
-    return (
-        str(code)[:100] if isinstance(code, str | int) else None,
-        message[:_LONGEST_MESSAGE] if isinstance(message, str) else None,
-    )
-
-
-def _json_or_none(body: bytes) -> Any:
-    try:
-        return parse(body.decode("utf-8", "replace"))
-    except ValueError:
-        return None
-
-
-def _unix_seconds(date: str | None) -> float | None:
-    """Return the moment of an HTTP date, or ``None`` if it is none."""
-    try:
-        moment = parsedate_to_datetime(date or "")
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError, TypeError):
-        return None
-
-
-def _seconds(text: str | None, now: float) -> float | None:
-    """Return what ``Retry-After`` asks for, in seconds from ``now``; it may be a number or an HTTP date."""
-    if not text:
-        return None
-    try:
-        wait = float(text)
-    except ValueError:
-        moment = _unix_seconds(text)
-        if moment is None:
-            return None
-        wait = moment - now
-    return max(0.0, wait) if wait == wait and wait != float("inf") else None
+    created: Annotated[int | None, BeforeValidator(_whole)] = None
+    model: Annotated[str | None, _text(_LONGEST_TEXT)] = None
+    size: Annotated[str | None, _text(_LONGEST_TEXT)] = None
+    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage)] = None
+    cost_usd: Decimal | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import shutil
@@ -10,11 +11,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, cast
 
-from deepshi_provider.exceptions import InvalidResponse, StorageFailed
-
 #: Bytes of an image that stay in memory; beyond it the spool is a file on disk.
 MEMORY_LIMIT = 64 * 1024
-#: Largest image in bytes; an answer that does not end is cut here.
+#: Largest image in bytes.
 IMAGE_LIMIT = 256 * 2**20
 
 #: Opens an unnamed, unbuffered file where an image can be put in place without a copy; ``None`` if it cannot.
@@ -24,7 +23,10 @@ NewFile = Callable[[], io.FileIO | None]
 class Spool:
     """An unnamed temporary file that knows its length and SHA-256, and vanishes when closed.
 
-    :param limit: bytes after which writing raises :class:`~deepshi_provider.exceptions.InvalidResponse`.
+    Writing never fails: what follows in the answer, such as its cost, is still to be read. Once there is a
+    :attr:`problem`, nothing is kept.
+
+    :param limit: bytes that it takes.
     :param new_file: where the bytes go; without it, or once it takes no more (a full disk), to a temporary file.
     """
 
@@ -32,24 +34,47 @@ class Spool:
         self._given = new_file() if new_file else None
         self.file = _temporary() if self._given is None else cast(BinaryIO, self._given)
         self.size_bytes = 0
-        #: Why the bytes are not what was sent, if so.
+        #: Why the bytes cannot be used, if so.
         self.problem: str | None = None
+        #: What this machine had against them, if that is the reason: a full disk, or too many open files.
+        self.failure: OSError | None = None
         #: Whether the source of the bytes came to its end.
         self.complete = False
-        self._limit = limit
+        self.limit = limit
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
+        if self.problem:
+            return
         self.size_bytes += len(data)
-        if self.size_bytes > self._limit:
-            raise InvalidResponse(f"An image is larger than {self._limit:,} bytes; the answer was cut")
+        if self.size_bytes > self.limit:
+            self.give_up(f"it is larger than {self.limit:,} bytes")
+            return
         self._digest.update(data)
         try:
             self._append(data)
-        except OSError as err:  # a full disk, or too many open files
-            message = f"The directory for temporary files does not take an image that was paid for: {err}"
-            raise StorageFailed(message, charged="yes") from err
+        except OSError as err:
+            self.fail(err)
+
+    def flush(self) -> None:
+        """Write what is still buffered."""
+        if not self.problem:
+            try:
+                self.file.flush()
+            except OSError as err:
+                self.fail(err)
+
+    def fail(self, err: OSError) -> None:
+        """Take note that this machine does not keep the bytes."""
+        self.failure = err
+        self.give_up(f"the directory for temporary files does not take it ({err})")
+
+    def give_up(self, problem: str) -> None:
+        """Keep nothing, for a reason."""
+        self.problem = problem
+        with contextlib.suppress(OSError):  # closing writes what is buffered
+            self.close()
 
     def _append(self, data: bytes) -> None:
         if self._given:

@@ -25,10 +25,10 @@ class Event:
     """One event.
 
     :param name: its ``event:`` field, or ``""``.
-    :param document: its data, parsed; ``None`` if it cannot be.
+    :param document: its data, parsed; what there is of it if it is cut or broken.
     :param text: its data as text, images left out.
     :param spools: the images in it.
-    :param error: why its data cannot be parsed.
+    :param error: why not all of its data can be parsed.
     """
 
     name: str
@@ -71,6 +71,17 @@ class SseDecoder:
             at = end + 2 if crlf else end + 1
             self._after_cr = at == len(data) and not crlf and end == carriage_return
 
+    def take_pending(self, is_whole: Callable[[Event], bool]) -> Event | None:
+        """Return the event that is there but for its blank line, so that this is not waited for; ``None`` if none is.
+
+        :param is_whole: whether to take it; its name is ``""`` if that may still follow.
+        """
+        event = self._event() if self._data and self._data.done else None
+        if event is None or not is_whole(event):
+            return None
+        self._name, self._data = "", None
+        return event
+
     def close(self) -> list[Event]:
         """Return the event that the end of the stream completes, if any."""
         return self._end_line() + self._dispatch()
@@ -106,17 +117,20 @@ class SseDecoder:
         return []
 
     def _dispatch(self) -> list[Event]:
-        name, data = self._name, self._data
+        event = self._event()
         self._name, self._data = "", None
+        return [event] if event else []
+
+    def _event(self) -> Event | None:
+        data = self._data
         if data is None:
-            return []
+            return None
         error: DeepshiError | None = None
-        document = None
         try:
             document = data.close()
         except DeepshiError as err:
-            error = err
-        return [Event(name=name, document=document, text=data.text, spools=data.spools, error=error)]
+            document, error = data.beginning(), err
+        return Event(name=self._name, document=document, text=data.text, spools=data.spools, error=error)
 
 
 def _find(data: bytes, byte: bytes, at: int) -> int:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook
 
-from deepshi_provider import __version__
-from deepshi_provider.api.answer import AnswerReader, Received
 from deepshi_provider.api.catalog import ModelInfo, read_catalog
+from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.api.responses import error_from_status, request_id
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
 from deepshi_provider.costs import Operation
@@ -29,27 +26,18 @@ from deepshi_provider.exceptions import (
     DeepshiError,
     InvalidConnection,
     InvalidResponse,
-    OutcomeUnknown,
     RateLimited,
-    ServerFailed,
-    StorageFailed,
     TimedOut,
 )
 from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.exchange import HEADERS, Exchange, error_of, own_turn, reason
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.inputs import InputImages, read_inputs
 from deepshi_provider.hooks.observed import Observed
 from deepshi_provider.hooks.pace import Pace
 from deepshi_provider.hooks.result import ImagesResult
 from deepshi_provider.hooks.settings import Settings
-
-_USER_AGENT = f"airflow-provider-deepshi/{__version__}"
-#: Bytes of an error's body that are looked at.
-_ERROR_LIMIT = 64 * 1024
-#: When many requests start or many answers come at once, each turn of the loop starts one session, sends one request or
-#: decodes one piece: all together would block it.
-_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 Files = Callable[[], Awaitable[NewFile | None]]
 
@@ -145,11 +133,11 @@ class DeepshiHook(BaseHook):
         settings = await self.asettings()
         async with self._http(settings) as client:
             try:
-                response = await client.get("/v1/models", headers=_headers())
+                response = await client.get("/v1/models", headers=HEADERS)
             except httpx.HTTPError as err:
-                raise ConnectionFailed(f"{settings.base_url} does not answer: {_reason(err)}") from err
+                raise ConnectionFailed(f"{settings.base_url} does not answer: {reason(err)}") from err
         if not response.is_success:
-            raise self._redacted(_error(response, response.content), settings)
+            raise self._redacted(error_of(response, response.content), settings)
         try:
             return read_catalog(response.json())
         except (ValueError, RecursionError):
@@ -173,7 +161,7 @@ class DeepshiHook(BaseHook):
             does not count as one of the call's retries.
         :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
         """
-        await _own_turn()
+        await own_turn()
         settings = await self.asettings()
         async with await asyncio.to_thread(settings.new_client) as client:
             self._client, self._pace, self._files = client, pace, files
@@ -222,10 +210,12 @@ class DeepshiHook(BaseHook):
                 sent_at = await self._pace.turn() if self._pace else 0.0
                 try:
                     with Observed(request, settings.base_url) as observed:
-                        received = observed.received(await self._once(client, request, inputs, ends_at, new_file))
+                        exchange = Exchange(client, request, inputs, new_file)
+                        remaining = None if ends_at is None else ends_at - time.monotonic()
+                        received = observed.received(await exchange.run(remaining))
                     if self._pace:
                         self._pace.accepted()
-                    return ImagesResult.from_received(received, sends=sends + 1)
+                    return self._result(received, sends + 1, settings)
                 except DeepshiError as raised:
                     error = self._redacted(raised, settings)
                     sends += not isinstance(error, ConnectionFailed | TimedOut)
@@ -251,44 +241,6 @@ class DeepshiHook(BaseHook):
             jitter=random.random(),  # noqa: S311 -- spreads load, keeps no secret
         )
 
-    async def _once(
-        self,
-        client: httpx.AsyncClient,
-        request: GenerateRequest,
-        inputs: InputImages | None,
-        ends_at: float | None,
-        new_file: NewFile | None,
-    ) -> Received:
-        """Send once; every way in which it can end is a result or a :class:`DeepshiError`."""
-        await _own_turn()
-        remaining = None if ends_at is None else ends_at - time.monotonic()
-        if remaining is not None and remaining <= 0:
-            raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
-        departure = _Departure()
-        try:
-            return await asyncio.wait_for(_exchange(client, request, inputs, new_file, departure), remaining)
-        except asyncio.TimeoutError as err:
-            if not departure.begun:
-                raise TimedOut(
-                    f"No connection to {client.base_url} in the time that generation_timeout allows; nothing was sent"
-                ) from err
-            raise OutcomeUnknown(
-                "The request was sent and no complete answer came in the time that generation_timeout allows; "
-                "the image may have been paid for"
-            ) from err
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as err:
-            if not departure.begun:
-                raise ConnectionFailed(f"No connection to {client.base_url}: {_reason(err)}") from err
-            raise OutcomeUnknown(
-                f"The request was sent and its answer was lost ({_reason(err)}); the image may have been paid for"
-            ) from err
-        except OSError as err:
-            raise StorageFailed(
-                f"The directory for temporary files did not take the answer ({_reason(err)}); "
-                "the image may have been paid for",
-                charged="unknown",
-            ) from err
-
     @staticmethod
     def _redacted(error: DeepshiError, settings: Settings) -> DeepshiError:
         """Take the key out of what the server said: some servers quote it."""
@@ -298,61 +250,12 @@ class DeepshiHook(BaseHook):
         error.args = (error.message,)
         return error
 
-
-class _Departure:
-    """Notes when the first byte of a request may leave this machine: from then on it may be paid for.
-
-    It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). What a proxy is asked to
-    do first, ``CONNECT``, is no request to Deepshi.
-    """
-
-    begun = False
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of an event; called before it happens."""
-        if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
-            self.begun = True
-
-
-async def _exchange(
-    client: httpx.AsyncClient,
-    request: GenerateRequest,
-    inputs: InputImages | None,
-    new_file: NewFile | None,
-    departure: _Departure,
-) -> Received:
-    async with client.stream(
-        "POST", request.path, headers=_headers(), extensions={"trace": departure}, **_body(request, inputs)
-    ) as response:
-        if not response.is_success:
-            raise _error(response, await _beginning(response))
-        reader = AnswerReader(response.headers.get("content-type", ""), request.n, new_file=new_file)
-        turns = _turns()
-        try:
-            async for piece in response.aiter_bytes():
-                async with turns:
-                    reader.feed(piece)
-                    await asyncio.sleep(0)
-                if reader.complete:
-                    break
-            return reader.close()
-        except DeepshiError as err:
-            reader.discard()
-            err.request_id = err.request_id or request_id(response.headers)
-            err.status_code = err.status_code or (None if isinstance(err, ServerFailed) else response.status_code)
-            raise
-        except BaseException:
-            reader.discard()
-            raise
-
-
-def _turns() -> asyncio.Lock:
-    return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-async def _own_turn() -> None:
-    async with _turns():
-        await asyncio.sleep(0)
+    def _result(self, received: Received, sends: int, settings: Settings) -> ImagesResult:
+        key = settings.api_key.get_secret_value()
+        warnings = [_without(key, warning) for warning in received.warnings]
+        for warning in warnings:
+            self.log.warning("%s", warning)
+        return ImagesResult.from_received(replace(received, warnings=warnings), sends)
 
 
 def _without(key: str, text: str) -> str:
@@ -360,36 +263,3 @@ def _without(key: str, text: str) -> str:
     text = text.replace(key, "***")
     cut = next((length for length in range(len(key), 3, -1) if text.endswith(key[:length])), 0)
     return f"{text[:-cut]}***" if cut else text
-
-
-def _body(request: GenerateRequest, inputs: InputImages | None) -> dict[str, Any]:
-    if isinstance(request, EditRequest) and inputs is not None:
-        field = request.image_field()
-        files = [(field, image.part(position)) for position, image in enumerate(inputs.images)]
-        return {"data": request.form_fields(), "files": files}
-    return {"json": request.wire_fields()}
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    body = b""
-    try:
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > _ERROR_LIMIT:
-                break
-    except httpx.HTTPError:
-        pass  # the status says enough
-    return body
-
-
-def _error(response: httpx.Response, body: bytes) -> DeepshiError:
-    return error_from_status(response.status_code, body, response.headers, now=time.time())
-
-
-def _headers() -> dict[str, str]:
-    return {"User-Agent": _USER_AGENT, "Accept": "application/json, text/event-stream"}
-
-
-def _reason(err: BaseException) -> str:
-    text = str(err)
-    return f"{type(err).__name__}: {text}" if text else type(err).__name__

@@ -13,7 +13,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from deepshi_provider.api.media import EXTENSIONS, media_type
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.api.texts import missing_support, shown_uri
-from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, InvalidResponse, StorageFailed
+from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.locations import locate
 
 _CHUNK = 1024 * 1024
@@ -93,20 +93,21 @@ def _copy(uri: str, conn_id: str | None, spool: Spool) -> bytes:
             while chunk := file.read(_CHUNK):
                 head = head or chunk[:12]
                 spool.write(chunk)
+                if spool.problem:
+                    break
     except (FileNotFoundError, IsADirectoryError) as err:
         raise InvalidRequest(f"The input image {shown_uri(uri)} does not exist") from err
-    except InvalidResponse as err:
-        raise InvalidRequest(f"The input image {shown_uri(uri)} is too large to send") from err
-    except StorageFailed as err:
-        raise StorageFailed(
-            f"The directory for temporary files does not take {shown_uri(uri)}: {err.__cause__}"
-        ) from err
     except (InvalidConnection, InvalidRequest):
         raise
     except Exception as err:  # every object store raises errors of its own kind
         if hint := missing_support(uri, err):
             raise InvalidConnection(f"The input image {shown_uri(uri)}: {hint}") from err
         raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err
+    spool.flush()
+    if spool.failure:
+        raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {spool.problem}") from spool.failure
+    if spool.problem:
+        raise InvalidRequest(f"The input image {shown_uri(uri)} cannot be sent: {spool.problem}")
     return head
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deepshi_provider import __version__
-from deepshi_provider.api.answer import Received
+from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks import metrics

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from deepshi_provider.api.answer import Received, ReceivedImage
 from deepshi_provider.api.media import EXTENSIONS
+from deepshi_provider.api.received import Received, ReceivedImage
 from deepshi_provider.api.spool import Spool
 
 
@@ -112,7 +112,9 @@ class ImagesResult:
     :param created: unix seconds.
     :param usage: tokens and cost as the API reports them.
     :param cost_usd: what was taken from the balance; ``None`` if the answer does not tell.
+    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
     :param sends: how many POSTs it took, refused ones included.
+    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
     """
 
     images: list[Image]
@@ -122,6 +124,8 @@ class ImagesResult:
     usage: dict[str, Any]
     cost_usd: Decimal | None
     sends: int
+    cost_is_complete: bool = True
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def from_received(cls, received: Received, sends: int) -> ImagesResult:
@@ -136,6 +140,8 @@ class ImagesResult:
             usage=answer.usage or {},
             cost_usd=answer.cost_usd,
             sends=sends,
+            cost_is_complete=received.cost_is_complete,
+            warnings=received.warnings,
         )
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class Settings(BaseModel):
     :param output_uri: directory for images where the operator names none.
     :param output_conn_id: connection of the object store.
     :param connect_timeout: seconds to make a connection.
-    :param read_timeout: longest silence between two bytes of an answer, in seconds; keepalives count as bytes.
+    :param read_timeout: longest silence between two bytes of a stream, in seconds; keepalives count as bytes.
     :param max_retries: how often a request is sent again that was surely not charged.
     :param max_retry_wait: longest single wait before such a retry, in seconds.
     :param verify: check TLS certificates: ``True``, ``False``, or the path of a CA file.

@@ -55,6 +55,7 @@ class Keeper:
                 model=self._request.model,
                 price_class=price_class(self._request),
                 cost_usd=err.cost_usd,
+                cost_is_complete=err.cost_is_complete,
                 sends=err.sends,
                 unknown_outcomes=unknown,
                 recorded_at=time.time(),
@@ -122,8 +123,10 @@ class Keeper:
             created=result.created,
             usage=plain(result.usage),
             cost_usd=result.cost_usd,
+            cost_is_complete=result.cost_is_complete,
             sends=result.sends,
             unknown_outcomes=unknown,
+            warnings=result.warnings,
             recorded_at=time.time(),
         )
 
@@ -140,6 +143,7 @@ def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
         f"Paid images could not be stored; {'; '.join(parts)}. {err.message}",
         charged="yes",
         cost_usd=result.cost_usd,
+        cost_is_complete=result.cost_is_complete,
         sends=result.sends,
     )
 

@@ -38,6 +38,7 @@ EMPTY_LINE: dict[str, Any] = {
     "error": None,
     "charged": "no",
     "seconds": None,
+    "warnings": [],
 }
 
 #: What each sending of the task instance for a row has cost, in USD, over all its tries.
@@ -90,6 +91,7 @@ class Report:
             "sha256": image.sha256,
             "model": record.model,
             "charged": "yes" if costs else "no",
+            "warnings": record.warnings,
         }
         self._put(row, request, status, costs, seconds or 0.0, line)
         self._progress.add(status, self._budget.spending, sent=own and seconds is not None)

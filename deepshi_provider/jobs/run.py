@@ -106,6 +106,8 @@ async def _success(job: Job, tools: Tools, purchase: Purchase) -> Manifest:
     reused = record.owner != job.owner
     if reused:
         log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
+        for warning in record.warnings:
+            log.warning("%s", warning)
     try:
         return await _written(job, tools, record, reused=reused)
     except StorageFailed as err:
@@ -137,6 +139,7 @@ async def _written(job: Job, tools: Tools, record: Record, *, reused: bool) -> M
         sends=0 if reused else record.sends,
         unknown_outcomes=record.unknown_outcomes,
         reused=reused,
+        warnings=record.warnings,
         manifest_uri=store.uri_of(job.manifest_name),
         task_cost_usd=costs.cost_usd,
         costs=costs,

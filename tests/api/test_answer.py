@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepshi_provider.api.answer import AnswerReader
+from deepshi_provider.api.responses import pruned
 from deepshi_provider.exceptions import (
     ContentRefused,
     DeepshiError,
@@ -62,9 +63,9 @@ def test_any_answer_gives_its_images_and_its_price(document: Pairs, rng: random.
         "created": meant.get("created"),
         "model": meant.get("model"),
         "size": None,
-        "usage": usage,
+        "usage": usage and pruned(usage),
+        "cost_usd": usage and COST,
     }
-    assert got.answer.cost_usd == (usage and COST)
 
 
 @THOROUGH
@@ -175,6 +176,7 @@ def test_what_an_earlier_event_told_is_kept_when_a_later_one_is_silent() -> None
         "model": "m",
         "size": "3x2",
         "usage": {"cost": {"total_cost": COST}},
+        "cost_usd": COST,
     }
 
 
@@ -193,12 +195,23 @@ def test_half_a_surrogate_pair_in_a_prompt_can_still_be_stored() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_json_cut_at_any_byte_is_an_unknown_outcome(kind: str) -> None:
+def test_json_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(kind: str) -> None:
     body = answer_text(PICTURES[kind], ok=True, none=None, rate=-1.5e-7)
     files = wire.open_files()
+    there = body.index(b'"}], "usage"') - 3  # the last group of base64 may be padding
+    paid = body.index(b"0.000135}") + len("0.000135}")
     for at in range(len(body)):
-        error = error_of(body[:at])
-        assert (type(error), error.charged, error.cost_usd) == (OutcomeUnknown, "unknown", None)
+        if at <= there:
+            error = error_of(body[:at])
+            assert (type(error), error.charged, error.cost_usd) == (OutcomeUnknown, "unknown", None)
+        elif at > there + 3:
+            got = receive(body[:at])
+            assert one(got) == PICTURES[kind]
+            assert got.warnings == [
+                "The answer did not come to its end: The answer ended in the middle; the image may have been paid for"
+            ] + ["The request may have cost more than the answer reported"] * (at < paid)
+            assert (got.answer.cost_usd, got.cost_is_complete) == ((None, False) if at < paid else (COST, True))
+    assert receive(body).warnings == []
     assert one(receive(body)) == PICTURES[kind]
     assert wire.open_files() == files
 
@@ -209,13 +222,16 @@ def test_json_cut_at_any_byte_is_an_unknown_outcome(kind: str) -> None:
 )
 def test_a_stream_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(end: bytes, before: bytes) -> None:
     body = (before + event(completed(PNG)) + b": bye\n\ndata: [DONE]\n\n").replace(b"\n", end)
-    there = body.rindex(b"}") + 1
+    there = body.rindex(b'", "usage"') - 3
+    whole = body.rindex(b"}") + 1
     for at in range(len(body)):
-        if at < there:
+        if at <= there:
             error = error_of(body[:at], SSE)
             assert (type(error), error.charged) == (OutcomeUnknown, "unknown")
-        else:
-            assert one(receive(body[:at], SSE)) == PNG
+        elif at > there + 3:
+            got = receive(body[:at], SSE)
+            assert one(got) == PNG
+            assert (got.warnings == [], got.cost_is_complete) == (at >= whole, at >= whole)
 
 
 @THOROUGH
@@ -311,7 +327,8 @@ def test_an_image_over_the_limit_is_cut(content_type: str, size: int) -> None:
     else:
         error = error_of(body, content_type, image_limit=100_000)
         assert (type(error), error.charged) == (InvalidResponse, "yes")
-        assert error.message == "An image is larger than 100,000 bytes; the answer was cut"
+        assert error.message.startswith("Image 0 of the answer cannot be used: it is larger than 100,000 bytes")
+        assert error.cost_usd == COST
     assert wire.open_files() == files
 
 
@@ -319,7 +336,8 @@ def test_large_images_leave_no_file_open() -> None:
     files = wire.open_files()
     image = PNG[:-12] + bytes(200_000) + PNG[-12:]
     assert receive(answer_text(image, image), wanted=2).pictures == [image, image]
-    error_of(answer_text(image, image[:-12]), wanted=2)
+    assert receive(answer_text(image, image[:-12]), wanted=2).pictures == [image]
+    error_of(answer_text(image[:-12], image[:-12]), wanted=2)
     previews = event({"b64_json": wire.text_of(image)}, "image_generation.partial_image") * 5
     assert receive(previews + event(completed(image)) + previews, SSE).pictures == [image]
     error_of(previews, SSE)
@@ -415,7 +433,7 @@ def test_an_image_of_64_mib_takes_less_than_1_mib(content_type: str) -> None:
     sent = hashlib.sha256()
     head = b'{"data": [{"b64_json": "' if content_type == JSON else b'event: a.completed\ndata: {"b64_json": "'
     tail = b'"}], "usage": {"cost": 0.000135}}' if content_type == JSON else b'", "usage": {"cost": 0.000135}}\n\n'
-    reader = AnswerReader(content_type, 1)
+    reader = AnswerReader(1)
     got = []
 
     def work() -> None:
@@ -511,7 +529,7 @@ def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
     data = ",".join(f'{{"b64_json": "{wire.text_of(image)}"}}' for _ in range(2))
     body = f'{{{odd}, "data": [{data}]}}'.encode()
     pieces = [body[at : at + 65536] for at in range(0, len(body), 65536)]
-    reader = AnswerReader(JSON, 2)
+    reader = AnswerReader(2)
     count = []
 
     def work() -> None:
@@ -543,7 +561,7 @@ print(type(error).__name__, error.charged)
 @QUICK
 @given(st.integers(1, 3), st.integers(0, 3))
 def test_a_reader_is_complete_once_all_wanted_images_came(wanted: int, sent: int) -> None:
-    reader = AnswerReader(SSE, wanted)
+    reader = AnswerReader(wanted)
     try:
         for number in range(sent):
             reader.feed(event(completed(PNG, index=number)))

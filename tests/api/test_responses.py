@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.api.responses import Answer, cost_of, error_from_document, error_from_status, request_id
+from deepshi_provider.api.errors import error_from_document, error_from_status, request_id
+from deepshi_provider.api.responses import Answer, cost_of
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     ContentRefused,
@@ -68,7 +69,8 @@ def test_a_cost_is_exact_or_unknown(usage: Any, cost: str | None) -> None:
 
 def test_what_is_odd_in_an_answer_is_none() -> None:
     odd = {"created": "now", "model": 5, "size": ["3x2"], "usage": "much", "extra": 1}
-    assert Answer.model_validate(odd).model_dump() == {"created": None, "model": None, "size": None, "usage": None}
+    nothing = {"created": None, "model": None, "size": None, "usage": None, "cost_usd": None}
+    assert Answer.model_validate(odd).model_dump() == nothing
     assert Answer.model_validate({"created": True}).created is None
 
 
@@ -123,6 +125,7 @@ def test_each_status_has_its_class_whatever_the_body(
         "retry_after": None,
         "charged": charged,
         "cost_usd": None,
+        "cost_is_complete": True,
         "sends": 0,
     }
     assert error.message.endswith(f". The server said: {said}") == (said is not None)

@@ -90,5 +90,5 @@ def test_an_event_cut_by_the_end_of_the_stream_has_the_reason_as_its_error() -> 
     decoder = SseDecoder()
     assert list(decoder.feed(b'event: a.completed\ndata: {"a": 1')) == []
     (event,) = decoder.close()
-    assert (event.name, event.document) == ("a.completed", None)
+    assert (event.name, event.document) == ("a.completed", {})
     assert isinstance(event.error, OutcomeUnknown)

@@ -73,6 +73,8 @@ class Got:
 
     images: list[tuple[int, bytes, str, int, int, str | None]]
     answer: Answer
+    warnings: list[str]
+    cost_is_complete: bool
 
     @property
     def pictures(self) -> list[bytes]:
@@ -83,7 +85,7 @@ def receive(
     pieces: Iterable[bytes] | bytes, content_type: str = JSON, *, wanted: int = 1, image_limit: int = IMAGE_LIMIT
 ) -> Got:
     """Do as the hook does, and leave no spool open."""
-    reader = AnswerReader(content_type, wanted, image_limit=image_limit)
+    reader = AnswerReader(wanted, image_limit=image_limit)
     try:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
             reader.feed(piece)
@@ -94,7 +96,12 @@ def receive(
             (i.index, read(i.spool), i.media.media_type, i.media.width, i.media.height, i.revised_prompt)
             for i in received.images
         ]
-        return Got(images=images, answer=received.answer)
+        return Got(
+            images=images,
+            answer=received.answer,
+            warnings=received.warnings,
+            cost_is_complete=received.cost_is_complete,
+        )
     finally:
         reader.discard()
 

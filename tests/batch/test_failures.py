@@ -75,6 +75,7 @@ def test_failed_rows_are_named_after_all_others_are_done(emulator: Emulator, pla
         "error": "moderation_blocked",
         "charged": "no",
         "seconds": failed["seconds"],
+        "warnings": [],
     }
     assert ti.xcoms == {"cost_usd": float(3 * PRICE)}
     assert posts(emulator) == 10, "what can never work is tried once"

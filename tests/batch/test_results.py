@@ -45,6 +45,7 @@ COLUMNS = [
     "error",
     "charged",
     "seconds",
+    "warnings",
 ]
 
 

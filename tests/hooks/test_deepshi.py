@@ -155,7 +155,7 @@ def test_nothing_stays_open(emulator: Emulator, hook: DeepshiHook) -> None:
 
     def one_of_each() -> None:
         emulator.reset()
-        for fault, stream in itertools.product(["cut", "broken_base64", "no_data", "wrong_json"], [False, True]):
+        for fault, stream in itertools.product(["cut", "broken_base64", "no_data", "truncated_image"], [False, True]):
             emulator.fault(fault, **({"at": "body"} if fault == "cut" else {}))
             with pytest.raises(DeepshiError):
                 hook.generate(boat(stream=stream))

@@ -1,0 +1,193 @@
+"""What came of an answer → its images and its price, with warnings about what is missing, or the error that it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from deepshi_provider.api.media import Media, identify
+from deepshi_provider.api.responses import Answer, Picture, cost_of
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.api.texts import shown_uri
+from deepshi_provider.exceptions import DeepshiError, InvalidResponse, StorageFailed
+
+#: Unusable images that the warnings explain.
+_EXPLAINED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedImage:
+    """One verified image.
+
+    :param index: its position among the request's pictures, from 0.
+    :param spool: its bytes.
+    """
+
+    index: int
+    spool: Spool
+    media: Media
+    revised_prompt: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """An answer with at least one usable image.
+
+    :param warnings: what is not as it was asked for, as sentences without a full stop.
+    :param cost_is_complete: whether ``answer.cost_usd`` is all that was taken, if it is known at all.
+    """
+
+    answer: Answer
+    images: list[ReceivedImage]
+    warnings: list[str]
+    cost_is_complete: bool
+
+
+@dataclass(kw_only=True)
+class Taken:
+    """What has come of an answer so far.
+
+    :param wanted: how many images were asked for.
+    :param pictures: entries of ``data``, with spools for their images.
+    :param fields: of :class:`~deepshi_provider.api.responses.Answer`.
+    :param error: the first error that it reported, or that it ended with.
+    :param is_paid: whether a result came, usable or not: from then on nothing is free.
+    :param is_cost_final: whether its cost is that of the whole request, although an error ended it.
+    """
+
+    wanted: int
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+    cost_usd: Decimal | None = None
+    error: DeepshiError | None = None
+    is_paid: bool = False
+    is_cost_final: bool = False
+
+    def add(self, document: dict[str, Any], entries: list[dict[str, Any]], *, is_whole: bool) -> None:
+        """Take a document or an event, and of its pictures those that did not come before.
+
+        :param is_whole: whether it is neither cut nor broken.
+        """
+        known = set(map(_identity, self.pictures)) - {None}
+        self.pictures += [entry for entry in entries if _identity(entry) not in known]
+        self.is_paid = self.is_paid or (is_whole and bool(entries))
+        told = {"created": document.get("created_at"), **{k: v for k, v in document.items() if v is not None}}
+        cost = cost_of(told.get("usage"))
+        if cost is None and self.cost_usd is not None:
+            told.pop("usage", None)
+        # With several completed events each tells the request's usage: total_cost is "for this request".
+        self.fields |= {k: told[k] for k in ("created", "model", "size", "usage") if told.get(k) is not None}
+        self.cost_usd = self.cost_usd if cost is None else cost
+
+
+def entries_of(document: Any) -> list[dict[str, Any]]:
+    """Return the entries for pictures of an answer, or of a completed event, in any of their forms."""
+    data = document.get("data") if isinstance(document, dict) else None
+    entries = data if isinstance(data, list) else [data, document]
+    found = [entry for entry in entries if isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)]
+    return found if isinstance(data, list) else found[:1]
+
+
+def is_filled(entry: dict[str, Any]) -> bool:
+    """Return whether an entry holds image data, usable or not."""
+    return _spool(entry) is not None
+
+
+def receive(taken: Taken) -> Received:
+    """Return the usable images.
+
+    :raises DeepshiError: there are none.
+    """
+    images, problems = [], []
+    for position, entry in enumerate(taken.pictures):
+        try:
+            images.append(_image(position, entry))
+        except ValueError as err:
+            problems.append(f"Image {position} of the answer cannot be used: {err}")
+    is_complete = taken.error is None or (taken.cost_usd is not None and taken.is_cost_final)
+    if not images:
+        raise _error(taken, problems, cost_is_complete=is_complete)
+    return Received(
+        answer=Answer.model_validate({**taken.fields, "cost_usd": taken.cost_usd}),
+        images=_numbered(images, taken.wanted),
+        warnings=_warnings(taken, len(images), problems, cost_is_complete=is_complete),
+        cost_is_complete=is_complete,
+    )
+
+
+def _image(position: int, entry: dict[str, Any]) -> ReceivedImage:
+    """Return a verified image.
+
+    :raises ValueError: it cannot be used.
+    """
+    spool = _spool(entry)
+    if spool is None:
+        link = entry.get("url")
+        is_link = isinstance(link, str) and bool(link)
+        raise ValueError(f"it came as a link, not as data: {shown_uri(str(link))[:200]}" if is_link else "it is empty")
+    spool.flush()
+    if spool.problem:
+        raise ValueError(spool.problem)
+    try:
+        media = identify(spool.file, spool.size_bytes)
+    except OSError as err:
+        spool.fail(err)
+        raise ValueError(spool.problem) from err
+    picture = Picture.model_validate(entry)
+    index = position if picture.index is None else picture.index
+    return ReceivedImage(index=index, spool=spool, media=media, revised_prompt=picture.revised_prompt)
+
+
+def _numbered(images: list[ReceivedImage], wanted: int) -> list[ReceivedImage]:
+    """Return images by their index; those whose indices make no sense are numbered as they came."""
+    indices = {image.index for image in images}
+    if len(indices) < len(images) or not indices <= set(range(max(wanted, len(images)))):
+        images = [replace(image, index=position) for position, image in enumerate(images)]
+    return sorted(images, key=lambda image: image.index)
+
+
+def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> DeepshiError:
+    """Return what an answer without any usable image is."""
+    error = taken.error
+    failure = next((spool.failure for spool in map(_spool, taken.pictures) if spool and spool.failure), None)
+    if error is None and failure:
+        error = StorageFailed(f"{problems[0]}. It was paid for and is lost")
+    elif error is None and problems:
+        error = InvalidResponse(f"{problems[0]}. It was paid for and is lost")
+    elif error is None:
+        error = InvalidResponse("The answer holds no image", charged="unknown")
+    elif problems and taken.is_paid:
+        error.message = f"{error.message}. {problems[0]}"
+    if taken.is_paid or taken.cost_usd:
+        error.charged = "yes"
+    error.cost_usd = taken.cost_usd
+    error.cost_is_complete = cost_is_complete or error.charged == "no"
+    return error
+
+
+def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete: bool) -> list[str]:
+    found = []
+    if count != taken.wanted:
+        found.append(f"Asked for {taken.wanted} {'image' if taken.wanted == 1 else 'images'}, got {count}")
+    found += problems[:_EXPLAINED]
+    if taken.error:
+        code = f" (code: {taken.error.code})" if taken.error.code else ""
+        found.append(f"The answer did not come to its end: {taken.error.message}{code}")
+        if not cost_is_complete:
+            found.append("The request may have cost more than the answer reported")
+    return found
+
+
+def _identity(entry: dict[str, Any]) -> tuple[int, str] | None:
+    """Return what tells a picture that comes twice: index and content; ``None`` if it does not say its index."""
+    spool, index = _spool(entry), entry.get("index")
+    is_whole = spool is not None and spool.complete and spool.problem is None
+    return (index, spool.sha256) if spool and is_whole and isinstance(index, int) else None
+
+
+def _spool(entry: dict[str, Any]) -> Spool | None:
+    """Return the image itself; servers may send both fields and fill one."""
+    values = (entry.get(key) for key in ("b64_json", "url"))
+    filled = [value for value in values if isinstance(value, Spool) and (value.size_bytes or value.problem)]
+    return min(filled, key=lambda spool: spool.problem is not None, default=None)
