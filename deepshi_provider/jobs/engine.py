@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Seconds between two looks at another process that may be waiting for the same answer.
-POLL = 2.0
 #: Seconds between the attempts to make a claim that others make first and no listing shows.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
@@ -160,14 +158,14 @@ class Engine:
         claim = await self.ledger.live_claim(sendings, self._tools.watch, self._tools.lease)
         if claim is None:
             return False
-        if self._remaining() <= POLL:
+        if self._remaining() <= self._tools.times.poll:
             raise OutcomeUnknown(
                 f"Another process sent this request ({self.ledger.claim_uri(claim)}) and had no answer in time"
             )
         if claim.k != self._waits_for:
             self._waits_for = claim.k
             log.info("Another process is waiting for this request's answer: %s", self.ledger.claim_uri(claim))
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(self._tools.times.poll)
         return True
 
     def _bounded(self, sendings: list[Sending]) -> int:

@@ -4,7 +4,7 @@ Two triggerers may run one job at once, and a claim alone does not tell whether 
 So each claim names a *holder*, and each holder is an object that its process keeps changing and deletes at the end. It
 lists the attempts that the process is at, so that nobody waits for one whose answer a living process has lost.
 Another process that finds a claim without a record waits until the holder is gone, or has not changed for
-:data:`LEASE` seconds *by the waiting process's own clock*; no clocks are compared.
+:attr:`Times.lease` seconds *by the waiting process's own clock*; no clocks are compared.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 
 from deepshi_provider.exceptions import StorageFailed
@@ -25,12 +26,25 @@ from deepshi_provider.storage import STATE, Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds without a change after which a holder counts as dead.
-LEASE = 20.0
-#: Seconds between two changes.
-BEAT = 4.0
 #: Signs of life wait for no other work.
 _BEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-beat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long processes wait for each other, in seconds. All processes of a job must use the same.
+
+    :param lease: without a change, after which a holder counts as dead.
+    :param beat: between two changes.
+    :param poll: between two looks at another process that may be waiting for the same answer.
+    """
+
+    lease: float = 20.0
+    beat: float = 4.0
+    poll: float = 2.0
+
+
+TIMES = Times()
 
 
 def holder_name(holder: str) -> str:
@@ -44,12 +58,13 @@ class Lease:
     Starting it is also the proof that the store can be written, before anything is paid.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, times: Times = TIMES) -> None:
         self.holder = uuid.uuid4().hex[:16]
         #: ``<name>.<k>`` of each attempt that this process is at; its other claims are lost ones.
         self.attempts: set[str] = set()
         self._heartbeats = 0
         self._store = store
+        self._times = times
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._last_beat = (0.0, 0.0)
@@ -62,7 +77,7 @@ class Lease:
         Both clocks are asked: the monotonic one stands still while a machine is suspended, the other may be set.
         """
         gaps = (now - then for now, then in zip(_clocks(), self._last_beat, strict=True))
-        if self._task is not None and max(gaps) > LEASE / 2:
+        if self._task is not None and max(gaps) > self._times.lease / 2:
             self._lapsed = True
         return self._lapsed
 
@@ -98,7 +113,7 @@ class Lease:
             return
         self._ending.set()
         # A beat that is being written must not come after the removal; one that hangs is not waited for.
-        await asyncio.wait([self._task], timeout=BEAT)
+        await asyncio.wait([self._task], timeout=self._times.beat)
         self._task.cancel()
         # Others need not wait for the lease to run out. If this fails, they will wait.
         with contextlib.suppress(StorageFailed):
@@ -107,12 +122,12 @@ class Lease:
     async def _keep_beating(self) -> None:
         while not self._ending.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), BEAT)
+                await asyncio.wait_for(self._ending.wait(), self._times.beat)
                 return
             try:
                 await self._beat()
             except StorageFailed as err:
-                log.warning("Sign of life not written, trying again in %g s: %s", BEAT, err)
+                log.warning("Sign of life not written, trying again in %g s: %s", self._times.beat, err)
 
     async def _beat(self) -> None:
         begun = _clocks()
@@ -130,8 +145,9 @@ def _clocks() -> tuple[float, float]:
 class Watch:
     """What this process knows of other holders."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, times: Times = TIMES) -> None:
         self._store = store
+        self._times = times
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     async def is_at(self, claim: Claim, attempt: str) -> bool:
@@ -152,7 +168,7 @@ class Watch:
             return True
 
     def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
-        """Return whether data was seen to change within the last :data:`LEASE` seconds.
+        """Return whether data was seen to change within the last :attr:`Times.lease` seconds.
 
         :param asked_at: monotonic seconds just before the data was read: if this process stalled meanwhile, the other
             one need not have.
@@ -161,4 +177,4 @@ class Watch:
         if data != before:
             self._seen[name] = (data, asked_at)
             return True
-        return asked_at - since < LEASE
+        return asked_at - since < self._times.lease

@@ -14,6 +14,7 @@ from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExh
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
+from deepshi_provider.jobs.lease import TIMES, Times
 from deepshi_provider.jobs.ledger import Purchase
 from deepshi_provider.jobs.sheets import add_up, make_sheet, sheet_images
 from deepshi_provider.jobs.tools import Tools
@@ -28,17 +29,18 @@ _MANIFEST = TypeAdapter(Manifest)
 _JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
-async def run(job: Job, *, patience: float = PATIENCE) -> Manifest:
+async def run(job: Job, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
     """Carry out a job and return how it ended; after a success the manifest is stored too.
 
     Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
     claim; images that were already paid for and received are stored first.
 
     :param patience: seconds for which a store that fails after payment is tried again.
+    :param times: how long processes wait for each other.
     """
     store = Store(job.output_uri, job.output_conn_id, patience=patience)
     hook = DeepshiHook(job.deepshi_conn_id, tell_run=False)
-    tools = Tools.of(job, hook, store)
+    tools = Tools.of(job, hook, store, times=times)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:
         async with hook.session(files=store.files), tools.lease:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import Terms
-from deepshi_provider.jobs.lease import Lease, Watch
+from deepshi_provider.jobs.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.jobs.preflight import Preflight
 from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.run_costs import RunCosts
@@ -24,6 +24,7 @@ class Tools:
     :param lease: this process's sign of life.
     :param prices: what requests of a price class have cost lately.
     :param run_costs: tells the DAG run what is paid, and asks what may be.
+    :param times: how long processes wait for each other.
     :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
     """
 
@@ -35,21 +36,31 @@ class Tools:
     preflight: Preflight
     prices: Prices
     run_costs: RunCosts
+    times: Times
     image_log_level: int = logging.INFO
 
     @classmethod
-    def of(cls, terms: Terms, hook: DeepshiHook, store: Store, image_log_level: int = logging.INFO) -> Tools:
+    def of(
+        cls,
+        terms: Terms,
+        hook: DeepshiHook,
+        store: Store,
+        image_log_level: int = logging.INFO,
+        *,
+        times: Times = TIMES,
+    ) -> Tools:
         """Return the tools of one job."""
         prices = Prices(hook, terms.runs_uri, terms.runs_conn_id, store)
         return cls(
             terms=terms,
             hook=hook,
             store=store,
-            lease=Lease(store),
-            watch=Watch(store),
+            lease=Lease(store, times),
+            watch=Watch(store, times),
             preflight=Preflight(hook, terms.preflight),
             prices=prices,
             run_costs=RunCosts(terms, prices),
+            times=times,
             image_log_level=image_log_level,
         )
 

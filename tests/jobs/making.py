@@ -21,7 +21,7 @@ def make_job(
     *,
     owner: dict[str, Any] | None = None,
     fields: dict[str, Any] | None = None,
-    seconds: float = 60,
+    seconds: float = 600,
     **more: Any,
 ) -> Job:
     """A small generation.
@@ -54,7 +54,7 @@ def taken(emulator: Emulator) -> Decimal:
     return Decimal(emulator.stats()["cost_usd"])
 
 
-async def until(what: str, probe: Callable[[], Any], timeout: float = 20) -> None:
+async def until(what: str, probe: Callable[[], Any], timeout: float = 60) -> None:
     """Wait, without blocking the loop, for something that happens in another process."""
     deadline = time.monotonic() + timeout
     while not await asyncio.to_thread(probe):

@@ -11,7 +11,7 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.jobs.lease import LEASE
+from deepshi_provider.jobs.lease import Times
 from deepshi_provider.jobs.run import run
 from deepshi_provider.jobs.run_batch import run_batch
 from deepshi_provider.jobs.table import RowTable
@@ -21,6 +21,10 @@ from tests.places import Place, document, images, state
 from tests.services.processes import last_line_of, start_module
 
 pytestmark = pytest.mark.slow
+
+QUICK = Times(lease=2, beat=0.5, poll=0.1)
+#: Who waits with these is stopped by the test's time limit.
+ENDLESS = Times(lease=3600, beat=1, poll=3600)
 
 
 def start(job: Job) -> subprocess.Popen[str]:
@@ -77,15 +81,15 @@ async def test_who_waits_goes_on_when_the_other_was_refused(emulator: Emulator, 
     emulator.fault("status", status=402, delay=0.6)
     first, second = await asyncio.gather(
         run(make_job(local)),
-        _later(0.3, make_job(local, owner={"run_id": "tuesday"})),
+        _second(emulator, make_job(local, owner={"run_id": "tuesday"})),
     )
     assert (first.status, second.status, second.unknown_outcomes) == ("failed", "success", 0)
     assert posts(emulator) == 2
 
 
-async def _later(seconds: float, job: Job) -> Manifest:
-    await asyncio.sleep(seconds)
-    return await run(job)
+async def _second(emulator: Emulator, job: Job) -> Manifest:
+    await until("the first request", lambda: posts(emulator) == 1)
+    return await run(job, times=Times(poll=0.1))
 
 
 async def test_waiting_for_another_process_ends_with_the_deadline(emulator: Emulator, local: Place) -> None:
@@ -106,7 +110,6 @@ async def test_waiting_for_another_process_ends_with_the_deadline(emulator: Emul
 async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more(
     emulator: Emulator, local: Place
 ) -> None:
-    """Slow: it waits for the lease."""
     emulator.fault("silence")
     process = start(make_job(local))
     await until("the request", lambda: posts(emulator) == 1)
@@ -116,11 +119,8 @@ async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more
     process.stdout.close()
     (holder,) = state(local, "holder")
     begun = time.monotonic()
-    again = asyncio.create_task(run(make_job(local, owner={"try_number": 2})))
-    await asyncio.sleep(LEASE - 4)
-    assert posts(emulator) == 1, "the holder may still be alive"
-    manifest = await again
-    assert LEASE - 1 < time.monotonic() - begun < LEASE + 8
+    manifest = await run(make_job(local, owner={"try_number": 2}), times=QUICK)
+    assert time.monotonic() - begun >= QUICK.lease, "until then the holder may still be alive"
     assert (manifest.status, manifest.unknown_outcomes, manifest.reused) == ("success", 1, False)
     assert posts(emulator) == 2
     assert images(local) == ["image-0.png"]
@@ -130,9 +130,7 @@ async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more
 async def test_claim_whose_holder_is_gone_is_not_waited_for(emulator: Emulator, place: Place) -> None:
     emulator.fault("cut")
     await run(make_job(place))
-    begun = time.monotonic()
-    manifest = await run(make_job(place, owner={"try_number": 2}))
-    assert time.monotonic() - begun < 5
+    manifest = await run(make_job(place, owner={"try_number": 2}), times=ENDLESS)
     assert (manifest.status, manifest.unknown_outcomes) == ("success", 1)
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.lease import LEASE, Lease, Watch
+from deepshi_provider.jobs.lease import Lease, Times, Watch
 from deepshi_provider.jobs.ledger import Ledger, new_claim
 from deepshi_provider.jobs.run import run
 from deepshi_provider.manifest import Owner
@@ -17,6 +17,8 @@ from tests.places import LocalPlace, S3Place, images, state
 from tests.services.s3_proxy import S3Proxy
 
 OWNER = Owner(dag_id="d", run_id="r", task_id="t")
+
+LEASE = 20.0
 
 
 @pytest.mark.s3
@@ -67,7 +69,7 @@ async def test_claim_whose_acknowledgement_was_lost_is_ones_own(local: LocalPlac
 
 
 def test_a_holder_is_not_dead_because_this_process_stalled(local: LocalPlace) -> None:
-    watch = Watch(Store(local.uri))
+    watch = Watch(Store(local.uri), Times(lease=LEASE))
     assert watch.is_fresh("holder", b"1", asked_at=0.0)
     assert watch.is_fresh("holder", b"1", asked_at=LEASE - 0.1)
     assert watch.is_fresh("holder", b"2", asked_at=3 * LEASE)
