@@ -273,7 +273,11 @@ async def test_object_is_read_as_it_is_now_whatever_was_listed_before(s3_place: 
 
 FULL_DISK = """
 import asyncio, io, resource, signal, sys
+from types import SimpleNamespace
+from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.hooks.result import Image
+from deepshi_provider.jobs.keep import _rescued
 from deepshi_provider.storage import Store
 
 async def fail(work):
@@ -290,9 +294,19 @@ async def main():
     await fail(store.publish("image-0.png", lambda: io.BytesIO(data), "image/png"))
     await fail(store.write_file("manifest.jsonl", lambda file: file.write(data), "application/jsonl"))
 
+def image(index, size):
+    spool = Spool()
+    spool.write(bytes(size))
+    what = {"media_type": "image/png", "width": 1, "height": 1, "sha256": spool.sha256, "revised_prompt": None}
+    return Image(index=index, size_bytes=size, spool=spool, **what)
+
+images = [image(0, 10_000), image(1, 100_000)]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 asyncio.run(main())
+for some in (images, images[1:]):
+    result = SimpleNamespace(images=some, cost_usd=None, sends=1)
+    print(_rescued(StorageFailed("the store is away"), result).message, file=sys.stderr)
 """
 
 
@@ -309,7 +323,11 @@ def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) ->
     )
     assert ended.stdout.split() == ["OSError"] * 4, ended.stderr
     assert local.names() == []
-    assert [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("deepshi")] == []
+    (rescued,) = (tmp_path / "tmp").glob("deepshi*")
+    assert [path.name for path in rescued.iterdir()] == ["image-0.png"], "what was saved whole stays, and no part"
+    first, second = [line for line in ended.stderr.splitlines() if "could not be stored" in line]
+    assert f"{rescued}/image-0.png; 1 of 2 could not be saved" in first
+    assert "1 of 1 could not be saved" in second
 
 
 async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class Image:
                 shutil.copyfileobj(file, copy)
                 copy.flush()
             except BaseException:  # a part of an image is none
-                target.unlink(missing_ok=True)
+                if target.is_file():  # and no device
+                    target.unlink()
                 raise
         return target
 
