@@ -40,8 +40,11 @@ def main() -> None:
     if not options.render:
         results = _measure(quick=options.quick, runs=1 if options.quick else options.runs)
         options.results.write_text(json.dumps(results, indent=1) + "\n")
-    write_report(json.loads(options.results.read_text()), options.page)
+    results = json.loads(options.results.read_text())
+    missed = write_report(results, options.page)
     print(f"Wrote {options.page}")
+    if missed and not results["quick"]:
+        sys.exit(f"Missed: {'; '.join(missed)}")
 
 
 def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
