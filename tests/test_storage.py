@@ -305,7 +305,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 asyncio.run(main())
 for some in (images, images[1:]):
-    result = SimpleNamespace(images=some, cost_usd=None, sends=1)
+    result = SimpleNamespace(images=some, cost_usd=None, cost_is_complete=False, sends=1)
     print(_rescued(StorageFailed("the store is away"), result).message, file=sys.stderr)
 """
 
