@@ -75,6 +75,7 @@ class Engine:
         self.model = request.model
         self.price_class = price_class(request)
         self.exposed = self.unknown = 0
+        self._is_in_doubt = False
         self.spent: Decimal | None = None
         self.ledger = Ledger(tools.store, name)
 
@@ -83,7 +84,16 @@ class Engine:
 
         :raises DeepshiError: there are none; ``charged`` tells what was paid.
         """
-        return await self._with_inputs(self._run)
+        try:
+            return await self._with_inputs(self._run)
+        except DeepshiError:
+            raise
+        except Exception as err:  # a fault of ours or of a library: it must not take other rows and their costs along
+            log.exception("A request failed in a way that is not foreseen")
+            message = f"An error that is not foreseen ({type(err).__name__}: {str(err)[:200]})"
+            if self._is_in_doubt:
+                raise OutcomeUnknown(f"{message}; the image may have been paid for", sends=1) from err
+            raise DeepshiError(f"{message}, before anything was sent") from err
 
     async def find(self) -> Purchase | None:
         """Return the record of stored images that serve, if there is one; nothing is sent or claimed.
@@ -223,6 +233,7 @@ class Engine:
     async def _buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
         """Send, store, record. Return ``None`` if another process has taken over meanwhile."""
         begun = time.monotonic()
+        self._is_in_doubt = True
         try:
             result = await self._send(inputs)
         except asyncio.CancelledError:
@@ -234,8 +245,13 @@ class Engine:
             self.unknown += err.charged == "unknown"
             await _to_its_end(self._settle(k, unknown, err))
             raise
+        except Exception:
+            self.exposed += 1
+            self.unknown += 1
+            raise
         else:
             record = await _to_its_end(self._keep(k, unknown, result))
+        self._is_in_doubt = False
         log.log(self._tools.image_log_level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
 from deepshi_provider.hooks.metrics import count_as_trigger
-from deepshi_provider.jobs.job import BatchJob
+from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.run import load_job, run
 from deepshi_provider.jobs.run_batch import run_batch
 
@@ -58,8 +58,18 @@ class DeepshiImagesTrigger(BaseTrigger):
             event: dict[str, Any] = {"kind": "single", "status": "failed", "error": err.as_data()}
             event["retry"] = err.retryable
         else:
-            ended = await run_batch(job) if isinstance(job, BatchJob) else await run(job)
-            event = ended.as_event(self.storage_conn_id)
+            event = await self._event_of(job)
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # likewise
+
+    async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
+        try:
+            ended = await run_batch(job) if isinstance(job, BatchJob) else await run(job)
+        except Exception as err:  # of a library, or a full disk: without an event, Airflow knows nothing of costs
+            self.log.exception("The job failed in a way that is not foreseen")
+            message = f"An error that is not foreseen ({type(err).__name__}: {str(err)[:200]})"
+            error = OutcomeUnknown(f"{message}; what was sent may have been paid for")
+            more = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
+            return {**more, "status": "failed", "error": error.as_data(), "retry": error.retryable}
+        return ended.as_event(self.storage_conn_id)

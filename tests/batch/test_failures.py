@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
@@ -418,3 +419,21 @@ def test_the_index_names_records_as_the_ledger_does(emulator: Emulator, local: P
 
     assert asyncio.run(scenario()) == [False, False], "they are known"
     assert posts(emulator) == 2
+
+
+def test_an_error_that_is_not_foreseen_stays_in_its_row(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = httpx.AsyncClient.send
+
+    async def failing(client: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        if b"number 1" in request.content:
+            raise RuntimeError("of a library")
+        return await send(client, request, **options)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", failing)
+    ti, err = ended(batch(local, rows_of(4), max_resends=0))
+    assert isinstance(err, RowsFailed | AirflowFailException)
+    assert statuses(lines_of(local)) == {"created": 3, "failed": 1}
+    assert [line["charged"] for line in lines_of(local)] == ["yes", "unknown", "yes", "yes"]
+    assert (ti.xcoms["cost_usd"], posts(emulator)) == (float(3 * PRICE), 3)
