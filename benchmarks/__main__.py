@@ -1,6 +1,7 @@
 """Run the measurements and write ``docs/performance.md`` from them: ``make bench``.
 
-Each measurement is a process of its own; so is the server. ``--quick`` runs everything small and once.
+Each measurement is a process of its own; so is the server, which is behind TLS for all clients, as Deepshi is; one size
+is measured over plain HTTP too. ``--quick`` runs everything small and once.
 """
 
 from __future__ import annotations
@@ -52,26 +53,27 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
     sizes = (4096, MIB // 4) if quick else (4096, MIB, 18 * MIB)
     counts = (1, 4) if quick else (1, 16, 64)
     rows = (10, 100) if quick else (100, 1_000, 10_000)
-    with _server(sizes) as (url, directory, environment):
+    with _server(sizes) as (directory, secure, plain):
+        url = secure["BENCH_URL"]
+
+        def answers(environment: dict[str, str], sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+            cells = (f"{size}:{count}" for size in sizes for count in counts)
+            arguments = (environment["BENCH_URL"], str(directory), str(runs), *cells)
+            return _json("benchmarks.answers", *arguments, environment=environment)
+
         results = {
             "machine": _machine(),
             "runs": runs,
             "quick": quick,
-            "ceiling_gib_per_s": [ceiling(url, sizes[-1], connections=counts[-1]) for _ in range(runs)],
-            "imports": [_json("benchmarks.imports", environment=environment)[0] for _ in range(runs)],
-            "answers": _json(
-                "benchmarks.answers",
-                url,
-                str(directory),
-                str(runs),
-                *(f"{size}:{count}" for size in sizes for count in counts),
-                environment=environment,
-            ),
-            "through_airflow": _through_airflow(url, directory, environment, sizes[1], runs, quick=quick),
+            "ceiling_gib_per_s": [
+                ceiling(url, secure["SSL_CERT_FILE"], sizes[-1], connections=counts[-1]) for _ in range(runs)
+            ],
+            "imports": [_json("benchmarks.imports", environment=secure)[0] for _ in range(runs)],
+            "answers": answers(secure, sizes),
+            "plain_answers": answers(plain, sizes[1:2]),
+            "through_airflow": _through_airflow(directory, secure, sizes[1], runs, quick=quick),
             "growth": [
-                _json("benchmarks.growth", str(count), environment=environment)[0]
-                for _ in range(runs)
-                for count in rows
+                _json("benchmarks.growth", str(count), environment=secure)[0] for _ in range(runs) for count in rows
             ],
         }
     results["minutes"] = round((time.monotonic() - begun) / 60, 1)
@@ -79,17 +81,17 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
 
 
 def _through_airflow(
-    url: str, directory: Path, environment: dict[str, str], size: int, runs: int, *, quick: bool
+    directory: Path, environment: dict[str, str], size: int, runs: int, *, quick: bool
 ) -> dict[str, Any]:
     pictures, latency = (4, 0.1) if quick else (200, 2.0)
-    arguments = (url, str(directory), str(runs), str(pictures), str(size), str(latency))
+    arguments = (str(directory), str(runs), str(pictures), str(size), str(latency))
     rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
     return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 
 
 @contextlib.contextmanager
-def _server(sizes: tuple[int, ...]) -> Iterator[tuple[str, Path, dict[str, str]]]:
-    """Start the server; yield its URL, the directory of its answers, and the environment of its clients."""
+def _server(sizes: tuple[int, ...]) -> Iterator[tuple[Path, dict[str, str], dict[str, str]]]:
+    """Start the server; yield the directory of its answers, and its clients' environments over TLS and without."""
     with tempfile.TemporaryDirectory(prefix="deepshi-bench-") as name:
         directory = Path(name)
         for size in {4096, *sizes}:
@@ -98,15 +100,20 @@ def _server(sizes: tuple[int, ...]) -> Iterator[tuple[str, Path, dict[str, str]]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         try:
             assert server.stdout  # noqa: S101 -- it was started with a pipe
-            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            yield url, directory, _environment(url, directory)
+            secure, plain = server.stdout.readline().split()
+            yield (
+                directory,
+                _environment(f"https://127.0.0.1:{secure}", directory),
+                _environment(f"http://127.0.0.1:{plain}", directory),
+            )
         finally:
             server.kill()
             server.communicate()
 
 
 def _environment(url: str, directory: Path) -> dict[str, str]:
-    connection = {"conn_type": "deepshi", "host": url, "password": "sk-bf-bench"}
+    ca_file = str(directory / "ca.pem")
+    connection = {"conn_type": "deepshi", "host": url, "password": "sk-bf-bench", "extra": {"verify": ca_file}}
     return {
         **os.environ,
         "NO_PROXY": "127.0.0.1",
@@ -114,7 +121,11 @@ def _environment(url: str, directory: Path) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "AIRFLOW_CONN_DEEPSHI_DEFAULT": json.dumps(connection),
-        "AIRFLOW_CONN_BENCH_HTTP": url,
+        "AIRFLOW_CONN_BENCH_HTTP": json.dumps({"conn_type": "http", "host": url}),
+        "BENCH_URL": url,
+        # Whom the other clients trust.
+        "SSL_CERT_FILE": ca_file,
+        "REQUESTS_CA_BUNDLE": ca_file,
     }
 
 

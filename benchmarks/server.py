@@ -1,6 +1,7 @@
-"""A server that only sends prebuilt answers, by ``sendfile``: its own cost is small, so that clients are what is seen.
+"""A server that only sends prebuilt answers: its own cost is small, so that clients are what is seen.
 
-``python -m benchmarks.server DIRECTORY`` prints its port. A prompt that says ``<n> bytes`` is answered with the files
+``python -m benchmarks.server DIRECTORY`` prints its ports, of HTTPS and of HTTP, and puts ``ca.pem``, which vouches for
+it, into the directory. A prompt that says ``<n> bytes`` is answered with the files
 of that length which :func:`benchmarks.pictures.write_answers` has put into the directory, after ``<seconds> s`` if it
 says so.
 """
@@ -12,12 +13,18 @@ import asyncio
 import contextlib
 import json
 import re
+import ssl
+from functools import cache
 from pathlib import Path
+
+import trustme
 
 _BYTES = re.compile(rb"(\d+) bytes")
 _SECONDS = re.compile(rb"([\d.]+) s\b")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
+#: Bytes that are encrypted at once.
+_PIECE = 256 * 1024
 _CONTENT_TYPES = {".json": "application/json", ".sse": "text/event-stream"}
 _MODELS = json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]}).encode()
 
@@ -42,20 +49,43 @@ async def _answer(directory: Path, head: bytes, body: bytes, writer: asyncio.Str
         return
     size = _BYTES.search(body)
     path = directory / f"{size[1].decode() if size else 0}.{'sse' if _STREAM.search(body) else 'json'}"
+    writer.write(_head(_CONTENT_TYPES[path.suffix], path.stat().st_size))
+    if writer.get_extra_info("ssl_object"):  # for which asyncio's sendfile reads 16 KiB at a time
+        content = memoryview(_content(path))
+        for start in range(0, len(content), _PIECE):
+            writer.write(content[start : start + _PIECE])
+            await writer.drain()
+        return
     with path.open("rb") as file:
-        writer.write(_head(_CONTENT_TYPES[path.suffix], path.stat().st_size))
         await asyncio.get_running_loop().sendfile(writer.transport, file)
+
+
+@cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def _head(content_type: str, length: int) -> bytes:
     return f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n".encode()
 
 
+def _certificate(directory: Path) -> ssl.SSLContext:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
 async def _main(directory: Path) -> None:
-    server = await asyncio.start_server(lambda r, w: _serve(directory, r, w), "127.0.0.1", 0, backlog=512)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    async with server:
-        await server.serve_forever()
+    ports = []
+    for context in (_certificate(directory), None):
+        server = await asyncio.start_server(
+            lambda r, w: _serve(directory, r, w), "127.0.0.1", 0, backlog=512, ssl=context
+        )
+        ports.append(server.sockets[0].getsockname()[1])
+    print(*ports, flush=True)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def test_quick_run_measures_every_client_and_writes_the_page(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(results.read_text())
     assert {row["client"] for row in found["answers"]} == {"provider", "sdk", "http_trigger", "floor"}
+    assert {row["client"] for row in found["plain_answers"]} == {"provider", "sdk", "http_trigger", "floor"}
     assert [row["rows"] for row in found["growth"]] == [10, 100]
     assert [row["way"] for row in found["through_airflow"]["rows"]] == list(WAYS)
     text = page.read_text()

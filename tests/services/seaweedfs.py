@@ -14,6 +14,7 @@ import botocore.exceptions  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
 from botocore.client import BaseClient, Config  # type: ignore[import-untyped]
 
+from .authority import Authority
 from .processes import Process, free_ports, wait_for
 
 
@@ -22,17 +23,21 @@ class SeaweedFS:
 
     :param directory: An empty or new directory for data and log.
     :param buckets: Created at the first start.
+    :param authority: S3 is served over TLS, and this vouches for it.
     """
 
     access_key = "test-access-key"
     secret_key = "test-secret-key"
 
-    def __init__(self, directory: Path, buckets: Sequence[str] = ("images",)) -> None:
+    def __init__(
+        self, directory: Path, buckets: Sequence[str] = ("images",), *, authority: Authority | None = None
+    ) -> None:
         self._directory = directory.absolute()
         self._buckets = buckets
         self._ports = dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True))
         self._process: Process | None = None
-        self.endpoint_url = f"http://127.0.0.1:{self._ports['s3.port']}"
+        self._authority = authority
+        self.endpoint_url = f"{'https' if authority else 'http'}://127.0.0.1:{self._ports['s3.port']}"
 
     def __enter__(self) -> SeaweedFS:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,9 @@ class SeaweedFS:
     def start(self) -> None:
         """Start, also after :meth:`stop`: same ports, same data; return when S3 answers."""
         options = [f"-{name}={port}" for name, port in self._ports.items()]
+        if self._authority:
+            options.append(f"-s3.cert.file={self._authority.certificate_file}")
+            options.append(f"-s3.key.file={self._authority.key_file}")
         command = [str(_weed()), "mini", *_OPTIONS, *options]
         self._process = Process(
             "seaweedfs",
@@ -82,18 +90,21 @@ class SeaweedFS:
             endpoint_url=self.endpoint_url,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
+            verify=self._trust,
             config=Config(retries={"total_max_attempts": 1}),
         )
 
     def airflow_connection_json(self) -> str:
         """Return the value for ``AIRFLOW_CONN_<ID>``, a connection of type ``aws``."""
-        connection = {
-            "conn_type": "aws",
-            "login": self.access_key,
-            "password": self.secret_key,
-            "extra": {"endpoint_url": self.endpoint_url, "region_name": "us-east-1"},
-        }
+        extra = {"endpoint_url": self.endpoint_url, "region_name": "us-east-1"}
+        if self._trust:
+            extra["verify"] = self._trust
+        connection = {"conn_type": "aws", "login": self.access_key, "password": self.secret_key, "extra": extra}
         return json.dumps(connection)
+
+    @property
+    def _trust(self) -> str | None:
+        return str(self._authority.ca_file) if self._authority else None
 
     def _remove_sockets(self) -> None:
         """Remove what the server leaves behind, in /tmp whatever TMPDIR says."""

@@ -1,0 +1,69 @@
+"""Objects of a store behind TLS come back whole, also where each answer ends its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deepshi_provider.storage import Store
+from tests.services.authority import Authority
+from tests.services.nginx import Nginx
+from tests.services.seaweedfs import SeaweedFS
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
+
+COUNT, SIZE = 100, 8 * 2**20
+#: Objects on the disk at a time: 400 MiB. SeaweedFS frees what is deleted minutes later, so each group has its own.
+GROUP = 50
+AT_ONCE = 8
+
+
+async def write_and_read_back(store: Store, numbers: range) -> list[int]:
+    """Return which objects came back as they were written."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> bool:
+        async with turns:
+            data = random.Random(number).randbytes(SIZE)
+            await store.publish(f"image-{number}.png", lambda: io.BytesIO(data), "image/png")
+            digest = await store.process(f"image-{number}.png", lambda file: hashlib.sha256(file.read()).digest())
+            assert await store.size(f"image-{number}.png") == SIZE
+            return digest == hashlib.sha256(data).digest()
+
+    whole = await asyncio.gather(*map(one, numbers))
+    return [number for number, is_whole in zip(numbers, whole, strict=True) if is_whole]
+
+
+@pytest.mark.parametrize("ending", ["kept alive", "closed"])
+def test_large_objects_come_back_whole(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    # Airflow's file system for S3 does not pass the connection's `verify` on.
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.ca_file))
+    came: list[int] = []
+    for start in range(0, COUNT, GROUP):
+        folder, numbers = tmp_path / "group", range(start, start + GROUP)
+        folder.mkdir()
+        if ending == "kept alive":
+            with SeaweedFS(folder / "s3", authority=authority) as s3:
+                came += group(monkeypatch, s3, f"tls_{start}", s3.endpoint_url, numbers)
+        else:  # nginx sends its last bytes, TLS's goodbye and FIN at once
+            options = {"keepalive_timeout": 0, "proxy_set_header": "Host $http_host", "proxy_buffering": "on"}
+            with SeaweedFS(folder / "s3") as s3, Nginx(folder, s3.endpoint_url, authority, **options) as nginx:
+                came += group(monkeypatch, s3, f"closed_{start}", nginx.base_url, numbers)
+        shutil.rmtree(folder)
+    assert came == list(range(COUNT))
+
+
+def group(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, conn_id: str, url: str, numbers: range) -> list[int]:
+    """Write and read a part of the objects; each part has a connection of its own, as file systems are kept by it."""
+    connection = s3.airflow_connection_json().replace(s3.endpoint_url, url)
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", connection)
+    store = Store(f"s3://images/{conn_id}", conn_id)
+    return asyncio.run(write_and_read_back(store, numbers))
