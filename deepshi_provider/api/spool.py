@@ -101,8 +101,9 @@ class Spool:
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Delete the file."""
-        self.file.close()
+        """Delete the file. A full disk is no error here, for what is deleted need not be written."""
+        with contextlib.suppress(OSError):  # Python 3.14's files fail to close if they cannot write the rest
+            self.file.close()
 
     def __enter__(self) -> Spool:
         return self

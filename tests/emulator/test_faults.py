@@ -159,7 +159,7 @@ def test_slow_answer_takes_its_time(emulator: Emulator, client: httpx.Client) ->
     emulator.fault("slow", bytes_per_second=20_000)
     started = time.monotonic()
     answer = client.post(GENERATIONS, json=BOAT)
-    assert 0.3 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.3
     assert len(only_picture(answer)) == 6_000
     assert bill(emulator)[0] == "delivered"
 

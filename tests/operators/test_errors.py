@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,8 @@ DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 def fails(operator: Any, kind: type[DeepshiError], *, retried: bool, **identity: Any) -> tuple[str, TaskInstance]:
     """Run a try that must fail: with the error itself if Airflow shall retry, else with the one that stops it."""
     ti = TaskInstance(task_id=operator.task_id, **identity)
-    begun = time.monotonic()
     with pytest.raises(kind if retried else AirflowFailException) as raised:
         execute(operator, ti)
-    assert time.monotonic() - begun < 10
     error = raised.value if retried else raised.value.__cause__
     assert type(error) is kind
     assert str(error) == str(raised.value)
