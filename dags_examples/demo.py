@@ -75,7 +75,7 @@ def _connect(stack: ExitStack) -> Emulator | None:
     else:
         from deepshi_provider.emulator.testing import Emulator
 
-        emulator = stack.enter_context(Emulator(latency=0.2))
+        emulator = stack.enter_context(Emulator(latency=0.2, tls=True))
         print(f"Started the emulator at {emulator.base_url}; nothing costs money.")
         connection = emulator.connection_json(output_uri=output_uri)
     os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"] = connection

@@ -242,7 +242,7 @@ def _serve(port: int) -> None:
 
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepshi-ui-")))
-        emulator = stack.enter_context(Emulator(latency=0.5))
+        emulator = stack.enter_context(Emulator(latency=0.5, tls=True))
         images = home / "images"
         images.mkdir()
         print("Starting Airflow, which takes about 20 s …", flush=True)

@@ -30,7 +30,7 @@ def main() -> None:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepshi-screenshots-")))
         images = home / "images"
         images.mkdir()
-        emulator = stack.enter_context(Emulator(latency=0.2))
+        emulator = stack.enter_context(Emulator(latency=0.2, tls=True))
         print("Starting Airflow and running the examples …", flush=True)
         airflow = stack.enter_context(
             LocalAirflow(home, emulator.connection_json(output_uri=images.as_uri()), _free_port())

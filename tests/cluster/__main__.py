@@ -74,7 +74,7 @@ def _start(stack: ExitStack, options: argparse.Namespace) -> tuple[AirflowCluste
     stack.enter_context(postgres)
     stack.enter_context(redis)
     s3 = stack.enter_context(SeaweedFS(home / "s3"))
-    deepshi = stack.enter_context(Emulator(latency=1))
+    deepshi = stack.enter_context(Emulator(latency=1, tls=True))
     connection = deepshi.connection_json(output_uri="s3://images/deepshi", output_conn_id="s3")
     cluster = AirflowCluster(
         home / "airflow",

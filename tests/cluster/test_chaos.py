@@ -40,7 +40,7 @@ DEADLINE = 1200
 
 def test_200_pictures_while_workers_triggerers_scheduler_and_redis_die(tmp_path: Path) -> None:
     postgres, redis = Postgres(), Redis(tmp_path / "redis")
-    with postgres, redis, SeaweedFS(tmp_path / "s3") as s3, Emulator(latency=LATENCY) as deepshi:
+    with postgres, redis, SeaweedFS(tmp_path / "s3") as s3, Emulator(latency=LATENCY, tls=True) as deepshi:
         env = {
             "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(output_uri="s3://images/all", output_conn_id="s3"),
             "AIRFLOW_CONN_S3": s3.airflow_connection_json(),

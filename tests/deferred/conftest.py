@@ -40,7 +40,7 @@ def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     config.mkdir(parents=True)
     (config / "airflow_local_settings.py").write_text(PRELOAD)
     with (
-        Emulator(latency=0.5, api_key=API_KEY) as deepshi,
+        Emulator(latency=0.5, api_key=API_KEY, tls=True) as deepshi,
         SeaweedFS(root / "s3") as s3,
         Airflow(
             root / "airflow",

@@ -74,7 +74,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """One run of each DAG, in one process of its own."""
     home = tmp_path_factory.mktemp("airflow")
     place = LocalPlace(tmp_path_factory.mktemp("images"))
-    with Emulator() as emulator:
+    with Emulator(tls=True) as emulator:
         emulator.fault("not_an_image", prompt="a spoilt boat")
         emulator.fault("cut", prompt="a lost boat", charged=False)
         emulator.fault("status", status=REFUSAL, prompt="a refused boat", times=None)
