@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import BOAT, GENERATIONS, TWO_BOATS, events, exact, only_picture
+from tests.emulator.wire import BOAT, GENERATIONS, TWO_BOATS, events, exact, only_picture, raw_post, wait_for
 
 SIZES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"model": "deepshi-banana-pro", "width": 321, "height": 77}, (321, 77)),
@@ -202,3 +203,13 @@ def test_cost_has_other_forms_and_the_bill_stays(
     answer = client.post(GENERATIONS, json={"model": "nano-banana-2", "prompt": "a boat"})
     assert exact(answer)["usage"].get("cost") == cost
     assert emulator.stats()["cost_usd"] == "0.039"
+
+
+def test_a_request_without_its_body_costs_nothing(emulator: Emulator) -> None:
+    body = len(json.dumps(BOAT))
+    raw_post(emulator, BOAT, missing_bytes=body).close()
+    raw_post(emulator, BOAT, missing_bytes=1).close()
+    wait_for(lambda: emulator.stats()["disconnects"] == 2, timeout=60)
+    stats = emulator.stats()
+    assert (stats["posts"], stats["in_flight"], stats["images"], stats["cost_usd"]) == (2, 0, 0, "0")
+    assert [entry["fields"] for entry in emulator.requests()] == [{}, {}]
