@@ -31,6 +31,8 @@ TESTS_3.2.2 := -m 'not s3 and not packaging'
 TESTS_3.3.2 :=
 
 FAST := not airflow and not s3 and not slow
+# A worker per processor; conftest.py says which tests share one.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -59,7 +61,7 @@ screenshots: programs  ## pictures for the docs, of page, form and report
 
 .PHONY: test
 test: programs lint docs  ## everything that CI runs: lint, docs and all tests, with coverage
-	$(BIN)/python -m pytest --cov $(ARGS)
+	$(BIN)/python -m pytest --cov $(PARALLEL) $(ARGS)
 
 .PHONY: programs
 programs: $(INSTALLED)  ## find or install what the tests need besides Python: Chromium, nginx, Node.js
@@ -67,7 +69,7 @@ programs: $(INSTALLED)  ## find or install what the tests need besides Python: C
 
 .PHONY: test-fast
 test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
-	$(BIN)/python -m pytest -m '$(FAST)' $(ARGS)
+	$(BIN)/python -m pytest -m '$(FAST)' $(PARALLEL) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
@@ -144,7 +146,7 @@ $(UV):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 test-python-%: .venv-python/%/.installed
-	.venv-python/$*/bin/python -m pytest -m '$(FAST)' $(ARGS)
+	.venv-python/$*/bin/python -m pytest -m '$(FAST)' $(PARALLEL) $(ARGS)
 	.venv-python/$*/bin/python -m pytest tests/deferred/test_same_results.py $(ARGS)
 
 .venv-python/%/.installed: pyproject.toml constraints.txt $(UV)
@@ -154,7 +156,7 @@ test-python-%: .venv-python/%/.installed
 	@touch $@
 
 test-airflow-%: programs .venv-matrix/%/.installed
-	.venv-matrix/$*/bin/python -m pytest $(TESTS_$*) $(ARGS)
+	.venv-matrix/$*/bin/python -m pytest $(TESTS_$*) $(PARALLEL) $(ARGS)
 
 .venv-matrix/%/.installed: pyproject.toml constraints.txt $(UV)
 	$(UV) venv --clear --python $(BIN)/python .venv-matrix/$*

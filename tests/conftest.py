@@ -23,6 +23,9 @@ os.environ |= {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 
+#: Fixtures that start all processes of an Airflow.
+_AIRFLOWS = frozenset({"airflow", "observed", "running_world", "site"})
+
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.places import local, new_place, place, s3_place  # noqa: E402
 from tests.services.authority import Authority  # noqa: E402
@@ -30,6 +33,19 @@ from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
 
 __all__ = ["local", "new_place", "place", "proxy", "s3_place"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker, and all that start a whole Airflow to the same: two at a time are too many."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            group = "airflow" if _starts_airflow(item) else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _starts_airflow(item: pytest.Item) -> bool:
+    return not _AIRFLOWS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:

@@ -71,7 +71,7 @@ def test_a_port_that_is_none_is_refused(
     assert f"there is no port {port}" in refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
 
 
-@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTP_PROXY"])
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY"])
 @pytest.mark.parametrize(
     "proxy",
     [
@@ -86,7 +86,7 @@ def test_a_port_that_is_none_is_refused(
 def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str
 ) -> None:
-    for name in ("NO_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+    for name in ("NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(variable, proxy)

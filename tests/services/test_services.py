@@ -188,6 +188,7 @@ def test_airflow_listens_on_this_machine_only(airflow: Airflow, deferred: Deferr
     assert listening(stat.pid for process in airflow.processes for stat in process.stats()) == {"127.0.0.1"}
 
 
+@pytest.mark.airflow
 def test_another_triggerer_takes_over_from_a_killed_one(airflow: Airflow, deferred: DeferredRun) -> None:
     first = airflow.triggerer_of("deferred", deferred.run_id, "wait")
     assert deferred.notes() == [("run", first.children()[0])]
