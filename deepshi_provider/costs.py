@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 #: Exact in files and XComs: money is text there, never a binary fraction.
 Usd = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
 
-Operation = Literal["generate", "edit", "batch"]
+#: ``hook``: what hooks bought in a task, one by one.
+Operation = Literal["generate", "edit", "batch", "hook"]
 
 #: XCom that holds the sheet of a task instance.
 XCOM_KEY = "deepshi_cost"
@@ -206,7 +207,7 @@ class Tally:
     def __init__(self, lost: Iterable[tuple[str, ...]] = ()) -> None:
         self._lost = Counter(Doubt(_name(doubt[0]), *doubt[1:]) for doubt in lost)
         self._untold: Counter[Doubt] = Counter()
-        self._asked = {doubt.fingerprint for doubt in self._lost}
+        self._asked = {doubt.fingerprint for doubt in self._lost} - {""}
         self._of_request: dict[str, Decimal] = {}
         self._of_class: dict[str, Decimal] = {}
         self._elsewhere: dict[str, Decimal] = {}

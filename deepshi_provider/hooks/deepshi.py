@@ -20,8 +20,8 @@ from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
-from deepshi_provider.costs import Operation
 from deepshi_provider.exceptions import (
+    Charged,
     ConnectionFailed,
     DeepshiError,
     InvalidConnection,
@@ -183,19 +183,20 @@ class DeepshiHook(BaseHook):
             result = await self._attempts(request, inputs, timeout)
         except DeepshiError as err:
             if err.charged != "no":
-                await self._told(request, err.cost_usd)
+                await self._record(request, err.cost_usd, err.charged)
             raise
-        await self._told(request, result.cost_usd)
+        await self._record(request, result.cost_usd, "yes", images=len(result.images))
         return result
 
-    async def _told(self, request: GenerateRequest, cost_usd: Decimal | None) -> None:
-        """Tell the DAG run what was paid or may have been; image tasks do so themselves."""
+    async def _record(
+        self, request: GenerateRequest, cost_usd: Decimal | None, charged: Charged, images: int = 0
+    ) -> None:
+        """Record for the DAG run what was paid or may have been; image tasks do so themselves."""
         if self._tell_run:
-            from deepshi_provider.jobs.hook_costs import tell_run  # not while DAGs are parsed
+            from deepshi_provider.jobs.hook_costs import record_purchase  # not while DAGs are parsed
 
             settings = await self.asettings()
-            operation: Operation = "edit" if isinstance(request, EditRequest) else "generate"
-            await tell_run(settings.output_uri, settings.output_conn_id, operation, cost_usd)
+            await record_purchase(settings, request, cost_usd, charged, images)
 
     async def _attempts(
         self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None

@@ -23,7 +23,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs import Operation, Usd
-from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, StorageFailed
+from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, StorageFailed
 from deepshi_provider.jobs.job import BatchJob, Job, Terms
 from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.spending import Doubts, Spending, refusal
@@ -41,12 +41,30 @@ _USD = r"(\d+(?:\.\d+)?)"
 _ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASCII)
 
 
+class HookPurchase(BaseModel):
+    """One request that a hook has sent in a task, and that was or may have been paid for.
+
+    :param price_class: see :func:`deepshi_provider.jobs.budget.price_class`.
+    :param images: that came.
+    :param cost_usd: ``None`` if it is not known.
+    :param charged: ``unknown`` if the outcome is.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    model: str
+    price_class: str
+    images: int
+    cost_usd: Usd | None
+    charged: Charged
+
+
 class RunEntry(BaseModel):
     """What one task instance has told its run.
 
     :param cost_usd: over all its tries, as far as the API reported it.
     :param output_uri: where its records and claims lie.
-    :param by_hook: one purchase of a hook in the task, which has no records.
+    :param purchase: what a hook has bought in the task, if the entry is about that; such an entry is its only record.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -56,7 +74,7 @@ class RunEntry(BaseModel):
     cost_usd: Usd
     output_uri: str
     output_conn_id: str | None = None
-    by_hook: bool = False
+    purchase: HookPurchase | None = None
 
 
 class RunCosts:

@@ -15,6 +15,8 @@ from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidReq
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.settings import Settings
+from deepshi_provider.jobs.hook_costs import purchase_sheets
+from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.jobs.run_costs import RunEntry, read_entries
 from deepshi_provider.jobs.sheets import read_sheet
 from deepshi_provider.jobs.thumbnails import thumbnails
@@ -40,7 +42,8 @@ class DeepshiCostReportOperator(BaseOperator):
     installed (extra ``report``), small pictures. Sums are exact; failed tries are in them. A task that was killed is
     added up from its records.
 
-    :param task_ids: the tasks to report on, one or a list; by default all image tasks of the DAG.
+    :param task_ids: the tasks to report on, one or a list; by default all image tasks of the DAG, and whatever hooks
+        bought in other tasks.
     :param output_uri: directory for the report; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
@@ -51,7 +54,7 @@ class DeepshiCostReportOperator(BaseOperator):
     :param trigger_rule: when to run; see Airflow's documentation.
     :returns: ``{"cost_usd", "untold", "images", "reused", "saved_usd", "unknown_outcomes", "may_have_cost_usd",
         "json_uri", "csv_uri", "html_uri"}``; and as XCom ``run_cost_usd`` the total, in USD. The report costs nothing,
-        so it has no XCom ``cost_usd``: adding these up over all tasks gives the total.
+        so it has no XCom ``cost_usd``: adding these up over all tasks gives the total, but for what hooks bought.
     """
 
     template_fields: Sequence[str] = (
@@ -105,14 +108,14 @@ class DeepshiCostReportOperator(BaseOperator):
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        instances = run_here(_complete(sheets, owner, set(task_ids), hook))
-        order = {task_id: number for number, task_id in enumerate(task_ids)}
-        instances.sort(key=lambda i: (order[i.sheet.task_id], i.sheet.map_index))
+        instances = run_here(_complete(sheets, owner, task_ids, hook, all_hooks=is_blank(self.task_ids)))
+        listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
+        instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
         report = make_report(
             owner.dag_id,
             owner.run_id,
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            task_ids,
+            listed,
             instances,
             failed=_failed(context, owner, task_ids),
             max_cost_usd=maximum,
@@ -208,9 +211,12 @@ def _is_image_task(task: Any) -> bool:
 
 
 async def _complete(
-    sheets: Iterable[CostSheet], owner: Owner, task_ids: set[str], hook: DeepshiHook
+    sheets: Iterable[CostSheet], owner: Owner, task_ids: list[str], hook: DeepshiHook, *, all_hooks: bool
 ) -> list[InstanceCosts]:
-    """Return the sheets of all task instances; of those that did not come to their end, from their records."""
+    """Return the sheets of all task instances; of those that did not come to their end, from their records.
+
+    :param all_hooks: count what hooks have bought in any task of the run, not only in the tasks that are named.
+    """
     instances = []
     for sheet in sheets:
         if sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
@@ -218,14 +224,17 @@ async def _complete(
         else:
             instances.append(InstanceCosts(status="ended", sheet=sheet))
     told = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
-    for entry in await _entries(owner, await hook.asettings()):
+    entries = await _entries(owner, await hook.asettings())
+    for entry in entries:
         who = entry.owner
-        if who.task_id in task_ids and (who.task_id, who.map_index) not in told:
+        if not entry.purchase and who.task_id in task_ids and (who.task_id, who.map_index) not in told:
             # Killed after an earlier try's XComs were deleted, and before it pushed its own.
             place = entry.output_uri, entry.output_conn_id
             found = await read_sheet(who, entry.operation, *place, ended=False, hook=hook)
             instances.append(InstanceCosts(status="not ended", sheet=found))
-    return instances
+    bought = [entry for entry in entries if all_hooks or entry.owner.task_id in task_ids]
+    by_hook = await purchase_sheets(bought, Prices(hook))
+    return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in by_hook]
 
 
 async def _from_records(sheet: CostSheet, hook: DeepshiHook) -> InstanceCosts:
@@ -238,8 +247,7 @@ async def _from_records(sheet: CostSheet, hook: DeepshiHook) -> InstanceCosts:
 async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
     if settings.output_uri is None:
         return []
-    entries = await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
-    return [entry for entry in entries if not entry.by_hook]
+    return await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
 
 
 async def _write(store: Store, report: CostReport) -> dict[str, str]:

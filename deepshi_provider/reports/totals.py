@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from deepshi_provider.costs import CostSheet, ModelCosts, Usd, added, total
 
 #: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were added
-#: up; ``not run``: there is neither a sheet nor a record.
-Status = Literal["ended", "not ended", "not run"]
+#: up; ``not run``: there is neither a sheet nor a record; ``hook``: what hooks bought in the task, as they recorded it.
+Status = Literal["ended", "not ended", "not run", "hook"]
 
 COLUMNS = (
     "dag_id",
@@ -61,7 +61,7 @@ class Sums(BaseModel):
 
 
 class TaskCosts(Sums):
-    """What a task has cost, with all its map indexes and tries."""
+    """What a task has cost, with all its map indexes and tries; what hooks bought in it has a line of its own."""
 
     task_id: str
     instances: int
@@ -120,7 +120,7 @@ def make_report(
         max_cost_usd=max_cost_usd,
         warn_cost_usd=warn_cost_usd,
         models=_by_model(sheets),
-        tasks=[_of_task(task_id, [i for i in instances if i.sheet.task_id == task_id]) for task_id in task_ids],
+        tasks=[line for task_id in task_ids for line in _of_task(task_id, instances)],
         instances=list(instances),
         **_sums(sheets).model_dump(),
     )
@@ -148,10 +148,21 @@ def as_csv(report: CostReport) -> str:
     return text.getvalue()
 
 
-def _of_task(task_id: str, instances: Sequence[InstanceCosts]) -> TaskCosts:
+def _of_task(task_id: str, instances: Sequence[InstanceCosts]) -> list[TaskCosts]:
+    """Return the lines of a task: what it is for, and what hooks bought in it."""
+    mine = [instance for instance in instances if instance.sheet.task_id == task_id]
+    by_hook = [instance for instance in mine if instance.status == "hook"]
+    by_itself = [instance for instance in mine if instance.status != "hook"]
+    if not by_hook:
+        return [_line(task_id, by_itself)]
+    return [_line(task_id, some) for some in (by_itself, by_hook) if some]
+
+
+def _line(task_id: str, instances: Sequence[InstanceCosts]) -> TaskCosts:
     sums = _sums([instance.sheet for instance in instances])
     statuses = {instance.status for instance in instances} or {"not run"}
-    status: Status = "not run" if "not run" in statuses else "not ended" if "not ended" in statuses else "ended"
+    order: tuple[Status, ...] = ("hook", "not run", "not ended", "ended")
+    status = next(status for status in order if status in statuses)
     return TaskCosts(task_id=task_id, instances=len(instances), status=status, **sums.model_dump())
 
 
