@@ -13,7 +13,7 @@ from typing import Any
 
 from deepshi_provider.api.decoder import JsonDecoder
 from deepshi_provider.api.errors import error_from_document
-from deepshi_provider.api.received import Received, Taken, entries_of, is_filled, receive
+from deepshi_provider.api.received import Received, Taken, entries_anywhere, entries_of, is_filled, receive
 from deepshi_provider.api.spool import IMAGE_LIMIT, NewFile, Spool
 from deepshi_provider.api.sse import Event, SseDecoder
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown
@@ -94,7 +94,7 @@ class AnswerReader:
             document, error = self._json.beginning(), lost or err
             self._fail(error)
         self._take_document(document, is_whole=error is None)
-        self._taken.is_cost_final = True  # one document, one price
+        self._taken.is_cost_final = self._taken.cost_usd is not None  # one document, one price
 
     def _end_stream(self, lost: DeepshiError | None) -> None:
         if not self.complete or self._taken.error:
@@ -115,7 +115,7 @@ class AnswerReader:
 
     def _take(self, event: Event) -> None:
         if event.text.strip() == "[DONE]":
-            self._is_over = bool(self._taken.pictures)
+            self._is_over = bool(self._taken.pictures or self._taken.error)
         elif any("partial_image" in kind for kind in _kinds(event)):
             self._close(event.spools)
         elif _is_completed(event):
@@ -137,8 +137,8 @@ class AnswerReader:
             self._fail(InvalidResponse("The answer is not a JSON object", charged="unknown"))
             return
         entries = entries_of(document)
-        if error and not any(map(is_filled, entries)):
-            entries = []
+        if not any(map(is_filled, entries)):
+            entries = [] if error else entries_anywhere(document) or entries
         self._taken.add(document, entries, is_whole=is_whole)
 
     def _take_error(self, event: Event) -> None:
@@ -149,12 +149,13 @@ class AnswerReader:
             document = {**fields, "error": reason}
         error = error_from_document(document)
         if error:
-            self._fail(error)
+            # Not the end: a picture may still follow, and it would have been paid for.
+            self._taken.error = self._taken.error or error
             self._taken.add(document, [], is_whole=True)
-            self._taken.is_cost_final = error.cost_usd is not None
+            self._taken.is_cost_final = error.cost_usd is not None and error.cost_usd == self._taken.cost_usd
 
     def _fail(self, error: DeepshiError) -> None:
-        """Take note of an error; of several images others may still follow, and they would have been paid for."""
+        """Take note that a result is broken; of several others may still follow, and they would have been paid for."""
         self._taken.error = self._taken.error or error
         self._is_over = self._is_over or self._taken.wanted == 1
 

@@ -16,6 +16,7 @@ from typing import Any
 #: first, so that none is seen behind it.
 _UNSTORABLE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..|\\u0000|\x00)")
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:"]|[^\s\[\]{},:"]+', re.DOTALL)
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _LONGEST_NUMBER = 400
 _LARGEST_EXPONENT = 40
 #: Levels of objects and lists. Newer Pythons parse what is nested deeper than their own writer of JSON can write.
@@ -59,13 +60,26 @@ def _storable(text: str) -> str:
 
 def _decoded(text: str, put: Callable[[dict[str, Any]], Any] | None) -> Any:
     decoder = json.JSONDecoder(
-        object_hook=put, parse_float=_number, parse_int=_number, parse_constant=lambda _: None, strict=False
+        object_pairs_hook=lambda pairs: put(_object(pairs)) if put else _object(pairs),
+        parse_float=_number,
+        parse_int=_number,
+        parse_constant=lambda _: None,
+        strict=False,
     )
     try:
         value = decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     _check_depth(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; of a key that comes twice the last value counts, unless it says nothing."""
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if item not in _NOTHING or value.get(key) in _NOTHING:
+            value[key] = item
     return value
 
 

@@ -12,6 +12,8 @@ from deepshi_provider.exceptions import InvalidResponse
 
 #: White space of JSON and of base64 text.
 WHITE_SPACE = b" \t\r\n"
+#: The alphabet for URLs (RFC 4648, section 5), which some servers use, to the usual one.
+_USUAL = bytes.maketrans(b"-_", b"+/")
 
 _SHORT = {b"\\/": b"/", b"\\n": b"\n", b"\\r": b"\r", b"\\t": b"\t"}
 _UNESCAPED_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
@@ -58,8 +60,8 @@ class Base64Writer:
         try:
             data = pybase64.b64decode(text[:usable], validate=True)
         except binascii.Error:
-            bare = text.translate(None, WHITE_SPACE)
-            if len(bare) == len(text):
+            bare = text.translate(_USUAL, WHITE_SPACE)
+            if bare == text:
                 self._spool.problem = "its base64 text is broken"
             else:
                 self._decode(bare)

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from deepshi_provider.api.document import parse, parse_beginning
-from deepshi_provider.api.responses import cost_of
+from deepshi_provider.api.responses import reported_cost
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     Charged,
@@ -115,7 +115,7 @@ def error_from_document(document: Any, *, request_id: str | None = None) -> Deep
         return None
     code, said = _error_fields(document)
     status = _status_of(code)
-    cost = cost_of(document.get("usage"))
+    cost = reported_cost(document)
     paid: Charged | None = "yes" if cost else None
     if status is None or (status >= 500 and status not in _BY_STATUS):
         message = _sentence("The server reported an error after it had accepted the request", said)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.media import Media, identify
-from deepshi_provider.api.responses import Answer, Picture, cost_of
+from deepshi_provider.api.responses import Answer, Picture, reported_cost
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.api.texts import shown_uri
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, StorageFailed
@@ -53,6 +53,8 @@ class Taken:
     :param fields: of :class:`~deepshi_provider.api.responses.Answer`.
     :param error: the first error that it reported, or that it ended with.
     :param is_paid: whether a result came, usable or not: from then on nothing is free.
+    :param cost_usd: the highest that it reported; each is to be that of the whole request.
+    :param is_cost_disputed: whether it reported different ones.
     :param is_cost_final: whether its cost is that of the whole request, although an error ended it.
     """
 
@@ -60,6 +62,7 @@ class Taken:
     pictures: list[dict[str, Any]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     cost_usd: Decimal | None = None
+    is_cost_disputed: bool = False
     error: DeepshiError | None = None
     is_paid: bool = False
     is_cost_final: bool = False
@@ -73,12 +76,18 @@ class Taken:
         self.pictures += [entry for entry in entries if _identity(entry) not in known]
         self.is_paid = self.is_paid or (is_whole and bool(entries))
         told = {"created": document.get("created_at"), **{k: v for k, v in document.items() if v is not None}}
-        cost = cost_of(told.get("usage"))
-        if cost is None and self.cost_usd is not None:
+        if not self._takes_cost(reported_cost(told)):
             told.pop("usage", None)
-        # With several completed events each tells the request's usage: total_cost is "for this request".
         self.fields |= {k: told[k] for k in ("created", "model", "size", "usage") if told.get(k) is not None}
-        self.cost_usd = self.cost_usd if cost is None else cost
+
+    def _takes_cost(self, cost: Decimal | None) -> bool:
+        """Take a cost, and return whether none that was reported before is higher."""
+        if self.cost_usd is None:
+            self.cost_usd = cost
+        elif cost is not None and cost != self.cost_usd:
+            self.is_cost_disputed = True
+            self.cost_usd = max(cost, self.cost_usd)
+        return cost == self.cost_usd
 
 
 def entries_of(document: Any) -> list[dict[str, Any]]:
@@ -87,6 +96,14 @@ def entries_of(document: Any) -> list[dict[str, Any]]:
     entries = data if isinstance(data, list) else [data, document]
     found = [entry for entry in entries if isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)]
     return found if isinstance(data, list) else found[:1]
+
+
+def entries_anywhere(document: Any) -> list[dict[str, Any]]:
+    """Return the entries that hold image data, wherever they stand: what came is not given up for an odd wrapping."""
+    if isinstance(document, dict) and is_filled(document):
+        return [document]
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    return [entry for value in inner for entry in entries_anywhere(value)]
 
 
 def is_filled(entry: dict[str, Any]) -> bool:
@@ -105,7 +122,7 @@ def receive(taken: Taken) -> Received:
             images.append(_image(position, entry))
         except ValueError as err:
             problems.append(f"Image {position} of the answer cannot be used: {err}")
-    is_complete = taken.error is None or (taken.cost_usd is not None and taken.is_cost_final)
+    is_complete = taken.is_cost_final if taken.error else not taken.is_cost_disputed
     if not images:
         raise _error(taken, problems, cost_is_complete=is_complete)
     return Received(
@@ -174,8 +191,8 @@ def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete
     if taken.error:
         code = f" (code: {taken.error.code})" if taken.error.code else ""
         found.append(f"The answer did not come to its end: {taken.error.message}{code}")
-        if not cost_is_complete:
-            found.append("The request may have cost more than the answer reported")
+    if not cost_is_complete:
+        found.append("The request may have cost more than the answer reported")
     return found
 
 

@@ -50,6 +50,14 @@ def cost_of(usage: Any) -> Decimal | None:
     return amount if len(digits) <= _MOST_DIGITS and amount < _LARGEST_COST_USD else None
 
 
+def reported_cost(document: Any) -> Decimal | None:
+    """Return the cost that an answer, an event or an error reports, in its ``usage`` or in that of an object in it."""
+    if not isinstance(document, Mapping):
+        return None
+    costs = (cost_of(document.get("usage")), *map(reported_cost, document.values()))
+    return next((cost for cost in costs if cost is not None), None)
+
+
 def pruned(value: Any) -> Any:
     """Return JSON data of at most about 4 kB that every database and reader takes.
 

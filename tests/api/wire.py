@@ -179,11 +179,17 @@ def _character(char: str, rng: random.Random, often: float) -> str:
 
 
 def whole(text: str) -> Any:
-    """What ``json`` and ``base64`` give: the document with bytes for images."""
-    return json.loads(text, object_hook=_decoded, parse_float=Decimal)
+    """What ``json`` and ``base64`` give: the document with bytes for images, and of two values of a key the last.
+
+    But what says nothing replaces nothing.
+    """
+    return json.loads(text, object_pairs_hook=_decoded, parse_float=Decimal)
 
 
-def _decoded(value: dict[str, Any]) -> dict[str, Any]:
+def _decoded(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    nothing: list[Any] = [None, "", [], {}]
+    last = dict(pairs)
+    value = last | {key: item for key, item in pairs if item not in nothing and last[key] in nothing}
     for key in ("b64_json", "url"):
         said = value.get(key)
         if key == "url" and isinstance(said, str) and said.lower().startswith("data:"):
