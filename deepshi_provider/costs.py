@@ -41,7 +41,7 @@ class ModelCosts(BaseModel):
     """What a task instance has cost by one model.
 
     :param cost_usd: of all requests whose cost the API reported, failed tries included; ``None`` if it reported none.
-    :param untold: paid requests whose cost the API did not report.
+    :param untold: paid requests whose cost the API did not report, or not all of it.
     :param images: pictures that this task instance bought.
     :param reused: pictures that others had bought.
     :param saved_usd: what the reused ones cost when they were bought.
@@ -85,7 +85,7 @@ class CostSheet(BaseModel):
     :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param cost_usd: what the API reported; ``None`` if there are costs and it reported none. A lower bound if
         ``untold`` or ``unknown_outcomes`` is not 0.
-    :param untold: paid requests whose cost the API did not report.
+    :param untold: paid requests whose cost the API did not report, or not all of it.
     :param saved_usd: what the reused pictures cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: what untold costs and unknown outcomes may come to beside ``cost_usd``, at the highest
@@ -140,7 +140,7 @@ class CostSheet(BaseModel):
         entries = {entry.model: entry for entry in self.models}
         name = _name(model)
         entry = entries.get(name, ModelCosts(model=name))
-        was_unknown = min(1, entry.unknown_outcomes)
+        was_unknown = 0 if isinstance(cost_usd, AtLeast) else min(1, entry.unknown_outcomes)
         entries[name] = entry.model_copy(update=_settled(entry, cost_usd, was_unknown))
         return self.model_copy(
             update={**_settled(self, cost_usd, was_unknown), "models": shortened(entries.values())},
@@ -187,24 +187,52 @@ def usd(amount: Decimal) -> str:
     return f"${amount:f}"
 
 
-class Doubt(NamedTuple):
-    """A request that was or may have been paid for, at a price that nobody reported.
+class AtLeast(Decimal):
+    """A cost beside which more may have been taken: the answer ended before it reported all."""
 
+
+class HasCost(Protocol):
+    """What one request has cost."""
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the API reported."""
+
+    @property
+    def cost_is_complete(self) -> bool:
+        """Whether nothing beyond it can have been taken."""
+
+
+def paid(what: HasCost) -> Decimal | None:
+    """Return what a request has cost, in USD: as :class:`AtLeast` if that need not be all, ``None`` if not reported."""
+    cost = what.cost_usd
+    return cost if cost is None or what.cost_is_complete else AtLeast(cost)
+
+
+class Doubt(NamedTuple):
+    """A request that was or may have been paid for, at a price that nobody reported, or not as a whole.
+
+    :param reported: the part of its price that is known, in USD.
     :param price_class: see :func:`deepshi_provider.jobs.budget.price_class`.
     """
 
     model: str
     fingerprint: str = ""
     price_class: str = ""
+    reported: Decimal = Decimal(0)
+
+    def remainder(self, price: Decimal) -> Decimal:
+        """Return what it may have cost beside what was reported, if its price is this."""
+        return max(Decimal(0), price - self.reported)
 
 
 class Tally:
     """Adds up the models of a sheet.
 
-    :param lost: model, fingerprint and price class of each sending whose outcome is unknown.
+    :param lost: each sending whose outcome is unknown, as :class:`Doubt`.
     """
 
-    def __init__(self, lost: Iterable[tuple[str, ...]] = ()) -> None:
+    def __init__(self, lost: Iterable[tuple[Any, ...]] = ()) -> None:
         self._lost = Counter(Doubt(_name(doubt[0]), *doubt[1:]) for doubt in lost)
         self._untold: Counter[Doubt] = Counter()
         self._asked = {doubt.fingerprint for doubt in self._lost} - {""}
@@ -226,8 +254,8 @@ class Tally:
         known = self._costs.setdefault(name, [])
         # One entry is enough to tell "nothing", "not reported" and a sum apart, however many sendings there are.
         self._costs[name] = [total([*known, cost_usd])] if known else [cost_usd]
-        if cost_usd is None:
-            self._untold[Doubt(name, "", price_class)] += 1
+        if cost_usd is None or isinstance(cost_usd, AtLeast):
+            self._untold[Doubt(name, "", price_class, cost_usd or Decimal(0))] += 1
             return
         self._of_model[name] = max(cost_usd, self._of_model.get(name, cost_usd))
         if price_class:
@@ -267,8 +295,8 @@ class Tally:
     def _of(self, name: str) -> ModelCosts:
         lost = {doubt: count for doubt, count in self._lost.items() if doubt.model == name}
         untold = {doubt: count for doubt, count in self._untold.items() if doubt.model == name}
-        prices = [(self._price(doubt), count) for doubt, count in (*lost.items(), *untold.items())]
-        known = [price * count for price, count in prices if price is not None]
+        prices = [(self._price(doubt), doubt, count) for doubt, count in (*lost.items(), *untold.items())]
+        known = [doubt.remainder(price) * count for price, doubt, count in prices if price is not None]
         return ModelCosts(
             model=name,
             cost_usd=total(self._costs.get(name, [])),

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs import CostSheet, Usd
+from deepshi_provider.costs import UNNAMED, CostSheet, Doubt, Usd
 
 #: Longest message of an error in a trigger's event, in characters of JSON.
 _LONGEST_MESSAGE = 500
@@ -140,6 +140,11 @@ class Record(BaseModel):
     def is_cost_known(self) -> bool:
         """Whether ``cost_usd`` is all that was paid; otherwise it is at least that."""
         return self.cost_usd is not None and self.cost_is_complete
+
+    @property
+    def doubt(self) -> Doubt:
+        """What is in doubt if not."""
+        return Doubt(self.model or UNNAMED, self.fingerprint, self.price_class, self.cost_usd or Decimal(0))
 
 
 class Manifest(BaseModel):

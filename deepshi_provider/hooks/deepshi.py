@@ -20,6 +20,7 @@ from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
+from deepshi_provider.costs import paid
 from deepshi_provider.exceptions import (
     Charged,
     ConnectionFailed,
@@ -183,9 +184,9 @@ class DeepshiHook(BaseHook):
             result = await self._attempts(request, inputs, timeout)
         except DeepshiError as err:
             if err.charged != "no":
-                await self._record(request, err.cost_usd, err.charged)
+                await self._record(request, paid(err), err.charged)
             raise
-        await self._record(request, result.cost_usd, "yes", images=len(result.images))
+        await self._record(request, paid(result), "yes", images=len(result.images))
         return result
 
     async def _record(

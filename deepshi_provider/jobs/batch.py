@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import paid
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -106,10 +107,10 @@ class Batch:
             self._budget.learn(kind, price)
         owner = self._job.owner
         doubts = await in_thread(self._index.unreported, owner)
-        doubts += [d.price_class async for d in doubtful_claims(self._store, owner, self._index.unsettled())]
-        for kind in doubts:
-            await self._learn_price(kind)
-            self._budget.count_lost(kind)
+        doubts += [doubt async for doubt in doubtful_claims(self._store, owner, self._index.unsettled())]
+        for doubt in doubts:
+            await self._learn_price(doubt.price_class)
+            self._budget.count_doubt(doubt)
         await self._tools.run_costs.begin(self._bill.usd, doubts)
 
     async def _learn_price(self, kind: str) -> None:
@@ -176,13 +177,13 @@ class Batch:
         while goes_on and await self._may_start(kind):
             engine = self._engine(row, request, await self._recent(row) if is_first else None)
             purchase, error = await self._attempt(engine, self._started(engine))
-            paid = self._book(row, engine, purchase, error)
-            costs += paid
+            news = self._book(row, engine, purchase, error)
+            costs += news
             lost = error is not None and error.charged != "no" and error.sends > 0
-            self._budget.count(kind, paid[:-1])
-            await self._budget.settle(kind, paid[-1] if paid else None, paid=bool(paid) or lost)
+            self._budget.count(kind, news[:-1])
+            await self._budget.settle(kind, news[-1] if news else None, paid=bool(news) or lost)
             if purchase:
-                if purchase.record.cost_usd is not None:
+                if purchase.record.cost_usd is not None and purchase.record.cost_is_complete:
                     self._budget.learn(kind, purchase.record.cost_usd)
                 self.report.done(row, request, purchase.record, costs, time.monotonic() - begun)
                 return
@@ -248,10 +249,10 @@ class Batch:
             found.append((purchase.k, purchase.record))
         own = [record.owner.is_same_task(self._job.owner) for _, record in found]
         news = [self._index.add(row.name, k, record) for k, record in found]
-        costs = [record.cost_usd for (_, record), mine, new in zip(found, own, news, strict=True) if mine and new]
+        costs = [paid(record) for (_, record), mine, new in zip(found, own, news, strict=True) if mine and new]
         if error and error.cost_usd is not None and not engine.ledger.written:
-            costs.append(error.cost_usd)  # paid, and the failing store took no record
-            self._bill.unrecorded.append((engine.model, error.cost_usd))
+            costs.append(paid(error))  # paid, and the failing store took no record
+            self._bill.unrecorded.append((engine.model, paid(error) or Decimal(0)))
         for cost in costs:
             self._bill.add(cost)
         return costs

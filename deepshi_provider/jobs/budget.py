@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.costs import CostSheet, total
+from deepshi_provider.costs import UNNAMED, AtLeast, CostSheet, Doubt, total
 from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.jobs.run_costs import RunCosts
 from deepshi_provider.jobs.spending import Spending, refusal
@@ -77,14 +77,14 @@ class Budget:
         self._run_costs = run_costs if run_costs and run_costs.limit is not None else None
         self._others = Spending()
         self._prices: dict[str, Decimal] = {}
-        self._unpriced: Counter[str] = Counter()
+        self._unpriced: dict[str, list[Doubt]] = {}
         self._in_flight: Counter[str] = Counter()
         self._changed = asyncio.Condition()
 
     @property
     def spending(self) -> Spending:
         """What the task instance has spent."""
-        return Spending(self._spent, self._possible, self._unpriced.total())
+        return Spending(self._spent, self._possible, sum(map(len, self._unpriced.values())))
 
     @property
     def spent(self) -> Decimal:
@@ -103,22 +103,24 @@ class Budget:
     def learn(self, kind: str, cost: Decimal) -> None:
         """Take note of what a request of a price class has cost, now or earlier."""
         self._prices[kind] = max(cost, self._prices.get(kind, cost))
-        self._possible += self._prices[kind] * self._unpriced.pop(kind, 0)
+        for doubt in self._unpriced.pop(kind, ()):
+            self._possible += doubt.remainder(self._prices[kind])
 
-    def count_lost(self, kind: str) -> None:
+    def count_doubt(self, doubt: Doubt) -> None:
         """Count a request that may have been paid for: at its class's price, as soon as that is known."""
+        kind = doubt.price_class
         if kind in self._prices:
-            self._possible += self._prices[kind]
+            self._possible += doubt.remainder(self._prices[kind])
         else:
-            self._unpriced[kind] += 1
+            self._unpriced.setdefault(kind, []).append(doubt)
 
     def count(self, kind: str, costs: Iterable[Decimal | None]) -> None:
         """Count what requests of a price class have cost; ``None``: nobody knows."""
         for cost in costs:
-            if cost is None:
-                self.count_lost(kind)
+            self._spent += cost or Decimal(0)
+            if cost is None or isinstance(cost, AtLeast):
+                self.count_doubt(Doubt(UNNAMED, "", kind, cost or Decimal(0)))
             else:
-                self._spent += cost
                 self.learn(kind, cost)
 
     async def reserve(self, kind: str) -> None:

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import paid
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.inputs import InputImages
@@ -258,13 +259,13 @@ class Engine:
     async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
         await self._keeper.settle(k, unknown, err)
         if err.charged != "no":
-            await self._tools.paid(self.price_class, err.cost_usd)
+            await self._tools.paid(self.price_class, paid(err))
 
     async def _keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
         try:
             return await self._keeper.keep(k, unknown, result)
         finally:
-            await self._tools.paid(self.price_class, result.cost_usd)
+            await self._tools.paid(self.price_class, paid(result))
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:
         if isinstance(self._request, EditRequest):

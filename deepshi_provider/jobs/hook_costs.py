@@ -10,7 +10,7 @@ from decimal import Decimal
 from airflow.sdk import get_current_context
 
 from deepshi_provider.api.requests import GenerateRequest
-from deepshi_provider.costs import CostSheet, Doubt, Tally
+from deepshi_provider.costs import AtLeast, CostSheet, Doubt, Tally, paid
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.settings import Settings
 from deepshi_provider.jobs.budget import price_class
@@ -38,8 +38,14 @@ async def record_purchase(
         return
     try:
         store = Store(settings.output_uri, settings.output_conn_id, patience=PATIENCE)
+        is_partial = isinstance(cost_usd, AtLeast)
         purchase = HookPurchase(
-            model=request.model, price_class=price_class(request), images=images, cost_usd=cost_usd, charged=charged
+            model=request.model,
+            price_class=price_class(request),
+            images=images,
+            cost_usd=cost_usd,
+            cost_is_complete=not is_partial,
+            charged=charged,
         )
         entry = RunEntry(
             owner=owner,
@@ -49,7 +55,7 @@ async def record_purchase(
             output_conn_id=store.conn_id,
             purchase=purchase,
         )
-        spent = "0_0_1" if cost_usd is None else f"{cost_usd:f}"
+        spent = f"{cost_usd or Decimal(0):f}{'_0_1' if cost_usd is None or is_partial else ''}"
         name = f"{RUNS}/{owner.run_key}/{uuid.uuid4().hex[:16]}.{spent}.json"
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())))
     except DeepshiError as err:
@@ -80,7 +86,7 @@ def _tally(purchases: list[HookPurchase]) -> Tally:
     tally = Tally([Doubt(p.model, "", p.price_class) for p in lost])
     for p in purchases:
         if p not in lost:
-            tally.paid(p.model, "", p.cost_usd, p.images, p.price_class)
+            tally.paid(p.model, "", paid(p), p.images, p.price_class)
     return tally
 
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from pydantic import ConfigDict, TypeAdapter
 
+from deepshi_provider.costs import UNNAMED, Doubt, paid
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.jobs.ledger import Ledger, located, merge, record_name
 from deepshi_provider.jobs.listing import Listing
@@ -119,7 +120,7 @@ class Index:
         """
         sendings = self._listing.records(owner.task_key) if name is None else self._listing.sendings(name)
         own = (self.record(s) for s in sendings if s.record and s.task_key == owner.task_key)
-        return [record.cost_usd for record in own if record.owner.is_same_task(owner)]
+        return [paid(record) for record in own if record.owner.is_same_task(owner)]
 
     def unsettled(self) -> Iterator[Sending]:
         """Yield the sendings that have only a claim."""
@@ -127,20 +128,25 @@ class Index:
 
     def prices(self) -> dict[str, Decimal]:
         """Return the highest cost of each price class in the records, in USD."""
-        query = "SELECT DISTINCT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records"
+        query = (
+            "SELECT DISTINCT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records "
+            "WHERE json_extract(record, '$.cost_is_complete')"
+        )
         prices: dict[str, Decimal] = {}
         for price_class, cost in self._db.execute(query):
             if cost is not None:
                 prices[price_class] = max(Decimal(cost), prices.get(price_class, Decimal(0)))
         return prices
 
-    def unreported(self, owner: Owner) -> list[str]:
-        """Return the price class of each record of a task instance whose cost the API did not report."""
+    def unreported(self, owner: Owner) -> list[Doubt]:
+        """Return each record of a task instance whose cost the API did not report, or not all of it."""
         query = (
-            "SELECT json_extract(record, '$.price_class') FROM records WHERE name GLOB ? "
-            "AND json_extract(record, '$.cost_usd') IS NULL"
+            "SELECT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records "
+            "WHERE name GLOB ? "
+            "AND (json_extract(record, '$.cost_usd') IS NULL OR NOT json_extract(record, '$.cost_is_complete'))"
         )
-        return [sys.intern(found[0]) for found in self._db.execute(query, (f"*.{owner.task_key}.*",))]
+        found = self._db.execute(query, (f"*.{owner.task_key}.*",))
+        return [Doubt(UNNAMED, "", sys.intern(price_class), Decimal(cost or 0)) for price_class, cost in found]
 
     def cached(self, entry: str) -> Record | None:
         """Return a record by the name of its object, if it is known; nothing is asked of the store."""

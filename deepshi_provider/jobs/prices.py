@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deepshi_provider.costs import Usd
+from deepshi_provider.costs import AtLeast, Usd
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.ledger import Ledger, parse_entry
@@ -85,7 +85,7 @@ class Prices:
 
     async def learn(self, price_class: str, cost_usd: Decimal | None) -> None:
         """Remember what a request has cost, if that is news."""
-        if cost_usd is None or not price_class:
+        if cost_usd is None or isinstance(cost_usd, AtLeast) or not price_class:
             return
         old = await self._recall(price_class)
         now = time.time()
@@ -128,7 +128,7 @@ class Prices:
         )
         prices: dict[str, Decimal] = {}
         for found in await asyncio.gather(*map(ledger.read_record, some), return_exceptions=True):
-            if isinstance(found, Record) and found.cost_usd is not None:
+            if isinstance(found, Record) and found.cost_usd is not None and found.cost_is_complete:
                 prices[found.price_class] = max(found.cost_usd, prices.get(found.price_class, found.cost_usd))
         return prices
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deepshi_provider.costs import CostSheet, total
+from deepshi_provider.costs import CostSheet, paid, total
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.engine import Engine
@@ -182,7 +182,7 @@ async def _failure(job: Job, tools: Tools, engine: Engine, err: DeepshiError, *,
         exposed = since_purchase(sendings, engine.fingerprint) if engine.fingerprint else []
         costs = await _costs_so_far(job, tools)
         if err.cost_usd and not is_recorded:  # the failing store did not take it
-            costs = costs.with_unrecorded(model, err.cost_usd)
+            costs = costs.with_unrecorded(model, paid(err) or Decimal(0))
         spent = costs.cost_usd
     except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)

@@ -22,7 +22,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deepshi_provider.costs import Operation, Usd
+from deepshi_provider.costs import UNNAMED, AtLeast, Doubt, Operation, Usd
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, StorageFailed
 from deepshi_provider.jobs.job import BatchJob, Job, Terms
 from deepshi_provider.jobs.prices import Prices
@@ -47,6 +47,7 @@ class HookPurchase(BaseModel):
     :param price_class: see :func:`deepshi_provider.jobs.budget.price_class`.
     :param images: that came.
     :param cost_usd: ``None`` if it is not known.
+    :param cost_is_complete: whether nothing beyond it can have been taken.
     :param charged: ``unknown`` if the outcome is.
     """
 
@@ -56,6 +57,7 @@ class HookPurchase(BaseModel):
     price_class: str
     images: int
     cost_usd: Usd | None
+    cost_is_complete: bool = True
     charged: Charged
 
 
@@ -103,12 +105,12 @@ class RunCosts:
         self._others = Spending()
         self._listed_at = float("-inf")
 
-    async def begin(self, spent: Decimal | None, doubts: Iterable[str] = ()) -> None:
+    async def begin(self, spent: Decimal | None, doubts: Iterable[Doubt] = ()) -> None:
         """Tell what earlier tries have paid; only the first call counts. It also proves that the store takes entries.
 
         Never raises: :meth:`others` does, if there is a limit.
 
-        :param doubts: price classes of their requests whose cost or outcome is not known.
+        :param doubts: their requests whose cost or outcome is not known.
         """
         if self._begun or self._store is None:
             return
@@ -126,10 +128,9 @@ class RunCosts:
 
         :param cost_usd: ``None`` if that is not known.
         """
-        if cost_usd is None:
-            self._doubts.add(price_class)
-        else:
-            self.spent += cost_usd
+        self.spent += cost_usd or Decimal(0)
+        if cost_usd is None or isinstance(cost_usd, AtLeast):
+            self._doubts.add(Doubt(UNNAMED, "", price_class, cost_usd or Decimal(0)))
         await self._tell()
 
     async def correct(self, spent: Decimal | None) -> None:

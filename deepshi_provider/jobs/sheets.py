@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally
+from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally, paid
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import IMAGE, costs_name
@@ -74,7 +74,7 @@ def book(tally: Tally, owner: Owner, records: Iterable[Record]) -> None:
     """Add those of the records that are of a task instance."""
     for record in records:
         if record.owner.is_same_task(owner):
-            tally.paid(record.model, record.fingerprint, record.cost_usd, len(record.images), record.price_class)
+            tally.paid(record.model, record.fingerprint, paid(record), len(record.images), record.price_class)
 
 
 def make_sheet(

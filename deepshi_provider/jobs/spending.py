@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from deepshi_provider.costs import UNNAMED, Doubt, total, usd
+from deepshi_provider.costs import UNNAMED, Doubt, paid, total, usd
 from deepshi_provider.jobs.ledger import Ledger
 from deepshi_provider.jobs.prices import Prices
 from deepshi_provider.manifest import Claim, Owner, Sending, unsettled
@@ -56,23 +56,28 @@ class Spending(NamedTuple):
 
 
 class Doubts:
-    """Requests that were or may have been paid for at a price that nobody reported, by their price class."""
+    """Requests that were or may have been paid for at a price that nobody reported, or not as a whole."""
 
-    def __init__(self, classes: Iterable[str] = ()) -> None:
-        self._classes = Counter(classes)
+    def __init__(self, doubts: Iterable[Doubt] = ()) -> None:
+        self._doubts = Counter(map(_priced, doubts))
 
-    def add(self, price_class: str) -> None:
+    def add(self, doubt: Doubt) -> None:
         """Add a request."""
-        self._classes[price_class] += 1
+        self._doubts[_priced(doubt)] += 1
 
     async def priced(self, spent: Decimal, prices: Prices | None) -> Spending:
         """Return what they may come to, beside what was spent."""
         possible, blind = Decimal(0), 0
-        for price_class, count in self._classes.items():
-            price = await prices.known(price_class) if prices else None
-            possible += (price or Decimal(0)) * count
+        for doubt, count in self._doubts.items():
+            price = await prices.known(doubt.price_class) if prices else None
+            possible += doubt.remainder(price or Decimal(0)) * count
             blind += count if price is None else 0
         return Spending(spent, possible, blind)
+
+
+def _priced(doubt: Doubt) -> Doubt:
+    """Return what sets a doubt's price, to count those that are alike."""
+    return doubt._replace(model="", fingerprint="")
 
 
 def refusal(
@@ -119,14 +124,14 @@ async def doubtful_claims(store: Store, owner: Owner, claims: Iterator[Sending])
 
 async def earlier_costs(
     store: Store, ledger: Ledger, owner: Owner, sendings: list[Sending]
-) -> tuple[Decimal | None, list[str]]:
+) -> tuple[Decimal | None, list[Doubt]]:
     """Return what a task instance has paid for some sendings, as far as the API reported it, and what is in doubt.
 
-    :returns: USD, as :func:`~deepshi_provider.costs.total`, and the price class of each request in doubt.
+    :returns: USD, as :func:`~deepshi_provider.costs.total`, and each request in doubt.
     :raises StorageFailed: a record or a claim cannot be read.
     """
     mine = [sending for sending in sendings if sending.record and sending.task_key == owner.task_key]
     records = [record for s in mine if (record := await ledger.read_record(s)).owner.is_same_task(owner)]
-    doubts = [record.price_class for record in records if record.cost_usd is None]
-    doubts += [claim.price_class async for claim in doubtful_claims(store, owner, iter(unsettled(sendings)))]
-    return total(record.cost_usd for record in records), doubts
+    doubts = [record.doubt for record in records if not record.is_cost_known]
+    doubts += [claim async for claim in doubtful_claims(store, owner, iter(unsettled(sendings)))]
+    return total(map(paid, records)), doubts

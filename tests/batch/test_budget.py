@@ -11,6 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.costs import Doubt
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.jobs.budget import Bill, Budget, price_class
@@ -177,11 +178,11 @@ def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
 
 def test_losses_count_as_soon_as_their_price_is_known() -> None:
     budget = Budget(Decimal(1))
-    budget.count_lost("a")
-    budget.count_lost("a")
+    budget.count_doubt(Doubt("", "", "a"))
+    budget.count_doubt(Doubt("", "", "a"))
     assert budget.spent == 0
     budget.learn("a", Decimal("0.1"))
-    budget.count_lost("a")
+    budget.count_doubt(Doubt("", "", "a"))
     assert budget.spent == Decimal("0.3")
     budget.learn("a", Decimal("0.2"))
     assert budget.spent == Decimal("0.3"), "they are counted once"

@@ -1,0 +1,105 @@
+"""An answer that broke off has cost at least what it reported; the rest is in doubt, for sums and for limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from deepshi_provider.costs import in_words
+from deepshi_provider.jobs.run import run
+from tests.api import wire
+from tests.api.wire import SSE, completed, event
+from tests.batch.making import batch, ended, rows_of
+from tests.hooks.answering import Answer, AnsweringServer, answering
+from tests.jobs.making import make_job
+from tests.places import LocalPlace
+
+PNG = wire.picture()
+STREAM = f"Content-Type: {SSE}\r\nConnection: close"
+TOLD, PRICE = Decimal("0.01"), Decimal("0.04")
+
+Serve = Callable[[Any], AnsweringServer]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts a server, as the connection ``deepshi_default``."""
+    running = []
+
+    def start(answer: Any) -> AnsweringServer:
+        running.append(answering(answer))
+        server = running[-1].__enter__()
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json())
+        return server
+
+    yield start
+    for context in running:
+        context.__exit__(None, None, None)
+
+
+def picture(cost: Decimal, index: int = 0) -> bytes:
+    return event(completed(PNG, index=index, usage={"cost": {"total_cost": str(cost)}}))
+
+
+#: One of two pictures, then the end.
+PARTIAL = Answer(body=picture(TOLD), head=STREAM)
+WHOLE = Answer(body=picture(PRICE) + picture(PRICE, 1), head=STREAM)
+
+
+def partial_after(whole: int) -> Callable[[int, bytes], Answer]:
+    """Serve this many whole answers, and then only answers that break off."""
+    return lambda number, _: WHOLE if number <= whole else PARTIAL
+
+
+async def test_the_sheet_says_at_least(serve: Serve, local: LocalPlace) -> None:
+    serve(PARTIAL)
+    manifest = await run(make_job(local, fields={"n": 2}))
+    assert manifest.costs is not None
+    assert (manifest.costs.cost_usd, manifest.costs.untold, manifest.costs.may_have_cost_usd) == (TOLD, 1, None)
+    assert in_words(manifest.costs) == "at least $0.01 (1 unreported cost of unknown price)"
+
+
+async def test_the_sheet_says_up_to_what_others_of_the_class_have_cost(serve: Serve, local: LocalPlace) -> None:
+    serve(partial_after(1))
+    await run(make_job(local, fields={"n": 2, "prompt": "first"}))
+    manifest = await run(make_job(local, fields={"n": 2}, owner={"task_id": "other"}, reuse=False))
+    assert manifest.costs is not None
+    assert in_words(manifest.costs) == "at least $0.01, up to about $0.04 (1 unreported cost)"
+
+
+def test_a_batch_does_not_learn_a_price_from_an_answer_that_broke_off(serve: Serve, local: LocalPlace) -> None:
+    server = serve(PARTIAL)
+    operator = batch(local, rows_of(20), n=2, stream=True, max_cost_usd=1, max_concurrency=8)
+    _, err = ended(operator)
+    assert isinstance(err, AirflowFailException)
+    assert "3 pictures came or were lost without any price being told" in str(err)
+    assert server.posts == 3
+    _, err = ended(operator, try_number=2)
+    assert (isinstance(err, AirflowFailException), server.posts) == (True, 3), "nor in another try"
+
+
+def test_a_batch_counts_what_an_answer_that_broke_off_may_have_cost(serve: Serve, local: LocalPlace) -> None:
+    server = serve(partial_after(1))
+    operator = batch(local, rows_of(20), n=2, stream=True, max_cost_usd="0.2", max_concurrency=1)
+    _, err = ended(operator)
+    assert "$0.08 of max_cost_usd $0.2 are spent" not in str(err)
+    assert server.posts == 5, "each may have cost $0.04"
+    _, err = ended(operator, try_number=2)
+    assert (isinstance(err, AirflowFailException), server.posts) == (True, 5)
+
+
+async def test_a_run_counts_what_an_answer_that_broke_off_may_have_cost(
+    serve: Serve, local: LocalPlace, tmp_path: Any
+) -> None:
+    server = serve(partial_after(1))
+    terms = {"max_run_cost_usd": Decimal("0.12"), "runs_uri": (tmp_path / "runs").as_uri()}
+    ends = []
+    for number in range(5):
+        place = LocalPlace(tmp_path / str(number))
+        job = make_job(place, fields={"n": 2}, owner={"task_id": f"task-{number}"}, **terms)
+        ends.append((await run(job)).status)
+    assert (ends, server.posts) == (["success"] * 3 + ["failed"] * 2, 3)
