@@ -73,6 +73,18 @@ def test_ci_covers_each_airflow_on_each_python() -> None:
     assert newest in (ROOT / "constraints.txt").read_text().splitlines()
 
 
+def test_coverage_is_measured_once_and_not_by_what_must_pass() -> None:
+    runs = [
+        (job, step["run"])
+        for path in WORKFLOWS
+        for job, content in read(path.name)["jobs"].items()
+        for step in content["steps"]
+        if "coverage" in step.get("run", "")
+    ]
+    assert runs == [("coverage", "make coverage")]
+    assert re.findall(r"^([a-z%-]+):.*\n.*--cov", MAKEFILE, re.MULTILINE) == ["coverage"]
+
+
 def test_metadata_and_pages_claim_the_pythons_that_are_tested() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
     assert re.findall(r"Python :: (3\.\d+)", metadata) == PYTHONS
