@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from deepshi_provider.costs import paid
 from deepshi_provider.exceptions import (
     AuthenticationFailed,
     BudgetExceeded,
+    Charged,
     ConnectionFailed,
     DeepshiError,
     InsufficientQuota,
@@ -42,6 +44,37 @@ Found = TypeVar("Found")
 
 #: After one of these no other row would fare better.
 _HOPELESS = (AuthenticationFailed, InsufficientQuota, ConnectionFailed, RateLimited, StorageFailed)
+
+
+@dataclass
+class _Work:
+    """A row that is being bought.
+
+    :ivar costs: of each of its sendings by the task instance, in USD.
+    :ivar lost: its sendings by this process whose outcome is unknown, whatever the store shows later.
+    """
+
+    row: Row
+    request: GenerateRequest
+    kind: str
+    costs: Costs
+    begun: float = field(default_factory=time.monotonic)
+    engine: Engine | None = None
+    error: DeepshiError | None = None
+    goes_on: bool = True
+    was_sent: bool = False
+    lost: int = 0
+
+    @property
+    def unknown(self) -> int:
+        """Its sendings whose outcome is unknown."""
+        return max(self.engine.unknown if self.engine else 0, self.lost)
+
+    @property
+    def charged(self) -> Charged:
+        """What its failure means for the money."""
+        charged = self.error.charged if self.error else "no"
+        return "unknown" if self.lost and charged == "no" else charged
 
 
 class Batch:
@@ -160,44 +193,62 @@ class Batch:
 
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
         """Buy a row's images, within the budget; a sending that is lost is made again, within ``max_resends``."""
-        kind = price_class(request)
-        costs = self._index.costs_of(self._job.owner, row.name)
-        begun = time.monotonic()
-        engine, error = None, None
-        if any(sending.kind == "stored" for sending in self._index.sendings(row.name)):
-            # What is there is free, whatever the budget says.
-            engine = self._engine(row, request, await self._recent(row))
-            purchase, error = await self._attempt(engine, engine.find())
-            if purchase:
-                news = self._book(row, engine, purchase, None)
-                self._budget.count(kind, news)
-                self.report.done(row, request, purchase.record, costs + news, None)
+        work = _Work(row, request, price_class(request), self._index.costs_of(self._job.owner, row.name))
+        try:
+            if await self._serve_stored(work):
                 return
-        goes_on, is_first = error is None, True
-        while goes_on and await self._may_start(kind):
-            engine = self._engine(row, request, await self._recent(row) if is_first else None)
-            purchase, error = await self._attempt(engine, self._started(engine))
-            news = self._book(row, engine, purchase, error)
-            costs += news
-            lost = error is not None and error.charged != "no" and error.sends > 0
-            self._budget.count(kind, news[:-1])
-            await self._budget.settle(kind, news[-1] if news else None, paid=bool(news) or lost)
-            if purchase:
-                if purchase.record.cost_usd is not None and purchase.record.cost_is_complete:
-                    self._budget.learn(kind, purchase.record.cost_usd)
-                self.report.done(row, request, purchase.record, costs, time.monotonic() - begun)
-                return
-            goes_on, is_first = lost and engine.exposed <= self._job.max_resends, False
-        if engine and error:
+            while work.goes_on and await self._may_start(work.kind):
+                if await self._send(work):
+                    return
+        except asyncio.CancelledError:  # there will be no line for this row
+            self.report.unknown_outcomes += work.unknown
+            raise
+        if work.engine and work.error:
             self.report.failed(
                 row,
                 request,
-                error,
-                costs,
-                time.monotonic() - begun,
-                unknown=engine.unknown,
-                may_retry=error.retryable and engine.exposed <= self._job.max_resends,
+                work.error,
+                work.costs,
+                time.monotonic() - work.begun,
+                unknown=work.unknown,
+                charged=work.charged,
+                may_retry=work.error.retryable and work.engine.exposed <= self._job.max_resends,
             )
+
+    async def _serve_stored(self, work: _Work) -> bool:
+        """Look closer at what is stored under a row's name; it is free, whatever the budget says."""
+        if not any(sending.kind == "stored" for sending in self._index.sendings(work.row.name)):
+            return False
+        engine = work.engine = self._engine(work.row, work.request, await self._recent(work.row))
+        purchase, work.error = await self._attempt(engine.find())
+        work.goes_on = work.error is None
+        if purchase is None:
+            return False
+        news = self._book(work.row, engine, purchase, None)
+        self._budget.count(work.kind, news)
+        self.report.done(work.row, work.request, purchase.record, work.costs + news, None)
+        return True
+
+    async def _send(self, work: _Work) -> bool:
+        """Make one attempt, for which the budget has reserved its price, and return whether the row is done."""
+        known = None if work.was_sent else await self._recent(work.row)
+        engine = work.engine = self._engine(work.row, work.request, known)
+        work.was_sent = True
+        purchase, error = await self._attempt(self._started(engine))
+        work.error = error
+        news = self._book(work.row, engine, purchase, error)
+        work.costs += news
+        may_be_paid = error is not None and error.charged != "no" and error.sends > 0
+        work.lost += error is not None and error.charged == "unknown"
+        self._budget.count(work.kind, news[:-1])
+        await self._budget.settle(work.kind, news[-1] if news else None, paid=bool(news) or may_be_paid)
+        work.goes_on = may_be_paid and engine.exposed <= self._job.max_resends
+        if purchase is None:
+            return False
+        if purchase.record.cost_usd is not None and purchase.record.cost_is_complete:
+            self._budget.learn(work.kind, purchase.record.cost_usd)
+        self.report.done(work.row, work.request, purchase.record, work.costs, time.monotonic() - work.begun)
+        return True
 
     async def _recent(self, row: Row) -> list[Sending] | None:
         """Return what is known of the sendings under a row's name, if it is surely all."""
@@ -230,7 +281,7 @@ class Batch:
             await self._tools.lease.start()
         return await engine.run()
 
-    async def _attempt(self, engine: Engine, work: Awaitable[Found]) -> tuple[Found | None, DeepshiError | None]:
+    async def _attempt(self, work: Awaitable[Found]) -> tuple[Found | None, DeepshiError | None]:
         """Return what came of it, or its error, which may stop the batch."""
         try:
             return await work, None
@@ -238,9 +289,6 @@ class Batch:
             if isinstance(err, _HOPELESS):
                 self.error = self.error or err
             return None, err
-        except asyncio.CancelledError:  # there will be no line for this row
-            self.report.unknown_outcomes += engine.unknown
-            raise
 
     def _book(self, row: Row, engine: Engine, purchase: Purchase | None, error: DeepshiError | None) -> Costs:
         """Take note of what is new on the bill, and return it."""

@@ -52,6 +52,7 @@ class Engine:
     :ivar price_class: of the request.
     :ivar exposed: sendings of the request, since its last stored images, that cost money or may have.
     :ivar unknown: those of them whose outcome is unknown.
+    :ivar paid: what each sending of this process has cost that was paid for, in USD; ``None`` if it was not reported.
     :ivar spent: USD that the task instance had paid before; ``None`` until the directory was read, and if it has costs
         and the API reported none of them.
     """
@@ -77,6 +78,7 @@ class Engine:
         self.price_class = price_class(request)
         self.exposed = self.unknown = 0
         self._is_in_doubt = False
+        self.paid: list[Decimal | None] = []
         self.spent: Decimal | None = None
         self.ledger = Ledger(tools.store, name)
 
@@ -257,11 +259,14 @@ class Engine:
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
     async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
+        if err.charged == "yes":
+            self.paid.append(paid(err))
         await self._keeper.settle(k, unknown, err)
         if err.charged != "no":
             await self._tools.paid(self.price_class, paid(err))
 
     async def _keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
+        self.paid.append(paid(result))
         try:
             return await self._keeper.keep(k, unknown, result)
         finally:

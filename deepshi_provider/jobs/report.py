@@ -105,19 +105,21 @@ class Report:
         seconds: float,
         *,
         unknown: int,
+        charged: Charged,
         may_retry: bool,
     ) -> None:
         """Take note of a row that failed.
 
         :param unknown: its sendings whose outcome is unknown.
+        :param charged: for all its sendings in this try; the error tells of the last one.
         :param may_retry: whether another try may help it.
         """
         self.may_retry |= may_retry
         self.unknown_outcomes += unknown
-        self.charges.add(error.charged)
+        self.charges.add(charged)
         if len(self.named) < NAMED:
             self.named.append(f"{row.key[:100]}: {type(error).__name__}")
-        line = {"error": error.code or type(error).__name__, "charged": error.charged}
+        line = {"error": error.code or type(error).__name__, "charged": charged}
         self._put(row, request, "failed", costs, seconds, line)
         level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
         log.log(level, "Row %s failed: %s: %s", row.key, type(error).__name__, error)

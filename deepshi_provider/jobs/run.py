@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from decimal import Decimal
@@ -9,14 +10,15 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deepshi_provider.costs import CostSheet, paid, total
+from deepshi_provider.costs import AtLeast, CostSheet, paid, total
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
 from deepshi_provider.jobs.lease import TIMES, Times
 from deepshi_provider.jobs.ledger import Purchase
-from deepshi_provider.jobs.sheets import add_up, make_sheet, sheet_images
+from deepshi_provider.jobs.sheets import add_up, make_sheet, sheet_images, told_sheet
 from deepshi_provider.jobs.tools import Tools
 from deepshi_provider.manifest import Manifest, Record, Sending, since_purchase, unsettled
 from deepshi_provider.storage import PATIENCE, Store
@@ -29,12 +31,13 @@ _MANIFEST = TypeAdapter(Manifest)
 _JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
-async def run(job: Job, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
+async def run(job: Job, bill: Bill | None = None, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
     """Carry out a job and return how it ended; after a success the manifest is stored too.
 
     Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
     claim; images that were already paid for and received are stored first.
 
+    :param bill: gets what this process knows by itself of the costs, if it is cancelled.
     :param patience: seconds for which a store that fails after payment is tried again.
     :param times: how long processes wait for each other.
     """
@@ -43,7 +46,16 @@ async def run(job: Job, *, patience: float = PATIENCE, times: Times = TIMES) -> 
     tools = Tools.of(job, hook, store, times=times)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:
-        async with hook.session(files=store.files), tools.lease:
+        return await _ended(job, hook, tools, engine)
+    except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
+        if bill is not None:
+            bill.costs = _known_costs(job, engine)
+        raise
+
+
+async def _ended(job: Job, hook: DeepshiHook, tools: Tools, engine: Engine) -> Manifest:
+    try:
+        async with hook.session(files=tools.store.files), tools.lease:
             purchase = await engine.run()
     except DeepshiError as err:
         return await _failure(job, tools, engine, err, is_recorded=bool(engine.ledger.written))
@@ -213,11 +225,28 @@ async def _costs_so_far(job: Job, tools: Tools) -> CostSheet:
     return make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True, **tally.sums())
 
 
+def _known_costs(job: Job, engine: Engine) -> CostSheet:
+    """Return the sheet as far as this process knows by itself."""
+    sheet = make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True)
+    spent = total([_spent_before(job, engine), *engine.paid])
+    return told_sheet(
+        sheet,
+        spent,
+        engine.unknown,
+        job.request.model,
+        untold=sum(cost is None or isinstance(cost, AtLeast) for cost in engine.paid),
+    )
+
+
+def _spent_before(job: Job, engine: Engine) -> Decimal | None:
+    if engine.spent is None and job.owner.try_number == 1:
+        return Decimal(0)
+    return engine.spent
+
+
 def _known_without_store(job: Job, engine: Engine, err: DeepshiError) -> Decimal | None:
     """Return what the task instance has paid, in USD, as far as this process knows by itself."""
-    before = engine.spent
-    if before is None and job.owner.try_number == 1:
-        before = Decimal(0)
+    before = _spent_before(job, engine)
     if err.charged == "no":
         return before
     return total([before, err.cost_usd])

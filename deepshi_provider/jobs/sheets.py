@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deepshi_provider.costs import UNNAMED, CostSheet, ModelCosts, Operation, SheetImage, Tally, paid
+from deepshi_provider.costs import UNNAMED, AtLeast, CostSheet, ModelCosts, Operation, SheetImage, Tally, paid
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import IMAGE, costs_name
@@ -135,14 +135,37 @@ async def load_sheet(owner: Owner, output_uri: str, conn_id: str | None) -> Cost
         return None
 
 
-def told_sheet(sheet: CostSheet, cost_usd: Decimal | None, unknown_outcomes: int, model: str | None) -> CostSheet:
+async def completed_sheet(told: CostSheet, hook: DeepshiHook) -> CostSheet:
+    """Return the sheet of :func:`read_sheet`, with what a failing store did not take.
+
+    :param told: what the process knows that sent the requests; it is returned if the directory cannot be read.
+    """
+    owner = Owner(**told.model_dump(include=set(Owner.model_fields)))
+    try:
+        costs = await read_sheet(
+            owner, told.operation, told.output_uri, told.output_conn_id, ended=told.ended, hook=hook
+        )
+    except DeepshiError as err:
+        log.warning("The cost sheet is made without the store: %s", err)
+        return told
+    unrecorded = (told.cost_usd or Decimal(0)) - (costs.cost_usd or Decimal(0))
+    model = told.models[0].model if told.models else UNNAMED
+    if unrecorded <= 0:
+        return costs
+    return costs.with_unrecorded(model, AtLeast(unrecorded) if told.untold > costs.untold else unrecorded)
+
+
+def told_sheet(
+    sheet: CostSheet, cost_usd: Decimal | None, unknown_outcomes: int, model: str | None, *, untold: int = 0
+) -> CostSheet:
     """Return a sheet whose directory cannot be read, with what is known without it."""
     sums: dict[str, Any] = {
         "cost_usd": cost_usd,
         "unknown_outcomes": unknown_outcomes,
-        "may_have_cost_usd": None if unknown_outcomes else Decimal(0),
+        "untold": untold,
+        "may_have_cost_usd": None if unknown_outcomes or untold else Decimal(0),
     }
-    models = [ModelCosts(model=model or UNNAMED, **sums)] if cost_usd or unknown_outcomes else []
+    models = [ModelCosts(model=model or UNNAMED, **sums)] if cost_usd or unknown_outcomes or untold else []
     return sheet.model_copy(update={**sums, "models": models})
 
 

@@ -66,10 +66,11 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
         task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
+    bill = Bill()
     try:
-        manifest = task.await_here(run(job))
+        manifest = task.await_here(run(job, bill))
     except (Exception, AirflowTaskTimeout):  # killed, or what nobody thought of
-        task.push_costs(context, task.costs_so_far(owner, (output_uri, output_conn_id)))
+        task.push_costs(context, task.costs_of_killed(owner, (output_uri, output_conn_id), bill.costs))
         raise
     return task.finish(context, manifest)
 

@@ -16,12 +16,12 @@ from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
-from deepshi_provider.costs import UNNAMED, XCOM_KEY, CostSheet, Operation, in_words
+from deepshi_provider.costs import XCOM_KEY, CostSheet, Operation, in_words
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.jobs.sheets import known_sheet, load_sheet, make_sheet, read_sheet, told_sheet
+from deepshi_provider.jobs.sheets import completed_sheet, known_sheet, load_sheet, make_sheet, told_sheet
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
 from deepshi_provider.operators.final import final
@@ -294,14 +294,18 @@ class ImageTask(BaseOperator):
             output_uri, conn_id = self.place(owner)
             if operation == "batch" and (stored := run_here(load_sheet(owner, output_uri, conn_id))):
                 return stored
-            costs = run_here(read_sheet(owner, operation, output_uri, conn_id, ended=True, hook=self._hook()))
         except DeepshiError as err:
             self.log.warning("The cost sheet is made without the store: %s", err)
-            costs = make_sheet(owner, operation, output_uri, conn_id, ended=True)
-            return told_sheet(costs, ended.task_cost_usd, ended.unknown_outcomes, model)
-        # What the failing store did not take is told by the event alone.
-        unrecorded = (ended.task_cost_usd or Decimal(0)) - (costs.cost_usd or Decimal(0))
-        return costs.with_unrecorded(model or UNNAMED, unrecorded) if unrecorded > 0 else costs
+        told = make_sheet(owner, operation, output_uri, conn_id, ended=True)
+        told = told_sheet(told, ended.task_cost_usd, ended.unknown_outcomes, model)
+        return run_here(completed_sheet(told, self._hook())) if output_uri else told
+
+    def costs_of_killed(self, owner: Owner, place: tuple[str, str | None], known: CostSheet | None) -> CostSheet:
+        """Return the sheet of a task that was killed.
+
+        :param known: what its process knows; ``None`` if it had not begun.
+        """
+        return self.costs_so_far(owner, place) if known is None else run_here(completed_sheet(known, self._hook()))
 
     def _hook(self) -> DeepshiHook:
         return DeepshiHook(self.deepshi_conn_id)

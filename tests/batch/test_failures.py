@@ -179,6 +179,24 @@ def test_what_was_paid_is_told_when_the_manifest_cannot_be_stored(
     assert summary.task_cost_usd == 3 * PRICE == taken(emulator)
 
 
+def test_a_lost_answer_counts_although_the_store_fails_before_the_next_attempt(
+    emulator: Emulator, s3_place: Place, proxy: S3Proxy, thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(read_timeout=2))
+    emulator.fault("silence")
+    operator = batch(s3_place, rows_of(1), output_conn_id=proxy.conn_id, stream=True, retries=1)
+    running = thread.submit(ended, operator)
+    wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+    proxy.no_listing = ""
+    ti, err = running.result(timeout=120)
+    assert isinstance(err, StorageFailed)
+    sheet = ti.sheets[-1]
+    assert (sheet.unknown_outcomes, sheet.cost_usd, sheet.may_have_cost_usd) == (1, Decimal(0), None)
+    (line,) = lines_of(s3_place)
+    assert (line["status"], line["error"], line["charged"]) == ("failed", "StorageFailed", "unknown")
+    assert (posts(emulator), len(state(s3_place, "claim"))) == (1, 1)
+
+
 def test_without_the_index_a_batch_succeeds(emulator: Emulator, s3_place: Place, proxy: S3Proxy) -> None:
     proxy.refuse = r"index\.jsonl"
     assert counts(result_of(batch(s3_place, rows_of(3), output_conn_id=proxy.conn_id))) == (3, 0, 0, 0)

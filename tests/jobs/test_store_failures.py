@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.jobs.budget import Bill
 from deepshi_provider.jobs.run import run
+from deepshi_provider.jobs.sheets import completed_sheet
 from deepshi_provider.manifest import Manifest
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import LocalPlace, Place, S3Place, document, images, state
@@ -157,6 +160,26 @@ async def test_store_that_fails_after_a_refusal_keeps_the_refusals_meaning(
     assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
     assert len(state(s3_place, "claim")) == 1
     assert document(s3_place, state(s3_place, "claim")[0])["owner"]["task_id"] == "boat"
+
+
+@pytest.mark.s3
+async def test_kill_while_a_loss_cannot_be_recorded_keeps_its_cost(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    emulator.fault("not_an_image")
+    proxy.refuse = r"lost\.json"
+    bill = Bill()
+    running = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id), bill, patience=1.0))
+    await until("a refused record", lambda: proxy.refused)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert bill.costs is not None
+    # Without the store, and with one that shows the claim alone.
+    for sheet in (bill.costs, await completed_sheet(bill.costs, DeepshiHook())):
+        assert (sheet.cost_usd, sheet.unknown_outcomes, sheet.untold) == (taken(emulator), 0, 0)
+    assert taken(emulator) > 0
+    assert (len(state(s3_place, "claim")), len(state(s3_place, "record")), posts(emulator)) == (1, 0, 1)
 
 
 @pytest.mark.s3

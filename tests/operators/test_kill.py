@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -100,6 +101,25 @@ def test_killed_task_tells_what_its_earlier_tries_cost(
         running.result(timeout=10)
     assert ti.xcoms == {"cost_usd": float(emulator.stats()["cost_usd"])}
     assert ti.xcoms["cost_usd"] > 0
+
+
+@pytest.mark.s3
+def test_kill_while_the_store_is_away_counts_what_was_sent(
+    emulator: Emulator, s3_place: Place, proxy: S3Proxy, thread: ThreadPoolExecutor
+) -> None:
+    emulator.settings(latency=300)
+    operator, ti = rendered(s3_place)
+    operator.output_conn_id = proxy.conn_id
+    running: Future[Any] = thread.submit(operator.execute, context_of(ti))
+    wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+    proxy.no_listing = ""
+    operator.on_kill()
+    with pytest.raises(AirflowException, match="was killed"):
+        running.result(timeout=120)
+    assert ti.xcoms == {"cost_usd": 0.0}
+    sheet = ti.sheets[-1]
+    assert (sheet.unknown_outcomes, sheet.cost_usd, sheet.may_have_cost_usd) == (1, Decimal(0), None)
+    assert [(model.model, model.unknown_outcomes) for model in sheet.models] == [("deepshi-banana-pro", 1)]
 
 
 def test_kill_before_anything_was_sent_sends_nothing(emulator: Emulator, local: Place) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -19,6 +21,7 @@ from tests.batch.making import batch, rows_of, taken
 from tests.emulator.wire import wait_for
 from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts
 from tests.places import LocalPlace, Place, state
+from tests.services.s3_proxy import S3Proxy
 
 
 def over_in(seconds: float) -> TimeoutPosix:
@@ -108,6 +111,30 @@ def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emul
     assert (len(state(local, "claim")), len(state(local, "record")), posts(emulator)) == (1, 0, 1)
     assert ti.xcoms == {"cost_usd": 0.0}
     wait_for(lambda: emulator.stats()["disconnects"] == 1)
+
+
+@pytest.mark.s3
+def test_a_single_task_that_ends_while_the_store_is_away_counts_its_request(
+    emulator: Emulator, s3_place: Place, proxy: S3Proxy
+) -> None:
+    emulator.settings(latency=300)
+    operator = generate(output_uri=s3_place.uri, output_conn_id=proxy.conn_id, preflight="off")
+    ti = TaskInstance(task_id="boat")
+
+    def time_is_over() -> None:
+        wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+        proxy.no_listing = ""
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    clock = threading.Thread(target=time_is_over)
+    with over_in(1000):
+        clock.start()
+        with pytest.raises(AirflowTaskTimeout):
+            execute(operator, ti)
+    clock.join()
+    sheet = ti.sheets[-1]
+    assert (sheet.unknown_outcomes, sheet.cost_usd, sheet.may_have_cost_usd) == (1, Decimal(0), None)
+    assert (sheet.ended, posts(emulator), len(state(s3_place, "claim"))) == (True, 1, 1)
 
 
 def test_a_call_of_the_hook_ends_too(emulator: Emulator) -> None:
