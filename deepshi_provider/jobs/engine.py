@@ -239,18 +239,15 @@ class Engine:
         self._is_in_doubt = True
         try:
             result = await self._send(inputs)
-        except asyncio.CancelledError:
-            self.exposed += 1
-            self.unknown += 1
-            raise
         except DeepshiError as err:
             self.exposed += err.charged != "no"
             self.unknown += err.charged == "unknown"
             await _to_its_end(self._settle(k, unknown, err))
             raise
-        except Exception:
+        except (asyncio.CancelledError, Exception):
             self.exposed += 1
             self.unknown += 1
+            await _to_its_end(self._tools.paid(self.price_class, None))
             raise
         else:
             record = await _to_its_end(self._keep(k, unknown, result))

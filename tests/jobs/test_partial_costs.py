@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk.execution_time.context import set_current_context
 
 from deepshi_provider.costs import in_words
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.run import run
 from tests.api import wire
 from tests.api.wire import SSE, completed, event
 from tests.batch.making import batch, ended, rows_of
 from tests.hooks.answering import Answer, AnsweringServer, answering
-from tests.jobs.making import make_job
+from tests.hooks.wire import boat
+from tests.jobs.making import make_job, until
+from tests.operators.tasks import TaskInstance, context_of
 from tests.places import LocalPlace
 
 PNG = wire.picture()
@@ -93,13 +99,42 @@ def test_a_batch_counts_what_an_answer_that_broke_off_may_have_cost(serve: Serve
 
 
 async def test_a_run_counts_what_an_answer_that_broke_off_may_have_cost(
-    serve: Serve, local: LocalPlace, tmp_path: Any
+    serve: Serve, local: LocalPlace, tmp_path: Path
 ) -> None:
     server = serve(partial_after(1))
-    terms = {"max_run_cost_usd": Decimal("0.12"), "runs_uri": (tmp_path / "runs").as_uri()}
+    terms: dict[str, Any] = {"max_run_cost_usd": Decimal("0.12"), "runs_uri": (tmp_path / "runs").as_uri()}
     ends = []
     for number in range(5):
         place = LocalPlace(tmp_path / str(number))
         job = make_job(place, fields={"n": 2}, owner={"task_id": f"task-{number}"}, **terms)
         ends.append((await run(job)).status)
     assert (ends, server.posts) == (["success"] * 3 + ["failed"] * 2, 3)
+
+
+def test_a_run_counts_what_a_hook_bought_in_an_answer_that_broke_off(
+    local: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(PARTIAL) as server, set_current_context(context_of(TaskInstance(task_id="script", map_index=None))):
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json(output_uri=local.uri))
+        DeepshiHook().generate(boat(n=2, stream=True)).close()
+    (entry,) = local.names()
+    assert entry.endswith(".0.01_0_1.json")
+
+
+async def test_a_run_counts_what_a_task_may_have_paid_when_it_was_cancelled(
+    serve: Serve, local: LocalPlace, tmp_path: Path
+) -> None:
+    """Its next try would say so too, but there may be none, and other tasks go on."""
+    server = serve(lambda number, _: WHOLE if number == 1 else Answer(body=b"", head=STREAM, hold=True))
+    terms: dict[str, Any] = {"max_run_cost_usd": Decimal("0.1"), "runs_uri": (tmp_path / "runs").as_uri()}
+    first = make_job(LocalPlace(tmp_path / "first"), fields={"n": 2}, owner={"task_id": "first"}, **terms)
+    assert (await run(first)).status == "success"
+    task = asyncio.create_task(run(make_job(local, fields={"n": 2}, **terms)))
+    await until("the request", lambda: server.posts == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    last = await run(make_job(LocalPlace(tmp_path / "x"), fields={"n": 2}, owner={"task_id": "last"}, **terms))
+    assert (last.status, server.posts) == ("failed", 2)
+    assert last.error is not None
+    assert "$0.04 and perhaps $0.04 more of max_run_cost_usd $0.1 are spent" in last.error["message"]
