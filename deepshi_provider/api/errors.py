@@ -95,12 +95,16 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
     :param now: unix seconds, to understand a date in ``Retry-After`` if the answer has no ``Date``: the clock that a
         server counts by is its own.
     """
-    code, said = _error_fields(_json_or_none(body))
+    document = _json_or_none(body)
+    code, said = _error_fields(document)
     kind, advice = _meaning(status, code)
+    cost = reported_cost(document)
     return kind(
         _sentence(advice, said),
         status_code=status,
         code=code,
+        charged="yes" if cost else None,
+        cost_usd=cost,
         request_id=request_id(headers),
         retry_after=_seconds(headers.get("retry-after"), _unix_seconds(headers.get("date")) or now),
     )

@@ -178,8 +178,9 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
         error.message = f"{error.message}. {problems[0]}"
     if taken.is_paid or taken.cost_usd:
         error.charged = "yes"
-    error.cost_usd = taken.cost_usd
-    error.cost_is_complete = cost_is_complete or error.charged == "no"
+    if taken.cost_usd is not None or error.cost_usd is None:
+        error.cost_usd = taken.cost_usd
+        error.cost_is_complete = cost_is_complete or error.charged == "no"
     return error
 
 

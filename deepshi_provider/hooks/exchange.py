@@ -17,6 +17,7 @@ from deepshi_provider.api.errors import error_from_status, request_id
 from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.spool import NewFile
+from deepshi_provider.api.unpacking import Unpacker
 from deepshi_provider.exceptions import (
     ConnectionFailed,
     DeepshiError,
@@ -27,7 +28,11 @@ from deepshi_provider.exceptions import (
 )
 from deepshi_provider.hooks.inputs import InputImages
 
-HEADERS = {"User-Agent": f"airflow-provider-deepshi/{__version__}", "Accept": "application/json, text/event-stream"}
+HEADERS = {
+    "User-Agent": f"airflow-provider-deepshi/{__version__}",
+    "Accept": "application/json, text/event-stream",
+    "Accept-Encoding": "gzip",
+}
 #: Longest silence of an answer that is no stream, in seconds, where the caller sets no timeout.
 LONGEST_SILENCE = 600.0
 #: Bytes of an error's body that are looked at.
@@ -100,20 +105,21 @@ class Exchange:
         try:
             if not self._response.is_success:
                 raise error_of(self._response, await _beginning(self._response))
-            await self._read(self._response.aiter_bytes())
+            await self._read(self._response.aiter_raw())
         finally:
             # Once the answer is there, a connection that does not close properly no longer matters.
             with contextlib.suppress(httpx.HTTPError, OSError):
                 await self._response.aclose()
 
     async def _read(self, pieces: AsyncIterator[bytes]) -> None:
-        turns = _turns()
-        async for piece in pieces:
-            async with turns:
-                self._reader.feed(piece)
-                await asyncio.sleep(0)
-            if self._reader.complete:
-                return
+        turns, unpacker = _turns(), Unpacker()
+        async for packed in pieces:
+            for piece in unpacker.feed(packed):
+                async with turns:
+                    self._reader.feed(piece)
+                    await asyncio.sleep(0)
+                if self._reader.complete:
+                    return
 
     def _out_of_time(self) -> DeepshiError:
         if not self._departure.begun:
@@ -197,12 +203,13 @@ def _chained(error: DeepshiError, cause: Exception) -> DeepshiError:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    body = b""
+    body, unpacker = b"", Unpacker()
     try:
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > _ERROR_LIMIT:
-                break
-    except httpx.HTTPError:
+        async for packed in response.aiter_raw():
+            for piece in unpacker.feed(packed):
+                body += piece
+                if len(body) > _ERROR_LIMIT:
+                    return body
+    except (httpx.HTTPError, OutcomeUnknown):
         pass  # the status says enough
     return body

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import pytest
 
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import DeepshiError, InsufficientQuota
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.result import ImagesResult
 from tests.api import wire
@@ -138,3 +140,58 @@ def test_an_error_that_quotes_an_input_picture_has_made_none(serve: Serve) -> No
     with pytest.raises(DeepshiError) as caught:
         hook.generate(boat())
     assert (caught.value.charged, server.posts) == ("no", 1)
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "429 Too Many Requests", "400 Bad Request"])
+def test_a_price_in_the_body_of_a_status_that_is_free_is_read(serve: Serve, status: str) -> None:
+    document = {"error": {"message": "no", "code": "odd"}, "usage": {"cost": {"total_cost": 0.04}}}
+    hook, server = serve(Answer(body=json.dumps(document).encode(), status=status))
+    with pytest.raises(DeepshiError) as caught:
+        hook.generate(boat())
+    assert (caught.value.charged, caught.value.cost_usd, server.posts) == ("yes", COST, 1)
+
+
+BODY = f'{{"data": [{ENTRY}], {USAGE}}}'.encode()
+PACKED = {
+    "not packed": (BODY, "gzip"),
+    "not packed, twice": (BODY, "gzip, gzip"),
+    "not deflated": (BODY, "deflate"),
+    "without a header": (gzip.compress(BODY), None),
+    "old name": (gzip.compress(BODY), "x-gzip"),
+    "in two members": (gzip.compress(BODY[:60]) + gzip.compress(BODY[60:]), "gzip"),
+    "garbage behind": (gzip.compress(BODY) + b"xx", "gzip"),
+    "without its end": (gzip.compress(BODY)[:-8], "gzip"),
+}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10**6], ids=["bytes", "pairs", "whole"])
+@pytest.mark.parametrize(("body", "encoding"), PACKED.values(), ids=PACKED)
+def test_whether_an_answer_is_packed_its_first_bytes_tell(
+    serve: Serve, body: bytes, encoding: str | None, cut: int
+) -> None:
+    chunks = (body[at : at + cut] for at in range(0, len(body), cut))
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    named = f"Content-Encoding: {encoding}\r\n" if encoding else ""
+    hook, server = serve(Answer(body=chunked, head=f"{named}Transfer-Encoding: chunked"))
+    with hook.generate(boat()) as result:
+        assert (pictures(result), result.cost_usd, server.posts) == ([PNG], COST, 1)
+
+
+def test_an_error_is_read_whether_or_not_it_is_packed_as_its_header_says(serve: Serve) -> None:
+    body = json.dumps({"error": {"message": "no", "code": "insufficient_quota"}}).encode()
+    for sent, named in ((body, "Content-Encoding: gzip\r\n"), (gzip.compress(body), "")):
+        hook, _ = serve(Answer(body=sent, status="429 Too Many", head=f"{named}Content-Length: {len(sent)}"))
+        with pytest.raises(InsufficientQuota):
+            hook.generate(boat())
+
+
+def test_few_bytes_that_unpack_to_too_many_are_cut(serve: Serve) -> None:
+    packed = gzip.compress(b'{"data": [{"b64_json": "' + bytes(400 * 2**20))
+    hook, server = serve(Answer(body=packed, head=f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}"))
+    tracemalloc.start()
+    with pytest.raises(DeepshiError) as caught:
+        hook.generate(boat())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (caught.value.charged, server.posts) == ("yes", 1), "a picture was there"
+    assert peak < 20 * 2**20
