@@ -70,7 +70,7 @@ def _decoded(text: str, put: Callable[[dict[str, Any]], Any] | None) -> Any:
         value = decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    _check_depth(value)
+    check_depth(value)
     return value
 
 
@@ -83,10 +83,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
+    """Make sure that every reader and writer of JSON takes a value.
+
+    :raises ValueError: it is nested deeper than :data:`DEEPEST`.
+    """
     level = [value]
     for _ in range(DEEPEST + 1):
-        containers = [item for item in level if isinstance(item, dict | list)]
+        containers = [item for item in level if isinstance(item, dict | list | tuple)]
         level = [item for one in containers for item in (one.values() if isinstance(one, dict) else one)]
         if not containers:
             return

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deepshi_provider.api.complaints import complaints
+from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.exceptions import InvalidRequest
 
@@ -94,6 +95,7 @@ class GenerateRequest(BaseModel):
     def _can_be_sent(self) -> GenerateRequest:
         for name, value in self.wire_fields().items():
             try:
+                check_depth(value)
                 json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
             except (TypeError, ValueError, RecursionError):
                 raise ValueError(f"{name} cannot be sent: {type(value).__name__} with more than JSON can say") from None

@@ -11,6 +11,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
+from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.manifest import Owner, path_part
@@ -135,6 +136,7 @@ def label(name: str, value: Any) -> Any:
         with contextlib.suppress(InvalidRequest):
             value = from_text(name, value)
     try:
+        check_depth(value)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,18 @@ def test_odd_run_ids_work_on_a_file_system(
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     assert run_try(generate(), run_id=run_id, try_number=2).xcoms["return_value"]["reused"] is True
     assert posts(emulator) == 1
+
+
+@pytest.mark.parametrize("field", ["key", "metadata", "extra_params"])
+@pytest.mark.parametrize("form", [list, tuple, json.dumps])
+def test_what_is_nested_too_deep_to_be_written_is_refused_before_anything_is_paid(
+    emulator: Emulator, local: LocalPlace, field: str, form: Any
+) -> None:
+    """Pydantic writes and reads 255 levels, newer Pythons any number: the paid result could not be stored."""
+    value: Any = []
+    for _ in range(400):
+        value = [value] if form is json.dumps else form([value])
+    value = form(value) if field != "extra_params" else {"deep": value}
+    with pytest.raises(InvalidRequest, match="more than JSON can say"):
+        run_try(generate(output_uri=local.uri, **{field: value}))
+    assert (posts(emulator), local.names()) == (0, [])
