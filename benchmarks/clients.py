@@ -13,9 +13,9 @@ from airflow.providers.http.triggers.http import HttpTrigger
 from openai import AsyncOpenAI
 
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Owner
+from deepshi_provider.journal.entries import Owner
 
 #: Makes one picture; its arguments are the picture's number, its length in bytes, and the directory that it goes to.
 Make = Callable[[int, int, Path], Awaitable[None]]

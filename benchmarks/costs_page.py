@@ -56,7 +56,7 @@ def _fill(database: Path) -> None:
 
 
 def _sheet(folder: str, model: str, cost_usd: str) -> dict[str, object]:
-    from deepshi_provider.costs import CostSheet, ModelCosts, SheetImage
+    from deepshi_provider.costs.sheet import CostSheet, ModelCosts, SheetImage
 
     uri = f"s3://bucket/deepshi/{folder}"
     dag_id, run_id, task_id = folder.split("/")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.meter import metered
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.hooks.jobs import run_batch_job as run_batch
 from deepshi_provider.jobs.job import BatchJob
-from deepshi_provider.jobs.run_batch import run_batch
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Owner
+from deepshi_provider.journal.entries import Owner
 
 
 async def _batch(rows: int, to: Path, run_id: str) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
 import pytest
 
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.get_provider_info import get_provider_info
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 INFO = get_provider_info()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.costs import total
+from deepshi_provider.costs.sheet import total
 from deepshi_provider.exceptions import DeepshiError, ResendsExhausted
-from deepshi_provider.manifest import (
+from deepshi_provider.journal.entries import (
     Claim,
     Manifest,
     Owner,

@@ -19,14 +19,15 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.exceptions import InvalidConnection, StorageFailed
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.store.store import Store
 from tests.places import LocalPlace, Place, S3Place, images
 from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import SeaweedFS
 
 
 def store_of(place: Place) -> Store:
-    return Store(place.uri, place.conn_id)
+    return STORES.at(place.uri, place.conn_id)
 
 
 def source(data: bytes) -> Callable[[], BinaryIO]:
@@ -167,19 +168,19 @@ async def test_image_on_s3_has_its_content_type(s3_place: S3Place) -> None:
     ],
 )
 def test_uris_never_hold_a_connection(given: str, uri: str, conn_id: str) -> None:
-    store = Store(given, "default")
+    store = STORES.at(given, "default")
     assert (store.uri, store.conn_id) == (uri, conn_id)
     assert store.uri_of("image-0.png") == f"{uri}/image-0.png"
 
 
 def test_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Store("images").uri == f"file://{tmp_path}/images"
+    assert STORES.at("images").uri == f"file://{tmp_path}/images"
 
 
 async def test_directory_with_odd_characters_works(tmp_path: Path) -> None:
     place = LocalPlace(tmp_path / "a b" / "ü" / "100%")
-    store = Store(str(place.path))
+    store = STORES.at(str(place.path))
     await store.write("_deepshi/a.json", b"1")
     assert await store.list() == {"a.json": 1}
     assert place.names() == ["_deepshi/a.json"]
@@ -187,7 +188,7 @@ async def test_directory_with_odd_characters_works(tmp_path: Path) -> None:
 
 @pytest.mark.s3
 async def test_connection_inside_the_uri_is_used(s3_place: S3Place) -> None:
-    store = Store(f"s3://s3_test@images/{s3_place.prefix}")
+    store = STORES.at(f"s3://s3_test@images/{s3_place.prefix}")
     await store.write("_deepshi/a.json", b"1")
     assert s3_place.names() == ["_deepshi/a.json"]
     assert store.uri_of("x") == f"{s3_place.uri}/x"
@@ -195,17 +196,17 @@ async def test_connection_inside_the_uri_is_used(s3_place: S3Place) -> None:
 
 async def test_missing_connection_is_named_and_never_anonymous() -> None:
     with pytest.raises(InvalidConnection, match="'nowhere' of the object store is not defined"):
-        await Store("s3://images/a", "nowhere").list()
+        await STORES.at("s3://images/a", "nowhere").list()
 
 
 async def test_unknown_protocol_is_a_storage_failure() -> None:
     with pytest.raises(StorageFailed, match="gopher"):
-        await Store("gopher://images/a").list()
+        await STORES.at("gopher://images/a").list()
 
 
 @pytest.mark.s3
 async def test_missing_bucket_is_never_an_empty_directory_and_is_not_made(s3: SeaweedFS) -> None:
-    store = Store("s3://no-such-bucket/a", "s3_test")
+    store = STORES.at("s3://no-such-bucket/a", "s3_test")
     for work in (
         store.list(),
         store.read("_deepshi/a.json"),
@@ -228,7 +229,7 @@ async def test_wrong_credentials_are_an_error_and_not_an_empty_directory(
     s3_place.write("_deepshi/a.json", b"1")
     wrong = json.loads(s3_place.server.airflow_connection_json()) | {"password": "wrong"}
     monkeypatch.setenv("AIRFLOW_CONN_S3_WRONG", json.dumps(wrong))
-    store = Store(s3_place.uri, "s3_wrong", patience=3600)
+    store = STORES.at(s3_place.uri, "s3_wrong", patience=3600)
     for work in (
         store.list(),
         store.read("_deepshi/a.json"),
@@ -252,7 +253,7 @@ async def test_listing_that_is_not_found_is_never_an_empty_directory(
     s3_place.write("_deepshi/a.json", b"1")
     proxy.no_listing = code
     with pytest.raises(StorageFailed, match="Could not list '_deepshi'"):
-        await Store(s3_place.uri, proxy.conn_id).list()
+        await STORES.at(s3_place.uri, proxy.conn_id).list()
 
 
 @pytest.mark.s3
@@ -274,9 +275,9 @@ import asyncio, io, resource, signal, sys
 from types import SimpleNamespace
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import StorageFailed
-from deepshi_provider.hooks.result import Image
-from deepshi_provider.jobs.keep import _rescued
-from deepshi_provider.storage import Store
+from deepshi_provider.client.result import Image
+from deepshi_provider.jobs.publisher import _rescued
+from deepshi_provider.store.store import Store
 
 async def fail(work):
     try:
@@ -330,7 +331,7 @@ def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) ->
 
 async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    store = Store(str(tmp_path / "file" / "images"))
+    store = STORES.at(str(tmp_path / "file" / "images"))
     with pytest.raises(StorageFailed, match=r"Could not write '_deepshi/a.json' in file:///.*: NotADirectoryError"):
         await store.write("_deepshi/a.json", b"1")
 
@@ -349,14 +350,14 @@ async def test_patience_outlasts_a_failing_store() -> None:
             raise StorageFailed("not now")
         return "done"
 
-    assert await Store("/nowhere").patiently(fails_twice) == "done"
+    assert await STORES.at("/nowhere").patiently(fails_twice) == "done"
     assert calls == 3
 
 
 @pytest.mark.slow
 async def test_patience_ends(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    store = Store(str(tmp_path / "file" / "images"), patience=0.3)
+    store = STORES.at(str(tmp_path / "file" / "images"), patience=0.3)
     begun = time.monotonic()
     with pytest.raises(StorageFailed):
         await store.patiently(lambda: store.write("a", b""))
@@ -372,5 +373,5 @@ async def test_patience_is_for_stores_only() -> None:
         raise InvalidConnection("there is no such connection")
 
     with pytest.raises(InvalidConnection):
-        await Store("/nowhere").patiently(fails)
+        await STORES.at("/nowhere").patiently(fails)
     assert calls == 1

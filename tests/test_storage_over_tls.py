@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.store.store import Store
 from tests.services.authority import Authority
 from tests.services.nginx import Nginx
 from tests.services.seaweedfs import SeaweedFS
@@ -65,5 +66,5 @@ def group(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, conn_id: str, url: str
     """Write and read a part of the objects; each part has a connection of its own, as file systems are kept by it."""
     connection = s3.airflow_connection_json().replace(s3.endpoint_url, url)
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", connection)
-    store = Store(f"s3://images/{conn_id}", conn_id)
+    store = STORES.at(f"s3://images/{conn_id}", conn_id)
     return asyncio.run(write_and_read_back(store, numbers))

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from deepshi_provider.api.catalog import ModelInfo, complaints
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.batch.rows import check_row, read_file, request_of
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.rows import check_row, read_file, request_of
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.locations import split
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
 
 
 @dataclass(kw_only=True)
@@ -50,7 +49,7 @@ async def check_file(
     :raises StorageFailed: the file cannot be read.
     :raises DeepshiError: the catalog cannot be read.
     """
-    folder, name = split(file)
+    store, name = STORES.object_at(file, conn_id)
     # Before the file, so that a wrong connection shows at once.
     models = {model.id: model for model in await hook.alist_models()}
 
@@ -58,7 +57,7 @@ async def check_file(
         with RowTable() as table:
             return _check(read_file(file, opened), defaults, models, table, say)
 
-    return await Store(folder, conn_id).process(name, work)
+    return await store.process(name, work)
 
 
 def _check(

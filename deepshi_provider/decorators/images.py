@@ -15,9 +15,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.jobs.rows import check_row, request_of
-from deepshi_provider.operators.flows import carry_out
+from deepshi_provider.operators.flows import run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
 from deepshi_provider.operators.lifecycle import owner_of
 
@@ -61,7 +61,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **kwargs)
         if isinstance(asked, str | Mapping):
-            return carry_out(self, context, lambda: self._request(asked))
+            return run_single_task(self, context, lambda: self._request(asked))
         if asked is None:
             nothing = InvalidRequest(f"{self.task_id}: the function returned nothing to draw")
             self.fail(context, nothing, costs=self.costs_so_far(owner_of(context)))

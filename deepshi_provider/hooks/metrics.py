@@ -1,101 +1,28 @@
-"""What requests cost, how long they take and how they end, as counters and timings of Airflow's own metrics.
-
-They go where Airflow's metrics go: StatsD, Datadog or OpenTelemetry. They tell of this process alone and are lost with
-it, so they are for dashboards and alarms; what was paid is in the records.
-"""
+"""Airflow's own metrics (StatsD, Datadog or OpenTelemetry) as the sink of a client's."""
 
 from __future__ import annotations
 
+import functools
 import importlib
-import logging
-import re
-from contextvars import ContextVar
 from datetime import timedelta
-from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
 
-from deepshi_provider.api.requests import GenerateRequest
-from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.client.metrics import SINK, Kind
 
-log = logging.getLogger(__name__)
-
-#: The outcome of a request that brought images; any other outcome is the name of an exception.
-SUCCESS = "success"
-#: The outcome of a request that was stopped while it was under way.
-CANCELLED = "Cancelled"
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 #: Where Airflow's metrics are set up: 3.2 and newer have one such place for tasks and one for their own processes,
 #: and only that of the process at hand sends anything. 3.1 has one for all.
 _OF_TASKS = ("airflow.sdk.observability.stats", "airflow.stats")
 _OF_TRIGGERS = ("airflow.observability.stats", "airflow.stats")
-_PLACES: ContextVar[tuple[str, ...]] = ContextVar("deepshi_metrics", default=_OF_TASKS)
 
 
-def count_as_trigger() -> None:
-    """Send all that this asyncio task counts from here on by the triggerer's metrics."""
-    _PLACES.set(_OF_TRIGGERS)
+def use_airflow_metrics(*, in_trigger: bool = False) -> None:
+    """Send what this asyncio task or thread counts from here on through Airflow, unless that is chosen already."""
+    if SINK.get() is None:
+        SINK.set(functools.partial(_send, _OF_TRIGGERS if in_trigger else _OF_TASKS))
 
 
-def model_tag(model: str, error: DeepshiError | None = None) -> str:
-    """Return a model's name as a tag, or ``other`` if the API refused it: templates can render anything."""
-    accepted = type(error) is not InvalidRequest and _NAME.fullmatch(model)
-    return model if accepted else "other"
-
-
-def ended(
-    request: GenerateRequest,
-    seconds: float,
-    *,
-    images: int = 0,
-    cost_usd: Decimal | None = None,
-    error: DeepshiError | None = None,
-    cancelled: bool = False,
-) -> None:
-    """Count one request that has ended, in whichever way.
-
-    :param images: pictures that came.
-    :param cost_usd: what was taken, as far as the API told.
-    """
-    outcome = CANCELLED if cancelled else type(error).__name__ if error else SUCCESS
-    tags = _tags(request, outcome, error)
-    _send("timing", "request.duration", timedelta(seconds=seconds), tags)
-    _send("incr", "images", images, tags)
-    _send("incr", "cost_micro_usd", micro_usd(cost_usd), tags)
-    _send("incr", "unknown_outcomes", int(cancelled or (error is not None and error.charged == "unknown")), tags)
-
-
-def retried(request: GenerateRequest, error: DeepshiError) -> None:
-    """Count that a request is sent again after a failure that was surely free."""
-    _send("incr", "retries", 1, _tags(request, type(error).__name__, error))
-
-
-def reused(request: GenerateRequest, images: int) -> None:
-    """Count images that were there already and cost nothing."""
-    _send("incr", "reused", images, _tags(request, SUCCESS, None))
-
-
-def micro_usd(cost_usd: Decimal | None) -> int:
-    """Return a cost in millionths of a dollar, rounded half up: counters are integers."""
-    return int((cost_usd or Decimal(0)).scaleb(6).quantize(Decimal(1), ROUND_HALF_UP))
-
-
-def _tags(request: GenerateRequest, outcome: str, error: DeepshiError | None) -> dict[str, str]:
-    return {"model": model_tag(request.model, error), "operation": request.operation, "outcome": outcome}
-
-
-def _send(kind: str, name: str, value: int | timedelta, tags: dict[str, str]) -> None:
-    if not value:
-        return
+def _send(places: tuple[str, str], kind: Kind, name: str, value: int | timedelta, tags: dict[str, str]) -> None:
     try:
-        getattr(_stats(), kind)(f"deepshi.{name}", value, tags=tags)
-    except Exception:
-        log.warning("The metric deepshi.%s was not sent", name, exc_info=True)
-
-
-def _stats() -> Any:
-    first, second = _PLACES.get()
-    try:
-        return importlib.import_module(first).Stats
+        stats = importlib.import_module(places[0]).Stats
     except ImportError:
-        return importlib.import_module(second).Stats
+        stats = importlib.import_module(places[1]).Stats
+    getattr(stats, kind)(name, value, tags=tags)

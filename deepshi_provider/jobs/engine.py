@@ -18,20 +18,21 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.costs import paid
+from deepshi_provider.client import metrics
+from deepshi_provider.client.inputs import InputImages
+from deepshi_provider.client.result import ImagesResult
+from deepshi_provider.costs.price_class import price_class
+from deepshi_provider.costs.sheet import paid
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
-from deepshi_provider.hooks import metrics
-from deepshi_provider.hooks.inputs import InputImages
-from deepshi_provider.hooks.result import ImagesResult
-from deepshi_provider.jobs.budget import price_class
-from deepshi_provider.jobs.job import IMAGE, BatchJob
-from deepshi_provider.jobs.keep import Keeper, described
-from deepshi_provider.jobs.ledger import Ledger, Purchase, claim_name, new_claim
+from deepshi_provider.jobs.context import Tools
+from deepshi_provider.jobs.inputs import read_inputs
+from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.own_output import refuse_own_output
-from deepshi_provider.jobs.spending import earlier_costs
-from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Record, Sending, next_k, since_purchase, unsettled
-from deepshi_provider.storage import STATE
+from deepshi_provider.jobs.publisher import Keeper, described
+from deepshi_provider.journal.entries import IMAGE, Record, Sending, next_k, since_purchase, unsettled
+from deepshi_provider.journal.journal import Ledger, Purchase, claim_name, new_claim
+from deepshi_provider.journal.spending import earlier_costs
+from deepshi_provider.store.store import STATE
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +107,13 @@ class Engine:
         return await self._with_inputs(self._find)
 
     async def _with_inputs(self, work: Callable[[InputImages | None], Awaitable[Result]]) -> Result:
-        account = (await self._tools.hook.asettings()).account
+        account = self._tools.client.settings.account
         if not isinstance(self._request, EditRequest):
             self.fingerprint = self._request.fingerprint(account)
             return await work(None)
         refuse_own_output(self._request, self._name, self._tools.store.location)
-        with await self._tools.hook.aread_inputs(self._request, self._terms.output_conn_id) as inputs:
+        conn_id, stores = self._terms.output_conn_id, self._tools.stores
+        with await asyncio.to_thread(read_inputs, self._request.images, conn_id, stores) as inputs:
             self.fingerprint = self._request.fingerprint(account, inputs.digests)
             return await work(inputs)
 
@@ -271,8 +273,9 @@ class Engine:
 
     async def _send(self, inputs: InputImages | None) -> ImagesResult:
         if isinstance(self._request, EditRequest):
-            return await self._tools.hook.aedit(self._request, inputs=inputs, timeout=self._remaining())
-        return await self._tools.hook.agenerate(self._request, timeout=self._remaining())
+            assert inputs is not None  # noqa: S101 -- an edit's are read before
+            return await self._tools.client.edit(self._request, inputs, timeout=self._remaining())
+        return await self._tools.client.generate(self._request, timeout=self._remaining())
 
 
 class _Unstoppable(asyncio.Task[Result]):

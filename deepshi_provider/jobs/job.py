@@ -9,15 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
-from deepshi_provider.costs import Usd
-from deepshi_provider.manifest import Owner
-from deepshi_provider.storage import STATE
+from deepshi_provider.costs.sheet import Usd
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.store.store import STATE
 
 #: Seconds by which two clocks may differ without a word.
 _SKEW = 10.0
-
-#: What the images, records and claims of a single request are called.
-IMAGE = "image"
 
 PreflightMode = Literal["warn", "error", "off"]
 
@@ -114,6 +111,7 @@ class BatchJob(Terms):
     """
 
     kind: Literal["batch"] = "batch"
+    operation: Literal["batch"] = "batch"
     rows: int
     stream: bool | None = None
     generation_timeout: float
@@ -130,8 +128,3 @@ class BatchJob(Terms):
     def table_name(self) -> str:
         """Where the manifest's lines are, one per row; the same for all tries."""
         return f"manifest-{self.owner.task_key}.jsonl"
-
-
-def costs_name(owner: Owner) -> str:
-    """Return where the cost sheet of a batch's try is stored, inside its output directory."""
-    return f"{STATE}/{owner.task_key}-{owner.try_number}.costs.json"

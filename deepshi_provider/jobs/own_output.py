@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.locations import Location, locate
+from deepshi_provider.store.locations import Location, locate
 
 _IMAGE = re.compile(r"(.+)-\d+\.(?:png|jpe?g|webp)", re.IGNORECASE | re.DOTALL)
 _NAMED = 5  # rows in a message

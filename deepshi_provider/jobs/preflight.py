@@ -7,8 +7,8 @@ import logging
 
 from deepshi_provider.api.catalog import ModelInfo, complaints
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.client.client import Client
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed
-from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.jobs.job import PreflightMode
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ class Preflight:
     it, and a catalog that cannot be had.
     """
 
-    def __init__(self, hook: DeepshiHook, mode: PreflightMode) -> None:
-        self._hook = hook
+    def __init__(self, client: Client, mode: PreflightMode) -> None:
+        self._client = client
         self._mode = mode
         self._models: dict[str, ModelInfo] | None = None
         self._reading = asyncio.Lock()
@@ -48,7 +48,7 @@ class Preflight:
         async with self._reading:
             if self._models is None:
                 try:
-                    self._models = {model.id: model for model in await self._hook.alist_models()}
+                    self._models = {model.id: model for model in await self._client.list_models()}
                 except DeepshiError as err:
                     log.warning("The catalog could not be read, so requests go unchecked: %s", err)
                     self._models = {}

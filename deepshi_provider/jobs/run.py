@@ -10,18 +10,19 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deepshi_provider.costs import AtLeast, CostSheet, paid, total
+from deepshi_provider.client.client import Client
+from deepshi_provider.costs.sheet import AtLeast, CostSheet, paid, total
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
-from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.budget import Bill
+from deepshi_provider.jobs.context import Tools
 from deepshi_provider.jobs.engine import Engine
-from deepshi_provider.jobs.job import IMAGE, BatchJob, Job
-from deepshi_provider.jobs.lease import TIMES, Times
-from deepshi_provider.jobs.ledger import Purchase
-from deepshi_provider.jobs.sheets import add_up, make_sheet, sheet_images, told_sheet
-from deepshi_provider.jobs.tools import Tools
-from deepshi_provider.manifest import Manifest, Record, Sending, since_purchase, unsettled
-from deepshi_provider.storage import PATIENCE, Store
+from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.journal.bill import Bill
+from deepshi_provider.journal.entries import IMAGE, Manifest, Record, Sending, since_purchase, unsettled
+from deepshi_provider.journal.journal import Purchase
+from deepshi_provider.journal.lease import TIMES, Times
+from deepshi_provider.journal.sheets import add_up, make_sheet, sheet_images, told_sheet
+from deepshi_provider.store.store import PATIENCE, Store
+from deepshi_provider.store.stores import Stores
 
 log = logging.getLogger(__name__)
 
@@ -31,31 +32,40 @@ _MANIFEST = TypeAdapter(Manifest)
 _JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
-async def run(job: Job, bill: Bill | None = None, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
+async def run_single(
+    job: Job,
+    client: Client,
+    stores: Stores,
+    bill: Bill | None = None,
+    *,
+    patience: float = PATIENCE,
+    times: Times = TIMES,
+) -> Manifest:
     """Carry out a job and return how it ended; after a success the manifest is stored too.
 
     Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
     claim; images that were already paid for and received are stored first.
 
+    :param client: of the account that pays.
+    :param stores: opens the job's directory, and those of input images.
     :param bill: gets what this process knows by itself of the costs, if it is cancelled.
     :param patience: seconds for which a store that fails after payment is tried again.
     :param times: how long processes wait for each other.
     """
-    store = Store(job.output_uri, job.output_conn_id, patience=patience)
-    hook = DeepshiHook(job.deepshi_conn_id, tell_run=False)
-    tools = Tools.of(job, hook, store, times=times)
+    store = stores.at(job.output_uri, job.output_conn_id, patience=patience)
+    tools = Tools.of(job, client, stores, store, times=times)
     engine = Engine(tools, IMAGE, job.request, job.deadline)
     try:
-        return await _ended(job, hook, tools, engine)
+        return await _ended(job, tools, engine)
     except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
         if bill is not None:
             bill.costs = _known_costs(job, engine)
         raise
 
 
-async def _ended(job: Job, hook: DeepshiHook, tools: Tools, engine: Engine) -> Manifest:
+async def _ended(job: Job, tools: Tools, engine: Engine) -> Manifest:
     try:
-        async with hook.session(files=tools.store.files), tools.lease:
+        async with tools.client.session(files=tools.store.files), tools.lease:
             purchase = await engine.run()
     except DeepshiError as err:
         return await _failure(job, tools, engine, err, is_recorded=bool(engine.ledger.written))
@@ -65,19 +75,19 @@ async def _ended(job: Job, hook: DeepshiHook, tools: Tools, engine: Engine) -> M
         return await _failure(job, tools, engine, err, is_recorded=True)
 
 
-async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
+async def load_job(uri: str, conn_id: str | None, stores: Stores) -> Job | BatchJob:
     """Return a stored job, with its deadline by this machine's clock.
 
     The clocks of two machines are not compared: the store's clock shows how old the job is.
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    job = _parsed(uri, _JOB, await _load(uri, conn_id, "job"))
+    store, name = stores.object_at(uri, conn_id)
+    job = _parsed(uri, _JOB, await _load(store, name, "job"))
     if isinstance(job, BatchJob):
         return job  # each of its requests has a time of its own
-    folder, _, name = uri.rpartition("/")
     try:
-        job = job.arrived(await Store(folder, conn_id).age(name), time.time())
+        job = job.arrived(await store.age(name), time.time())
     except StorageFailed as err:
         log.warning("The job's deadline is taken by this machine's clock: %s", err)
     if job.clock_warning:
@@ -85,17 +95,18 @@ async def load_job(uri: str, conn_id: str | None) -> Job | BatchJob:
     return job
 
 
-async def load_manifest(uri: str, conn_id: str | None) -> Manifest:
+async def load_manifest(uri: str, conn_id: str | None, stores: Stores) -> Manifest:
     """Return a stored manifest.
 
     :raises StorageFailed: it cannot be read, or is not there.
     """
-    return _parsed(uri, _MANIFEST, await _load(uri, conn_id, "manifest"))
+    store, name = stores.object_at(uri, conn_id)
+    return _parsed(uri, _MANIFEST, await _load(store, name, "manifest"))
 
 
-async def store_job(job: Job | BatchJob) -> str:
+async def store_job(job: Job | BatchJob, stores: Stores) -> str:
     """Write a job where the triggerer finds it, and return its URI."""
-    store = Store(job.output_uri, job.output_conn_id)
+    store = stores.at(job.output_uri, job.output_conn_id)
     await store.write(job.job_name, job.model_dump_json().encode())
     return store.uri_of(job.job_name)
 
@@ -107,11 +118,10 @@ def _parsed(uri: str, kind: TypeAdapter[Parsed], data: bytes) -> Parsed:
         raise StorageFailed(f"{uri} cannot be read; clear the task to start it anew") from err
 
 
-async def _load(uri: str, conn_id: str | None, what: str) -> bytes:
-    folder, _, name = uri.rpartition("/")
-    data = await Store(folder, conn_id).read(name)
+async def _load(store: Store, name: str, what: str) -> bytes:
+    data = await store.read(name)
     if data is None:
-        raise StorageFailed(f"The {what} {uri} is gone; clear the task to start it anew")
+        raise StorageFailed(f"The {what} {store.uri_of(name)} is gone; clear the task to start it anew")
     return data
 
 
@@ -119,7 +129,7 @@ async def _success(job: Job, tools: Tools, purchase: Purchase) -> Manifest:
     record = purchase.record
     reused = record.owner != job.owner
     if reused:
-        log.info("Nothing was sent: the images of an earlier sending serve, %s", record.images[0].uri)
+        log.info("Nothing was sent: reused %s", record.images[0].uri)
         for warning in record.warnings:
             log.warning("%s", warning)
     try:
@@ -198,6 +208,7 @@ async def _failure(job: Job, tools: Tools, engine: Engine, err: DeepshiError, *,
         spent = costs.cost_usd
     except DeepshiError as again:
         log.warning("What the task has cost so far cannot be read: %s", again)
+        costs = _known_costs(job, engine).model_copy(update={"cost_usd": spent})
     # Whatever the directory shows, and if it shows nothing: what this process has sent, it has sent.
     unknown = max(engine.unknown, len(unsettled(exposed)))
     at_risk = max(engine.exposed, len(exposed))
@@ -221,7 +232,7 @@ async def _failure(job: Job, tools: Tools, engine: Engine, err: DeepshiError, *,
 
 async def _costs_so_far(job: Job, tools: Tools) -> CostSheet:
     """Return the sheet after a failure; what was reused does not show in it."""
-    tally = await add_up(Store(job.output_uri, job.output_conn_id), job.owner, IMAGE, prices=tools.prices)
+    tally = await add_up(tools.store, job.owner, IMAGE, prices=tools.prices)
     return make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True, **tally.sums())
 
 

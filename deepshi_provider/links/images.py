@@ -15,8 +15,9 @@ from airflow.sdk.log import mask_secret
 
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
-from deepshi_provider.operators.lineage import Lineage
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.reports.lineage import Lineage
+from deepshi_provider.store.store import Store
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -39,8 +40,8 @@ class DeepshiImageLink(BaseOperatorLink):
         lineage: Lineage | None = getattr(operator, "lineage", None)
         if lineage is None or not lineage.images:
             return ""
-        folder, _, name = str(lineage.images[0]["uri"]).rpartition("/")
-        return run_here(_image_url(Store(folder, lineage.costs.output_conn_id), name))
+        store, name = STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
+        return run_here(_image_url(store, name))
 
 
 class DeepshiDirectoryLink(BaseOperatorLink):
@@ -53,8 +54,8 @@ class DeepshiDirectoryLink(BaseOperatorLink):
         lineage: Lineage | None = getattr(operator, "lineage", None)
         if lineage is None or not lineage.images:
             return ""
-        folder = str(lineage.images[0]["uri"]).rpartition("/")[0]
-        return run_here(_console_url(Store(folder, lineage.costs.output_conn_id), ""))
+        store, _ = STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
+        return run_here(_console_url(store, ""))
 
 
 async def _image_url(store: Store, name: str) -> str:
@@ -78,7 +79,7 @@ async def _console_url(store: Store, name: str) -> str:
         return f"https://console.cloud.google.com/storage/browser/{kind}/{key}"
     if store.protocol in ("s3", "s3a"):
         try:
-            elsewhere = await store.is_elsewhere()
+            elsewhere = await store.has_custom_endpoint()
         except DeepshiError as err:
             log.info("No link to %s: %s", store.uri, err)
             return ""

@@ -10,23 +10,24 @@ from typing import Any, BinaryIO
 from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.texts import is_blank
-from deepshi_provider.costs import XCOM_KEY, CostSheet, in_words, usd
+from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words, usd
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.settings import Settings
-from deepshi_provider.jobs.hook_costs import purchase_sheets
-from deepshi_provider.jobs.prices import Prices
-from deepshi_provider.jobs.run_costs import RunEntry, read_entries
-from deepshi_provider.jobs.sheets import read_sheet
-from deepshi_provider.jobs.thumbnails import thumbnails
-from deepshi_provider.manifest import Owner, as_number
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.jobs import prices_of
+from deepshi_provider.hooks.purchases import purchase_sheets
+from deepshi_provider.journal.entries import Owner, as_number
+from deepshi_provider.journal.run_costs import RunEntry, read_entries
+from deepshi_provider.journal.sheets import read_sheet
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
 from deepshi_provider.operators.rendered import amount, default_output_uri
 from deepshi_provider.reports.page import as_html
+from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
-from deepshi_provider.storage import Store
+from deepshi_provider.store.store import Store
 
 #: Failed tasks that a message names; the report names all.
 MOST_NAMED = 10
@@ -103,12 +104,11 @@ class DeepshiCostReportOperator(BaseOperator):
         warning = amount("warn_cost_usd", self.warn_cost_usd)
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        hook = DeepshiHook(self.deepshi_conn_id)
-        settings = run_here(hook.asettings())
+        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        instances = run_here(_complete(sheets, owner, task_ids, hook, all_hooks=is_blank(self.task_ids)))
+        instances = run_here(_complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids)))
         listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
         instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
         report = make_report(
@@ -151,13 +151,13 @@ class DeepshiCostReportOperator(BaseOperator):
     def _store(self, settings: Settings, owner: Owner) -> Store:
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
-            return Store(str(self.output_uri), conn_id)
+            return STORES.at(str(self.output_uri), conn_id)
         if settings.output_uri is None:
             raise InvalidRequest(
                 "There is no place for the report: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
-        return Store(default_output_uri(settings.output_uri, owner), conn_id)
+        return STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
 
     def _judge(self, report: CostReport, uri: str) -> None:
         cost = report.cost_usd or Decimal(0)
@@ -211,7 +211,7 @@ def _is_image_task(task: Any) -> bool:
 
 
 async def _complete(
-    sheets: Iterable[CostSheet], owner: Owner, task_ids: list[str], hook: DeepshiHook, *, all_hooks: bool
+    sheets: Iterable[CostSheet], owner: Owner, task_ids: list[str], settings: Settings, *, all_hooks: bool
 ) -> list[InstanceCosts]:
     """Return the sheets of all task instances; of those that did not come to their end, from their records.
 
@@ -220,38 +220,39 @@ async def _complete(
     instances = []
     for sheet in sheets:
         if sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
-            instances.append(await _from_records(sheet, hook))
+            instances.append(await _from_records(sheet, settings))
         else:
             instances.append(InstanceCosts(status="ended", sheet=sheet))
     told = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
-    entries = await _entries(owner, await hook.asettings())
+    entries = await _entries(owner, settings)
     for entry in entries:
         who = entry.owner
         if not entry.purchase and who.task_id in task_ids and (who.task_id, who.map_index) not in told:
             # Killed after an earlier try's XComs were deleted, and before it pushed its own.
-            place = entry.output_uri, entry.output_conn_id
-            found = await read_sheet(who, entry.operation, *place, ended=False, hook=hook)
+            store = STORES.at(entry.output_uri, entry.output_conn_id)
+            prices = prices_of(settings, store)
+            found = await read_sheet(store, who, entry.operation, ended=False, prices=prices)
             instances.append(InstanceCosts(status="not ended", sheet=found))
     bought = [entry for entry in entries if all_hooks or entry.owner.task_id in task_ids]
-    by_hook = await purchase_sheets(bought, Prices(hook))
+    by_hook = await purchase_sheets(bought, prices_of(settings))
     return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in by_hook]
 
 
-async def _from_records(sheet: CostSheet, hook: DeepshiHook) -> InstanceCosts:
+async def _from_records(sheet: CostSheet, settings: Settings) -> InstanceCosts:
     owner = Owner(**sheet.model_dump(include=set(Owner.model_fields)))
-    place = sheet.output_uri, sheet.output_conn_id
-    found = await read_sheet(owner, sheet.operation, *place, ended=sheet.ended, hook=hook)
+    store = STORES.at(sheet.output_uri, sheet.output_conn_id)
+    found = await read_sheet(store, owner, sheet.operation, ended=sheet.ended, prices=prices_of(settings, store))
     return InstanceCosts(status="ended" if sheet.ended else "not ended", sheet=found)
 
 
 async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
     if settings.output_uri is None:
         return []
-    return await read_entries(settings.output_uri, settings.output_conn_id, owner.run_key)
+    return await read_entries(STORES.at(settings.output_uri, settings.output_conn_id), owner.run_key)
 
 
 async def _write(store: Store, report: CostReport) -> dict[str, str]:
-    pictures = await thumbnails(instance.sheet for instance in report.instances)
+    pictures = await thumbnails((instance.sheet for instance in report.instances), STORES)
     files = {
         "json": (report.model_dump_json(indent=2), "application/json"),
         "csv": (as_csv(report), "text/csv"),

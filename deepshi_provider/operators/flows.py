@@ -18,23 +18,23 @@ from pydantic import ValidationError
 from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import is_blank
-from deepshi_provider.costs import XCOM_KEY
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.budget import Bill
+from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Owner, as_number
+from deepshi_provider.journal.bill import Bill
+from deepshi_provider.journal.entries import Owner, as_number
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
 from deepshi_provider.operators.rendered import amount, label, seconds
-from deepshi_provider.storage import Store
 
 Checked = TypeVar("Checked", Job, BatchJob)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
+class BatchLimits:
     """How far a batch may go, as the user gave it."""
 
     max_concurrency: int
@@ -42,12 +42,12 @@ class Bounds:
     on_error: Literal["fail", "partial"]
 
 
-def carry_out(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
+def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
     """Carry out one request here, or hand it to the triggerer.
 
     :param make_request: raises :class:`InvalidRequest` if the rendered fields cannot be a request.
     """
-    from deepshi_provider.jobs.run import run
+    from deepshi_provider.hooks.jobs import run_job
 
     owner = owner_of(context)
     output_uri, output_conn_id = _place(task, context, owner)
@@ -68,22 +68,23 @@ def carry_out(task: ImageTask, context: Context, make_request: Callable[[], Gene
         task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
     bill = Bill()
     try:
-        manifest = task.await_here(run(job, bill))
-    except (Exception, AirflowTaskTimeout):  # killed, or what nobody thought of
+        manifest = task.await_here(run_job(job, bill))
+    except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error
         task.push_costs(context, task.costs_of_killed(owner, (output_uri, output_conn_id), bill.costs))
         raise
     return task.finish(context, manifest)
 
 
-def work_off(
-    task: ImageTask, context: Context, bounds: Bounds, fill: Callable[[RowTable, str | None], None]
+def run_batch_task(
+    task: ImageTask, context: Context, limits: BatchLimits, fill: Callable[[RowTable, str | None], None]
 ) -> dict[str, Any]:
     """Work the rows of a batch off here, or hand them to the triggerer.
 
     :param fill: puts all rows into a table, given the connection of the object store; raises
         :class:`InvalidRequest` if one cannot be a request.
     """
-    from deepshi_provider.jobs.run_batch import run_batch, store_rows
+    from deepshi_provider.batch.run import store_rows
+    from deepshi_provider.hooks.jobs import run_batch_job
 
     owner = owner_of(context)
     output_uri, output_conn_id = _place(task, context, owner)
@@ -96,19 +97,19 @@ def work_off(
                 BatchJob,
                 rows=len(rows),
                 generation_timeout=seconds("generation_timeout", task.generation_timeout),
-                max_concurrency=bounds.max_concurrency,
-                max_cost_usd=amount("max_cost_usd", bounds.max_cost_usd),
-                on_error=bounds.on_error,
+                max_concurrency=limits.max_concurrency,
+                max_cost_usd=amount("max_cost_usd", limits.max_cost_usd),
+                on_error=limits.on_error,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
             if task.deferrable:
-                run_here(store_rows(job, rows))
+                run_here(store_rows(job, rows, STORES))
                 task.defer_job(job, None)
         except DeepshiError as err:
             task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
         bill = Bill()
         try:
-            summary = task.await_here(run_batch(job, rows, bill))
+            summary = task.await_here(run_batch_job(job, rows, bill))
         except (Exception, AirflowTaskTimeout):  # mostly killed: there is no time to ask the store
             context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
             if bill.costs:
@@ -134,7 +135,7 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
             "Nothing was sent: max_run_cost_usd needs an output_uri in the extra of connection "
             f"{task.deepshi_conn_id!r}; there the tasks of a run tell each other what they have spent"
         )
-    runs = Store(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
+    runs = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return {
         "owner": owner,
         "key": label("key", task.key),

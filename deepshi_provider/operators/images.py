@@ -9,13 +9,14 @@ from airflow.sdk import Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.api.texts import is_blank
-from deepshi_provider.costs import Operation
+from deepshi_provider.batch.requests_file import read_requests
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.batch.rows import check_rows
+from deepshi_provider.costs.sheet import Operation
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
-from deepshi_provider.jobs.requests_file import read_requests
-from deepshi_provider.jobs.rows import check_rows
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.operators.flows import Bounds, carry_out, work_off
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
 from deepshi_provider.operators.lifecycle import ImageTask
 from deepshi_provider.operators.rendered import image_uris, listed
 
@@ -73,7 +74,7 @@ class DeepshiGenerateImageOperator(ImageTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
-        return carry_out(self, context, lambda: build(GenerateRequest, self.request_fields()))
+        return run_single_task(self, context, lambda: build(GenerateRequest, self.request_fields()))
 
 
 class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
@@ -95,7 +96,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
-        return carry_out(
+        return run_single_task(
             self, context, lambda: build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
         )
 
@@ -159,11 +160,11 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
-        return work_off(self, context, self.bounds(), self._fill)
+        return run_batch_task(self, context, self.bounds(), self._fill)
 
-    def bounds(self) -> Bounds:
+    def bounds(self) -> BatchLimits:
         """Return how far the batch may go."""
-        return Bounds(max_concurrency=self.max_concurrency, max_cost_usd=self.max_cost_usd, on_error=self.on_error)
+        return BatchLimits(max_concurrency=self.max_concurrency, max_cost_usd=self.max_cost_usd, on_error=self.on_error)
 
     def input_uris(self) -> list[str]:
         """Return the file of rows, and the images to start from that the operator or rows in a list name."""
@@ -189,7 +190,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         if is_blank(self.requests_uri) == is_blank(self.requests):
             raise InvalidRequest("Either requests or requests_uri is needed, and not both")
         if is_blank(self.requests):
-            run_here(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream))
+            run_here(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream, STORES))
         else:
             rows.fill(check_rows(map(with_uris, listed("requests", self.requests)), defaults, self.stream))
 

@@ -16,19 +16,22 @@ from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
-from deepshi_provider.costs import XCOM_KEY, CostSheet, Operation, in_words
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, in_words
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.jobs.sheets import completed_sheet, known_sheet, load_sheet, make_sheet, told_sheet
+from deepshi_provider.journal.entries import Manifest, Owner, Summary, as_number
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.sheets import completed_sheet, known_sheet, make_sheet
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
-from deepshi_provider.manifest import Manifest, Owner, Summary, as_number
 from deepshi_provider.operators.final import final
-from deepshi_provider.operators.lineage import Lineage, tell_lineage
+from deepshi_provider.operators.lineage import tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
 from deepshi_provider.operators.rendered import default_output_uri, dictionary
-from deepshi_provider.storage import Store
+from deepshi_provider.reports.lineage import Lineage
+from deepshi_provider.store.store import Store
 
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
 DEFERRAL_MARGIN = 600
@@ -117,9 +120,9 @@ class ImageTask(BaseOperator):
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
             # Absolute, whatever the directory that a triggerer runs in.
-            store = Store(str(self.output_uri), conn_id)
+            store = STORES.at(str(self.output_uri), conn_id)
         elif settings.output_uri is not None:
-            store = Store(default_output_uri(settings.output_uri, owner), conn_id)
+            store = STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
         else:
             raise InvalidRequest(
                 "There is no place for the images: set output_uri on the operator, or in the extra of connection "
@@ -171,7 +174,7 @@ class ImageTask(BaseOperator):
         from deepshi_provider.jobs.run import store_job
         from deepshi_provider.triggers.images import DeepshiImagesTrigger
 
-        job_uri = run_here(store_job(job))
+        job_uri = run_here(store_job(job, STORES))
         self.defer(
             trigger=DeepshiImagesTrigger(
                 job_uri=job_uri,
@@ -197,14 +200,14 @@ class ImageTask(BaseOperator):
         if status == "failed":
             return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **told))
         try:
-            manifest = run_here(load_manifest(told["manifest_uri"], told["storage_conn_id"]))
+            manifest = run_here(load_manifest(told["manifest_uri"], told["storage_conn_id"], STORES))
         except DeepshiError as err:
             self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
         return self.finish(context, manifest)
 
     def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:
         """Push what the task has cost, and return its result or raise its error."""
-        costs = (ended.costs or self._costs_of(owner_of(context), ended)).model_copy(
+        costs = (ended.costs or self.costs_so_far(owner_of(context))).model_copy(
             update={"key": ended.key, "metadata": ended.metadata}
         )
         try:
@@ -235,10 +238,10 @@ class ImageTask(BaseOperator):
         def images() -> list[dict[str, Any]]:
             if isinstance(ended, Manifest):
                 return [image.model_dump() for image in ended.images]
-            from deepshi_provider.jobs.run_batch import images_of
+            from deepshi_provider.batch.run import images_of
 
             _, conn_id = self.place(owner_of(context))
-            return run_here(images_of(str(ended.manifest_uri), conn_id))
+            return run_here(images_of(str(ended.manifest_uri), conn_id, STORES))
 
         count = len(ended.images) if isinstance(ended, Manifest) else ended.created + ended.reused
         cost = as_number(ended.task_cost_usd)
@@ -261,7 +264,7 @@ class ImageTask(BaseOperator):
         if owner.try_number == 1:
             costs = make_sheet(owner, operation, *place, ended=False)
         else:
-            costs = run_here(known_sheet(owner, operation, *place, ended=False, hook=self._hook()))
+            costs = run_here(self._sheet(owner, operation, place, ended=False))
         context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
@@ -279,36 +282,34 @@ class ImageTask(BaseOperator):
         """
         try:
             where = place or self.place(owner)
-            return run_here(known_sheet(owner, self.operation, *where, ended=True, hook=self._hook()))
+            return run_here(self._sheet(owner, self.operation, where, ended=True))
         except DeepshiError:
             # Without the place it is not known what earlier tries have cost.
             cost = Decimal(0) if owner.try_number == 1 else None
             return make_sheet(owner, self.operation, "", None, ended=True, cost_usd=cost)
-
-    def _costs_of(self, owner: Owner, ended: Manifest | Summary) -> CostSheet:
-        """Return the sheet of a job whose end came as a trigger's event, which is too small for it."""
-        operation: Operation = ended.operation if isinstance(ended, Manifest) else "batch"
-        model = ended.model if isinstance(ended, Manifest) else None
-        output_uri, conn_id = "", None
-        try:
-            output_uri, conn_id = self.place(owner)
-            if operation == "batch" and (stored := run_here(load_sheet(owner, output_uri, conn_id))):
-                return stored
-        except DeepshiError as err:
-            self.log.warning("The cost sheet is made without the store: %s", err)
-        told = make_sheet(owner, operation, output_uri, conn_id, ended=True)
-        told = told_sheet(told, ended.task_cost_usd, ended.unknown_outcomes, model)
-        return run_here(completed_sheet(told, self._hook())) if output_uri else told
 
     def costs_of_killed(self, owner: Owner, place: tuple[str, str | None], known: CostSheet | None) -> CostSheet:
         """Return the sheet of a task that was killed.
 
         :param known: what its process knows; ``None`` if it had not begun.
         """
-        return self.costs_so_far(owner, place) if known is None else run_here(completed_sheet(known, self._hook()))
+        return self.costs_so_far(owner, place) if known is None else run_here(self._completed(known, place))
 
-    def _hook(self) -> DeepshiHook:
-        return DeepshiHook(self.deepshi_conn_id)
+    async def _completed(self, known: CostSheet, place: tuple[str, str | None]) -> CostSheet:
+        store = STORES.at(*place)
+        return await completed_sheet(known, store, await self._prices(store))
+
+    async def _sheet(
+        self, owner: Owner, operation: Operation, place: tuple[str, str | None], *, ended: bool
+    ) -> CostSheet:
+
+        store = STORES.at(*place)
+        return await known_sheet(store, owner, operation, ended=ended, prices=await self._prices(store))
+
+    async def _prices(self, store: Store) -> Prices:
+        from deepshi_provider.hooks.jobs import prices_of
+
+        return prices_of(await DeepshiHook(self.deepshi_conn_id).asettings(), store)
 
     def request_fields(self) -> dict[str, Any]:
         """Return the request's fields as the operator names them.

@@ -8,44 +8,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.locations import locate
-from deepshi_provider.manifest import Manifest, Summary
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.journal.entries import Manifest, Summary
+from deepshi_provider.reports.lineage import MOST, Lineage
+from deepshi_provider.store.locations import locate
 
 log = logging.getLogger(__name__)
-
-#: Most images that are told one by one; of more, only their directory is. Airflow takes 100 for a whole task.
-MOST = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
-    """What a task read and made, and what it has cost.
-
-    :param costs: of the task instance over all its tries.
-    :param inputs: URIs.
-    :param outputs: URIs.
-    :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first :data:`MOST` images; the hash and the
-        pixels are ``None`` for all but the first image of a batch's row.
-    :param image_count: of all images, those that were reused included; if they are more than :data:`MOST`, of a batch's
-        rows, each of which may have several.
-    """
-
-    costs: CostSheet
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    images: tuple[dict[str, Any], ...] = ()
-    image_count: int = 0
 
 
 def tell_lineage(
@@ -98,8 +75,8 @@ def _images_of(ended: Manifest | Summary, conn_id: str | None) -> tuple[list[dic
     rows = ended.created + ended.reused
     if not ended.manifest_uri or not rows:
         return [], 0
-    folder, _, name = ended.manifest_uri.rpartition("/")
-    images = run_here(Store(folder, conn_id).process(name, _first_images))
+    store, name = STORES.object_at(ended.manifest_uri, conn_id)
+    images = run_here(store.process(name, _first_images))
     return images, max(rows, len(images))
 
 

@@ -11,7 +11,8 @@ import attr
 from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
 from airflow.providers.openlineage.extractors import OperatorLineage
 
-from deepshi_provider.operators.lineage import Lineage, dataset_of
+from deepshi_provider.operators.lineage import dataset_of
+from deepshi_provider.reports.lineage import Lineage
 
 #: The facet's name in events.
 FACET = "deepshi_images"

@@ -14,7 +14,7 @@ from typing import Any, cast
 from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.manifest import Owner, path_part
+from deepshi_provider.journal.entries import Owner, path_part
 
 #: Bytes of the JSON of a result's ``key`` or ``metadata``: they lie in Airflow's database.
 LONGEST_LABEL = 1024

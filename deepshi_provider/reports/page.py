@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from deepshi_provider.costs import HasCosts, SheetImage, in_words
+from deepshi_provider.costs.sheet import HasCosts, SheetImage, in_words
 from deepshi_provider.reports.totals import CostReport
 
 #: Bars of a plot; the tables have all.

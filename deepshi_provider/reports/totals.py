@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs import CostSheet, ModelCosts, Usd, added, total
+from deepshi_provider.costs.sheet import CostSheet, ModelCosts, Usd, added, total
 
 #: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were added
 #: up; ``not run``: there is neither a sheet nor a record; ``hook``: what hooks bought in the task, as they recorded it.

@@ -7,11 +7,12 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
-from deepshi_provider.hooks.metrics import count_as_trigger
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, OutcomeUnknown
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.jobs import run_batch_job, run_job
+from deepshi_provider.hooks.metrics import use_airflow_metrics
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.jobs.run import load_job, run
-from deepshi_provider.jobs.run_batch import run_batch
+from deepshi_provider.jobs.run import load_job
 
 
 class DeepshiImagesTrigger(BaseTrigger):
@@ -51,12 +52,11 @@ class DeepshiImagesTrigger(BaseTrigger):
 
         A cancellation passes through: it closes the connection and leaves the claim.
         """
-        count_as_trigger()
+        use_airflow_metrics(in_trigger=True)
         try:
-            job = await load_job(self.job_uri, self.storage_conn_id)
+            job = await load_job(self.job_uri, self.storage_conn_id, STORES)
         except DeepshiError as err:
-            event: dict[str, Any] = {"kind": "single", "status": "failed", "error": err.as_data()}
-            event["retry"] = err.retryable
+            event = _failure(err, None)
         else:
             event = await self._event_of(job)
         if event["status"] == "failed":
@@ -65,11 +65,18 @@ class DeepshiImagesTrigger(BaseTrigger):
 
     async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
         try:
-            ended = await run_batch(job) if isinstance(job, BatchJob) else await run(job)
+            ended = await run_batch_job(job) if isinstance(job, BatchJob) else await run_job(job)
+        except InvalidConnection as err:
+            return _failure(err, job)
         except Exception as err:  # of a library, or a full disk: without an event, Airflow knows nothing of costs
             self.log.exception("The job failed in a way that is not foreseen")
             message = f"An error that is not foreseen ({type(err).__name__}: {str(err)[:200]})"
             error = OutcomeUnknown(f"{message}; what was sent may have been paid for")
-            more = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
-            return {**more, "status": "failed", "error": error.as_data(), "retry": error.retryable}
+            return _failure(error, job)
         return ended.as_event(self.storage_conn_id)
+
+
+def _failure(error: DeepshiError, job: Job | BatchJob | None) -> dict[str, Any]:
+    """Return the event of a job that came to no outcome of its own."""
+    kind = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
+    return {**kind, "status": "failed", "error": error.as_data(), "retry": error.retryable}

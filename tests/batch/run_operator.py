@@ -11,7 +11,7 @@ import psutil
 
 
 def main() -> None:
-    from deepshi_provider.costs import XCOM_KEY
+    from deepshi_provider.costs.sheet import XCOM_KEY
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
     from tests.operators.tasks import TaskInstance, execute
 

@@ -11,10 +11,12 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.costs import Doubt
+from deepshi_provider.batch.budget import Budget
+from deepshi_provider.costs.price_class import price_class
+from deepshi_provider.costs.sheet import Doubt
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded
-from deepshi_provider.jobs.budget import Bill, Budget, price_class
+from deepshi_provider.journal.bill import Bill
 from tests.batch.making import (
     BANANA,
     PRICE,

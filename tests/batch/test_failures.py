@@ -15,15 +15,15 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
+from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import RowsFailed, StorageFailed
-from deepshi_provider.jobs.index import Index
+from deepshi_provider.hooks.jobs import run_batch_job as run_batch
 from deepshi_provider.jobs.job import BatchJob
-from deepshi_provider.jobs.run_batch import run_batch
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Owner, Summary
+from deepshi_provider.journal.entries import Owner, Summary
+from deepshi_provider.journal.index import Index
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
-from deepshi_provider.storage import Store
+from deepshi_provider.store.store import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.batch.making import (
     PRICE,
@@ -357,7 +357,7 @@ def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[
         return await anext(aiter(DeepshiImagesTrigger(**arguments).run()))
 
     payload = asyncio.run(event()).payload
-    assert len(json.dumps(payload)) < 1024
+    assert len(json.dumps(payload)) < 5 * 1024
     again = operator.prepare_for_execution()
     try:
         ti.xcom_push("return_value", again.execute_complete(context_of(ti), json.loads(json.dumps(payload))))

@@ -9,8 +9,8 @@ import duckdb
 import pandas
 import pytest
 
-from deepshi_provider.jobs.report import EMPTY_LINE
-from deepshi_provider.jobs.table import RowTable
+from deepshi_provider.batch.row_results import EMPTY_LINE
+from deepshi_provider.batch.row_table import RowTable
 
 ROWS = 30_000
 #: DuckDB guesses types from so many lines.

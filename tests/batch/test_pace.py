@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from deepshi_provider.client.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from tests.batch.making import PRICE, batch, counts, ended, result_of, rows_of, taken
 from tests.operators.tasks import posts
 from tests.places import Place

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from deepshi_provider.api.requests import GenerateRequest
-from deepshi_provider.costs import XCOM_KEY, CostSheet
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.ledger import Ledger, new_claim
-from deepshi_provider.manifest import Owner, Record, StoredImage
-from deepshi_provider.storage import STATE, Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.journal.entries import Owner, Record, StoredImage
+from deepshi_provider.journal.journal import Ledger, new_claim
+from deepshi_provider.store.store import STATE
 from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses, taken
 from tests.emulator.wire import wait_for
 from tests.operators.tasks import posts
@@ -122,7 +123,7 @@ class Seeder:
     """Leaves behind what a batch of another task has bought, without buying it: through the project's own classes."""
 
     def __init__(self, place: Place, account: str) -> None:
-        self._store = Store(place.uri, place.conn_id)
+        self._store = STORES.at(place.uri, place.conn_id)
         self._account = account
         self._owner = Owner(dag_id="shop", run_id="yesterday", task_id="catalog")
         self._picture = b"\x89PNG picture"

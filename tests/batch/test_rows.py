@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.batch.rows import check_rows, read_file
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.jobs.rows import check_rows, read_file
-from deepshi_provider.jobs.table import RowTable
 
 DEFAULTS = {"model": "deepshi-banana-pro"}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from tests.places import LocalPlace
 from tests.services.airflow_programs import call, environment

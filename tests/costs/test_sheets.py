@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.costs import OTHERS, CostSheet, ModelCosts, SheetImage, Tally, shortened, total
+from deepshi_provider.costs.sheet import OTHERS, CostSheet, ModelCosts, SheetImage, Tally, shortened, total
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.triggers.images import DeepshiImagesTrigger

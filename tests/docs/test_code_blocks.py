@@ -15,7 +15,7 @@ import pytest
 from airflow.configuration import retrieve_configuration_description
 from airflow.models import Connection
 
-from deepshi_provider.hooks.settings import Settings
+from deepshi_provider.hooks.connection import settings_of
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, all_blocks, blocks
 
 # Where code that pages show may come from; all of it is run by tests.
@@ -95,7 +95,7 @@ def test_connections_can_be_used(block: Block) -> None:
         connection = Connection.from_json(said) if said.startswith("{") else Connection(uri=said)
         connection.conn_id = "deepshi_default"
         assert connection.conn_type == "deepshi"
-        settings = Settings.from_connection(connection)
+        settings = settings_of(connection)
         assert settings.output_uri
         assert settings.base_url in ("https://api.deepshi.ai", "http://127.0.0.1:8710")
 

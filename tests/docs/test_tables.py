@@ -8,9 +8,9 @@ import re
 import pytest
 
 from deepshi_provider import exceptions
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.get_provider_info import get_provider_info
-from deepshi_provider.hooks.settings import Settings
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import (
     DeepshiEditImageOperator,

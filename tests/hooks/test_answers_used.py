@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.result import ImagesResult
 from tests.api import wire
 from tests.api.wire import SSE, answer_text, completed, event
 from tests.hooks.answering import Answer, AnsweringServer, answering

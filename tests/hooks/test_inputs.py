@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -18,7 +19,8 @@ from deepshi_provider.api.requests import EditRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.inputs import read_inputs
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.jobs.inputs import read_inputs
 from tests.hooks.wire import large_edit, open_files
 from tests.services.seaweedfs import SeaweedFS
 
@@ -136,12 +138,13 @@ def test_fourteen_images_of_10_mib_arrive_as_they_are(emulator: Emulator, hook: 
 
 async def test_inputs_that_were_read_already_stay_open(emulator: Emulator, hook: DeepshiHook, large: File) -> None:
     request = edit(large.path)
-    with await hook.aread_inputs(request) as inputs:
+    client = await hook.aclient()
+    with await asyncio.to_thread(read_inputs, request.images, None, STORES) as inputs:
         assert inputs.digests == [hashlib.sha256(large.path.read_bytes()).hexdigest()]
         sent = large.arrived("image", 0, "png")
         large.path.unlink()  # what was fingerprinted is what is sent
         for _ in range(2):
-            (await hook.aedit(request, inputs=inputs)).close()
+            (await client.edit(request, inputs)).close()
     assert [entry["images"] for entry in emulator.requests()] == [[sent]] * 2
 
 
@@ -151,7 +154,9 @@ def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: SeaweedF
         s3.client().put_object(Bucket="images", Key=key, Body=file.path.read_bytes())
     uris = ["s3://s3_test@images/in/a.png", str(png.path), "s3://s3_test@images/in/b c.png"]
     hook.edit(edit(*uris)).close()
-    with read_inputs(["s3://images/in/b c.png", "s3://s3_test@images/in/a.png", str(large.path)], "s3_test") as inputs:
+    with read_inputs(
+        ["s3://images/in/b c.png", "s3://s3_test@images/in/a.png", str(large.path)], "s3_test", STORES
+    ) as inputs:
         digests = inputs.digests
     a, b = (hashlib.sha256(file.path.read_bytes()).hexdigest() for file in (png, large))
     assert emulator.requests()[0]["images"] == [
@@ -177,7 +182,7 @@ def test_images_are_opened_as_they_are_now_whatever_was_listed_before(s3: Seawee
     for uris in (["a.png", "b.png"], ["b.png", "a.png"]):
         [*path.iterdir()]
         put("c.png", png)
-        with read_inputs([f"s3://images/{folder}/{name}" for name in [*uris, "c.png"]], "s3_test") as inputs:
+        with read_inputs([f"s3://images/{folder}/{name}" for name in [*uris, "c.png"]], "s3_test", STORES) as inputs:
             found = dict(zip(uris, inputs.digests, strict=False))
         s3.client().delete_object(Bucket="images", Key=f"{folder}/c.png")
         expected = {"a.png": large, "b.png": png}

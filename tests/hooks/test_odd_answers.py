@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import pytest
 
+from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.exceptions import DeepshiError, InsufficientQuota
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.result import ImagesResult
 from tests.api import wire
 from tests.api.wire import SSE, completed, event
 from tests.hooks.answering import Answer, AnsweringServer, answering

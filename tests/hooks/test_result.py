@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
+from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.result import ImagesResult
 from tests.hooks.wire import boat, open_files
 
 SIZES = [None, 500_000]  # in memory, on disk

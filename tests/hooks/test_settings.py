@@ -13,10 +13,11 @@ from urllib.parse import quote, urlencode
 import pytest
 from airflow.sdk import Connection
 
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import ConnectionFailed, InvalidConnection
+from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.settings import Settings
 from tests.hooks.wire import KEY, asked_of_a_proxy, boat, http_proxy
 from tests.services.authority import Authority
 
@@ -36,7 +37,7 @@ EXTRA: dict[str, Any] = {
 def settings(**fields: Any) -> Settings:
     if isinstance(fields.get("extra"), dict):
         fields["extra"] = json.dumps(fields["extra"])
-    return Settings.from_connection(Connection(**{"conn_id": "c", "conn_type": "deepshi", "password": KEY, **fields}))
+    return settings_of(Connection(**{"conn_id": "c", "conn_type": "deepshi", "password": KEY, **fields}))
 
 
 async def read(monkeypatch: pytest.MonkeyPatch, value: str) -> Settings:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.manifest import Owner
+from deepshi_provider.journal.entries import Owner
 from tests.places import Place
 
 BOAT: dict[str, Any] = {"model": "deepshi-banana-pro", "prompt": "a red boat", "width": 64, "height": 48}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.jobs.run import run
 
 if __name__ == "__main__":
     manifest = asyncio.run(run(Job.model_validate_json(sys.stdin.read())))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.journal.entries import Manifest
 from tests.api import wire
 from tests.api.wire import SSE, answer_text, completed, event
 from tests.hooks.answering import Answer, AnsweringServer, answering

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.journal.entries import Manifest
 from tests.api import wire
 from tests.hooks.answering import Answer, answering
 from tests.jobs.making import make_job

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.journal.entries import Manifest
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import Place, document, images, state
 

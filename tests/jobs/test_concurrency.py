@@ -9,13 +9,13 @@ import time
 
 import pytest
 
+from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.jobs import run_batch_job as run_batch
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.jobs.lease import Times
-from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.run_batch import run_batch
-from deepshi_provider.jobs.table import RowTable
-from deepshi_provider.manifest import Manifest, Owner
+from deepshi_provider.journal.entries import Manifest, Owner
+from deepshi_provider.journal.lease import Times
 from tests.jobs.making import BOAT, make_job, posts, taken, until
 from tests.places import Place, document, images, state
 from tests.services.processes import last_line_of, start_module

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.lease import Lease, Times, Watch
-from deepshi_provider.jobs.ledger import Ledger, new_claim
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Owner
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.journal import Ledger, new_claim
+from deepshi_provider.journal.lease import Lease, Times, Watch
+from deepshi_provider.store.store import Store
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import LocalPlace, S3Place, images, state
 from tests.services.s3_proxy import S3Proxy

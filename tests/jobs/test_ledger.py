@@ -8,13 +8,12 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.ledger import Ledger, parse_listing
-from deepshi_provider.jobs.prices import Prices
-from deepshi_provider.jobs.sheets import add_up
-from deepshi_provider.jobs.spending import earlier_costs
-from deepshi_provider.manifest import Owner, Record, Sending
-from deepshi_provider.storage import Store
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.journal.entries import Owner, Record, Sending
+from deepshi_provider.journal.journal import Ledger, parse_listing
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.sheets import add_up
+from deepshi_provider.journal.spending import earlier_costs
 from tests.places import Place
 
 hexes = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -58,7 +57,7 @@ OWNER = Owner(dag_id="d", run_id="r", task_id="t", try_number=1)
 
 
 async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
-    ledger = Ledger(Store(place.uri, place.conn_id), "image")
+    ledger = Ledger(STORES.at(place.uri, place.conn_id), "image")
     others = [OWNER.model_copy(update=u) for u in ({"run_id": "x"}, {"map_index": 0}, {"task_id": "x"})]
     second = OWNER.model_copy(update={"try_number": 2})
     for k, owner in enumerate([OWNER, second, *others], start=1):
@@ -70,7 +69,7 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
     assert [s.k for s in sendings] == [1, 2, 3, 4, 5]
 
     async def cost_of(owner: Owner) -> str:
-        cost, doubts = await earlier_costs(Store(place.uri, place.conn_id), ledger, owner, sendings)
+        cost, doubts = await earlier_costs(STORES.at(place.uri, place.conn_id), ledger, owner, sendings)
         assert doubts == []
         return str(cost)
 
@@ -81,7 +80,7 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place) -> None:
 
 async def test_two_processes_that_made_one_attempt_both_count(local: Place) -> None:
     """A store that ignores that a claim exists lets both send."""
-    ledger = Ledger(Store(local.uri), "image")
+    ledger = Ledger(STORES.at(local.uri), "image")
     for holder in ("one", "other"):
         record = Record(
             kind="lost", fingerprint="f" * 64, owner=OWNER, holder=holder, cost_usd=Decimal("0.1"), recorded_at=1
@@ -89,14 +88,14 @@ async def test_two_processes_that_made_one_attempt_both_count(local: Place) -> N
         await ledger.record(1, record)
     sendings = await ledger.sendings()
     assert [s.k for s in sendings] == [1, 1]
-    assert await earlier_costs(Store(local.uri), ledger, OWNER, sendings) == (Decimal("0.2"), [])
-    tally = await add_up(Store(local.uri), OWNER, prices=Prices(DeepshiHook()))
+    assert await earlier_costs(STORES.at(local.uri), ledger, OWNER, sendings) == (Decimal("0.2"), [])
+    tally = await add_up(STORES.at(local.uri), OWNER, prices=Prices("account"))
     assert tally.sums()["cost_usd"] == Decimal("0.2")
 
 
 async def test_record_of_another_request_with_the_same_beginning_is_not_taken(local: Place) -> None:
     """Names hold 16 digits of a fingerprint, records all 64."""
-    ledger = Ledger(Store(local.uri), "image")
+    ledger = Ledger(STORES.at(local.uri), "image")
     record = Record(kind="stored", fingerprint="a" * 64, owner=OWNER, holder="h", recorded_at=1)
     await ledger.record(1, record)
     sendings: list[Sending] = await ledger.sendings()

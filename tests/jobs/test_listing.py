@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepshi_provider.jobs.ledger import parse_entry
-from deepshi_provider.jobs.listing import Listing
+from deepshi_provider.journal.journal import parse_entry
+from deepshi_provider.journal.listing import Listing
 
 names = st.sampled_from(["a", "b", "a.1", "ä"])
 numbers = st.integers(1, 3).map(str)

@@ -14,7 +14,7 @@ import pytest
 
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.storage import Store
+from deepshi_provider.store.store import Store
 from tests.hooks.wire import wait_until
 from tests.jobs.making import make_job, posts
 from tests.places import LocalPlace, images, state
@@ -117,8 +117,9 @@ def test_answer_is_spooled_beside_its_place_and_a_killed_process_leaves_no_part_
     job = tmp_path / "job.json"
     job.write_text(make_job(place).model_dump_json())
     program = (
-        "import asyncio, sys; from deepshi_provider.jobs.job import Job; from deepshi_provider.jobs.run import run;"
-        "asyncio.run(run(Job.model_validate_json(open(sys.argv[1]).read())))"
+        "import asyncio, sys; from deepshi_provider.hooks.jobs import run_job;"
+        "from deepshi_provider.jobs.job import Job;"
+        "asyncio.run(run_job(Job.model_validate_json(open(sys.argv[1]).read())))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(job)])
     try:

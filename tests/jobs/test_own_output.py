@@ -9,7 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.run import run
+from deepshi_provider.hooks.jobs import run_job as run
 from tests.batch.making import batch, counts, ended, result_of
 from tests.jobs.making import make_job, posts
 from tests.places import LocalPlace, Place, images

@@ -12,9 +12,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.execution_time.context import set_current_context
 
-from deepshi_provider.costs import in_words
+from deepshi_provider.costs.sheet import in_words
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.run import run
+from deepshi_provider.hooks.jobs import run_job as run
 from tests.api import wire
 from tests.api.wire import SSE, completed, event
 from tests.batch.making import batch, ended, rows_of

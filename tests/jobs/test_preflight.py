@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs.run import run
+from deepshi_provider.hooks.jobs import run_job as run
 from tests.emulator.wire import image_file
 from tests.jobs.making import make_job, posts
 from tests.places import Place, images

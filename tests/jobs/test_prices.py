@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs import prices
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.jobs.prices import Prices
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.journal import prices
+from deepshi_provider.journal.entries import Manifest
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.store.store import Store
 from tests.jobs.making import make_job, posts, taken
 from tests.places import Place
 
@@ -147,11 +147,9 @@ async def test_a_cost_that_is_not_reported_is_counted_beside_the_sum(emulator: E
 async def test_the_highest_price_counts_until_it_is_old(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hook = DeepshiHook()
-
     async def learnt(cost: str) -> Decimal | None:
-        await Prices(hook, local.uri).learn("c", Decimal(cost))
-        return await Prices(hook, local.uri).known("c")
+        await Prices("account", Store(local.uri)).learn("c", Decimal(cost))
+        return await Prices("account", Store(local.uri)).known("c")
 
     assert [await learnt(cost) for cost in ("0.2", "0.3", "0.1")] == [Decimal(c) for c in ("0.2", "0.3", "0.3")]
     monkeypatch.setattr(prices, "LATELY", 0.0)

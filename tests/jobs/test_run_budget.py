@@ -13,11 +13,12 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.jobs import run_costs
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.run_costs import RunCosts, read_entries
-from deepshi_provider.manifest import Manifest, Owner
+from deepshi_provider.journal import run_costs
+from deepshi_provider.journal.entries import Manifest, Owner
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
 from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
 from tests.jobs.making import make_job, posts, taken, until
 from tests.operators.tasks import TaskInstance, execute, generate
@@ -52,7 +53,7 @@ async def test_each_task_leaves_one_entry_with_its_sum_in_the_name(emulator: Emu
     for task in ("a", "b"):
         await run(job(place, task))
     assert entries(place) == ["0.039", "0.039"]
-    found = await read_entries(place.uri, place.conn_id, RUN_KEY)
+    found = await read_entries(STORES.at(place.uri, place.conn_id), RUN_KEY)
     assert {(e.owner.task_id, e.cost_usd, e.output_uri) for e in found} == {
         (task, PRICE, f"{place.uri}/{task}") for task in ("a", "b")
     }
@@ -198,7 +199,9 @@ async def test_store_that_does_not_answer_does_not_hold_up_a_task(
 
 
 async def test_what_a_second_process_has_paid_is_told_in_the_end(local: Place) -> None:
-    costs = RunCosts(job(local, "a"))
+    first = job(local, "a")
+    entry = RunEntry(owner=first.owner, operation=first.operation, output_uri=first.output_uri)
+    costs = RunCosts(entry, STORES.at(str(first.runs_uri)))
     await costs.begin(PRICE)
     await costs.add(PRICE)
     await costs.correct(3 * PRICE)

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.jobs.budget import Bill
-from deepshi_provider.jobs.run import run
-from deepshi_provider.jobs.sheets import completed_sheet
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.journal.bill import Bill
+from deepshi_provider.journal.entries import Manifest
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.sheets import completed_sheet
 from tests.jobs.making import make_job, posts, taken, until
 from tests.places import LocalPlace, Place, S3Place, document, images, state
 from tests.services.s3_proxy import S3Proxy
@@ -176,7 +177,10 @@ async def test_kill_while_a_loss_cannot_be_recorded_keeps_its_cost(
         await running
     assert bill.costs is not None
     # Without the store, and with one that shows the claim alone.
-    for sheet in (bill.costs, await completed_sheet(bill.costs, DeepshiHook())):
+    for sheet in (
+        bill.costs,
+        await completed_sheet(bill.costs, STORES.at(s3_place.uri, s3_place.conn_id), Prices("account")),
+    ):
         assert (sheet.cost_usd, sheet.unknown_outcomes, sheet.untold) == (taken(emulator), 0, 0)
     assert taken(emulator) > 0
     assert (len(state(s3_place, "claim")), len(state(s3_place, "record")), posts(emulator)) == (1, 0, 1)

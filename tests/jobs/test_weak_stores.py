@@ -10,9 +10,9 @@ from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.jobs.run import run
-from deepshi_provider.manifest import Manifest
+from deepshi_provider.journal.entries import Manifest
 from tests.jobs.making import make_job, posts, taken
 from tests.places import S3Place, images, state
 from tests.services.processes import last_line_of, start_module

@@ -14,8 +14,8 @@ import httpx
 import jsonschema  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
 import pytest
 
+from deepshi_provider.client.metrics import micro_usd
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.metrics import micro_usd
 from tests.places import S3Place
 from tests.services.airflow import Airflow
 from tests.services.processes import wait_for

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.manifest import Manifest, Owner
+from deepshi_provider.journal.entries import Manifest, Owner
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from deepshi_provider.operators.lineage import dataset_of, tell_lineage
 from tests.operators.tasks import posts, run_try

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
-from deepshi_provider.operators.lineage import Lineage
+from deepshi_provider.reports.lineage import Lineage
 from tests.operators.tasks import generate
 
 #: Links need no more than the operator.

@@ -14,9 +14,9 @@ from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.client import metrics
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, RateLimited
-from deepshi_provider.hooks import metrics
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.operators.tasks import generate, run_try
 from tests.services.processes import wait_for

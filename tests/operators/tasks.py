@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from airflow.sdk import DAG, BaseOperator, Context
 
-from deepshi_provider.costs import XCOM_KEY, CostSheet
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 

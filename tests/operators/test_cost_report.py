@@ -17,7 +17,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 
-from deepshi_provider.costs import XCOM_KEY, CostSheet
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TasksFailed
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator

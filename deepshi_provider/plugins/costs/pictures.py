@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.api.media import EXTENSIONS, media_type
-from deepshi_provider.costs import CostSheet
+from deepshi_provider.costs.sheet import CostSheet
 
 #: Bytes; larger pictures are not shown.
 MOST_BYTES = 64 * 2**20

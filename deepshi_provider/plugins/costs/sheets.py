@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import DateTime, Select, Text, cast, select, type_coerce
 from sqlalchemy.orm import Session
 
-from deepshi_provider.costs import XCOM_KEY
+from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.plugins.costs.access import DagRun, XComModel
 
 #: Sheets that one answer reads at most. Beyond it, the answer says that it is not complete.

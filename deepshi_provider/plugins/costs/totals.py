@@ -34,7 +34,7 @@ class _Model(msgspec.Struct, gc=False):
 
 
 class _Sheet(msgspec.Struct, gc=False):
-    """What sums need of a :class:`deepshi_provider.costs.CostSheet`."""
+    """What sums need of a :class:`deepshi_provider.costs.sheet.CostSheet`."""
 
     ended: bool
     cost_usd: Decimal | None

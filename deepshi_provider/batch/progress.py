@@ -1,0 +1,56 @@
+"""How a batch comes along: counts, and a line in the log at sensible intervals."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+
+from deepshi_provider.journal.spending import Spending
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two lines.
+INTERVAL = 10.0
+
+
+class Progress:
+    """Counts rows by what became of them.
+
+    :param rows: how many there are.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._rows = rows
+        self._bought = 0
+        self._begun = self._said_at = time.monotonic()
+
+    def add(self, status: str, spent: Spending, *, sent: bool) -> None:
+        """Count one row, and say how things stand if it is time.
+
+        :param spent: so far.
+        :param sent: whether it took a request, and so time.
+        """
+        self.counts[status] += 1
+        self._bought += sent
+        if time.monotonic() - self._said_at >= INTERVAL:
+            self.say(spent)
+
+    def say(self, spent: Spending) -> None:
+        """Write the line: rows done, reused and failed, rate, cost so far, expected time left."""
+        now = self._said_at = time.monotonic()
+        done = self.counts.total()
+        per_second = self._bought / max(now - self._begun, 1e-9)
+        left = f"{(self._rows - done) / per_second:.0f} s" if per_second > 0 else "unknown"
+        log.info(
+            "%d of %d rows done: %d created, %d reused, %d failed; %.1f pictures/s, %s so far, expected time left: %s",
+            done,
+            self._rows,
+            self.counts["created"],
+            self.counts["reused"],
+            self.counts["failed"],
+            per_second,
+            spent.in_words(),
+            left,
+        )

@@ -1,0 +1,153 @@
+"""What became of each row of a batch: its line of the manifest, and the counts that the summary tells."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from decimal import Decimal
+from typing import Any
+
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.batch.budget import Budget
+from deepshi_provider.batch.progress import Progress
+from deepshi_provider.batch.row_table import Row, RowTable
+from deepshi_provider.costs.sheet import MOST_IMAGES, SheetImage, total
+from deepshi_provider.exceptions import Charged, DeepshiError
+from deepshi_provider.journal.entries import Owner, Record, as_number
+from deepshi_provider.journal.sheets import sheet_images
+
+log = logging.getLogger(__name__)
+
+#: Failed rows that a message names; the manifest names all.
+NAMED = 5
+#: Failed rows that the log explains; thousands tend to have one cause.
+LOGGED = 20
+
+#: A row that was not started, but for its key.
+EMPTY_LINE: dict[str, Any] = {
+    "key": None,
+    "status": "skipped",
+    "uri": None,
+    "uris": [],
+    "width": None,
+    "height": None,
+    "sha256": None,
+    "model": None,
+    "prompt_hash": None,
+    "cost_usd": None,
+    "error": None,
+    "charged": "no",
+    "seconds": None,
+    "warnings": [],
+}
+
+#: What each sending of the task instance for a row has cost, in USD, over all its tries.
+Costs = list[Decimal | None]
+
+
+class Report:
+    """Takes note of each row as it is done.
+
+    :ivar images: of the first rows, in their order, as the cost sheet names them.
+    :ivar reused: by model, how many pictures others had bought, and for how much.
+    :ivar unknown_outcomes: sendings that may have been paid for and are in no sum.
+    :ivar named: the first failed rows with their errors.
+    :ivar charges: what the failures mean for the money.
+    :ivar may_retry: whether another try may help one of the failed rows.
+    """
+
+    def __init__(self, rows: RowTable, count: int, owner: Owner, budget: Budget) -> None:
+        self._rows = rows
+        self._owner = owner
+        self._budget = budget
+        self._progress = Progress(count)
+        self.counts = self._progress.counts
+        self.unknown_outcomes = 0
+        self.reused: dict[str | None, tuple[int, Decimal]] = {}
+        self._first: dict[int, list[SheetImage]] = {}
+        self.named: list[str] = []
+        self.charges: set[Charged] = set()
+        self.may_retry = False
+
+    @property
+    def images(self) -> list[SheetImage]:  # noqa: D102 -- described above
+        return [image for number in sorted(self._first) for image in self._first[number]][:MOST_IMAGES]
+
+    def done(self, row: Row, request: GenerateRequest, record: Record, costs: Costs, seconds: float | None) -> None:
+        """Take note of a row whose images are stored.
+
+        :param seconds: that it took; ``None`` if it was done before.
+        """
+        own = record.owner.is_same_task(self._owner)
+        status = "created" if own else "reused"
+        self.unknown_outcomes += record.unknown_outcomes if own else 0
+        self._note(row, record, own=own)
+        image = record.images[0]
+        line = {
+            "uri": image.uri,
+            "uris": [image.uri for image in record.images],
+            "width": image.width,
+            "height": image.height,
+            "sha256": image.sha256,
+            "model": record.model,
+            "charged": "yes" if costs else "no",
+            "warnings": record.warnings,
+        }
+        self._put(row, request, status, costs, seconds or 0.0, line)
+        self._progress.add(status, self._budget.spending, sent=own and seconds is not None)
+
+    def failed(
+        self,
+        row: Row,
+        request: GenerateRequest,
+        error: DeepshiError,
+        costs: Costs,
+        seconds: float,
+        *,
+        unknown: int,
+        charged: Charged,
+        may_retry: bool,
+    ) -> None:
+        """Take note of a row that failed.
+
+        :param unknown: its sendings whose outcome is unknown.
+        :param charged: for all its sendings in this try; the error tells of the last one.
+        :param may_retry: whether another try may help it.
+        """
+        self.may_retry |= may_retry
+        self.unknown_outcomes += unknown
+        self.charges.add(charged)
+        if len(self.named) < NAMED:
+            self.named.append(f"{row.key[:100]}: {type(error).__name__}")
+        line = {"error": error.code or type(error).__name__, "charged": charged}
+        self._put(row, request, "failed", costs, seconds, line)
+        level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
+        log.log(level, "Row %s failed: %s: %s", row.key, type(error).__name__, error)
+        self._progress.add("failed", self._budget.spending, sent=True)
+
+    def say(self) -> None:
+        """Write a line to the log."""
+        self._progress.say(self._budget.spending)
+
+    def _note(self, row: Row, record: Record, *, own: bool) -> None:
+        """Keep what the cost sheet tells of a row."""
+        if not own:
+            count, saved = self.reused.get(record.model, (0, Decimal(0)))
+            self.reused[record.model] = count + len(record.images), saved + (record.cost_usd or Decimal(0))
+        self._first[row.number] = sheet_images(record.images, row.key)
+        if len(self._first) > MOST_IMAGES:
+            del self._first[max(self._first)]
+
+    def _put(
+        self, row: Row, request: GenerateRequest, status: str, costs: Costs, seconds: float, line: dict[str, Any]
+    ) -> None:
+        """Write a line; every line has all columns, so that every reader finds one schema."""
+        common = {
+            "key": row.key,
+            "status": status,
+            "model": request.model,
+            "prompt_hash": hashlib.sha256(request.prompt.encode()).hexdigest(),
+            "cost_usd": as_number(total(costs)),
+            "seconds": round(seconds, 3),
+        }
+        self._rows.put(row, {**EMPTY_LINE, **common, **line})

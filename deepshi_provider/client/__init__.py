@@ -1,0 +1,1 @@
+"""HTTP to Deepshi: send, retry, read the answer. Knows no Airflow."""

@@ -1,0 +1,165 @@
+"""The Deepshi API over HTTP: send, retry what was surely free, read the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import httpx
+
+from deepshi_provider.api.catalog import ModelInfo, read_catalog
+from deepshi_provider.api.received import Received
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.retry import wait_before_retry
+from deepshi_provider.api.spool import NewFile
+from deepshi_provider.client import metrics
+from deepshi_provider.client.exchange import HEADERS, Exchange, error_of, own_turn, reason
+from deepshi_provider.client.inputs import InputImages
+from deepshi_provider.client.pace import Pace
+from deepshi_provider.client.result import ImagesResult
+from deepshi_provider.client.settings import Settings
+from deepshi_provider.client.telemetry import Observed
+from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited, TimedOut
+
+log = logging.getLogger(__name__)
+
+Files = Callable[[], Awaitable[NewFile | None]]
+
+
+class Client:
+    """Generates and edits images, and lists models.
+
+    :param settings: where, who pays, and how long to wait.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._open: httpx.AsyncClient | None = None
+        self._pace: Pace | None = None
+        self._files: Files | None = None
+
+    async def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> ImagesResult:
+        """Send a generation at once, wait for its answer, and return the images (API.md, "generations").
+
+        What was surely not charged is sent again, within ``max_retries``; a lost answer never is.
+
+        :param timeout: seconds for everything, waiting for retries included.
+        :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows what was paid.
+        """
+        return await self._attempts(request, None, timeout)
+
+    async def edit(self, request: EditRequest, inputs: InputImages, *, timeout: float | None = None) -> ImagesResult:
+        """Send an edit with its input images as a form (API.md, "edits"); otherwise like :meth:`generate`.
+
+        :param inputs: the input images, read before; they stay open.
+        """
+        return await self._attempts(request, inputs, timeout)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Return the catalog (``GET /v1/models``), which is free and scoped to the key."""
+        async with self._http() as client:
+            try:
+                response = await client.get("/v1/models", headers=HEADERS)
+            except httpx.HTTPError as err:
+                raise ConnectionFailed(f"{self.settings.base_url} does not answer: {reason(err)}") from err
+        if not response.is_success:
+            raise self._redacted(error_of(response, response.content))
+        try:
+            return read_catalog(response.json())
+        except (ValueError, RecursionError):
+            raise InvalidResponse("The list of models is not JSON", charged="no") from None
+
+    @asynccontextmanager
+    async def session(self, pace: Pace | None = None, files: Files | None = None) -> AsyncIterator[Client]:
+        """Use one HTTP client for all calls inside the ``async with`` block.
+
+        :param pace: slows all these calls down together when one is refused by the rate limit; such a refusal then
+            does not count as one of the call's retries.
+        :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
+        """
+        await own_turn()
+        async with await asyncio.to_thread(self.settings.new_client) as client:
+            self._open, self._pace, self._files = client, pace, files
+            try:
+                yield self
+            finally:
+                self._open = self._pace = self._files = None
+
+    @asynccontextmanager
+    async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
+        if self._open is not None:
+            yield self._open
+            return
+        async with await asyncio.to_thread(self.settings.new_client) as client:
+            yield client
+
+    async def _attempts(
+        self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None
+    ) -> ImagesResult:
+        settings = self.settings
+        ends_at = None if timeout is None else time.monotonic() + timeout
+        attempt = sends = 0
+        new_file = await self._files() if self._files else None
+        async with self._http() as client:
+            while True:
+                attempt += 1
+                sent_at = await self._pace.turn() if self._pace else 0.0
+                try:
+                    with Observed(request, settings.base_url) as observed:
+                        exchange = Exchange(client, request, inputs, new_file)
+                        remaining = None if ends_at is None else ends_at - time.monotonic()
+                        received = observed.received(await exchange.run(remaining))
+                    if self._pace:
+                        self._pace.accepted()
+                    return self._result(received, sends + 1)
+                except DeepshiError as raised:
+                    error = self._redacted(raised)
+                    sends += not isinstance(error, ConnectionFailed | TimedOut)
+                    error.sends = sends
+                    paced = self._pace is not None and isinstance(error, RateLimited)
+                    attempt -= paced
+                    wait = self._wait(error, max(1, attempt))
+                    if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
+                        raise error from error.__cause__
+                metrics.retried(request, error)
+                if self._pace and paced:
+                    self._pace.refused(sent_at, wait)
+                    continue
+                log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
+                await asyncio.sleep(wait)
+
+    def _wait(self, error: DeepshiError, attempt: int) -> float | None:
+        return wait_before_retry(
+            error,
+            attempt,
+            max_retries=self.settings.max_retries,
+            max_wait=self.settings.max_retry_wait,
+            jitter=random.random(),  # noqa: S311 -- spreads load, keeps no secret
+        )
+
+    def _redacted(self, error: DeepshiError) -> DeepshiError:
+        """Take the key out of what the server wrote: some servers quote it."""
+        key = self.settings.api_key.get_secret_value()
+        error.message = _without(key, error.message)
+        error.code = error.code and _without(key, error.code)
+        error.args = (error.message,)
+        return error
+
+    def _result(self, received: Received, sends: int) -> ImagesResult:
+        key = self.settings.api_key.get_secret_value()
+        warnings = [_without(key, warning) for warning in received.warnings]
+        for warning in warnings:
+            log.warning("%s", warning)
+        return ImagesResult.from_received(replace(received, warnings=warnings), sends)
+
+
+def _without(key: str, text: str) -> str:
+    """Take the key out of a text, and its beginning off the end of a text that was cut."""
+    text = text.replace(key, "***")
+    cut = next((length for length in range(len(key), 3, -1) if text.endswith(key[:length])), 0)
+    return f"{text[:-cut]}***" if cut else text

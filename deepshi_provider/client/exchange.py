@@ -1,0 +1,215 @@
+"""One request and its answer: the only place where something that costs money is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from deepshi_provider import __version__
+from deepshi_provider.api.answer import AnswerReader
+from deepshi_provider.api.errors import error_from_status, request_id
+from deepshi_provider.api.received import Received
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.spool import NewFile
+from deepshi_provider.api.unpacking import Unpacker
+from deepshi_provider.client.inputs import InputImages
+from deepshi_provider.exceptions import (
+    ConnectionFailed,
+    DeepshiError,
+    InvalidConnection,
+    OutcomeUnknown,
+    ServerFailed,
+    TimedOut,
+)
+
+HEADERS = {
+    "User-Agent": f"airflow-provider-deepshi/{__version__}",
+    "Accept": "application/json, text/event-stream",
+    "Accept-Encoding": "gzip",
+}
+#: Longest silence of an answer that is no stream, in seconds, where the caller sets no timeout.
+LONGEST_SILENCE = 600.0
+#: Bytes of an error's body that are looked at.
+_ERROR_LIMIT = 64 * 1024
+#: When many requests start or many answers come at once, each turn of the loop starts one session, sends one request or
+#: decodes one piece: all together would block it.
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+class Exchange:
+    """Sends one request once; :meth:`run` is its only use.
+
+    :param inputs: of an edit.
+    :param new_file: where images go; see :class:`~deepshi_provider.api.spool.Spool`.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, request: GenerateRequest, inputs: InputImages | None, new_file: NewFile | None
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._inputs = inputs
+        self._reader = AnswerReader(request.n, new_file=new_file)
+        self._response: httpx.Response | None = None
+        self._departure = _Departure()
+
+    async def run(self, timeout: float | None) -> Received:
+        """Return the answer; every way in which this can end is a result or a :class:`DeepshiError`.
+
+        What came of an answer until it was lost, or the time was over, is used.
+
+        :param timeout: seconds for everything.
+        """
+        await own_turn()
+        if timeout is not None and timeout <= 0:
+            raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
+        try:
+            lost = await self._lost(timeout)
+            return self._reader.close(lost)
+        except DeepshiError as err:
+            self._reader.discard()
+            self._name(err)
+            raise
+        except BaseException:
+            self._reader.discard()
+            raise
+
+    async def _lost(self, timeout: float | None) -> DeepshiError | None:
+        """Exchange, and return why the answer ended early, if it did."""
+        try:
+            await asyncio.wait_for(self._exchange(timeout), timeout)
+        except DeepshiError as err:
+            return err
+        except asyncio.TimeoutError as err:
+            return _chained(self._out_of_time(), err)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as err:
+            return _chained(self._broken_off(err), err)
+        return None
+
+    async def _exchange(self, timeout: float | None) -> None:
+        sent = self._client.build_request(
+            "POST",
+            self._request.path,
+            headers=HEADERS,
+            timeout=self._timeouts(timeout),
+            extensions={"trace": self._departure},
+            **self._body(),
+        )
+        self._response = await self._client.send(sent, stream=True)
+        try:
+            if not self._response.is_success:
+                raise error_of(self._response, await _beginning(self._response))
+            await self._read(self._response.aiter_raw())
+        finally:
+            # Once the answer is there, a connection that does not close properly no longer matters.
+            with contextlib.suppress(httpx.HTTPError, OSError):
+                await self._response.aclose()
+
+    async def _read(self, pieces: AsyncIterator[bytes]) -> None:
+        turns, unpacker = _turns(), Unpacker()
+        async for packed in pieces:
+            for piece in unpacker.feed(packed):
+                async with turns:
+                    self._reader.feed(piece)
+                    await asyncio.sleep(0)
+                if self._reader.complete:
+                    return
+
+    def _out_of_time(self) -> DeepshiError:
+        if not self._departure.begun:
+            return TimedOut(
+                f"No connection to {self._client.base_url} in the time that generation_timeout allows; nothing was sent"
+            )
+        return OutcomeUnknown(
+            "The request was sent and no complete answer came in the time that generation_timeout allows; "
+            "the image may have been paid for"
+        )
+
+    def _broken_off(self, err: Exception) -> DeepshiError:
+        if self._departure.begun:
+            return OutcomeUnknown(
+                f"The request was sent and its answer was lost ({reason(err)}); the image may have been paid for"
+            )
+        if isinstance(err, httpx.ProxyError) and str(err).startswith("407"):  # the answer to CONNECT
+            return InvalidConnection(f"The proxy asks for a name and a password, and nothing was sent: {reason(err)}")
+        return ConnectionFailed(f"No connection to {self._client.base_url}: {reason(err)}")
+
+    def _timeouts(self, timeout: float | None) -> httpx.Timeout:
+        """Return the connection's timeouts; without a stream nothing comes until all images are done."""
+        usual = self._client.timeout
+        silence = usual.read if self._request.stream else timeout or LONGEST_SILENCE
+        return httpx.Timeout(connect=usual.connect, read=silence, write=usual.write, pool=usual.pool)
+
+    def _body(self) -> dict[str, Any]:
+        if isinstance(self._request, EditRequest) and self._inputs is not None:
+            field = self._request.image_field()
+            files = [(field, image.part(position)) for position, image in enumerate(self._inputs.images)]
+            return {"data": self._request.form_fields(), "files": files}
+        return {"json": self._request.wire_fields()}
+
+    def _name(self, err: DeepshiError) -> None:
+        """Say which answer an error is about."""
+        if self._response is not None and self._response.is_success:
+            err.request_id = err.request_id or request_id(self._response.headers)
+            is_inside = isinstance(err, ServerFailed)
+            err.status_code = err.status_code or (None if is_inside else self._response.status_code)
+
+
+class _Departure:
+    """Notes when the first byte of a request may leave this machine: from then on it may be paid for.
+
+    It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). What a proxy is asked to
+    do first, ``CONNECT``, is no request to Deepshi.
+    """
+
+    begun = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of an event; called before it happens."""
+        if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
+            self.begun = True
+
+
+async def own_turn() -> None:
+    """Let whatever else waits for its turn of the loop go first."""
+    async with _turns():
+        await asyncio.sleep(0)
+
+
+def error_of(response: httpx.Response, body: bytes) -> DeepshiError:
+    """Return what an answer says whose status is not 2xx."""
+    return error_from_status(response.status_code, body, response.headers, now=time.time())
+
+
+def reason(err: BaseException) -> str:
+    """Return an error as a part of a sentence."""
+    text = str(err)
+    return f"{type(err).__name__}: {text}" if text else type(err).__name__
+
+
+def _turns() -> asyncio.Lock:
+    return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+def _chained(error: DeepshiError, cause: Exception) -> DeepshiError:
+    error.__cause__ = cause
+    return error
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    body, unpacker = b"", Unpacker()
+    try:
+        async for packed in response.aiter_raw():
+            for piece in unpacker.feed(packed):
+                body += piece
+                if len(body) > _ERROR_LIMIT:
+                    return body
+    except (httpx.HTTPError, OutcomeUnknown):
+        pass  # the status says enough
+    return body

@@ -1,0 +1,130 @@
+"""Where requests go, who pays for them, and how long to wait."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from deepshi_provider.exceptions import InvalidConnection
+
+#: The usual port of each scheme.
+PORTS = {"http": 80, "https": 443}
+#: Underscores are not allowed, and common inside of clusters.
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII | re.IGNORECASE)
+_LONGEST_HOST = 253
+
+
+def _flag_or_path(value: Any) -> Any:
+    words = {"true": True, "1": True, "": True, "false": False, "0": False}
+    return words.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _proxy_url(value: str) -> str:
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in PORTS or not is_host(url.host):
+        raise ValueError("not the URL of an HTTP proxy, such as http://proxy:3128")
+    return value
+
+
+class Settings(BaseModel):
+    """Settings of a client.
+
+    :param base_url: scheme, host and port, without ``/v1``.
+    :param output_uri: directory for images where the operator names none.
+    :param output_conn_id: connection of the object store.
+    :param connect_timeout: seconds to make a connection.
+    :param read_timeout: longest silence between two bytes of a stream, in seconds; keepalives count as bytes.
+    :param max_retries: how often a request is sent again that was surely not charged.
+    :param max_retry_wait: longest single wait before such a retry, in seconds.
+    :param verify: check TLS certificates: ``True``, ``False``, or the path of a CA file.
+    :param proxy: URL of an HTTP proxy.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    conn_id: str
+    base_url: str
+    api_key: SecretStr
+    output_uri: str | None = None
+    output_conn_id: str | None = None
+    connect_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    read_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 90.0
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    max_retry_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    verify: Annotated[bool | str, BeforeValidator(_flag_or_path)] = True
+    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)  # it may hold a password
+
+    @property
+    def account(self) -> str:
+        """Who pays, and where: part of a request's fingerprint; without the key."""
+        return f"{self.base_url} {self.conn_id}"
+
+    def new_client(self) -> httpx.AsyncClient:
+        """Return a client for this connection; the caller closes it. The first one of a process takes a while.
+
+        Connections are not kept alive: a request on one that the server has just closed could not be told from a
+        request whose answer was lost, and that is a paid image in doubt.
+        """
+        from deepshi_provider.client.transport import Transport  # not while DAGs are parsed: it takes long
+
+        proxy = self.proxy or environment_proxy(self.base_url)
+        return httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Connection": "close"},
+            timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
+            transport=Transport(_tls(self.verify), proxy),
+            follow_redirects=False,
+        )
+
+
+def is_host(name: str) -> bool:
+    """Return whether a name can be that of a host: what cannot be would fail only when the request is to be sent."""
+    with contextlib.suppress(ValueError):
+        ip_address(name)
+        return True
+    try:
+        labels = name.encode("idna").decode().removesuffix(".").split(".")
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
+    # A name whose last label is a number is an address, by the WHATWG's URL standard, and is none.
+    return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit() and len(name) <= _LONGEST_HOST
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, …) names for a URL.
+
+    :raises InvalidConnection: it is not an HTTP proxy.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    try:
+        return _proxy_url(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError as err:
+        variable = f"{parts.scheme.upper()}_PROXY" if proxies.get(parts.scheme) else "ALL_PROXY"
+        raise InvalidConnection(f"The environment variable {variable} is {err}") from None
+
+
+@lru_cache(maxsize=8)
+def _tls(verify: bool | str) -> ssl.SSLContext:
+    """Return one TLS context per setting: making one reads every CA certificate, tens of milliseconds each time."""
+    if isinstance(verify, str):
+        try:
+            return ssl.create_default_context(cafile=verify)
+        except OSError as err:
+            raise InvalidConnection(f"The CA file {verify!r} (verify) of the connection cannot be read: {err}") from err
+    return httpx.create_ssl_context(verify=verify)

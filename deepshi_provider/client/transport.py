@@ -1,0 +1,116 @@
+"""Carries httpx's requests over httpcore with :mod:`deepshi_provider.client.network` below.
+
+httpx takes no network backend, so this stands in the place of its ``AsyncHTTPTransport``. A connection carries one
+request, and nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from typing import cast
+
+import httpcore
+import httpx
+
+from deepshi_provider.client.network import SocketBackend
+
+#: Seconds of silence after which the kernel asks whether the other side is still there, between two such questions,
+#: and how many stay unanswered before the connection counts as dead. Firewalls and NAT forget connections that are
+#: silent for minutes, and an image may take that long.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """Sends each request over a connection of its own.
+
+    :param tls: for ``https``, the server's and a proxy's.
+    :param proxy: an HTTP proxy.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, proxy: str | None = None) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            proxy=_proxy(proxy, tls) if proxy else None,
+            max_connections=None,
+            max_keepalive_connections=0,
+            network_backend=SocketBackend(),
+            socket_options=_socket_options(),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; its answer's body is read from the connection as it is asked for."""
+        url = request.url
+        core_request = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _errors_of_httpx():
+            response = await self._pool.handle_async_request(core_request)
+        return _Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(cast("AsyncIterable[bytes]", response.stream)),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+class _Response(httpx.Response):
+    """A response that is freed with its last user: httpx wraps its stream in an object that refers to the response."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await super().aclose()
+        self.stream = httpx.ByteStream(b"")
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: AsyncIterable[bytes]) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _errors_of_httpx():
+            async for piece in self._stream:
+                yield piece
+
+    async def aclose(self) -> None:
+        with _errors_of_httpx():
+            await self._stream.aclose()  # type: ignore[attr-defined]  # httpcore does not name it in its types
+
+
+def _proxy(url: str, tls: ssl.SSLContext) -> httpcore.Proxy:
+    parsed = httpx.Proxy(url)
+    target = httpcore.URL(
+        scheme=parsed.url.raw_scheme, host=parsed.url.raw_host, port=parsed.url.port, target=parsed.url.raw_path
+    )
+    return httpcore.Proxy(url=target, auth=parsed.raw_auth, ssl_context=tls if parsed.url.scheme == "https" else None)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    wanted = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    # macOS has other names for some of them.
+    tcp = [(socket.IPPROTO_TCP, getattr(socket, n), value) for n, value in _KEEPALIVE.items() if hasattr(socket, n)]
+    return wanted + tcp
+
+
+@contextlib.contextmanager
+def _errors_of_httpx() -> Iterator[None]:
+    """Raise httpx's error of the same name: the two libraries have one tree of them."""
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as err:
+        raise getattr(httpx, type(err).__name__)(str(err)) from err
+    except httpcore.UnsupportedProtocol as err:
+        raise httpx.UnsupportedProtocol(str(err)) from err

@@ -1,0 +1,1 @@
+"""What it cost: cost sheets and their sums."""

@@ -1,0 +1,29 @@
+"""Remote directories as Airflow opens them: with ``ObjectStoragePath`` and a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk import BaseHook, ObjectStoragePath
+
+from deepshi_provider.exceptions import InvalidConnection
+from deepshi_provider.store.locations import Location
+from deepshi_provider.store.stores import Stores
+
+
+def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str]:
+    """Open a remote directory with an Airflow connection, or with the store's own defaults.
+
+    :raises InvalidConnection: the connection is not defined; Airflow would go on with anonymous access.
+    """
+    if conn_id:
+        try:
+            BaseHook.get_connection(conn_id)
+        except AirflowNotFoundException as err:
+            raise InvalidConnection(f"The connection {conn_id!r} of the object store is not defined") from err
+    path = ObjectStoragePath(location.uri, conn_id=conn_id)
+    return path.fs, str(path.path)
+
+
+STORES = Stores(open_remote=open_with_airflow)

@@ -1,0 +1,48 @@
+"""Jobs with what Airflow hands in: the client of a connection, and stores that are opened with connections.
+
+Blocking operators and triggers await these same coroutines.
+"""
+
+from __future__ import annotations
+
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.batch.run import run_batch
+from deepshi_provider.client.settings import Settings
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.run import run_single
+from deepshi_provider.journal.bill import Bill
+from deepshi_provider.journal.entries import Manifest, Summary
+from deepshi_provider.journal.lease import TIMES, Times
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.store.store import PATIENCE, Store
+
+
+async def run_job(job: Job, bill: Bill | None = None, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
+    """Carry out one request; see :func:`deepshi_provider.jobs.run.run_single`.
+
+    :raises InvalidConnection: the connection cannot be used; nothing was sent.
+    """
+    client = await DeepshiHook(job.deepshi_conn_id).aclient()
+    return await run_single(job, client, STORES, bill, patience=patience, times=times)
+
+
+async def run_batch_job(
+    job: BatchJob, rows: RowTable | None = None, bill: Bill | None = None, *, patience: float = PATIENCE
+) -> Summary:
+    """Carry out a batch; see :func:`deepshi_provider.batch.run.run_batch`.
+
+    :raises InvalidConnection: the connection cannot be used; nothing was sent.
+    """
+    client = await DeepshiHook(job.deepshi_conn_id).aclient()
+    return await run_batch(job, client, STORES, rows, bill, patience=patience)
+
+
+def prices_of(settings: Settings, directory: Store | None = None) -> Prices:
+    """Return the known prices of a connection.
+
+    :param directory: whose records are asked for what the connection does not remember.
+    """
+    memory = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
+    return Prices(settings.account, memory, directory)

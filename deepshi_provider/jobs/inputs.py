@@ -1,0 +1,76 @@
+"""Input images of an edit: from any object store into local temporary files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from deepshi_provider.api.media import media_type
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.api.texts import missing_support, shown_uri
+from deepshi_provider.client.inputs import InputImage, InputImages
+from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
+from deepshi_provider.store.locations import locate
+from deepshi_provider.store.stores import Stores
+
+_CHUNK = 1024 * 1024
+
+
+def read_inputs(uris: Iterable[str], conn_id: str | None, stores: Stores) -> InputImages:
+    """Read input images, one after another, through 1 MiB of memory. Blocks: call it in a thread.
+
+    :param uris: local paths or URIs; ``s3://conn@bucket/key`` names its own connection.
+    :param conn_id: connection for URIs of a remote store that name none.
+    :raises InvalidRequest: an image does not exist or is not PNG, JPEG or WebP.
+    :raises InvalidConnection: the connection of its store is not defined.
+    :raises StorageFailed: an image cannot be read.
+    """
+    images: list[InputImage] = []
+    with ExitStack() as cleanup:
+        for uri in uris:
+            images.append(_read(uri, conn_id, stores))
+            cleanup.callback(images[-1].spool.close)
+        cleanup.pop_all()
+    return InputImages(images)
+
+
+def _read(uri: str, conn_id: str | None, stores: Stores) -> InputImage:
+    with ExitStack() as cleanup:
+        spool = cleanup.enter_context(Spool())
+        kind = media_type(_copy(uri, conn_id, spool, stores))
+        if kind is None:
+            raise InvalidRequest(f"The input image {shown_uri(uri)} is not a PNG, JPEG or WebP image")
+        spool.file.seek(0)
+        cleanup.pop_all()
+    return InputImage(uri=uri, media_type=kind, spool=spool)
+
+
+def _copy(uri: str, conn_id: str | None, spool: Spool, stores: Stores) -> bytes:
+    """Copy a file into a spool; return its first bytes."""
+    if uri[:5].lower() == "data:" and "," in uri:
+        raise InvalidRequest(f"The input image {shown_uri(uri)} is a data URI; store the image and name its URI")
+    head = b""
+    with _errors(uri), stores.open(locate(uri), conn_id) as file:
+        while not spool.problem and (chunk := file.read(_CHUNK)):
+            head = head or chunk[:12]
+            spool.write(chunk)
+    spool.flush()
+    if spool.failure:
+        raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {spool.problem}") from spool.failure
+    if spool.problem:
+        raise InvalidRequest(f"The input image {shown_uri(uri)} cannot be sent: {spool.problem}")
+    return head
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as err:
+        raise InvalidRequest(f"The input image {shown_uri(uri)} does not exist") from err
+    except InvalidConnection as err:
+        raise InvalidConnection(f"The input image {shown_uri(uri)} cannot be opened: {err.message}") from err
+    except Exception as err:  # every object store raises errors of its own kind
+        if hint := missing_support(uri, err):
+            raise InvalidConnection(f"The input image {shown_uri(uri)}: {hint}") from err
+        raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err

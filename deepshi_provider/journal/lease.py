@@ -1,0 +1,180 @@
+"""Who is alive: a process that has claims shows it by changing a small object every few seconds.
+
+Two triggerers may run one job at once, and a claim alone does not tell whether its sender still waits for the answer.
+So each claim names a *holder*, and each holder is an object that its process keeps changing and deletes at the end. It
+lists the attempts that the process is at, so that nobody waits for one whose answer a living process has lost.
+Another process that finds a claim without a record waits until the holder is gone, or has not changed for
+:attr:`Times.lease` seconds *by the waiting process's own clock*; no clocks are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.journal.entries import Claim
+from deepshi_provider.store.store import STATE, Store
+
+log = logging.getLogger(__name__)
+
+#: Signs of life wait for no other work.
+_BEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-beat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long processes wait for each other, in seconds. All processes of a job must use the same.
+
+    :param lease: without a change, after which a holder counts as dead.
+    :param beat: between two changes.
+    :param poll: between two looks at another process that may be waiting for the same answer.
+    """
+
+    lease: float = 20.0
+    beat: float = 4.0
+    poll: float = 2.0
+
+
+TIMES = Times()
+
+
+def holder_name(holder: str) -> str:
+    """Return the name of a holder's object."""
+    return f"{STATE}/{holder}.holder.json"
+
+
+class Lease:
+    """This process's own sign of life, from the first claim to the end of the job.
+
+    Starting it is also the proof that the store can be written, before anything is paid.
+    """
+
+    def __init__(self, store: Store, times: Times = TIMES) -> None:
+        self.holder = uuid.uuid4().hex[:16]
+        #: ``<name>.<k>`` of each attempt that this process is at; its other claims are lost ones.
+        self.attempts: set[str] = set()
+        self._heartbeats = 0
+        self._store = store
+        self._times = times
+        self._task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        self._last_beat = (0.0, 0.0)
+        self._lapsed = False
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether others may have taken this process for dead at some time, with a margin for slow writes.
+
+        Both clocks are asked: the monotonic one stands still while a machine is suspended, the other may be set.
+        """
+        gaps = (now - then for now, then in zip(_clocks(), self._last_beat, strict=True))
+        if self._task is not None and max(gaps) > self._times.lease / 2:
+            self._lapsed = True
+        return self._lapsed
+
+    @contextlib.contextmanager
+    def attempt(self, name: str, k: int) -> Iterator[int]:
+        """List an attempt in the heartbeats until the ``with`` block is left; enter it before the claim.
+
+        It gives the number of the last heartbeat that may not list it, for the claim.
+        """
+        attempt = f"{name}.{k}"
+        self.attempts.add(attempt)
+        try:
+            yield self._heartbeats
+        finally:
+            self.attempts.discard(attempt)
+
+    async def start(self) -> None:
+        """Write the first sign of life, if not done.
+
+        :raises StorageFailed: the store cannot be written.
+        """
+        if self._task is None:
+            await self._beat()
+            self._task = asyncio.create_task(self._keep_beating(), name=f"deepshi-lease-{self.holder}")
+
+    async def __aenter__(self) -> Lease:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is None:
+            return
+        self._ending.set()
+        # A beat that is being written must not come after the removal; one that hangs is not waited for.
+        await asyncio.wait([self._task], timeout=self._times.beat)
+        self._task.cancel()
+        # Others need not wait for the lease to run out. If this fails, they will wait.
+        with contextlib.suppress(StorageFailed):
+            await asyncio.shield(self._store.remove(holder_name(self.holder)))
+
+    async def _keep_beating(self) -> None:
+        while not self._ending.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._times.beat)
+                return
+            try:
+                await self._beat()
+            except StorageFailed as err:
+                log.warning("Sign of life not written, trying again in %g s: %s", self._times.beat, err)
+
+    async def _beat(self) -> None:
+        begun = _clocks()
+        self._heartbeats += 1
+        heartbeat = {"heartbeat": self._heartbeats, "at": time.time(), "attempts": sorted(self.attempts)}
+        await self._store.write(holder_name(self.holder), json.dumps(heartbeat).encode(), threads=_BEATS)
+        _ = self.lapsed  # a gap stays noted although beating goes on
+        self._last_beat = begun
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
+
+
+class Watch:
+    """What this process knows of other holders."""
+
+    def __init__(self, store: Store, times: Times = TIMES) -> None:
+        self._store = store
+        self._times = times
+        self._seen: dict[str, tuple[bytes, float]] = {}
+
+    async def is_at(self, claim: Claim, attempt: str) -> bool:
+        """Return whether the process that made a claim may still be at its attempt.
+
+        Ask again until its heartbeat leaves the attempt out, does not change for as long as the lease, or is gone.
+
+        :param attempt: ``<name>.<k>``
+        """
+        asked_at = time.monotonic()
+        data = await self._store.read(holder_name(claim.holder))
+        if data is None or not self.is_fresh(claim.holder, data, asked_at):
+            return False
+        try:
+            heartbeat = json.loads(data)
+            return bool(heartbeat["heartbeat"] <= claim.heartbeat or attempt in heartbeat["attempts"])
+        except (ValueError, TypeError, KeyError):  # being written at this moment
+            return True
+
+    def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
+        """Return whether data was seen to change within the last :attr:`Times.lease` seconds.
+
+        :param asked_at: monotonic seconds just before the data was read: if this process stalled meanwhile, the other
+            one need not have.
+        """
+        before, since = self._seen.get(name, (None, asked_at))
+        if data != before:
+            self._seen[name] = (data, asked_at)
+            return True
+        return asked_at - since < self._times.lease

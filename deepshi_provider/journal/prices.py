@@ -1,0 +1,145 @@
+"""What requests of each price class have cost lately, remembered for each connection.
+
+``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class. Nothing
+is locked: the last writer wins, and a price that is lost that way comes back with the next paid answer. There is no
+built-in price list: what nobody has paid for yet has no price.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable
+from decimal import Decimal
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepshi_provider.costs.sheet import AtLeast, Usd
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.journal.entries import Record, Sending
+from deepshi_provider.journal.journal import Ledger, parse_entry
+from deepshi_provider.store.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Directory, in the connection's ``output_uri``, of all connections' prices.
+PRICES = "_deepshi_prices"
+#: Seconds for which the highest price counts; one that is older gives way to the next that is paid.
+LATELY = 30 * 24 * 3600.0
+#: Seconds that a price is waited for. It is good to know, and no more.
+_IN_TIME = 10.0
+#: Records of a directory that are read at most when nobody remembers a price.
+_MOST_RECORDS = 64
+
+Found = TypeVar("Found")
+
+
+class Price(BaseModel):
+    """What a request of a price class has cost.
+
+    :param cost_usd: the highest cost within :data:`LATELY`.
+    :param seen_at: unix seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    price_class: str
+    cost_usd: Usd
+    seen_at: float
+
+
+class Prices:
+    """The known prices of one connection. Neither learning nor asking ever fails a task.
+
+    :param account: who pays; see :attr:`deepshi_provider.client.settings.Settings.account`.
+    :param memory: where prices are remembered, the connection's ``output_uri``; without it, only the directory's
+        records know prices.
+    :param directory: whose records are asked for what is not remembered.
+    """
+
+    def __init__(self, account: str, memory: Store | None = None, directory: Store | None = None) -> None:
+        self._account = account
+        self._memory = memory
+        self._directory = directory
+        self._remembered: dict[str, Price | None] = {}
+        self._recorded: dict[str, Decimal] | None = None
+
+    def take(self, recorded: dict[str, Decimal]) -> None:
+        """Take the highest price of each class in the directory's records, from who has read them all."""
+        self._recorded = recorded
+
+    async def known(self, price_class: str) -> Decimal | None:
+        """Return the highest price that a class has had lately, in USD; ``None`` if nobody has paid for it yet."""
+        if price := await self._recall(price_class):
+            return price.cost_usd
+        if self._recorded is None:
+            self._recorded = await _quietly(self._read_directory(), "The prices in the directory's records") or {}
+        return self._recorded.get(price_class)
+
+    async def learn(self, price_class: str, cost_usd: Decimal | None) -> None:
+        """Remember what a request has cost, if that is news."""
+        if cost_usd is None or isinstance(cost_usd, AtLeast) or not price_class:
+            return
+        old = await self._recall(price_class)
+        now = time.time()
+        if old and cost_usd <= old.cost_usd and now - old.seen_at < LATELY:
+            return
+        price = Price(price_class=price_class, cost_usd=cost_usd, seen_at=now)
+        self._remembered[price_class] = price
+        await _quietly(self._write(price), "A price for later requests")
+
+    async def _recall(self, price_class: str) -> Price | None:
+        if price_class not in self._remembered:
+            self._remembered[price_class] = await _quietly(self._read(price_class), "What this has cost before")
+        return self._remembered[price_class]
+
+    async def _read(self, price_class: str) -> Price | None:
+        data = await self._memory.read(self._name(price_class)) if self._memory else None
+        try:
+            return None if data is None else Price.model_validate_json(data)
+        except ValidationError:  # being written, or of another version: as if there were none
+            return None
+
+    async def _write(self, price: Price) -> None:
+        if self._memory:
+            await self._memory.write(self._name(price.price_class), price.model_dump_json().encode())
+
+    def _name(self, price_class: str) -> str:
+        return f"{PRICES}/{_short(self._account)}/{_short(price_class)}.json"
+
+    async def _read_directory(self) -> dict[str, Decimal]:
+        if self._directory is None:
+            return {}
+        ledger = Ledger(self._directory, "")
+        some = await self._directory.scan(
+            lambda objects: deque((s for name, _ in objects if (s := _recorded(name))), maxlen=_MOST_RECORDS)
+        )
+        prices: dict[str, Decimal] = {}
+        for found in await asyncio.gather(*map(ledger.read_record, some), return_exceptions=True):
+            if isinstance(found, Record) and found.cost_usd is not None and found.cost_is_complete:
+                prices[found.price_class] = max(found.cost_usd, prices.get(found.price_class, found.cost_usd))
+        return prices
+
+
+async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
+    """Await work on prices, but not for long; whatever the store does, requests go on without a known price."""
+    try:
+        return await asyncio.wait_for(work, _IN_TIME)
+    except asyncio.TimeoutError:
+        log.warning("%s: the object store has not answered for %g s", what, _IN_TIME)
+    except DeepshiError as err:
+        log.warning("%s: %s", what, err.message)
+    return None
+
+
+def _recorded(name: str) -> Sending | None:
+    sending = parse_entry(name)[1]
+    return sending if sending and sending.record else None
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,242 @@
+"""What a DAG run has spent so far: its tasks tell each other through small objects in the object store.
+
+``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is what one task instance has paid over all its
+tries. If some of its costs were not reported or some outcomes are unknown, the name is
+``<task>.<USD>_<possible USD>_<blind>.json``; see :class:`~deepshi_provider.journal.spending.Spending`. The sums are in
+the name, so that one listing shows what all tasks have spent. A new entry is written before the old one is removed, and
+of several entries of a task the greatest counts.
+
+An entry repeats what the task's records and claims say. It is written after each paid sending, before the task may
+send again; if the process dies between record and entry, the task's next try mends the entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import re
+import time
+from collections.abc import Awaitable, Iterable
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepshi_provider.costs.sheet import UNNAMED, AtLeast, Doubt, Operation, Usd
+from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, StorageFailed
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.spending import Doubts, Spending, refusal
+from deepshi_provider.store.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Directory, in the connection's ``output_uri``, of all runs' entries.
+RUNS = "_deepshi_runs"
+#: Seconds for which a store that does not take an entry is tried again; the money itself is safe in the records.
+PATIENCE = 30.0
+
+_USD = r"(\d+(?:\.\d+)?)"
+_ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASCII)
+
+
+class HookPurchase(BaseModel):
+    """One request that a hook has sent in a task, and that was or may have been paid for.
+
+    :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
+    :param images: that came.
+    :param cost_usd: ``None`` if it is not known.
+    :param cost_is_complete: whether nothing beyond it can have been taken.
+    :param charged: ``unknown`` if the outcome is.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    model: str
+    price_class: str
+    images: int
+    cost_usd: Usd | None
+    cost_is_complete: bool = True
+    charged: Charged
+
+
+class RunEntry(BaseModel):
+    """What one task instance has told its run.
+
+    :param cost_usd: over all its tries, as far as the API reported it.
+    :param output_uri: where its records and claims lie.
+    :param purchase: what a hook has bought in the task, if the entry is about that; such an entry is its only record.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    owner: Owner
+    operation: Operation
+    cost_usd: Usd = Decimal(0)
+    output_uri: str
+    output_conn_id: str | None = None
+    purchase: HookPurchase | None = None
+
+
+class RunCosts:
+    """Tells the run what this task has paid, and asks what the other tasks have.
+
+    Without an ``output_uri`` of the connection it does nothing. Telling never fails the task.
+
+    :param entry: of this task; its cost is filled in.
+    :param store: the connection's ``output_uri``.
+    :param prices: what requests cost whose own cost is not known.
+    :ivar limit: USD that the run may spend; ``None`` for no limit.
+    :ivar spent: USD that this task instance has paid, as far as the API reported it.
+    """
+
+    def __init__(
+        self, entry: RunEntry, store: Store | None, *, limit: Decimal | None = None, prices: Prices | None = None
+    ) -> None:
+        self.limit = limit
+        self.spent = Decimal(0)
+        self._doubts = Doubts()
+        self._prices = prices
+        self._entry = entry
+        self._store = store
+        self._folder = f"{RUNS}/{entry.owner.run_key}"
+        self._begun = False
+        self._failure: DeepshiError | None = None
+        self._told: Spending | None = None
+        self._telling = asyncio.Lock()
+        self._listing = asyncio.Lock()
+        self._others = Spending()
+        self._listed_at = float("-inf")
+
+    async def begin(self, spent: Decimal | None, doubts: Iterable[Doubt] = ()) -> None:
+        """Tell what earlier tries have paid; only the first call counts. It also proves that the store takes entries.
+
+        Never raises: :meth:`others` does, if there is a limit.
+
+        :param doubts: their requests whose cost or outcome is not known.
+        """
+        if self._begun or self._store is None:
+            return
+        self._begun = True
+        self.spent = spent or Decimal(0)
+        self._doubts = Doubts(doubts)
+        try:
+            await in_time(self._write(self._store, await self._own()))
+        except DeepshiError as err:
+            log.warning("The run is not told what this task costs: %s", err)
+            self._failure = err
+
+    async def add(self, cost_usd: Decimal | None, price_class: str = "") -> None:
+        """Tell of one request that was or may have been paid for; return when it is told. Never raises.
+
+        :param cost_usd: ``None`` if that is not known.
+        """
+        self.spent += cost_usd or Decimal(0)
+        if cost_usd is None or isinstance(cost_usd, AtLeast):
+            self._doubts.add(Doubt(UNNAMED, "", price_class, cost_usd or Decimal(0)))
+        await self._tell()
+
+    async def correct(self, spent: Decimal | None) -> None:
+        """Tell what the records say in the end: a second process on this same job may have paid too. Never raises."""
+        self.spent = max(self.spent, spent or Decimal(0))
+        if self._begun:
+            await self._tell()
+
+    async def others(self) -> Spending:
+        """Return what the run's other tasks have spent; tasks that ask at one moment share one listing.
+
+        :raises StorageFailed: that is not known, which is never taken for "nothing".
+        """
+        if self._store is None or self._failure:
+            reason = self._failure.message if self._failure else "the connection has no output_uri"
+            raise StorageFailed(f"Not sent: what this DAG run has spent is not known ({reason})")
+        asked_at = time.monotonic()
+        async with self._listing:
+            if self._listed_at < asked_at:
+                begun = time.monotonic()
+                entries = _greatest(await self._store.list(self._folder))
+                entries.pop(self._entry.owner.task_key, None)
+                self._others = functools.reduce(Spending.plus, (spent for spent, _ in entries.values()), Spending())
+                self._listed_at = begun
+            return self._others
+
+    async def check(self, price_class: str) -> None:
+        """Make sure that the run may pay for one more request.
+
+        :raises BudgetExceeded: it may not.
+        :raises StorageFailed: what it has spent is not known.
+        """
+        if self.limit is None:
+            return
+        own = await self._own()
+        spent = (await self.others()).plus(own)
+        price = await self._prices.known(price_class) if self._prices else None
+        whose = f" by this DAG run, {own} of them by this task"
+        if refused := refusal("max_run_cost_usd", self.limit, spent, price, whose=whose):
+            raise BudgetExceeded(refused)
+
+    async def _own(self) -> Spending:
+        return await self._doubts.priced(self.spent, self._prices)
+
+    async def _tell(self) -> None:
+        async with self._telling:  # those who wait here are told of by the next one together
+            store = self._store
+            if store is None or self._failure:
+                return
+            own = await self._own()
+            if own == self._told:
+                return
+            try:
+                await in_time(store.patiently(lambda: self._write(store, own)))
+            except DeepshiError as err:
+                log.warning("The run is not told any further what this task costs: %s", err)
+                self._failure = err
+
+    async def _write(self, store: Store, spent: Spending) -> None:
+        entry = self._entry.model_copy(update={"cost_usd": spent.usd})
+        await store.write(self._name(spent), entry.model_dump_json().encode())
+        before, self._told = self._told, spent
+        if before is not None and self._name(before) != self._name(spent):
+            await store.remove(self._name(before))
+
+    def _name(self, spent: Spending) -> str:
+        doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
+        return f"{self._folder}/{self._entry.owner.task_key}.{spent.usd:f}{doubt}.json"
+
+
+async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
+    """Return what the tasks of a DAG run have spent.
+
+    :param store: the connection's ``output_uri``.
+
+    :raises StorageFailed: it cannot be read.
+    """
+    folder = f"{RUNS}/{run_key}"
+    names = [name for _, name in _greatest(await store.list(folder)).values()]
+    found = await asyncio.gather(*(store.read(f"{folder}/{name}") for name in names))
+    entries = []
+    for name, data in zip(names, found, strict=True):
+        try:
+            entries.append(RunEntry.model_validate_json(data or b""))
+        except ValidationError as err:
+            raise StorageFailed(f"{store.uri_of(f'{folder}/{name}')} cannot be read") from err
+    return entries
+
+
+async def in_time(telling: Awaitable[None]) -> None:
+    """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
+    try:
+        await asyncio.wait_for(telling, PATIENCE)
+    except asyncio.TimeoutError:
+        raise StorageFailed(f"The object store has not answered for {PATIENCE:g} s") from None
+
+
+def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:
+    """Return the greatest entry of each task, with the name of its object."""
+    entries: dict[str, tuple[Spending, str]] = {}
+    for name in listing:
+        if match := _ENTRY.fullmatch(name):
+            task_key, spent, possible, blind = match.groups()
+            entry = Spending(Decimal(spent), Decimal(possible or 0), int(blind or 0)), name
+            entries[task_key] = max(entry, entries.get(task_key, entry))
+    return entries

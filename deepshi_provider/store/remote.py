@@ -1,0 +1,234 @@
+"""Directories of object stores and file servers, through fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from deepshi_provider.store.directory import Directory
+
+_BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many uploads at once small
+_CHUNK = 256 * 1024
+
+
+class RemoteDirectory(Directory):
+    """A directory of a server that shows objects while they are written, such as SFTP or SMB.
+
+    See :class:`~deepshi_provider.store.directory.Directory`.
+
+    :param fs: an fsspec file system.
+    :param path: of the directory in it.
+    """
+
+    creates_once: bool | None = False
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._root = path.rstrip("/")
+
+    def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+        path = self._path(folder).rstrip("/")
+        self._fs.invalidate_cache(path)
+        try:
+            found = self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return
+        for entry in found:
+            name = entry["name"].rpartition("/")[2]
+            if entry["type"] == "file" and name.startswith(prefix):
+                yield name, entry.get("size") or 0
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._fs.cat_file(self._path(name)))
+        except FileNotFoundError as err:
+            _check_bucket(err)
+            return None
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        self._fs.invalidate_cache(path.rpartition("/")[0])
+        try:
+            return int(self._fs.info(path)["size"])
+        except FileNotFoundError as err:
+            _check_bucket(err)
+            return None
+
+    def modified(self, name: str) -> float:
+        path = self._path(name)
+        self._fs.invalidate_cache(path.rpartition("/")[0])
+        return float(self._fs.modified(path).timestamp())
+
+    def open(self, name: str) -> BinaryIO:
+        """See the interface.
+
+        Whoever has listed the directory before, in whichever part of this process, has left its lengths in a cache, and
+        s3fs would believe it: an object that is longer now would be cut, and a new one would not be there.
+        """
+        path = self._path(name)
+        self._fs.invalidate_cache(path.rpartition("/")[0])
+        file: BinaryIO = self._fs.open(path, "rb")
+        return file
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self._path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as err:
+            # Some servers' code for S3's "precondition failed" is not known to s3fs; a conflict is a race that is lost.
+            if _s3_code(err) in ("PreconditionFailed", "ConditionalRequestConflict"):
+                return False
+            if err.errno == errno.EINVAL and "condition" in str(err).lower():
+                return False
+            raise
+        return True
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        with self._temporary(path) as part:
+            self._fs.pipe_file(part, data)
+            self._fs.mv(part, path)
+
+    def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
+        path = self._path(name)
+        with self._temporary(path) as part:
+            self._copy(source, part)
+            self._fs.mv(part, path)
+
+    def remove(self, name: str) -> None:
+        try:
+            self._fs.rm_file(self._path(name))
+        except FileNotFoundError as err:
+            _check_bucket(err)
+
+    def unnamed_file(self) -> io.FileIO | None:
+        return None
+
+    def sign(self, name: str, seconds: int) -> str | None:
+        return None
+
+    def has_custom_endpoint(self) -> bool:
+        return False
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _temporary(self, path: str) -> Iterator[str]:
+        """Yield a temporary name in the same directory; what has it is removed if the block fails."""
+        part = f"{path}.{uuid.uuid4().hex}.part"
+        try:
+            yield part
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(part)
+            raise
+
+    def _copy(self, source: BinaryIO, path: str, **options: str) -> None:
+        # Not a "with" block: leaving it by an exception would commit the part that was written.
+        target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
+        try:
+            shutil.copyfileobj(source, target, _CHUNK)
+            target.close()
+        except BaseException:
+            self._abandon(target)
+            raise
+
+    def _abandon(self, target: Any) -> None:
+        with contextlib.suppress(Exception):  # a full disk takes no rest either
+            target.close()
+
+
+class ObjectDirectory(RemoteDirectory):
+    """A directory of an object store, which replaces an object at once: no reader sees a part of it.
+
+    :param content_type: name of the option by which the store takes an object's media type, if it does.
+    """
+
+    creates_once = None
+
+    def __init__(self, fs: Any, path: str, content_type: str | None = None) -> None:
+        super().__init__(fs, path)
+        self._content_type = content_type
+
+    def write(self, name: str, data: bytes) -> None:
+        self._fs.pipe_file(self._path(name), data)
+
+    def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
+        options = {self._content_type: media_type} if self._content_type else {}
+        self._copy(source, self._path(name), **options)
+
+    def sign(self, name: str, seconds: int) -> str | None:
+        try:
+            url = str(self._fs.sign(self._path(name), expiration=seconds))
+        except NotImplementedError:
+            return None
+        return url if "?" in url else None  # without credentials there is no signature
+
+    def _abandon(self, target: Any) -> None:
+        target.discard()
+        target.closed = True  # or its destructor would try to send the rest
+
+
+class S3Directory(ObjectDirectory):
+    """A directory of a bucket in S3, or of a server with its API."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        super().__init__(fs, path, content_type="ContentType")
+
+    def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+        """See the interface. Page by page: ``ls`` keeps 2 kB of each object until all are listed, and then a copy."""
+        bucket, key, _ = self._fs.split_path(self._path(folder).rstrip("/"))
+        start = f"{key}/{prefix}" if key else prefix
+        asked = {"Bucket": bucket, "Prefix": start, "Delimiter": "/", **self._fs.req_kw}
+        more: dict[str, str] = {}
+        while True:
+            page = self._fs.call_s3("list_objects_v2", **asked, **more)
+            for found in page.get("Contents", []):
+                yield found["Key"].rpartition("/")[2], found["Size"]
+            if not page.get("NextContinuationToken"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def sign(self, name: str, seconds: int) -> str | None:
+        """See the interface. botocore signs URLs by version 2 in the oldest regions, which new buckets refuse."""
+        fs = self._fs
+        config = {"signature_version": "s3v4", **(fs.storage_options.get("config_kwargs") or {})}
+        signing = type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config})
+        return ObjectDirectory(signing, self._root).sign(name, seconds)
+
+    def has_custom_endpoint(self) -> bool:
+        options = getattr(self._fs, "client_kwargs", None) or {}
+        by_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return bool(getattr(self._fs, "endpoint_url", None) or options.get("endpoint_url") or by_environment)
+
+
+def remote_directory(protocol: str, fs: Any, path: str) -> RemoteDirectory:
+    """Return a directory of a file system, by the protocol of its URI."""
+    if protocol in ("s3", "s3a"):
+        return S3Directory(fs, path)
+    if protocol in ("gs", "gcs"):
+        return ObjectDirectory(fs, path, content_type="content_type")
+    if protocol in ("abfs", "abfss", "az", "adl", "wasb", "wasbs"):
+        return ObjectDirectory(fs, path)
+    return RemoteDirectory(fs, path)
+
+
+def _check_bucket(err: FileNotFoundError) -> None:
+    """Raise an error again if it is about a bucket: only an object may be missing."""
+    if _s3_code(err) == "NoSuchBucket":
+        raise err
+
+
+def _s3_code(err: BaseException) -> str | None:
+    """Return the code by which an S3 server explained an error, if it did."""
+    response = getattr(err.__cause__, "response", None) or {}
+    code = response.get("Error", {}).get("Code")
+    return None if code is None else str(code)

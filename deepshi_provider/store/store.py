@@ -1,0 +1,306 @@
+"""Images, records and claims in a directory, local or of any object store.
+
+All methods of a store are coroutines:
+the work is done in threads of this module's own, because object stores block, also in their constructors.
+
+What an object store cannot do by itself is made up for:
+
+- only some stores replace an object at once; elsewhere (local files too) bytes go to a temporary name first;
+- some stores ignore that an object must not exist yet; there, who creates one waits and looks whose it is;
+- that an object or a local directory does not exist is an answer to a question, every other error, also that a bucket
+  does not exist, is :class:`StorageFailed`, never "there is none".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import io
+import logging
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar, cast
+
+import fsspec
+
+from deepshi_provider.api.texts import missing_support
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, StorageFailed
+from deepshi_provider.store.directory import Directory
+from deepshi_provider.store.local import LocalDirectory
+from deepshi_provider.store.locations import Location, checked
+from deepshi_provider.store.remote import remote_directory
+
+log = logging.getLogger(__name__)
+
+#: Directory, beside the images, of all that is not an image. Spark and Hive skip names that begin with ``_``.
+STATE = "_deepshi"
+#: Seconds that a process waits for others on a store that does not refuse to create an object twice.
+SETTLING = 3.0
+#: After payment a failing store is tried again for this long, in seconds.
+PATIENCE = 300.0
+
+#: Whether a server refuses to create an object that exists, by protocol, bucket and connection.
+_CREATES_ONCE: dict[tuple[str, str, str | None], bool] = {}
+_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
+#: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
+_UPLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-upload")
+
+Result = TypeVar("Result")
+#: Opens a remote directory: returns fsspec's file system and the path in it. Blocks.
+OpenRemote = Callable[[Location, "str | None"], "tuple[Any, str]"]
+
+
+async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS) -> Result:
+    """Run blocking work in this module's threads, so that it neither blocks the loop nor starves Airflow's threads."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
+
+
+class Store:
+    """One directory of an object store.
+
+    :param uri: local path or URI of the directory; ``s3://conn@bucket/key`` names its own connection.
+    :param conn_id: Airflow connection of the store; ``None`` uses the store's own defaults.
+    :param open_remote: opens the directory if it is not a local one.
+    :param patience: seconds for which :meth:`patiently` goes on.
+    :ivar uri: the directory's URI, without any connection id.
+    :raises InvalidRequest: the URI does not name the same directory for all programs.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        conn_id: str | None = None,
+        *,
+        open_remote: OpenRemote | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.location = checked(uri)
+        self.protocol = self.location.protocol
+        self.uri = self.location.uri
+        self.conn_id = self.location.conn_id or conn_id
+        self._patience = patience
+        self._server = self.protocol, self.location.bucket, self.conn_id
+        self._open_remote = open_remote or with_fsspec
+        self._opened: Directory | None = None
+        self._files: Callable[[], io.FileIO | None] | None = None
+        self._knows_files = False
+
+    def uri_of(self, name: str) -> str:
+        """Return the URI of an object in this directory, without any connection id."""
+        return f"{self.uri}/{name}"
+
+    async def list(self, folder: str = STATE) -> dict[str, int]:
+        """Return names and lengths (bytes) of the objects in a folder, fresh from the store; empty if there is none."""
+        return await self.scan(dict, folder)
+
+    async def scan(
+        self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE, prefix: str = ""
+    ) -> Result:
+        """Return what ``take`` makes, in a thread, of what :meth:`list` returns, without having it all in memory.
+
+        :param prefix: only the objects whose names begin with it.
+        """
+        return await self._run(f"list {folder!r}", lambda: take(self._directory.names(folder, prefix)))
+
+    async def read(self, name: str) -> bytes | None:
+        """Return a small object, or ``None`` if there is none."""
+        return await self._run(f"read {name!r}", lambda: self._directory.read(name))
+
+    async def size(self, name: str) -> int | None:
+        """Return the length of an object in bytes, or ``None`` if there is none."""
+        return await self._run(f"look for {name!r}", lambda: self._directory.size(name))
+
+    async def age(self, name: str) -> float:
+        """Return how many seconds ago an object was written, by the store's own clock.
+
+        It writes a small object to see that clock, and removes it.
+
+        :raises StorageFailed: also if the store does not show when objects were written.
+        """
+        return await self._run(f"find the age of {name!r}", self._age, name)
+
+    async def process(self, name: str, work: Callable[[BinaryIO], Result]) -> Result:
+        """Return what ``work`` makes of an object, opened as a binary file in a thread."""
+
+        def opened() -> Result:
+            with self._directory.open(name) as file:
+                return work(file)
+
+        return await self._run(f"read {name!r}", opened)
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Write an object that does not exist yet; return whether it holds this call's data.
+
+        The server's word is not enough: the object is read back. A client may also have sent twice, because an answer
+        was lost, and then be refused its own object.
+
+        :raises StorageFailed: the server says that it took the object, and does not have it.
+        """
+        creates_once = await self._creates_once()
+        asked_at = time.monotonic()
+        if not creates_once and (found := await self.read(name)) is not None:
+            return found == data
+        made = await self._run(f"create {name!r}", lambda: self._directory.create(name, data))
+        if creates_once is None:  # a second time: a server that takes it again does not look whether there is one
+            again = made and await self._run(f"create {name!r}", lambda: self._directory.create(name, data))
+            creates_once = not again
+            self._learn(creates_once)
+        if made and not creates_once:
+            # Those who saw no object have written theirs when this is over, and the last of them has created it.
+            if time.monotonic() - asked_at > SETTLING - 0.5:
+                return False  # too late: another one may have been sure of its own before
+            await asyncio.sleep(SETTLING)
+        found = await self.read(name)
+        if found is None and made:
+            raise StorageFailed(f"{self.uri_of(name)} contradicts itself: it was created, and is not there")
+        return found == data
+
+    async def _creates_once(self) -> bool | None:
+        """Return whether the store refuses to create an object that exists; ``None`` if that is not known yet."""
+        opened = self._opened
+        directory = await self._run("open the store", lambda: self._directory) if opened is None else opened
+        return _CREATES_ONCE.get(self._server) if directory.creates_once is None else directory.creates_once
+
+    def _learn(self, creates_once: bool) -> None:
+        _CREATES_ONCE[self._server] = creates_once
+        if not creates_once:
+            log.warning(
+                "The store of %s ignores If-None-Match, so each claim takes %g s longer; see 'Stores that are weaker' "
+                "in the documentation",
+                self.uri,
+                SETTLING,
+            )
+
+    async def write(self, name: str, data: bytes, *, threads: ThreadPoolExecutor = _THREADS) -> None:
+        """Write a small object whole, so that no reader sees a part of it.
+
+        :param threads: to do it in.
+        """
+        await self._run(f"write {name!r}", lambda: self._directory.write(name, data), threads=threads)
+
+    async def sign(self, name: str, seconds: int) -> str | None:
+        """Return a URL by which anyone can read an object for some time; ``None`` if the store makes none."""
+        return await self._run(f"sign a URL of {name!r}", lambda: self._directory.sign(name, seconds))
+
+    async def has_custom_endpoint(self) -> bool:
+        """Return whether this is a store with the API of S3, but not Amazon's."""
+        return await self._run("find the server", lambda: self._directory.has_custom_endpoint())
+
+    async def check(self) -> None:
+        """Make sure that Airflow can open such a store at all; asks the store nothing.
+
+        :raises InvalidConnection: its connection is not defined, or a package is missing.
+        """
+        await self._run("open the store", lambda: self._directory)
+
+    async def remove(self, name: str) -> None:
+        """Delete an object; it is no error if there is none."""
+        await self._run(f"delete {name!r}", lambda: self._directory.remove(name))
+
+    async def files(self) -> Callable[[], io.FileIO | None] | None:
+        """Return what opens unnamed files in this directory, which :meth:`publish` puts in place without a copy.
+
+        ``None`` where there are none: not on this machine, or a file system without them, such as NFS. What it returns
+        is quick, so that a coroutine may call it, and gives ``None`` if it fails.
+        """
+        if not self._knows_files:
+            self._files = await in_thread(self._find_files)
+            self._knows_files = True
+        return self._files
+
+    async def publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
+        """Put an image in place, so that no reader sees a part of it.
+
+        :param open_source: returns the image at its beginning; called in a thread.
+        """
+        await self._run(f"store {name!r}", self._publish, name, open_source, media_type, threads=_UPLOADS)
+
+    async def write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
+        """Write an object of any length whole.
+
+        :param fill: writes the object's bytes to a local file; called in a thread.
+        """
+        await self._run(f"write {name!r}", self._write_file, name, fill, media_type)
+
+    async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images.
+
+        By hand, since this is asked several times for each image: tenacity leaves cycles of 40 objects each time, which
+        wait for the garbage collector, a full one if they are in use when it comes by.
+        """
+        ends_at = time.monotonic() + self._patience
+        longest = 0.5
+        while True:
+            try:
+                return await work()
+            except StorageFailed as err:
+                if time.monotonic() >= ends_at:
+                    raise
+                pause = random.uniform(0, longest)  # noqa: S311 -- spreads load, keeps no secret
+                log.warning("%s; trying again in %.1f s", err, pause)
+            await asyncio.sleep(pause)
+            longest = min(10.0, 2 * longest)
+
+    async def _run(
+        self, what: str, work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS
+    ) -> Result:
+        try:
+            return await in_thread(work, *args, threads=threads)
+        except DeepshiError:
+            raise
+        except Exception as err:  # every object store raises errors of its own kind; this is where they enter
+            if hint := missing_support(self.uri, err):
+                raise InvalidConnection(f"{self.uri}: {hint}") from err
+            raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err
+
+    def _age(self, name: str) -> float:
+        now = f"{STATE}/{uuid.uuid4().hex}.clock.json"
+        self._directory.write(now, b"{}")
+        try:
+            return self._directory.modified(now) - self._directory.modified(name)
+        finally:
+            self._directory.remove(now)
+
+    @property
+    def _directory(self) -> Directory:
+        """The directory, opened at its first use, in a thread: object stores block in their constructors."""
+        if self._opened is None:
+            if self.location.protocol == "file":
+                self._opened = LocalDirectory(f"/{self.location.path}")
+            else:
+                fs, path = self._open_remote(self.location, self.conn_id)
+                self._opened = remote_directory(self.location.protocol, fs, path)
+        return self._opened
+
+    def _publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
+        with open_source() as source:
+            self._directory.publish(name, source, media_type)
+
+    def _find_files(self) -> Callable[[], io.FileIO | None] | None:
+        probe = self._directory.unnamed_file()
+        if probe is None:
+            return None
+        probe.close()
+        return self._directory.unnamed_file
+
+    def _write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
+        with tempfile.NamedTemporaryFile(prefix="deepshi-") as file:
+            fill(cast(BinaryIO, file))
+            file.flush()
+            self._publish(name, lambda: open(file.name, "rb"), media_type)  # noqa: SIM115 -- _publish closes it
+
+
+def with_fsspec(location: Location, conn_id: str | None) -> tuple[Any, str]:
+    """Open a remote directory with the credentials that its file system finds in the environment.
+
+    :raises InvalidConnection: a connection is named; only Airflow has these.
+    """
+    if conn_id:
+        raise InvalidConnection(f"The connection {conn_id!r} of the object store is not known outside of Airflow")
+    fs, path = fsspec.core.url_to_fs(location.uri)
+    return fs, str(path)

@@ -1,0 +1,50 @@
+"""Where directories and objects come from: what the adapters hand in to everything below them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from deepshi_provider.store.local import LocalDirectory
+from deepshi_provider.store.locations import Location, split
+from deepshi_provider.store.remote import remote_directory
+from deepshi_provider.store.store import PATIENCE, OpenRemote, Store, with_fsspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """Opens directories and objects, local ones by the operating system and others as its user says.
+
+    :param open_remote: opens a remote directory; by default with fsspec and the environment's credentials.
+    """
+
+    open_remote: OpenRemote = with_fsspec
+
+    def at(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> Store:
+        """Return the store of a directory.
+
+        :raises InvalidRequest: the URI does not name the same directory for all programs.
+        """
+        return Store(uri, conn_id, open_remote=self.open_remote, patience=patience)
+
+    def object_at(self, uri: str, conn_id: str | None = None) -> tuple[Store, str]:
+        """Return the store of an object's directory, and the object's name in it.
+
+        :raises InvalidRequest: the URI does not name the same object for all programs.
+        """
+        folder, name = split(uri)
+        return self.at(folder, conn_id), name
+
+    def open(self, location: Location, conn_id: str | None = None) -> BinaryIO:
+        """Open any object to read it, as it is now, also one whose URI :meth:`object_at` refuses. Blocks.
+
+        :raises FileNotFoundError: there is none.
+        """
+        folder, _, name = location.path.rpartition("/")
+        if not name:
+            raise FileNotFoundError(location.uri)
+        if location.protocol == "file":
+            return LocalDirectory(f"/{folder}").open(name)
+        fs, path = self.open_remote(location, location.conn_id or conn_id)
+        directory = remote_directory(location.protocol, fs, path.rpartition("/")[0])
+        return directory.open(path.rpartition("/")[2])
