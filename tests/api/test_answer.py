@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -320,7 +321,7 @@ def test_an_answer_without_image_is_charged_by_what_it_says(document: Any, charg
 @pytest.mark.parametrize("size", [100_000, 100_001])
 def test_an_image_over_the_limit_is_cut(content_type: str, size: int) -> None:
     files = wire.open_files()
-    image = (PNG[:-12] + bytes(size))[: size - 12] + PNG[-12:]
+    image = wire.padded(size)
     body = answer_text(image) if content_type == JSON else event(completed(image))
     if size == 100_000:
         assert one(receive(body, content_type, image_limit=100_000)) == image
@@ -334,7 +335,7 @@ def test_an_image_over_the_limit_is_cut(content_type: str, size: int) -> None:
 
 def test_large_images_leave_no_file_open() -> None:
     files = wire.open_files()
-    image = PNG[:-12] + bytes(200_000) + PNG[-12:]
+    image = wire.padded(200_000)
     assert receive(answer_text(image, image), wanted=2).pictures == [image, image]
     assert receive(answer_text(image, image[:-12]), wanted=2).pictures == [image]
     error_of(answer_text(image[:-12], image[:-12]), wanted=2)
@@ -418,11 +419,13 @@ def test_messages_are_bounded() -> None:
 
 
 def huge_image(digest: Any) -> Iterator[bytes]:
-    """Base64 text of a PNG of 64 MiB, in pieces of 64 KiB."""
+    """Base64 text of a PNG of 64 MiB, most of it one ancillary chunk, in pieces of 64 KiB."""
     block = bytes(range(256)) * 192
-    for number in range(64 * MIB // len(block) + 1):
-        raw = PNG[:-12] + block[len(PNG) - 12 :] if number == 0 else block
-        if number == 64 * MIB // len(block):
+    count = 64 * MIB // len(block) + 1
+    begin = PNG[:-12] + struct.pack(">I", count * len(block) - len(PNG) - 12) + b"paDd"
+    for number in range(count):
+        raw = begin + block[len(begin) :] if number == 0 else block
+        if number == count - 1:
             raw = block[:-12] + PNG[-12:]
         digest.update(raw)
         yield base64.b64encode(raw)
@@ -455,7 +458,7 @@ def _kib(unit: bytes, kib: int = 64) -> bytes:
     return unit * (kib * 1024 // len(unit))
 
 
-PREVIEW = event({"b64_json": wire.text_of(PNG[:-12] + bytes(60_000) + PNG[-12:])}, "image_generation.partial_image")
+PREVIEW = event({"b64_json": wire.text_of(wire.padded(60_000))}, "image_generation.partial_image")
 
 ENDLESS: list[tuple[str, str, bytes, bytes, int, type[DeepshiError]]] = [
     ("string", JSON, b'{"a": "', _kib(b"x"), 1024, InvalidResponse),
@@ -525,7 +528,7 @@ def test_what_never_ends_is_kept_below_1_mib(
     ids=range(11),
 )
 def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
-    image = PNG[:-12] + bytes(40_000) + PNG[-12:]
+    image = wire.padded(40_000)
     data = ",".join(f'{{"b64_json": "{wire.text_of(image)}"}}' for _ in range(2))
     body = f'{{{odd}, "data": [{data}]}}'.encode()
     pieces = [body[at : at + 65536] for at in range(0, len(body), 65536)]
@@ -549,7 +552,7 @@ import resource, signal, sys
 from deepshi_provider.exceptions import DeepshiError
 from tests.api import wire
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-image = wire.picture()[:-12] + bytes(300_000) + wire.picture()[-12:]
+image = wire.padded(300_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 error = wire.error_of(wire.answer_text(image))
 print(type(error).__name__, error.charged)

@@ -8,7 +8,9 @@ import gc
 import io
 import json
 import random
+import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -41,6 +43,13 @@ def picture(kind: str = "PNG", width: int = 3, height: int = 2) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 40)).save(file, kind)
     return file.getvalue()
+
+
+def padded(size_bytes: int) -> bytes:
+    """A small PNG that an ancillary chunk makes as long as that."""
+    image, length = picture(), size_bytes - len(picture()) - 12
+    chunk = b"paDd" + bytes(length)
+    return image[:-12] + struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk)) + image[-12:]
 
 
 def text_of(image: bytes) -> str:
