@@ -24,7 +24,7 @@ from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import Observed
-from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited, TimedOut
+from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,9 @@ class Client:
             while True:
                 attempt += 1
                 sent_at = await self._pace.turn() if self._pace else 0.0
+                exchange = Exchange(client, request, inputs, new_file)
                 try:
                     with Observed(request, settings.base_url) as observed:
-                        exchange = Exchange(client, request, inputs, new_file)
                         remaining = None if ends_at is None else ends_at - time.monotonic()
                         received = observed.received(await exchange.run(remaining))
                     if self._pace:
@@ -119,7 +119,7 @@ class Client:
                     return self._result(received, sends + 1)
                 except DeepshiError as raised:
                     error = self._redacted(raised)
-                    sends += not isinstance(error, ConnectionFailed | TimedOut)
+                    sends += exchange.was_sent
                     error.sends = sends
                     paced = self._pace is not None and isinstance(error, RateLimited)
                     attempt -= paced

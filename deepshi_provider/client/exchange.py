@@ -59,6 +59,11 @@ class Exchange:
         self._response: httpx.Response | None = None
         self._departure = _Departure()
 
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request may have left this machine."""
+        return self._departure.begun
+
     async def run(self, timeout: float | None) -> Received:
         """Return the answer; every way in which this can end is a result or a :class:`DeepshiError`.
 

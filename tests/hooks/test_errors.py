@@ -22,6 +22,7 @@ from deepshi_provider.exceptions import (
     ContentRefused,
     DeepshiError,
     InsufficientQuota,
+    InvalidConnection,
     InvalidRequest,
     InvalidResponse,
     OutcomeUnknown,
@@ -32,6 +33,7 @@ from deepshi_provider.exceptions import (
     TimedOut,
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from tests.hooks.answering import Answer, answering
 from tests.hooks.conftest import Connect, LogLines
 from tests.hooks.wire import KEY, Wire, boat, wait_until
 from tests.services.processes import free_ports
@@ -95,6 +97,25 @@ ROWS = {
     "503, too long": Row(
         kind=ServerFailed, status=503, code="service_unavailable", fault={"retry_after": 9}, retry_after=9
     ),
+    "proxy's password": Row(kind=InvalidConnection, status=407, code=None, fault={"body": "html"}),
+    "request timeout": Row(kind=OutcomeUnknown, status=408, code="request_timeout", charged="unknown"),
+    "request timeout, html": Row(kind=OutcomeUnknown, status=408, code=None, charged="unknown", fault={"body": "html"}),
+    "conflict": Row(kind=ServerFailed, status=409, code="conflict", posts=ALL_TRIES),
+    "conflict, too long": Row(kind=ServerFailed, status=409, code="conflict", fault={"retry_after": 9}, retry_after=9),
+    "too early": Row(kind=ServerFailed, status=425, code="too_early", posts=ALL_TRIES),
+    "client gone": Row(kind=OutcomeUnknown, status=499, code="client_closed_request", charged="unknown"),
+    "client gone, empty": Row(kind=OutcomeUnknown, status=499, code=None, charged="unknown", fault={"body": "empty"}),
+    "out of credits, as 400": Row(kind=InsufficientQuota, status=400, code="billing_hard_limit_reached"),
+    "out of credits, as 403": Row(kind=InsufficientQuota, status=403, code="billingHardLimitReached"),
+    "out of credits, as 429": Row(kind=InsufficientQuota, status=429, code="insufficient_quota"),
+    "content filter": Row(kind=ContentRefused, status=400, code="content_filter"),
+    "content filter, one word": Row(kind=ContentRefused, status=400, code="contentFilter"),
+    "content filter, as 403": Row(kind=ContentRefused, status=403, code="ContentFilter"),
+    "code 402": Row(kind=InsufficientQuota, status=400, code="402"),
+    "code 408": Row(kind=OutcomeUnknown, status=400, code="408", charged="unknown"),
+    "code 409": Row(kind=ServerFailed, status=400, code="409", posts=ALL_TRIES),
+    "code 429": Row(kind=RateLimited, status=400, code="429", posts=ALL_TRIES),
+    "code 499": Row(kind=OutcomeUnknown, status=400, code="499", charged="unknown"),
     "504": Row(kind=OutcomeUnknown, status=504, code="gateway_timeout", charged="unknown"),
     "504, html": Row(kind=OutcomeUnknown, status=504, code=None, charged="unknown", fault={"body": "html"}),
     "524": Row(kind=OutcomeUnknown, status=524, code="origin_timeout", charged="unknown"),
@@ -121,6 +142,58 @@ def test_each_status_is_one_exception_and_says_what_was_paid(
     if row.fault.get("body") is None and not row.request:
         assert error.message.endswith("The server said: Incorrect API key provided: ***")
     assert KEY not in f"{error} {error!r} {error.as_data()}"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.status == 400], ids=lambda row: row.code)
+def test_only_a_request_that_is_at_fault_is_to_be_changed(emulator: Emulator, connect: Connect, row: Row) -> None:
+    emulator.fault("status", status=400, code=row.code)
+    with pytest.raises(DeepshiError) as caught:
+        connect(max_retries=0).generate(boat())
+    assert ("change" in caught.value.message) == (row.kind in (InvalidRequest, ContentRefused))
+    assert emulator.stats()["posts"] == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """What must come of an error inside of an answer with status 200."""
+
+    kind: type[DeepshiError]
+    charged: Charged = "no"
+    posts: int = 1
+
+
+REPORTED: dict[str | int, Reported] = {
+    "429": Reported(kind=RateLimited, posts=ALL_TRIES),
+    429: Reported(kind=RateLimited, posts=ALL_TRIES),
+    "402": Reported(kind=InsufficientQuota),
+    "billing_hard_limit_reached": Reported(kind=InsufficientQuota),
+    "contentFilter": Reported(kind=ContentRefused),
+    "content_filter": Reported(kind=ContentRefused),
+    "409": Reported(kind=ServerFailed, posts=ALL_TRIES),
+    425: Reported(kind=ServerFailed, posts=ALL_TRIES),
+    "408": Reported(kind=OutcomeUnknown, charged="unknown"),
+    499: Reported(kind=OutcomeUnknown, charged="unknown"),
+    "request_timeout": Reported(kind=OutcomeUnknown, charged="unknown"),
+    "407": Reported(kind=ServerFailed, charged="unknown"),
+    "500": Reported(kind=ServerFailed, charged="unknown"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize(("code", "row"), REPORTED.items(), ids=map(repr, REPORTED))
+def test_a_code_inside_of_an_answer_means_what_the_status_would(
+    monkeypatch: pytest.MonkeyPatch, code: str | int, row: Reported, stream: bool
+) -> None:
+    body = json.dumps({"error": {"message": "no", "code": code}}).encode()
+    if stream:
+        body = b"event: error\ndata: " + body + b"\n\n"
+    with answering(Answer(body=body)) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json(max_retries=ALL_TRIES - 1))
+        with pytest.raises(DeepshiError) as caught:
+            DeepshiHook().generate(boat(stream=stream))
+    error = caught.value
+    assert (type(error), error.code, error.charged) == (row.kind, str(code), row.charged)
+    assert error.sends == row.posts == server.posts
 
 
 def test_retry_after_may_be_a_date_in_the_future(emulator: Emulator, hook: DeepshiHook) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import ConnectionFailed, TimedOut
+from deepshi_provider.exceptions import ConnectionFailed, InvalidConnection, TimedOut
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.hooks.test_transport import failure
-from tests.hooks.wire import Answer, Wire, boat, http_proxy, relay_to, resets, serving
+from tests.hooks.wire import Answer, Wire, boat, http_proxy, read_request, relay_to, resets, serving
 from tests.services.authority import Authority
 
 pytestmark = pytest.mark.parametrize("scheme", ["https"])
@@ -59,6 +59,37 @@ def test_tunnel_that_is_not_made_was_free(wire: Wire, misbehaves: Answer) -> Non
         wire.connect_to("https://api.example", proxy=proxy, max_retries=1, max_retry_wait=0.01)
         error = failure()
     assert (type(error), error.charged, error.sends) == (ConnectionFailed, "no", 0)
+
+
+@pytest.mark.parametrize("header", [b"", b"Proxy-Authenticate: Basic realm=proxy\r\n"], ids=["bare", "basic"])
+def test_tunnel_that_needs_a_password_was_free_and_is_not_asked_for_again(wire: Wire, header: bytes) -> None:
+    asked = []
+
+    def asks_who_it_is(client: socket.socket) -> None:
+        asked.append(client)
+        client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n" + header + b"content-length: 0\r\n\r\n")
+
+    with proxy_that(asks_who_it_is) as proxy:
+        wire.connect_to("https://api.example", proxy=proxy, max_retries=3, max_retry_wait=0.01)
+        error = failure()
+    assert (type(error), error.charged, error.sends, error.retryable) == (InvalidConnection, "no", 0, False)
+    assert "The proxy asks for a name and a password, and nothing was sent" in error.message
+    assert len(asked) == 1
+
+
+def test_proxy_that_needs_a_password_for_a_plain_request_was_free(wire: Wire) -> None:
+    heads: list[bytes] = []
+
+    def asks_who_it_is(client: socket.socket) -> None:
+        heads.append(read_request(client))
+        client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+
+    with serving(asks_who_it_is) as port:
+        wire.connect_to("http://api.example", proxy=f"http://127.0.0.1:{port}", max_retries=3, max_retry_wait=0.01)
+        error = failure()
+    assert (type(error), error.charged, error.status_code) == (InvalidConnection, "no", 407)
+    assert "put them into the proxy's URL" in error.message
+    assert [head.split(b" ")[0] for head in heads] == [b"POST"]
 
 
 def test_tunnel_that_is_not_answered_was_free(wire: Wire) -> None:
