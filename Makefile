@@ -66,7 +66,7 @@ test: programs lint docs  ## what must pass: lint, docs and all tests
 # Before Python 3.14, measuring branches makes tests that feed byte by byte many times slower.
 .PHONY: coverage
 coverage: programs  ## all tests with branch coverage; slow before Python 3.14
-	$(BIN)/python -m pytest --cov --timeout 600 $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest --cov --timeout 900 $(PARALLEL) $(ARGS)
 
 .PHONY: programs
 programs: $(INSTALLED)  ## find or install what the tests need besides Python: Chromium, nginx, Node.js

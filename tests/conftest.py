@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _HOME = tempfile.TemporaryDirectory(prefix="deepshi-tests-")
@@ -25,6 +26,12 @@ os.environ |= {
 
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"airflow", "observed", "running_world", "site"})
+
+# A busy machine is no fault of the code: no deadline, no complaint about slow examples.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.places import local, new_place, place, s3_place  # noqa: E402

@@ -126,6 +126,7 @@ def test_airflow_knows_the_hook(form: dict[str, Any]) -> None:
     } | {name: form["hook"][name] for name in form["hook"] if name == "dialects"}
 
 
+@pytest.mark.slow
 def test_form_shows_what_a_connection_needs(form: dict[str, Any]) -> None:
     standard = form["meta"]["standard_fields"]
     assert standard["password"] == {"hidden": False, "title": "API key", "placeholder": "sk-bf-…"}

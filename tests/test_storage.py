@@ -117,6 +117,7 @@ async def test_source_that_fails_publishes_nothing_and_keeps_what_was_there(plac
     assert place.read("image-0.png") == b"the first"
 
 
+@pytest.mark.slow
 async def test_readers_see_whole_images_only(place: Place) -> None:
     """Readers open the image again and again while it is replaced by others of the same length."""
     length = 32 * 2**20

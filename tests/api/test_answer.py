@@ -431,6 +431,7 @@ def huge_image(digest: Any) -> Iterator[bytes]:
         yield base64.b64encode(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content_type", [JSON, SSE])
 def test_an_image_of_64_mib_takes_less_than_1_mib(content_type: str) -> None:
     sent = hashlib.sha256()
@@ -546,6 +547,7 @@ def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
     assert peak < MIB
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_deepshi_error() -> None:
     program = """
 import resource, signal, sys

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -32,8 +32,7 @@ JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 MIB = 2**20
 
-# A busy machine is no fault of the code: no deadline, no complaint about slow examples.
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=40)
 THOROUGH = settings(QUICK, max_examples=80)
 
 

@@ -55,6 +55,7 @@ def test_the_limit_holds_with_many_in_flight(emulator: Emulator, local: Place, r
     assert taken(emulator) == Decimal("1.56") == cost_of(lines_of(local))
 
 
+@pytest.mark.slow
 def test_rows_that_cost_nothing_are_done_beyond_the_limit(emulator: Emulator, local: Place) -> None:
     rows = rows_of(30)
     result_of(batch(local, rows[10:]))

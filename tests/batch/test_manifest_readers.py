@@ -12,6 +12,8 @@ import pytest
 from deepshi_provider.batch.row_results import EMPTY_LINE
 from deepshi_provider.batch.row_table import RowTable
 
+pytestmark = pytest.mark.slow
+
 ROWS = 30_000
 #: DuckDB guesses types from so many lines.
 SAMPLE = 20_480

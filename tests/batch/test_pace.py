@@ -14,7 +14,7 @@ from tests.places import Place
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_a_rate_limit_slows_the_batch_down_together(emulator: Emulator, local: Place) -> None:
     emulator.settings(rate_limit=5)
     value = result_of(batch(local, rows_of(100), max_concurrency=50))

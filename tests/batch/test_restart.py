@@ -174,7 +174,7 @@ def seed(place: Place, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("file", 10_000), pytest.param("s3", 500, marks=pytest.mark.s3)])
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_rows_that_are_done_cost_nothing(
     emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int
 ) -> None:
@@ -206,7 +206,7 @@ def test_rows_that_are_done_cost_nothing(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_large_file_of_rows_takes_no_more_memory(
     emulator: Emulator, local: Place, tmp_path: Path, ending: str
 ) -> None:

@@ -19,7 +19,7 @@ from deepshi_provider.emulator.testing import Emulator
 from tests.places import LocalPlace
 from tests.services.airflow_programs import call, environment
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

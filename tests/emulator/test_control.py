@@ -215,6 +215,7 @@ def test_log_has_one_line_per_request_and_never_the_key(emulator: Emulator, clie
     assert "Traceback" not in emulator.log()
 
 
+@pytest.mark.slow
 def test_help_names_every_option() -> None:
     command = [sys.executable, "-m", "deepshi_provider.emulator"]
     help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
@@ -224,6 +225,7 @@ def test_help_names_every_option() -> None:
     assert wrong.returncode == 2
 
 
+@pytest.mark.slow
 def test_ready_lines_name_address_key_and_connection() -> None:
     arguments = ["--port", "0", "--api-key", "sk-bf-mine"]
     command = [sys.executable, "-m", "deepshi_provider.emulator", *arguments]
@@ -240,6 +242,7 @@ def test_ready_lines_name_address_key_and_connection() -> None:
     assert json.loads(value.strip("'")) == connection
 
 
+@pytest.mark.slow
 def test_emulator_ends_with_its_block_and_says_why_it_did_not_start(emulator: Emulator) -> None:
     with Emulator(api_key="sk-bf-second") as second:
         assert second.stats() == NOTHING

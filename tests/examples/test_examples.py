@@ -20,7 +20,7 @@ from PIL import Image
 from dags_examples.catalog_incremental import PRODUCTS
 from tests.examples.conftest import ROOT, RUNS, SHOP, Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_all_of_them_succeed(runs: Runs) -> None:

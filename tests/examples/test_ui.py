@@ -20,7 +20,7 @@ def free_port() -> int:
 
 @pytest.mark.airflow
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_airflow_of_make_ui_listens_on_this_machine_only(tmp_path: Path) -> None:
     with (
         Emulator() as emulator,

@@ -102,6 +102,7 @@ async def _three_large_answers(hook: DeepshiHook) -> None:
             result.close()
 
 
+@pytest.mark.slow
 def test_large_answers_do_not_block_the_event_loop(emulator: Emulator, hook: DeepshiHook) -> None:
     """No callback takes a third of the time of a whole answer: answers are read in pieces."""
     emulator.settings(picture_bytes=32 * MIB)
@@ -132,6 +133,7 @@ def test_nothing_stays_open(emulator: Emulator, hook: DeepshiHook) -> None:
     assert open_files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_memory_stays_flat_for_a_large_image(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
     hook.generate(boat()).close()  # what is imported or made once

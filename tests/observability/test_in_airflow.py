@@ -22,7 +22,7 @@ from tests.services.processes import wait_for
 from tests.services.seaweedfs import SeaweedFS
 from tests.services.statsd import StatsD
 
-pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 SCHEMA = HERE.parents[1] / "docs" / "schemas" / "DeepshiImagesRunFacet.json"
@@ -69,7 +69,7 @@ class Observed:
             name = f"{DAG_ID}.{task_id}"
             return next((e for e in events if e["job"]["name"] == name and e["eventType"] == kind), None)
 
-        return wait_for(f"the event {kind} of {task_id}", 30, found)
+        return wait_for(f"the event {kind} of {task_id}", 180, found)
 
     def facet(self, task_id: str, kind: str = "COMPLETE") -> Json:
         facet: Json = self.event(task_id, kind)["run"]["facets"]["deepshi_images"]

@@ -78,7 +78,9 @@ def test_any_text_is_a_path_or_an_invalid_request(text: str) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda v: st.lists(v, max_size=2) | st.dictionaries(st.text(), v, max_size=2),
+        max_leaves=3,
     )
 )
 def test_blank_is_nothing_but_no_value(value: Any) -> None:

@@ -312,6 +312,7 @@ def test_manifest_says_what_the_xcom_says(emulator: Emulator, place: Place) -> N
     assert emulator.api_key not in str(said)
 
 
+@pytest.mark.slow
 def test_images_of_32_mib_are_stored_whole(emulator: Emulator, local: Place) -> None:
     emulator.settings(picture_bytes=32 * 2**20)
     (image,) = run_try(at(local)).xcoms["return_value"]["images"]

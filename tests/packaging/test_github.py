@@ -123,6 +123,7 @@ def test_a_tag_must_name_the_version() -> None:
     assert (check(f"v{__version__}"), check(__version__), check("")) == (0, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "pattern"),
     [

@@ -11,7 +11,7 @@ import pytest
 from deepshi_provider.api.media import identify
 from tests.plugins.site import PREFIX, Site, sheet
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 ROUTES = ["/", "/page/costs.js", "/page/costs.css", "/data", "/gallery", "/image?dag_id=a&run_id=b&task_id=c&number=0"]
 

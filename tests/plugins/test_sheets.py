@@ -13,7 +13,7 @@ from deepshi_provider.plugins.costs.access import XComModel
 from deepshi_provider.plugins.costs.sheets import Scope
 from tests.plugins.site import Site
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(

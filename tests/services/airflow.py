@@ -43,7 +43,7 @@ class Airflow(AirflowApi):
     :param parallelism: Number of tasks that run at once, each about 100 MB while it does.
     """
 
-    start_timeout = 60.0
+    start_timeout = 180.0
     """Seconds that migration, and then the start of all processes, may take."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Airflow(AirflowApi):
         return triggerer
 
     def triggerer_of(
-        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 30
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 180
     ) -> Triggerer:
         """Return the triggerer that a deferred task's trigger was given to."""
 

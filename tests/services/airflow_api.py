@@ -68,7 +68,7 @@ class AirflowApi:
         """Let the scheduler run a DAG; new DAGs of a test Airflow are not paused."""
         self.request("PATCH", f"/dags/{quote(dag_id)}", json={"is_paused": False})
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 30) -> None:
+    def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
         """Wait until runs of a DAG can be triggered; import errors of any file raise."""
 
         def serialized() -> bool:
@@ -91,7 +91,7 @@ class AirflowApi:
         run = self.request("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)
         return str(run.json()["dag_run_id"])
 
-    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 60) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
         """Return ``success`` or ``failed``."""
 
         def state() -> str | None:
@@ -123,7 +123,7 @@ class AirflowApi:
         run_id: str,
         task_id: str,
         states: Collection[str],
-        timeout: float = 60,
+        timeout: float = 180,
         map_index: int = -1,
     ) -> Json:
         """Return the task instance when its state is one of ``states``."""

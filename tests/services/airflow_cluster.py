@@ -34,8 +34,6 @@ class AirflowCluster(Airflow):
     :raises MissingProgram: the dependency group ``cluster`` is not installed.
     """
 
-    start_timeout = 180.0
-
     def __init__(
         self,
         home: Path,

@@ -76,7 +76,7 @@ class Nginx:
             log_path=self._folder / "nginx.log",
         )
         try:
-            wait_for("a connection to nginx", 60, self._listens, every=0.02)
+            wait_for("a connection to nginx", 120, self._listens, every=0.02)
         except BaseException:
             self._process.terminate()
             raise

@@ -97,7 +97,7 @@ class Postgres:
             asked = [self._programs["pg_isready"], "--quiet", "--host=127.0.0.1", f"--port={self._port}"]
             return subprocess.run(asked, check=False).returncode == 0
 
-        wait_for("an answer from PostgreSQL", 30, ready)
+        wait_for("an answer from PostgreSQL", 120, ready)
         self._call("createdb", "--host=127.0.0.1", f"--port={self._port}", "--username=airflow", self._database)
 
     def _call(self, name: str, *arguments: str) -> None:

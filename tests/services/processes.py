@@ -204,7 +204,7 @@ class Process:
             self.kill_all(signal.SIGKILL)
             return self.exit_code is not None and not self.stats()
 
-        wait_for(f"the end of {self.name}", 10, gone, every=0.02)
+        wait_for(f"the end of {self.name}", 60, gone, every=0.02)
         self._guard.kill()
         self._guard.communicate()
 

@@ -36,7 +36,7 @@ class Redis:
             log_path=self._log_path,
         )
         try:
-            wait_for("an answer from Redis", 30, self._ready)
+            wait_for("an answer from Redis", 120, self._ready)
         except BaseException:
             self.process.kill_hard()
             raise

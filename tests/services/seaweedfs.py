@@ -70,7 +70,7 @@ class SeaweedFS:
             log_path=self._directory / "seaweedfs.log",
         )
         try:
-            wait_for("an answer from SeaweedFS", 30, self._ready, every=0.05)
+            wait_for("an answer from SeaweedFS", 120, self._ready, every=0.05)
         except BaseException:
             self.stop()
             raise

@@ -56,7 +56,7 @@ class StatsD:
         found = [_parsed(line) for line in list(self._lines) if ".deepshi." in line]
         return [metric for metric in found if among.items() <= metric.tags.items()]
 
-    def wait_for(self, name: str, *, among: dict[str, str], timeout: float = 10) -> Metric:
+    def wait_for(self, name: str, *, among: dict[str, str], timeout: float = 60) -> Metric:
         """Return the first metric of a name with these tags."""
 
         def found() -> Metric | None:

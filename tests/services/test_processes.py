@@ -22,21 +22,21 @@ def sleeper(tmp_path: Path) -> Iterator[Process]:
 
 
 def test_killed_process_starts_again_and_its_log_goes_on(sleeper: Process) -> None:
-    wait_for("its child", 10, sleeper.children)
+    wait_for("its child", 60, sleeper.children)
     first = sleeper.pid
     sleeper.kill_hard()
     assert sleeper.exit_code == -signal.SIGKILL
 
     sleeper.start_again()
-    wait_for("its child", 10, sleeper.children)
+    wait_for("its child", 60, sleeper.children)
     assert sleeper.pid != first
     assert sleeper.log_text() == "begun\nbegun\n"
 
 
 def test_what_outlives_the_first_process_is_removed(sleeper: Process) -> None:
-    (child,) = wait_for("its child", 10, sleeper.children)
+    (child,) = wait_for("its child", 60, sleeper.children)
     sleeper.kill(signal.SIGKILL)
-    wait_for("its end", 10, lambda: sleeper.exit_code is not None)
+    wait_for("its end", 60, lambda: sleeper.exit_code is not None)
     assert sleeper.children() == [child]
     sleeper.kill_hard()
     assert sleeper.children() == []

@@ -130,7 +130,7 @@ def test_nothing_outlives_a_killed_test_run(tmp_path: Path) -> None:
         check=False,
     )
     session = int(done.stdout)
-    wait_for("its end", 10, lambda: session not in [stat.session for stat in process_stats()])
+    wait_for("its end", 60, lambda: session not in [stat.session for stat in process_stats()])
 
 
 class DeferredRun(NamedTuple):
@@ -147,7 +147,7 @@ class DeferredRun(NamedTuple):
         return [(what, int(pid)) for what, pid in (line.split() for line in lines)]
 
     def wait_for_trigger_runs(self, count: int) -> None:
-        wait_for(f"run() number {count}", 20, lambda: self._runs() >= count)
+        wait_for(f"run() number {count}", 60, lambda: self._runs() >= count)
 
     def _runs(self) -> int:
         return sum(what == "run" for what, _ in self.notes())
@@ -205,7 +205,7 @@ def test_another_triggerer_takes_over_from_a_killed_one(airflow: Airflow, deferr
 def test_sigterm_of_a_triggerer_cleans_its_triggers_up(airflow: Airflow, deferred: DeferredRun) -> None:
     first = airflow.triggerer_of("deferred", deferred.run_id, "wait")
     (runner,) = first.children()
-    first.terminate(timeout=30)
+    first.terminate(timeout=120)
     assert first.exit_code == 0
     assert ("cleanup", runner) in deferred.notes()
     deferred.wait_for_trigger_runs(2)
@@ -217,7 +217,7 @@ def test_sigterm_of_a_triggerer_cleans_its_triggers_up(airflow: Airflow, deferre
 def test_clear_of_a_deferred_task_starts_a_new_trigger(airflow: Airflow, deferred: DeferredRun) -> None:
     airflow.clear("deferred", deferred.run_id, ["wait"])
     deferred.wait_for_trigger_runs(2)
-    wait_for("cleanup() of the old", 10, lambda: "cleanup" in dict(deferred.notes()))
+    wait_for("cleanup() of the old", 60, lambda: "cleanup" in dict(deferred.notes()))
     assert deferred.finish() == "success"
     task = airflow.task_instance("deferred", deferred.run_id, "wait")
     assert task["try_number"] == 2
@@ -227,7 +227,7 @@ def test_clear_of_a_deferred_task_starts_a_new_trigger(airflow: Airflow, deferre
 def test_deferred_task_can_be_marked_as_failed(airflow: Airflow, deferred: DeferredRun) -> None:
     airflow.set_state("deferred", deferred.run_id, "wait", "failed")
     assert airflow.wait_for_run("deferred", deferred.run_id) == "failed"
-    wait_for("cleanup()", 10, lambda: "cleanup" in dict(deferred.notes()))
+    wait_for("cleanup()", 60, lambda: "cleanup" in dict(deferred.notes()))
 
 
 @pytest.mark.airflow
