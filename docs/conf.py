@@ -28,8 +28,8 @@ nitpick_ignore_regex = [
     # Other packages' names would need their inventories from the internet.
     (r"py:.*", r"(?!deepshi_provider).*"),
     # Names in signatures that users need not know: the provider's own modules, validators, and type variables.
-    (r"py:.*", r"deepshi_provider\.(costs|jobs|manifest|storage|api\.(spool|answer))\b.*"),
-    (r"py:.*", r"deepshi_provider\.(hooks\.(inputs|pace)|operators\.flows)\b.*"),
+    (r"py:.*", r"deepshi_provider\.(batch|client|costs|jobs|journal|store|api\.(spool|answer|received))\b.*"),
+    (r"py:.*", r"deepshi_provider\.operators\.flows\b.*"),
     (r"py:.*", r"deepshi_provider\..*\._\w+"),
     (r"py:.*", r"deepshi_provider\.(api\.requests\.Request|operators\.lifecycle\.Result)"),
 ]
