@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from tests.operators.tasks import TaskInstance, execute
 from tests.places import Place
@@ -82,8 +81,3 @@ def statuses(lines: Iterable[dict[str, Any]]) -> Counter[str]:
 def cost_of(lines: Iterable[dict[str, Any]]) -> Decimal:
     """What a manifest's lines cost together, in USD."""
     return sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0))
-
-
-def taken(emulator: Emulator) -> Decimal:
-    """What the server has taken from the balance, in USD."""
-    return Decimal(emulator.stats()["cost_usd"])

@@ -29,10 +29,9 @@ from tests.batch.making import (
     result_of,
     rows_of,
     statuses,
-    taken,
 )
-from tests.operators.tasks import posts
 from tests.places import Place, state
+from tests.support.counts import posts, taken
 
 
 @pytest.mark.slow

@@ -25,23 +25,12 @@ from deepshi_provider.journal.index import Index
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.store.store import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
-from tests.batch.making import (
-    PRICE,
-    batch,
-    cost_of,
-    counts,
-    ended,
-    lines_of,
-    manifests,
-    result_of,
-    rows_of,
-    statuses,
-    taken,
-)
+from tests.batch.making import PRICE, batch, cost_of, counts, ended, lines_of, manifests, result_of, rows_of, statuses
 from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of, posts
+from tests.operators.tasks import TaskInstance, context_of
 from tests.places import LocalPlace, Place, images, state
 from tests.services.s3_proxy import S3Proxy
+from tests.support.counts import posts, taken
 from tests.support.loops import measured_callbacks
 
 pytestmark = pytest.mark.slow

@@ -24,11 +24,11 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner, Record, StoredImage
 from deepshi_provider.journal.journal import Ledger, new_claim
 from deepshi_provider.store.store import STATE
-from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses, taken
+from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses
 from tests.emulator.wire import wait_for
-from tests.operators.tasks import posts
 from tests.places import Place, state
 from tests.services.processes import last_line_of, start_module
+from tests.support.counts import posts, taken
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from tests.batch.making import (
     result_of,
     rows_of,
     statuses,
-    taken,
 )
 from tests.batch.test_rows import parquet
-from tests.operators.tasks import posts, run_try
+from tests.operators.tasks import run_try
 from tests.places import LocalPlace, Place, images, state
+from tests.support.counts import posts, taken
 
 COLUMNS = [
     "key",

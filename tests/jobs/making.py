@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
-from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal.entries import Owner
 from tests.places import Place
@@ -42,16 +40,6 @@ def make_job(
         "deadline": time.time() + seconds,
     }
     return Job(**{**said, **more})
-
-
-def posts(emulator: Emulator) -> int:
-    """Paid requests that the server has seen, refused ones included."""
-    return int(emulator.stats()["posts"])
-
-
-def taken(emulator: Emulator) -> Decimal:
-    """What the server has taken from the balance, in USD."""
-    return Decimal(emulator.stats()["cost_usd"])
 
 
 async def until(what: str, probe: Callable[[], Any], timeout: float = 60) -> None:

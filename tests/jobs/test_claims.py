@@ -10,9 +10,9 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.journal.entries import Manifest
-from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.making import make_job, until
 from tests.places import Place, document, images, state
+from tests.support.counts import error, posts, taken
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +37,6 @@ def quick(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     extra = {"read_timeout": 1, "max_retries": 1, "max_retry_wait": 0.01}
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
     return emulator
-
-
-def error(manifest: Manifest) -> dict[str, Any]:
-    assert manifest.status == "failed"
-    assert manifest.error is not None
-    return manifest.error
 
 
 async def test_claim_is_there_before_the_request_and_stays_until_its_answer(quick: Emulator, place: Place) -> None:

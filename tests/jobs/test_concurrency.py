@@ -16,9 +16,10 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.entries import Manifest, Owner
 from deepshi_provider.journal.lease import Times
-from tests.jobs.making import BOAT, make_job, posts, taken, until
+from tests.jobs.making import BOAT, make_job, until
 from tests.places import Place, document, images, state
 from tests.services.processes import last_line_of, start_module
+from tests.support.counts import posts, taken
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InsufficientQuota, OutcomeUnknown
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts
+from tests.operators.tasks import TaskInstance, context_of, execute, generate
 from tests.places import Place
+from tests.support.counts import posts
 
 REQUEST = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
 

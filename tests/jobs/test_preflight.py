@@ -12,8 +12,9 @@ import pytest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
 from tests.emulator.wire import image_file
-from tests.jobs.making import make_job, posts
+from tests.jobs.making import make_job
 from tests.places import Place, images
+from tests.support.counts import posts
 
 MODELS = "/v1/models"
 #: Fields of a generation, and what is said about them.

@@ -15,8 +15,9 @@ from deepshi_provider.journal import prices
 from deepshi_provider.journal.entries import Manifest
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import Store
-from tests.jobs.making import make_job, posts, taken
+from tests.jobs.making import make_job
 from tests.places import Place
+from tests.support.counts import posts, taken
 
 #: USD of a picture, and its class.
 PRICE = Decimal("0.039")

@@ -17,13 +17,14 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal import run_costs
-from deepshi_provider.journal.entries import Manifest, Owner
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
 from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
-from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.making import make_job, until
 from tests.operators.tasks import TaskInstance, execute, generate
 from tests.places import LocalPlace, Place
 from tests.services.processes import last_line_of, start_module
+from tests.support.counts import error, posts, taken
 
 #: USD of a picture.
 PRICE = Decimal("0.039")
@@ -42,11 +43,6 @@ def entries(place: Place) -> list[str]:
     """The sums in the names of the run's entries."""
     names = [name.rpartition("/")[2] for name in place.names() if name.startswith(f"_deepshi_runs/{RUN_KEY}/")]
     return sorted(name.partition(".")[2].removesuffix(".json") for name in names)
-
-
-def error(manifest: Manifest) -> dict[str, Any]:
-    assert manifest.error is not None
-    return manifest.error
 
 
 async def test_each_task_leaves_one_entry_with_its_sum_in_the_name(emulator: Emulator, place: Place) -> None:

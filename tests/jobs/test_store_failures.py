@@ -6,7 +6,6 @@ import asyncio
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,19 +13,12 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.journal.bill import Bill
-from deepshi_provider.journal.entries import Manifest
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.sheets import completed_sheet
-from tests.jobs.making import make_job, posts, taken, until
+from tests.jobs.making import make_job, until
 from tests.places import LocalPlace, Place, S3Place, document, images, state
 from tests.services.s3_proxy import S3Proxy
-
-
-def error(manifest: Manifest) -> dict[str, Any]:
-    assert manifest.status == "failed"
-    assert manifest.error is not None
-    return manifest.error
-
+from tests.support.counts import error, posts, taken
 
 # ------------------------------------------------------------------ before payment
 

@@ -13,10 +13,11 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal.entries import Manifest
-from tests.jobs.making import make_job, posts, taken
+from tests.jobs.making import make_job
 from tests.places import S3Place, images, state
 from tests.services.processes import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
+from tests.support.counts import posts, taken
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 

@@ -11,7 +11,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.journal.entries import Manifest, Owner
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from deepshi_provider.operators.lineage import dataset_of, tell_lineage
-from tests.operators.tasks import posts, run_try
+from tests.operators.tasks import run_try
+from tests.support.counts import posts
 
 
 class Careless(DeepshiGenerateImageOperator):

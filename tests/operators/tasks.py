@@ -9,7 +9,6 @@ from typing import Any, cast
 from airflow.sdk import DAG, BaseOperator, Context
 
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
-from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 
 GENERATIONS = "/v1/images/generations"
@@ -78,8 +77,3 @@ def native(**fields: Any) -> DeepshiGenerateImageOperator:
     """The same in a DAG that renders templates as Python objects."""
     with DAG("native", schedule=None, render_template_as_native_obj=True):
         return generate(**fields)
-
-
-def posts(emulator: Emulator) -> int:
-    """Paid requests that the server has seen, refused ones included."""
-    return int(emulator.stats()["posts"])

@@ -26,6 +26,7 @@ from tests.batch.making import PRICE, rows_of
 from tests.operators.tasks import TaskInstance, context_of, execute
 from tests.places import LocalPlace, Place
 from tests.services.processes import start_module
+from tests.support.counts import taken
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
 
@@ -94,10 +95,6 @@ def report_on(
 
 def written(place: Place, ending: str, run_id: str = "monday") -> str:
     return place.read(f"shop/{run_id}/report/report.{ending}").decode()
-
-
-def taken(emulator: Emulator) -> Decimal:
-    return Decimal(emulator.stats()["cost_usd"])
 
 
 def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:

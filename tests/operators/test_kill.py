@@ -16,9 +16,10 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts, run_try
+from tests.operators.tasks import TaskInstance, context_of, execute, generate, run_try
 from tests.places import Place, images, state
 from tests.services.s3_proxy import S3Proxy
+from tests.support.counts import posts
 
 
 @pytest.fixture

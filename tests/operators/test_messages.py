@@ -14,8 +14,9 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 from tests.batch.making import batch, rows_of
-from tests.operators.tasks import TaskInstance, edit, execute, generate, posts
+from tests.operators.tasks import TaskInstance, edit, execute, generate
 from tests.places import Place
+from tests.support.counts import posts
 
 DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 

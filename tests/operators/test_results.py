@@ -17,12 +17,9 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown, StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.emulator.wire import image_file
-from tests.operators.tasks import EDITS, GENERATIONS, TaskInstance, edit, execute, generate, posts, run_try
+from tests.operators.tasks import EDITS, GENERATIONS, TaskInstance, edit, execute, generate, run_try
 from tests.places import Place, document, images, state
-
-
-def taken(emulator: Emulator) -> Decimal:
-    return Decimal(emulator.stats()["cost_usd"])
+from tests.support.counts import posts, taken
 
 
 def exact(number: Any) -> Decimal:

@@ -17,11 +17,12 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.batch.making import batch, rows_of, taken
+from tests.batch.making import batch, rows_of
 from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of, execute, generate, posts
+from tests.operators.tasks import TaskInstance, context_of, execute, generate
 from tests.places import LocalPlace, Place, state
 from tests.services.s3_proxy import S3Proxy
+from tests.support.counts import posts, taken
 
 
 def over_in(seconds: float) -> TimeoutPosix:

@@ -1,1 +1,1 @@
-"""What several tests share: how work is measured and awaited."""
+"""What several tests share: how work is measured, and what was counted."""
