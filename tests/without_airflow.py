@@ -4,6 +4,8 @@ import asyncio
 import os
 import time
 
+from pydantic import SecretStr
+
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.jobs.job import Job
@@ -11,7 +13,8 @@ from deepshi_provider.jobs.run import run_single
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.store.stores import Stores
 
-settings = Settings(conn_id="mine", base_url=os.environ["DEEPSHI_URL"], api_key=os.environ["DEEPSHI_API_KEY"])
+key = SecretStr(os.environ["DEEPSHI_API_KEY"])
+settings = Settings(conn_id="mine", base_url=os.environ["DEEPSHI_URL"], api_key=key)
 job = Job(
     owner=Owner(dag_id="none", run_id="once", task_id="boat"),
     operation="generate",
