@@ -215,7 +215,7 @@ class ImageTask(BaseOperator):
                 self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
             self.push_costs(context, costs)
             if self.outlets:
-                self._tell_outlets(context, ended)
+                self._tell_outlets(context, ended, costs)
             return ended.as_xcom()
         finally:  # a failed batch has images too
             self.lineage = tell_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
@@ -234,7 +234,7 @@ class ImageTask(BaseOperator):
         """Return the same after a failure: what was paid for until then."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
-    def _tell_outlets(self, context: Context, ended: Manifest | Summary) -> None:
+    def _tell_outlets(self, context: Context, ended: Manifest | Summary, costs: CostSheet) -> None:
         def images() -> list[dict[str, Any]]:
             if isinstance(ended, Manifest):
                 return [image.model_dump() for image in ended.images]
@@ -244,8 +244,14 @@ class ImageTask(BaseOperator):
             return run_here(images_of(str(ended.manifest_uri), conn_id, STORES))
 
         count = len(ended.images) if isinstance(ended, Manifest) else ended.created + ended.reused
-        cost = as_number(ended.task_cost_usd)
-        told = {"images": count, "cost_usd": cost, "manifest_uri": ended.manifest_uri}
+        told = {
+            "images": count,
+            "cost_usd": as_number(costs.cost_usd),
+            "untold": costs.untold,
+            "unknown_outcomes": costs.unknown_outcomes,
+            "may_have_cost_usd": as_number(costs.may_have_cost_usd),
+            "manifest_uri": ended.manifest_uri,
+        }
         tell_outlets(context, self.outlets, images, told, ended.labels())
 
     def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:

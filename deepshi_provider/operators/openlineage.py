@@ -26,9 +26,12 @@ class DeepshiImagesRunFacet(RunFacet):
     :param models: the cost sheet's ``models``: what each model has cost and made.
     :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first 50.
     :param image_count: of all images, those that were reused included.
-    :param cost_usd: of the task instance over all its tries, as text, exact; ``None`` if the API told no cost.
+    :param cost_usd: of the task instance over all its tries, as text, exact; ``None`` if the API reported no cost. A
+        lower bound if ``untold`` or ``unknown_outcomes`` is not 0.
+    :param untold: paid requests whose cost the API did not report, or not all of it.
     :param saved_usd: what the reused images cost when they were bought.
     :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
+    :param may_have_cost_usd: what both may come to beside ``cost_usd``, as text; ``None`` if that is not known.
     """
 
     operation: str
@@ -36,8 +39,10 @@ class DeepshiImagesRunFacet(RunFacet):
     images: list[dict[str, Any]]
     image_count: int
     cost_usd: str | None
+    untold: int
     saved_usd: str
     unknown_outcomes: int
+    may_have_cost_usd: str | None
 
     @staticmethod
     def _get_schema() -> str:
@@ -47,7 +52,7 @@ class DeepshiImagesRunFacet(RunFacet):
 def operator_lineage(lineage: Lineage) -> OperatorLineage[Any, Any]:
     """Return datasets and the run facet."""
     costs = lineage.costs.model_dump(mode="json")
-    told = ("operation", "models", "cost_usd", "saved_usd", "unknown_outcomes")
+    told = ("operation", "models", "cost_usd", "untold", "saved_usd", "unknown_outcomes", "may_have_cost_usd")
     facet = DeepshiImagesRunFacet(
         images=list(lineage.images), image_count=lineage.image_count, **{name: costs[name] for name in told}
     )

@@ -172,8 +172,10 @@ def test_openlineage_event_has_datasets_and_facet(observed: Observed, task_id: s
         "operation": "generate",
         "models": costs["models"],
         "cost_usd": costs["cost_usd"],
+        "untold": 0,
         "saved_usd": "0",
         "unknown_outcomes": 0,
+        "may_have_cost_usd": "0",
         "image_count": len(result["images"]),
         "images": [
             {
@@ -214,8 +216,9 @@ def test_local_files_are_datasets_too(observed: Observed) -> None:
 @pytest.mark.parametrize("task_id", ["lost", "lost_deferred"])
 def test_failed_task_tells_what_it_may_have_cost(observed: Observed, task_id: str) -> None:
     facet = observed.facet(task_id, "FAIL")
-    told = {name: facet[name] for name in ("image_count", "images", "unknown_outcomes")}
-    assert told == {"image_count": 0, "images": [], "unknown_outcomes": 1}
+    told = {name: facet[name] for name in ("image_count", "images", "unknown_outcomes", "untold", "cost_usd")}
+    assert told == {"image_count": 0, "images": [], "unknown_outcomes": 1, "untold": 0, "cost_usd": "0"}
+    assert facet.get("may_have_cost_usd") == observed.costs(task_id)["may_have_cost_usd"]
 
 
 def test_failed_batch_tells_the_images_it_has(observed: Observed) -> None:
