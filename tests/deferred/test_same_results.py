@@ -11,7 +11,7 @@ import pytest
 
 from tests.deferred.world import SECRET_WORD, World
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 def placeless(result: dict[str, Any], task_id: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,7 @@ from tests.deferred.world import Run, World
 from tests.places import images, state
 from tests.services.processes import wait_for
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +27,23 @@ class Killed:
 def killed(running_world: World) -> Killed:
     world = running_world
     world.reset()
+    world.deepshi.settings(hold=True)  # until there is a second triggerer
     (first,) = world.airflow.triggerers
     runs = Killed(
         sent=world.start_slowly("deferred"),
         sent_with_no_resend=world.start_slowly("deferred_never_twice"),
-        # Its answer takes 13 s: time to start the second triggerer.
-        stored=world.start_slowly("deferred", bytes_per_second=10_000),
+        stored=world.start("deferred"),
     )
     for run in (runs.sent, runs.sent_with_no_resend, runs.stored):
-        run.wait_until_paid()
+        run.wait_until_sent()
         assert run.triggerer() is first
-    began = time.time()
     world.airflow.start_triggerer()
-    assert runs.stored.requests[0]["outcome"] == "in_flight", f"too slow a start: {time.time() - began:.1f} s"
     # Its supervisor alone delivers events; stopped, it does not, while its triggers go on.
     first.kill(signal.SIGSTOP)
-    wait_for("the manifest", 30, lambda: state(runs.stored.place, "manifest"), every=0.01)
-    assert runs.stored.task()["state"] == "deferred"
+    world.deepshi.settings(hold=False)
+    for run in (runs.sent, runs.sent_with_no_resend):
+        run.wait_until_paid()
+    wait_for("the manifest", 180, lambda: state(runs.stored.place, "manifest"), every=0.01)
     first.kill_hard()
     return runs
 
@@ -85,12 +84,12 @@ def test_what_was_stored_before_the_event_came_is_not_bought_again(killed: Kille
 
 def test_rolling_deploy_with_20_in_flight_loses_nothing(world: World) -> None:
     run = world.start_slowly("many", times=20, count=20)
-    run.wait_until_paid(20, timeout=100)
+    run.wait_until_paid(20)
     first = run.triggerer(0)
     second = world.airflow.start_triggerer()
-    first.terminate(timeout=30)
+    first.terminate(timeout=120)
     assert first.exit_code == 0
-    assert run.end(120) == "success"
+    assert run.end() == "success"
     tasks = world.airflow.task_instances(run.dag_id, run.run_id)
     assert {task["state"] for task in tasks} == {"success"}
     assert 20 <= run.posts <= 40
@@ -109,10 +108,9 @@ def test_stopped_and_continued_triggerer_publishes_nothing_over_the_other(world:
         run.wait_until_paid()
         assert run.triggerer() is first
     first.pause()
-    stopped_at = time.monotonic()
     world.airflow.start_triggerer()
-    wait_for("the take-over", 15, lambda: endless.triggerer() is not first and ending.triggerer() is not first)
-    wait_for("15 s", 15, lambda: time.monotonic() - stopped_at > 15)
+    wait_for("the take-over", 180, lambda: endless.triggerer() is not first and ending.triggerer() is not first)
+    wait_for("the answer's end", 180, lambda: ending.requests[0]["outcome"] != "in_flight")
     first.resume()
     for run in (endless, ending):
         assert run.end() == "success"
@@ -123,4 +121,4 @@ def test_stopped_and_continued_triggerer_publishes_nothing_over_the_other(world:
         stored = run.place.read("image-0.png")
         assert stored == world.deepshi.picture(run.requests[-1]["id"])
         assert len(stored) == image["size_bytes"]
-    first.terminate(timeout=30)
+    first.terminate(timeout=120)

@@ -9,10 +9,7 @@ import pytest
 from tests.deferred.world import Run, World
 from tests.places import images, state
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
-
-#: Seconds until the server sees the connection close.
-AT_ONCE = 5
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +36,10 @@ def intervened(running_world: World) -> Intervened:
         run.wait_until_paid()
     for run in (runs.cleared, runs.cleared_with_no_resend):
         run.clear()
-        run.wait_until_left(0, timeout=AT_ONCE)
+        run.wait_until_left(0)
     for run in (runs.failed, runs.failed_with_no_resend):
         run.mark("failed")
-        run.wait_until_left(0, timeout=AT_ONCE)
+        run.wait_until_left(0)
         assert run.end() == "failed"
         assert (run.posts, len(run.claims()), run.records(), images(run.place)) == (1, 1, [], [])
         run.clear()

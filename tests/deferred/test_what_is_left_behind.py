@@ -12,7 +12,7 @@ import pytest
 
 from tests.deferred.world import API_KEY, SECRET_WORD, World
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 #: What looks like 1 kB of base64: long text without blanks, in upper and lower case and digits.
 BASE64 = re.compile(r"[A-Za-z0-9+/]{1000,}={0,2}")

@@ -90,7 +90,7 @@ class Run:
         """What the server took, in USD."""
         return sum((Decimal(entry["cost_usd"] or 0) for entry in self.requests), Decimal(0))
 
-    def wait_until_paid(self, count: int = 1, timeout: float = 60) -> None:
+    def wait_until_paid(self, count: int = 1, timeout: float = 180) -> None:
         """Wait until pictures are paid for and their answers are still under way."""
 
         def flowing() -> bool:
@@ -99,15 +99,18 @@ class Run:
         wait_for(f"{count} paid answer(s) under way", timeout, flowing)
 
     def wait_until_sent(self) -> None:
-        wait_for("a request", 60, lambda: self.posts)
+        wait_for("a request", 180, lambda: self.posts)
 
-    def wait_until_left(self, position: int, timeout: float) -> None:
-        """Wait until the server sees that the client of a request has gone."""
-        wait_for(
-            "the end of the connection", timeout, lambda: self.requests[position]["outcome"] == "disconnected", 0.05
-        )
+    def wait_until_left(self, position: int) -> None:
+        """Wait until the server sees that the client of a request has gone, long before the answer would end."""
+        wait_for("the end of the connection", 180, lambda: self.requests[position]["outcome"] == "disconnected")
 
-    def end(self, timeout: float = 60) -> str:
+    def logged(self, text: str) -> int:
+        """How often a text is in the log files of this run's tries and triggers."""
+        paths = [path for path in self.world.airflow.all_log_files() if self.run_id in str(path)]
+        return sum(path.read_text(errors="replace").count(text) for path in paths)
+
+    def end(self, timeout: float = 180) -> str:
         """Wait for the run's end."""
         return self.world.airflow.wait_for_run(self.dag_id, self.run_id, timeout)
 
@@ -132,7 +135,7 @@ class Run:
         self.world.airflow.set_state(self.dag_id, self.run_id, self.task_id, state)
 
     def wait_for_try(self, number: int) -> None:
-        wait_for(f"try {number}", 30, lambda: self.task()["try_number"] == number)
+        wait_for(f"try {number}", 180, lambda: self.task()["try_number"] == number)
 
     def clear(self) -> None:
         self.world.airflow.clear(self.dag_id, self.run_id, [self.task_id])

@@ -27,7 +27,7 @@ def picture_dag(dag_id: str, **policies: Any) -> None:
 
 picture_dag("deferred", deferrable=True)
 picture_dag("deferred_never_twice", deferrable=True, max_resends=0)
-picture_dag("deferred_short", deferrable=True, generation_timeout=3, retries=3)
+picture_dag("deferred_short", deferrable=True, generation_timeout=15, retries=3)
 picture_dag("blocking", deferrable=False, retries=1)
 picture_dag("blocking_never_twice", deferrable=False, retries=1, max_resends=0)
 
