@@ -162,7 +162,7 @@ class Exchange:
         """Say which answer an error is about."""
         if self._response is not None and self._response.is_success:
             err.request_id = err.request_id or request_id(self._response.headers)
-            is_inside = isinstance(err, ServerFailed)
+            is_inside = isinstance(err, ServerFailed | OutcomeUnknown)
             err.status_code = err.status_code or (None if is_inside else self._response.status_code)
 
 
