@@ -102,8 +102,7 @@ class Exchange:
             "POST",
             self._request.path,
             headers=HEADERS,
-            timeout=self._timeouts(timeout),
-            extensions={"trace": self._departure},
+            extensions={"trace": self._departure, "timeout": self._departure.limits(self._timeouts(timeout))},
             **self._body(),
         )
         self._response = await self._client.send(sent, stream=True)
@@ -170,15 +169,25 @@ class _Departure:
     """Notes when the first byte of a request may leave this machine: from then on it may be paid for.
 
     It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). What a proxy is asked to
-    do first, ``CONNECT``, is no request to Deepshi.
+    do first, ``CONNECT``, is no request to Deepshi: its answer is due in the time for making a connection.
     """
 
-    begun = False
+    def __init__(self) -> None:
+        self.begun = False
+        self._limits: dict[str, float | None] = {}
+        self._silence: float | None = None
+
+    def limits(self, timeout: httpx.Timeout) -> dict[str, float | None]:
+        """Return the timeouts as httpx's extension of that name, which is looked at again before each read."""
+        self._silence = timeout.read
+        self._limits = {**timeout.as_dict(), "read": timeout.connect}
+        return self._limits
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Take note of an event; called before it happens."""
         if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
             self.begun = True
+            self._limits["read"] = self._silence
 
 
 async def own_turn() -> None:

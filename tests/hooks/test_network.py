@@ -99,7 +99,7 @@ def test_tunnel_that_is_not_answered_was_free(wire: Wire) -> None:
         release.wait(60)
 
     with proxy_that(keeps_silent) as proxy:
-        wire.connect_to("https://api.example", proxy=proxy, read_timeout=0.2, max_retries=0)
+        wire.connect_to("https://api.example", proxy=proxy, connect_timeout=0.2, max_retries=0)
         error = failure()
         release.set()
     assert (type(error), error.charged, error.sends) == (ConnectionFailed, "no", 0)
