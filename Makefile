@@ -81,6 +81,11 @@ test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200
 	@$(BIN)/python -m tests.services.programs test-cluster
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
 
+.PHONY: test-load
+test-load: $(INSTALLED)  ## 200 large pictures at once in one triggerer, over TLS; needs an idle machine and minutes
+	@$(BIN)/python -m tests.services.programs
+	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/deferred $(ARGS)
+
 .PHONY: test-python
 test-python: $(INSTALLED)  ## the fast tests and a real Airflow on each Python that is there; the others are named
 	@found=$$($(BIN)/python -m tests.services.pythons $(PYTHONS)) && \

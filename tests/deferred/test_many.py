@@ -15,7 +15,7 @@ import pytest
 from tests.deferred.world import World
 from tests.services.airflow import Triggerer
 
-pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.load, pytest.mark.s3, pytest.mark.timeout(1800)]
 
 log = logging.getLogger(__name__)
 
