@@ -116,7 +116,7 @@ def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
         assert extra["uri"] == uri
         assert local(uri).is_file()
         if task != "single":
-            assert set(extra) == {"uri", "key", "model"}
+            assert set(extra) == {"uri", "key", "model", "map_index", "metadata"}
     sql = (
         "SELECT count(*) FROM asset_alias_asset_event j JOIN asset_event e ON j.event_id = e.id "
         "WHERE e.source_task_id = ? AND e.source_dag_id = 'outlets'"
