@@ -48,7 +48,9 @@ async def order(emulator: Emulator, cell: tuple[int, int, int], *, stream: bool)
         done = await asyncio.gather(*(one(hook, f"boat {at}") for at in range(count)), return_exceptions=True)
     assert [error for error in done if error is not None] == [], cell
     entries = await asyncio.to_thread(emulator.requests)
-    assert [(entry["outcome"], entry["status"]) for entry in entries] == [("delivered", 200)] * count
+    assert [entry["status"] for entry in entries] == [200] * count
+    # A client leaves a stream once it has the image, and the server may still be at what follows it.
+    assert {entry["outcome"] for entry in entries} <= ({"delivered", "disconnected"} if stream else {"delivered"})
     for entry in entries[:COMPARED]:
         sent = await asyncio.to_thread(emulator.picture, entry["id"])
         assert received[entry["prompt"]] == hashlib.sha256(sent).hexdigest()
