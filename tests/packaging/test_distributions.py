@@ -79,7 +79,7 @@ def test_sdist_holds_what_is_needed_to_work_on_it(distributions: Distributions) 
 def test_metadata_says_what_it_is_and_what_it_needs(metadata: email.message.Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-deepshi", __version__)
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata["Requires-Python"] == "<3.14,>=3.10"
+    assert metadata["Requires-Python"] == "<3.15,>=3.10"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "https://deepshi.ai" in "".join(metadata.get_all("Project-URL", []))
     assert "Framework :: Apache Airflow :: Provider" in metadata.get_all("Classifier", [])
