@@ -28,11 +28,12 @@ class State:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what has happened and what was set."""
+        """Forgets what has happened and what was set; also what orders from before still make."""
+        self.studio.hold(False)
+        self.studio = Studio()
         self.settings = self._initial_settings
         self.ledger = Ledger()
         self.faults = FaultQueue()
-        self.studio.recent.clear()
         self.studio.hold(self.settings.hold)
         self.bucket = TokenBucket(self.settings.rate_limit, time.monotonic())
 

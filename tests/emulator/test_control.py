@@ -142,6 +142,16 @@ def test_reset_forgets_and_late_work_is_not_booked_into_the_new_ledger(emulator:
     assert emulator.requests() == []
 
 
+def test_late_work_takes_no_picture_from_what_comes_after_a_reset(emulator: Emulator, client: httpx.Client) -> None:
+    emulator.settings(latency=0.2)
+    with raw_post(emulator, BOAT) as connection:
+        wait_for(lambda: emulator.stats()["in_flight"] == 1)
+        emulator.reset()
+        ids = [client.post(GENERATIONS, json=BOAT).headers["x-request-id"] for _ in range(64)]
+        assert b"200 OK" in connection.recv(65536)
+    assert emulator.picture(ids[0]).startswith(b"\x89PNG")
+
+
 def test_requests_in_flight_are_counted_at_once(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(latency=[0.2, 0.3])
     with ThreadPoolExecutor(20) as pool:

@@ -87,6 +87,6 @@ def test_the_suites_pass_without_the_source(installed_for_tests: Environment, tm
     )
     suites = [f"tests/{suite}" for suite in [*SUITES, "test_where_it_comes_from.py"]]
     done = installed_for_tests.run(
-        "python", "-m", "pytest", "-q", "-m", "not airflow and not s3 and not node", *suites, folder=tmp_path
+        "python", "-m", "pytest", "-q", "-m", "not airflow and not s3", *suites, folder=tmp_path
     )
     assert " passed" in done.stdout.splitlines()[-1]
