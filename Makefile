@@ -31,8 +31,8 @@ TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.3.2 :=
 
 FAST := not airflow and not s3 and not slow
-# A worker per processor; conftest.py says which tests share one.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup
+# A worker per processor; tests/support/scheduling.py says which tests share one.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,17 +39,23 @@ from tests.places import local, new_place, place, s3_place  # noqa: E402
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
+from tests.support.scheduling import Scheduling, group_of, in_order  # noqa: E402
 
 __all__ = ["local", "new_place", "place", "proxy", "s3_place"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Give each file to one worker, and all that start a whole Airflow to the same."""
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, and all that start a whole Airflow to the same: two at a time are too many."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            group = "airflow" if _starts_airflow(item) else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with what takes longest, and refuse a whole Airflow where the scheduler does not know of it."""
+    items[:] = in_order(items)
+    unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) != "airflow"}
+    if unknown:
+        raise pytest.UsageError(f"tests/support/scheduling.py does not know that they start an Airflow: {unknown}")
 
 
 def _starts_airflow(item: pytest.Item) -> bool:

@@ -13,7 +13,6 @@ from benchmarks.through_airflow import WAYS
 
 
 @pytest.mark.airflow
-@pytest.mark.xdist_group("airflow")
 @pytest.mark.timeout(600)
 def test_quick_run_measures_every_client_and_writes_the_page(tmp_path: Path) -> None:
     results, page = tmp_path / "results.json", tmp_path / "docs" / "performance.md"
