@@ -26,7 +26,7 @@ os.environ |= {
 }
 
 #: Fixtures that start all processes of an Airflow.
-_AIRFLOWS = frozenset({"airflow", "observed", "running_world", "site"})
+_AIRFLOWS = frozenset({"observed", "running_world", "site"})
 
 # A busy machine is no fault of the code: no deadline, no complaint about slow examples.
 hypothesis.settings.register_profile(

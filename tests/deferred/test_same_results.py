@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.deferred.world import SECRET_WORD, World
+from tests.services.processes import listening
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
@@ -37,6 +38,12 @@ def test_blocking_and_deferred_runs_give_equal_xcoms(world: World) -> None:
     keys = [{entry["key"] for entry in found if not entry["key"].startswith("_link_")} for found in entries]
     assert keys[0] == keys[1] == {"return_value", "cost_usd", "deepshi_cost"}
     assert run.posts == 2
+
+
+def test_airflow_listens_on_this_machine_only(world: World) -> None:
+    pids = [stat.pid for process in world.airflow.processes for stat in process.stats()]
+    assert len(pids) > 4
+    assert listening(pids) == {"127.0.0.1"}
 
 
 def test_arguments_and_event_are_small_whatever_the_prompt(world: World) -> None:

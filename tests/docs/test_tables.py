@@ -80,13 +80,6 @@ def test_each_operator_is_on_the_pages(operator: type) -> None:
     assert any(operator.__name__ in page.read_text() for page in DOCS.glob("*.md"))
 
 
-def test_each_page_of_the_site_has_one_title() -> None:
-    for page in DOCS.rglob("*.md"):
-        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-        if page.name != "changelog.md":
-            assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, page
-
-
 def test_each_example_is_listed() -> None:
     listed = re.findall(r"\(\.\./dags_examples/(\w+\.py)\)", (DOCS / "examples.md").read_text())
     files = (ROOT / "dags_examples").glob("*.py")

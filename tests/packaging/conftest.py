@@ -90,11 +90,3 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 def installed(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """What ``pip install`` of the wheel gives, without extras."""
     return new_environment(tmp_path_factory.mktemp("installed"), str(distributions.wheel))
-
-
-@pytest.fixture(scope="session")
-def installed_for_tests(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """The wheel with its extras, and what the tests need."""
-    group = ["--group", f"{ROOT / 'pyproject.toml'}:dev"]
-    extras = f"{distributions.wheel}[amazon,emulator,parquet]"
-    return new_environment(tmp_path_factory.mktemp("installed-for-tests"), extras, *group)

@@ -20,7 +20,7 @@ from typing_extensions import Self
 from .airflow_api import AirflowApi, Json
 from .airflow_database import create
 from .airflow_settings import environment, write_passwords
-from .processes import Process, free_ports, parent_pid, wait_for
+from .processes import Process, free_ports, wait_for
 
 
 class Triggerer(Process):
@@ -133,16 +133,6 @@ class Airflow(AirflowApi):
         Its worker sees that and reports it at once.
         """
         os.kill(self.task_pid(dag_id, run_id, task_id, map_index), signal.SIGKILL)
-
-    def kill_worker(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
-        """SIGKILL a running task's process and its worker, as a lost machine does.
-
-        Nobody reports that: the scheduler ends the try when heartbeats are missing for 15 s.
-        """
-        pid = self.task_pid(dag_id, run_id, task_id, map_index)
-        worker = parent_pid(pid)
-        for victim in (worker, pid):
-            os.kill(victim, signal.SIGKILL)
 
     def all_log_files(self) -> list[Path]:
         """The components' logs, and those of tasks, triggers and DAG parsing."""

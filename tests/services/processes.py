@@ -98,14 +98,6 @@ def process_stats() -> Iterator[ProcessStat]:
             yield ProcessStat(int(folder.name), int(parent), int(session), int(rss_pages) * page)
 
 
-def parent_pid(pid: int) -> int:
-    """Return the parent of a living process, or raise :class:`ProcessLookupError`."""
-    for stat in process_stats():
-        if stat.pid == pid:
-            return stat.parent
-    raise ProcessLookupError(pid)
-
-
 def listening(pids: Iterable[int]) -> set[str]:
     """Return the addresses on which processes wait for connections."""
     found = set()

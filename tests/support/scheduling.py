@@ -17,7 +17,6 @@ AIRFLOWS = (
     "tests/deferred/",
     "tests/plugins/",
     "tests/observability/test_in_airflow.py",
-    "tests/services/test_services.py",
     "tests/examples/test_ui.py",
     "tests/test_benchmarks.py",
 )

@@ -67,5 +67,4 @@ def costly(dag_id: str, *, deferrable: bool, fails: bool = False, max_cost_usd: 
 
 
 costly("costly", deferrable=False)
-costly("costly_deferred", deferrable=True, fails=True)
-costly("too_costly", deferrable=False, max_cost_usd="0.01")
+costly("too_costly", deferrable=True, fails=True, max_cost_usd="0.01")
