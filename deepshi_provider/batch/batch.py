@@ -110,6 +110,10 @@ class Batch:
                 # Not gather(): it passes a cancellation on before the workers know that no row is to start anew, and
                 # before Python 3.12 an answer that comes at that moment swallows it.
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                # If one has failed in a way that is not foreseen, such as a full disk, the others' answers are still
+                # paid for.
+                self._is_stopping = True
+                await asyncio.wait(workers)
             finally:
                 # Cancelled: each row closes its connection, or first stores what it has paid for; none starts anew.
                 self._is_stopping = True
@@ -229,17 +233,21 @@ class Batch:
 
     async def _send(self, work: _Work) -> bool:
         """Make one attempt, for which the budget has reserved its price, and return whether the row is done."""
-        known = None if work.was_sent else await self._recent(work.row)
-        engine = work.engine = self._engine(work.row, work.request, known)
-        work.was_sent = True
-        purchase, error = await self._attempt(self._started(engine))
-        work.error = error
-        news = self._book(work.row, engine, purchase, error)
-        work.costs += news
-        may_be_paid = error is not None and error.charged != "no" and error.sends > 0
-        work.lost += error is not None and error.charged == "unknown"
-        self._budget.count(work.kind, news[:-1])
-        await self._budget.settle(work.kind, news[-1] if news else None, paid=bool(news) or may_be_paid)
+        news: Costs = []
+        may_be_paid = False
+        try:
+            known = None if work.was_sent else await self._recent(work.row)
+            engine = work.engine = self._engine(work.row, work.request, known)
+            work.was_sent = True
+            purchase, error = await self._attempt(self._started(engine))
+            work.error = error
+            may_be_paid = error is not None and error.charged != "no" and error.sends > 0
+            work.lost += error is not None and error.charged == "unknown"
+            news = self._book(work.row, engine, purchase, error)
+            work.costs += news
+            self._budget.count(work.kind, news[:-1])
+        finally:  # whatever is raised, nobody waits for this reservation
+            await self._budget.settle(work.kind, news[-1] if news else None, paid=bool(news) or may_be_paid)
         work.goes_on = may_be_paid and engine.exposed <= self._job.max_resends
         if purchase is None:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Iterator
@@ -121,11 +122,9 @@ async def _run(job: BatchJob, tools: Tools, rows: RowTable, bill: Bill) -> Summa
 
 async def _write_down(job: BatchJob, store: Store, rows: RowTable, index: Index, error: DeepshiError | None) -> None:
     """Store the manifest, patiently unless the store has failed already, and the index."""
-
-    async def write() -> None:
-        await store.write_file(job.table_name, lambda file: rows.dump_lines(file, EMPTY_LINE), "application/jsonl")
-
-    await (write() if isinstance(error, StorageFailed) else store.patiently(write))
+    has_failed = isinstance(error, StorageFailed)
+    fill = functools.partial(rows.dump_lines, unfinished=EMPTY_LINE)
+    await store.write_file(job.table_name, fill, "application/jsonl", patiently=not has_failed)
     try:
         await index.save()
     except StorageFailed as err:

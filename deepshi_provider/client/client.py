@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +26,7 @@ from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import Observed
-from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited
+from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Client:
         ends_at = None if timeout is None else time.monotonic() + timeout
         attempt = sends = 0
         new_file = await self._files() if self._files else None
+        await asyncio.to_thread(_require_temporary_files)
         async with self._http() as client:
             while True:
                 attempt += 1
@@ -156,6 +159,17 @@ class Client:
         for warning in warnings:
             log.warning("%s", warning)
         return ImagesResult.from_received(replace(received, warnings=warnings), sends)
+
+
+def _require_temporary_files() -> None:
+    """Make sure, before anything is paid for, that this machine can keep what comes.
+
+    :raises StorageFailed: it cannot.
+    """
+    try:
+        tempfile.TemporaryFile().close()
+    except OSError as err:
+        raise StorageFailed(f"Not sent: no temporary file can be made on {socket.gethostname()} ({err})") from err
 
 
 def _without(key: str, text: str) -> str:

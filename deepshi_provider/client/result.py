@@ -43,7 +43,11 @@ class Image:
 
     def open(self) -> BinaryIO:
         """Return the image as a binary file at its beginning; close it after use."""
-        descriptor = self.spool.file.fileno()
+        try:
+            descriptor = self.spool.file.fileno()
+        except OSError:  # the directory for temporary files is gone; a small image is still in memory
+            self.spool.file.seek(0)
+            return io.BytesIO(self.spool.file.read())
         self.spool.file.flush()
         return cast(BinaryIO, io.BufferedReader(_OwnPosition(os.dup(descriptor), self.size_bytes)))
 

@@ -84,7 +84,7 @@ class Settings(BaseModel):
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Connection": "close"},
             timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
-            transport=Transport(_tls(self.verify), proxy),
+            transport=Transport(tls_context(self.verify), proxy),
             follow_redirects=False,
         )
 
@@ -120,11 +120,13 @@ def environment_proxy(url: str) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def _tls(verify: bool | str) -> ssl.SSLContext:
+def tls_context(verify: bool | str) -> ssl.SSLContext:
     """Return one TLS context per setting: making one reads every CA certificate, tens of milliseconds each time."""
-    if isinstance(verify, str):
-        try:
+    named = f"The CA file {verify!r} (verify) of the connection"
+    try:
+        if isinstance(verify, str):
             return ssl.create_default_context(cafile=verify)
-        except OSError as err:
-            raise InvalidConnection(f"The CA file {verify!r} (verify) of the connection cannot be read: {err}") from err
-    return httpx.create_ssl_context(verify=verify)
+        named = "What the environment variable SSL_CERT_FILE or SSL_CERT_DIR names"
+        return httpx.create_ssl_context(verify=verify)
+    except OSError as err:
+        raise InvalidConnection(f"{named} cannot be read: {err}") from err

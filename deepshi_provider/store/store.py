@@ -14,9 +14,12 @@ What an object store cannot do by itself is made up for:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import io
 import logging
+import os
 import random
 import tempfile
 import time
@@ -220,12 +223,17 @@ class Store:
         """
         await self._run(f"store {name!r}", self._publish, name, open_source, media_type, threads=_UPLOADS)
 
-    async def write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
+    async def write_file(
+        self, name: str, fill: Callable[[BinaryIO], None], media_type: str, *, patiently: bool = False
+    ) -> None:
         """Write an object of any length whole.
 
         :param fill: writes the object's bytes to a local file; called in a thread.
+        :param patiently: see :meth:`patiently`; it is about the store, not about the local file.
         """
-        await self._run(f"write {name!r}", self._write_file, name, fill, media_type)
+        with await self._run(f"write {name!r}", _filled, fill) as file:
+            publish = functools.partial(self.publish, name, functools.partial(_from_beginning, file), media_type)
+            await (self.patiently(publish) if patiently else publish())
 
     async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images.
@@ -288,11 +296,25 @@ class Store:
         probe.close()
         return self._directory.unnamed_file
 
-    def _write_file(self, name: str, fill: Callable[[BinaryIO], None], media_type: str) -> None:
-        with tempfile.NamedTemporaryFile(prefix="deepshi-") as file:
-            fill(cast(BinaryIO, file))
-            file.flush()
-            self._publish(name, lambda: open(file.name, "rb"), media_type)  # noqa: SIM115 -- _publish closes it
+
+def _filled(fill: Callable[[BinaryIO], None]) -> BinaryIO:
+    """Return a temporary file, which vanishes when it is closed."""
+    file = cast(BinaryIO, tempfile.TemporaryFile(prefix="deepshi-"))  # noqa: SIM115 -- the caller closes it
+    try:
+        fill(file)
+        file.flush()
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a full disk, once more
+            file.close()
+        raise
+    return file
+
+
+def _from_beginning(file: BinaryIO) -> BinaryIO:
+    """Open a temporary file once more, for a thread that may go on when its coroutine is cancelled."""
+    again = open(os.dup(file.fileno()), "rb")  # noqa: SIM115 -- likewise
+    again.seek(0)
+    return again
 
 
 def with_fsspec(location: Location, conn_id: str | None) -> tuple[Any, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deepshi_provider.exceptions import DeepshiError, InvalidConnection, OutcomeUnknown
+from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_batch_job, run_job
 from deepshi_provider.hooks.metrics import use_airflow_metrics
@@ -66,7 +66,7 @@ class DeepshiImagesTrigger(BaseTrigger):
     async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
         try:
             ended = await run_batch_job(job) if isinstance(job, BatchJob) else await run_job(job)
-        except InvalidConnection as err:
+        except DeepshiError as err:  # before anything was sent: a connection or a job that cannot be used
             return _failure(err, job)
         except Exception as err:  # of a library, or a full disk: without an event, Airflow knows nothing of costs
             self.log.exception("The job failed in a way that is not foreseen")
