@@ -84,7 +84,7 @@ test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200
 .PHONY: test-load
 test-load: $(INSTALLED)  ## 200 large pictures at once in one triggerer, over TLS; needs an idle machine and minutes
 	@$(BIN)/python -m tests.services.programs
-	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/deferred $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/triggers/in_airflow $(ARGS)
 
 .PHONY: test-python
 test-python: $(INSTALLED)  ## the fast tests and a real Airflow on each Python that is there; the others are named
@@ -157,7 +157,7 @@ $(UV):
 
 test-python-%: .venv-python/%/.installed
 	.venv-python/$*/bin/python -m pytest -m '$(FAST)' $(PARALLEL) $(ARGS)
-	.venv-python/$*/bin/python -m pytest tests/deferred/test_same_results.py $(ARGS)
+	.venv-python/$*/bin/python -m pytest tests/triggers/in_airflow/test_same_results.py $(ARGS)
 
 .venv-python/%/.installed: pyproject.toml constraints.txt $(UV)
 	python=$$($(BIN)/python -m tests.services.pythons $* | cut -d ' ' -f 2) && [ "$$python" ] && \

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.services.airflow import Airflow
 from tests.services.airflow_api import TERMINAL_RUN_STATES
-from tests.services.processes import wait_for
+from tests.support.waiting import wait_for
 
 #: The DAGs of ``dags/pictures.py``. The way that fills the database comes last: what it leaves free, others would use.
 WAYS = (

@@ -35,13 +35,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
-from tests.places import local, new_place, place, s3_place  # noqa: E402
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
+from tests.support.hooks import connect, hook, log_lines  # noqa: E402
+from tests.support.places import local, new_place, place, s3_place  # noqa: E402
 from tests.support.scheduling import Scheduling, group_of, in_order  # noqa: E402
 
-__all__ = ["local", "new_place", "place", "proxy", "s3_place"]
+__all__ = ["connect", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -28,19 +28,31 @@ from deepshi_provider.exceptions import (
     RateLimited,
     ServerFailed,
 )
-from tests.api import wire
-from tests.api.wire import JSON, MIB, QUICK, SSE, THOROUGH, Pairs, answer_text, completed, error_of, event, receive
+from tests.support import bodies
+from tests.support.bodies import (
+    JSON,
+    MIB,
+    QUICK,
+    SSE,
+    THOROUGH,
+    Pairs,
+    answer_text,
+    completed,
+    error_of,
+    event,
+    receive,
+)
 
 Cut = Callable[[bytes], Iterator[bytes]]
 
 KINDS = ["PNG", "JPEG", "WEBP"]
-PICTURES = {kind: wire.picture(kind) for kind in KINDS}
+PICTURES = {kind: bodies.picture(kind) for kind in KINDS}
 MEDIA = {PICTURES[kind]: f"image/{kind.lower()}" for kind in KINDS}
 PNG = PICTURES["PNG"]
 COST = Decimal("0.000135")
 
 
-def one(got: wire.Got) -> bytes:
+def one(got: bodies.Got) -> bytes:
     (image,) = got.pictures
     return image
 
@@ -49,10 +61,10 @@ def one(got: wire.Got) -> bytes:
 
 
 @THOROUGH
-@given(wire.answers(st.sampled_from(list(PICTURES.values()))), wire.seeds, wire.cuts())
+@given(bodies.answers(st.sampled_from(list(PICTURES.values()))), bodies.seeds, bodies.cuts())
 def test_any_answer_gives_its_images_and_its_price(document: Pairs, rng: random.Random, cut: Cut) -> None:
-    text = wire.written(document, rng)
-    meant = wire.whole(text)
+    text = bodies.written(document, rng)
+    meant = bodies.whole(text)
     images = []
     for position, entry in enumerate(meant["data"]):
         image = entry.get("b64_json") or entry["url"]
@@ -70,21 +82,21 @@ def test_any_answer_gives_its_images_and_its_price(document: Pairs, rng: random.
 
 
 @THOROUGH
-@given(st.data(), wire.seeds, wire.cuts())
+@given(st.data(), bodies.seeds, bodies.cuts())
 def test_any_stream_gives_its_images_and_its_price(data: st.DataObject, rng: random.Random, cut: Cut) -> None:
     images = data.draw(st.lists(st.sampled_from(list(PICTURES.values())), min_size=1, max_size=3))
     named = data.draw(st.booleans())
     kind = data.draw(st.sampled_from(["image_generation", "image_edit"]))
     documents: list[tuple[str | None, str]] = []
     for position, image in enumerate(images):
-        preview = {"type": f"{kind}.partial_image", "b64_json": wire.text_of(b"preview"), "partial_image_index": 0}
-        final = data.draw(wire.entries(st.just(image)))
+        preview = {"type": f"{kind}.partial_image", "b64_json": bodies.text_of(b"preview"), "partial_image_index": 0}
+        final = data.draw(bodies.entries(st.just(image)))
         final += [("usage", {"cost": {"total_cost": 0.000135}})]
         final += [] if named else [("type", f"{kind}.completed")]
         final += data.draw(st.sampled_from([[], [("index", position)]]))
         for name, document in ((f"{kind}.partial_image", preview), (f"{kind}.completed", final)):
-            documents.append((name if named else None, wire.written(document, rng, lines=True)))
-    body = data.draw(wire.streams(documents))
+            documents.append((name if named else None, bodies.written(document, rng, lines=True)))
+    body = data.draw(bodies.streams(documents))
     got = receive(cut(body), SSE, wanted=len(images))
     assert [(i[0], i[1]) for i in got.images] == list(enumerate(images))
     assert got.answer.cost_usd == COST
@@ -97,14 +109,14 @@ def test_any_stream_gives_its_images_and_its_price(data: st.DataObject, rng: ran
         event(completed(PNG), "image_edit.completed"),
         event(completed(PNG), None),
         event(completed(PNG), "message"),
-        event({"b64_json": wire.text_of(PNG)}),
-        event({"b64_json": wire.text_of(PNG)}, None),
-        event({"url": "data:image/png;base64," + wire.text_of(PNG)}),
-        event({"b64_json": "", "url": "data:image/png;base64," + wire.text_of(PNG)}),
-        event({"b64_json": wire.text_of(PNG), "url": None}),
-        event({"data": [{"b64_json": wire.text_of(PNG)}], "usage": {}}),
-        event({"data": [{"b64_json": wire.text_of(PNG)}]}, None),
-        event({"data": {"b64_json": wire.text_of(PNG)}}),
+        event({"b64_json": bodies.text_of(PNG)}),
+        event({"b64_json": bodies.text_of(PNG)}, None),
+        event({"url": "data:image/png;base64," + bodies.text_of(PNG)}),
+        event({"b64_json": "", "url": "data:image/png;base64," + bodies.text_of(PNG)}),
+        event({"b64_json": bodies.text_of(PNG), "url": None}),
+        event({"data": [{"b64_json": bodies.text_of(PNG)}], "usage": {}}),
+        event({"data": [{"b64_json": bodies.text_of(PNG)}]}, None),
+        event({"data": {"b64_json": bodies.text_of(PNG)}}),
         event(completed(PNG, error=None)),
         event(completed(PNG, error={"message": "", "code": None})),
         event(completed(PNG, index=4)),
@@ -135,14 +147,14 @@ def test_every_form_of_a_stream_gives_the_image(body: bytes) -> None:
         answer_text(PNG, error=None),
         answer_text(PNG, error={}),
         answer_text(PNG, error={"message": "", "type": "", "code": None}),
-        json.dumps({"data": {"b64_json": wire.text_of(PNG)}}).encode(),
+        json.dumps({"data": {"b64_json": bodies.text_of(PNG)}}).encode(),
         json.dumps(completed(PNG)).encode(),
-        json.dumps({"data": [{"b64_json": "data:image/png;base64," + wire.text_of(PNG)}]}).encode(),
-        json.dumps({"data": [{"b64_json": "*", "url": "data:;base64," + wire.text_of(PNG)}]}).encode(),
-        json.dumps({"data": [{"index": -1, "b64_json": wire.text_of(PNG)}]}).encode(),
-        json.dumps({"data": [{"index": 10**30, "b64_json": wire.text_of(PNG)}]}).encode(),
-        json.dumps({"data": [{"index": True, "b64_json": wire.text_of(PNG), "revised_prompt": 5}]}).encode(),
-        json.dumps({"data": [None, 5, {"b64_json": wire.text_of(PNG)}], "created": "now", "model": 5}).encode(),
+        json.dumps({"data": [{"b64_json": "data:image/png;base64," + bodies.text_of(PNG)}]}).encode(),
+        json.dumps({"data": [{"b64_json": "*", "url": "data:;base64," + bodies.text_of(PNG)}]}).encode(),
+        json.dumps({"data": [{"index": -1, "b64_json": bodies.text_of(PNG)}]}).encode(),
+        json.dumps({"data": [{"index": 10**30, "b64_json": bodies.text_of(PNG)}]}).encode(),
+        json.dumps({"data": [{"index": True, "b64_json": bodies.text_of(PNG), "revised_prompt": 5}]}).encode(),
+        json.dumps({"data": [None, 5, {"b64_json": bodies.text_of(PNG)}], "created": "now", "model": 5}).encode(),
     ],
 )
 def test_an_odd_answer_that_can_be_read_gives_the_image(body: bytes) -> None:
@@ -161,8 +173,8 @@ def test_an_odd_answer_that_can_be_read_gives_the_image(body: bytes) -> None:
     ],
 )
 def test_images_are_numbered_from_0_and_never_twice(indices: list[int | None], order: list[int]) -> None:
-    pictures = [wire.picture("PNG", width, 1) for width in (1, 2)]
-    data = [{"index": i, "b64_json": wire.text_of(p)} for i, p in zip(indices, pictures, strict=True)]
+    pictures = [bodies.picture("PNG", width, 1) for width in (1, 2)]
+    data = [{"index": i, "b64_json": bodies.text_of(p)} for i, p in zip(indices, pictures, strict=True)]
     got = receive(json.dumps({"data": data}).encode(), wanted=2)
     assert [image[0] for image in got.images] == [0, 1]
     assert got.pictures == [pictures[position] for position in order]
@@ -170,7 +182,7 @@ def test_images_are_numbered_from_0_and_never_twice(indices: list[int | None], o
 
 def test_what_an_earlier_event_told_is_kept_when_a_later_one_is_silent() -> None:
     first = completed(PNG, model="m", created_at=5, size="3x2")
-    second = {"b64_json": wire.text_of(PNG), "usage": {"total_tokens": 1}}
+    second = {"b64_json": bodies.text_of(PNG), "usage": {"total_tokens": 1}}
     got = receive(event(first) + event(second), SSE, wanted=2)
     assert got.answer.model_dump() == {
         "created": 5,
@@ -187,7 +199,7 @@ def test_fewer_images_than_wanted_are_kept() -> None:
 
 
 def test_half_a_surrogate_pair_in_a_prompt_can_still_be_stored() -> None:
-    data = [{"b64_json": wire.text_of(PNG), "revised_prompt": "a boat \ud83d"}]
+    data = [{"b64_json": bodies.text_of(PNG), "revised_prompt": "a boat \ud83d"}]
     (image,) = receive(json.dumps({"data": data}).encode()).images
     assert image[5] == "a boat \ufffd"
 
@@ -198,7 +210,7 @@ def test_half_a_surrogate_pair_in_a_prompt_can_still_be_stored() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_json_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(kind: str) -> None:
     body = answer_text(PICTURES[kind], ok=True, none=None, rate=-1.5e-7)
-    files = wire.open_files()
+    files = bodies.open_files()
     there = body.index(b'"}], "usage"') - 3  # the last group of base64 may be padding
     paid = body.index(b"0.000135}") + len("0.000135}")
     for at in range(len(body)):
@@ -214,7 +226,7 @@ def test_json_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(kin
             assert (got.answer.cost_usd, got.cost_is_complete) == ((None, False) if at < paid else (COST, True))
     assert receive(body).warnings == []
     assert one(receive(body)) == PICTURES[kind]
-    assert wire.open_files() == files
+    assert bodies.open_files() == files
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -236,7 +248,7 @@ def test_a_stream_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there
 
 
 @THOROUGH
-@given(st.data(), st.sampled_from([JSON, SSE]), wire.cuts())
+@given(st.data(), st.sampled_from([JSON, SSE]), bodies.cuts())
 def test_a_damaged_answer_raises_nothing_but_a_deepshi_error(data: st.DataObject, content_type: str, cut: Cut) -> None:
     image = data.draw(st.sampled_from(list(PICTURES.values())))
     body = bytearray(answer_text(image) if content_type == JSON else event(completed(image)))
@@ -259,31 +271,31 @@ def test_a_damaged_answer_raises_nothing_but_a_deepshi_error(data: st.DataObject
 
 
 @THOROUGH
-@given(st.binary(max_size=300), st.sampled_from([JSON, SSE, "", "text/html"]), wire.cuts())
+@given(st.binary(max_size=300), st.sampled_from([JSON, SSE, "", "text/html"]), bodies.cuts())
 def test_arbitrary_bytes_raise_nothing_but_a_deepshi_error(body: bytes, content_type: str, cut: Cut) -> None:
     assert error_of(cut(body), content_type).charged != "no"
 
 
 def _broken() -> Iterator[tuple[str, str]]:
     yield "", "it is empty"
-    yield wire.text_of(b"no image at all"), "it is not a PNG, JPEG or WebP image"
-    yield wire.text_of(PNG)[:-9] + "*" * 9, "its base64 text is broken"
+    yield bodies.text_of(b"no image at all"), "it is not a PNG, JPEG or WebP image"
+    yield bodies.text_of(PNG)[:-9] + "*" * 9, "its base64 text is broken"
     for kind in KINDS:
-        whole = wire.picture(kind, 90, 70)
+        whole = bodies.picture(kind, 90, 70)
         for length in (len(whole) - 1, len(whole) // 2, 30, 13):
-            yield wire.text_of(whole[:length]), f"its image/{kind.lower()} data is cut short"
+            yield bodies.text_of(whole[:length]), f"its image/{kind.lower()} data is cut short"
 
 
 @pytest.mark.parametrize("key", ["b64_json", "url"])
 @pytest.mark.parametrize(("text", "reason"), list(_broken()))
 def test_an_unusable_image_is_lost_and_its_cost_is_not(text: str, reason: str, key: str) -> None:
-    files = wire.open_files()
+    files = bodies.open_files()
     document = {key: text if key == "b64_json" else "data:;base64," + text, "usage": {"cost": 0.000135}}
     for body, content_type in ((json.dumps({"data": [document], **document}).encode(), JSON), (event(document), SSE)):
         error = error_of(body, content_type)
         assert (type(error), error.charged, error.cost_usd) == (InvalidResponse, "yes", COST)
         assert error.message == f"Image 0 of the answer cannot be used: {reason}. It was paid for and is lost"
-    assert wire.open_files() == files
+    assert bodies.open_files() == files
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,8 +332,8 @@ def test_an_answer_without_image_is_charged_by_what_it_says(document: Any, charg
 @pytest.mark.parametrize("content_type", [JSON, SSE])
 @pytest.mark.parametrize("size", [100_000, 100_001])
 def test_an_image_over_the_limit_is_cut(content_type: str, size: int) -> None:
-    files = wire.open_files()
-    image = wire.padded(size)
+    files = bodies.open_files()
+    image = bodies.padded(size)
     body = answer_text(image) if content_type == JSON else event(completed(image))
     if size == 100_000:
         assert one(receive(body, content_type, image_limit=100_000)) == image
@@ -330,19 +342,19 @@ def test_an_image_over_the_limit_is_cut(content_type: str, size: int) -> None:
         assert (type(error), error.charged) == (InvalidResponse, "yes")
         assert error.message.startswith("Image 0 of the answer cannot be used: it is larger than 100,000 bytes")
         assert error.cost_usd == COST
-    assert wire.open_files() == files
+    assert bodies.open_files() == files
 
 
 def test_large_images_leave_no_file_open() -> None:
-    files = wire.open_files()
-    image = wire.padded(200_000)
+    files = bodies.open_files()
+    image = bodies.padded(200_000)
     assert receive(answer_text(image, image), wanted=2).pictures == [image, image]
     assert receive(answer_text(image, image[:-12]), wanted=2).pictures == [image]
     error_of(answer_text(image[:-12], image[:-12]), wanted=2)
-    previews = event({"b64_json": wire.text_of(image)}, "image_generation.partial_image") * 5
+    previews = event({"b64_json": bodies.text_of(image)}, "image_generation.partial_image") * 5
     assert receive(previews + event(completed(image)) + previews, SSE).pictures == [image]
     error_of(previews, SSE)
-    assert wire.open_files() == files
+    assert bodies.open_files() == files
 
 
 # ------------------------------------------------------------------ errors inside a 2xx answer
@@ -376,7 +388,7 @@ def test_every_error_form_is_understood_wherever_it_stands(
 ) -> None:
     body = json.dumps(document).encode()
     streams = [event(document, name) for name in ("error", None, "message", "image_generation.completed")]
-    preview = event({"b64_json": wire.text_of(PNG)}, "image_generation.partial_image")
+    preview = event({"b64_json": bodies.text_of(PNG)}, "image_generation.partial_image")
     for error in [error_of(body), *(error_of(preview + stream, SSE) for stream in streams)]:
         assert (type(error), error.charged, error.code, error.cost_usd) == (kind, charged, code, None)
         assert error.message.endswith(f". The server said: {said}") == (said is not None)
@@ -449,7 +461,7 @@ def test_an_image_of_64_mib_takes_less_than_1_mib(content_type: str) -> None:
             (image.spool.sha256, image.spool.size_bytes >= 64 * MIB, image.media.width, received.answer.cost_usd)
         )
 
-    peak = wire.peak_of(work)
+    peak = bodies.peak_of(work)
     reader.discard()
     assert got == [(sent.hexdigest(), True, 3, COST)]
     assert peak < MIB
@@ -459,7 +471,7 @@ def _kib(unit: bytes, kib: int = 64) -> bytes:
     return unit * (kib * 1024 // len(unit))
 
 
-PREVIEW = event({"b64_json": wire.text_of(wire.padded(60_000))}, "image_generation.partial_image")
+PREVIEW = event({"b64_json": bodies.text_of(bodies.padded(60_000))}, "image_generation.partial_image")
 
 ENDLESS: list[tuple[str, str, bytes, bytes, int, type[DeepshiError]]] = [
     ("string", JSON, b'{"a": "', _kib(b"x"), 1024, InvalidResponse),
@@ -497,17 +509,17 @@ ENDLESS: list[tuple[str, str, bytes, bytes, int, type[DeepshiError]]] = [
 def test_what_never_ends_is_kept_below_1_mib(
     content_type: str, head: bytes, piece: bytes, times: int, kind: type[DeepshiError]
 ) -> None:
-    files = wire.open_files()
+    files = bodies.open_files()
     errors: list[DeepshiError] = []
 
     def work() -> None:
         errors.append(error_of(chain([head], repeat(piece, times)), content_type, image_limit=32 * MIB))
 
-    peak = wire.peak_of(work)
+    peak = bodies.peak_of(work)
     assert type(errors[0]) is kind
     assert errors[0].charged != "no"
     assert peak < MIB
-    assert wire.open_files() == files
+    assert bodies.open_files() == files
 
 
 @pytest.mark.slow
@@ -529,8 +541,8 @@ def test_what_never_ends_is_kept_below_1_mib(
     ids=range(11),
 )
 def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
-    image = wire.padded(40_000)
-    data = ",".join(f'{{"b64_json": "{wire.text_of(image)}"}}' for _ in range(2))
+    image = bodies.padded(40_000)
+    data = ",".join(f'{{"b64_json": "{bodies.text_of(image)}"}}' for _ in range(2))
     body = f'{{{odd}, "data": [{data}]}}'.encode()
     pieces = [body[at : at + 65536] for at in range(0, len(body), 65536)]
     reader = AnswerReader(2)
@@ -541,7 +553,7 @@ def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
             reader.feed(piece)
         count.append(len(reader.close().images))
 
-    peak = wire.peak_of(work)
+    peak = bodies.peak_of(work)
     reader.discard()
     assert count == [2]
     assert peak < MIB
@@ -552,11 +564,11 @@ def test_a_full_disk_is_a_deepshi_error() -> None:
     program = """
 import resource, signal, sys
 from deepshi_provider.exceptions import DeepshiError
-from tests.api import wire
+from tests.support import bodies
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-image = wire.padded(300_000)
+image = bodies.padded(300_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-error = wire.error_of(wire.answer_text(image))
+error = bodies.error_of(bodies.answer_text(image))
 print(type(error).__name__, error.charged)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

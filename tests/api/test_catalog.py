@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deepshi_provider.api.catalog import ModelInfo, Parameter, complaints, read_catalog
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from tests.api.wire import THOROUGH
+from tests.support.bodies import THOROUGH
 
 known_keys = st.sampled_from(
     ["data", "models", "id", "parameters", "edit", "prompt_max_length", "modalities", "name", "enum", "values"]

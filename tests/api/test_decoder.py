@@ -14,8 +14,8 @@ from deepshi_provider.api.decoder import HEADER_LIMIT, JsonDecoder
 from deepshi_provider.api.document import DEEPEST
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown
-from tests.api import wire
-from tests.api.wire import QUICK, THOROUGH, Pairs
+from tests.support import bodies
+from tests.support.bodies import QUICK, THOROUGH, Pairs
 
 Cut = Callable[[bytes], Iterator[bytes]]
 
@@ -35,22 +35,23 @@ def decode(*pieces: bytes) -> Any:
 def plain(value: Any) -> Any:
     if isinstance(value, Spool):
         assert value.complete
-        return value.problem or wire.read(value)
+        return value.problem or bodies.read(value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 @THOROUGH
-@given(wire.answers(wire.image_bytes), wire.seeds, wire.cuts())
+@given(bodies.answers(bodies.image_bytes), bodies.seeds, bodies.cuts())
 def test_any_answer_in_any_pieces_is_what_json_and_base64_give(document: Pairs, rng: random.Random, cut: Cut) -> None:
-    text = wire.written(document, rng)
-    assert decode(*cut(text.encode())) == wire.whole(text)
+    text = bodies.written(document, rng)
+    assert decode(*cut(text.encode())) == bodies.whole(text)
 
 
 @THOROUGH
 @given(
-    st.binary(max_size=200) | st.text('{}[]":,\\ub64_jsonrldat;,ie=\n 09.-', max_size=200).map(str.encode), wire.cuts()
+    st.binary(max_size=200) | st.text('{}[]":,\\ub64_jsonrldat;,ie=\n 09.-', max_size=200).map(str.encode),
+    bodies.cuts(),
 )
 def test_arbitrary_bytes_raise_nothing_of_python(body: bytes, cut: Cut) -> None:
     results = set()
@@ -63,9 +64,11 @@ def test_arbitrary_bytes_raise_nothing_of_python(body: bytes, cut: Cut) -> None:
 
 
 @QUICK
-@given(wire.image_bytes, st.sampled_from(["", "data:image/png;base64,", r"data:image\/png;base64\u002c"]), wire.cuts())
+@given(
+    bodies.image_bytes, st.sampled_from(["", "data:image/png;base64,", r"data:image\/png;base64\u002c"]), bodies.cuts()
+)
 def test_b64_json_may_hold_a_data_uri(image: bytes, head: str, cut: Cut) -> None:
-    body = f'{{"b64_json": "{head}{wire.text_of(image)}"}}'.encode()
+    body = f'{{"b64_json": "{head}{bodies.text_of(image)}"}}'.encode()
     assert decode(*cut(body)) == {"b64_json": image}
 
 
@@ -144,13 +147,13 @@ def test_commas_and_brackets_in_a_text_are_not_values() -> None:
 
 
 @settings(QUICK, max_examples=15)
-@given(st.sampled_from(["x", "é", "😀", "\\\\", "\\u00e9", "\\ud83d\\ude00"]), st.integers(0, 12), wire.cuts())
+@given(st.sampled_from(["x", "é", "😀", "\\\\", "\\u00e9", "\\ud83d\\ude00"]), st.integers(0, 12), bodies.cuts())
 def test_a_text_that_is_too_long_is_cut_and_the_image_kept(unit: str, before: int, cut: Cut) -> None:
     long = "y" * before + unit * (90_000 // len(unit.encode()))
     body = f'{{"long": "{long}", "other": "{long}", "k": "short", "b64_json": "QUJD"}}'.encode()
     step = cut if len(list(cut(b"x" * 1000))) < 100 else lambda data: iter([data])
     got = decode(*step(body))
-    meant = wire.whole(f'"{long}"')
+    meant = bodies.whole(f'"{long}"')
     assert (got["k"], got["b64_json"]) == ("short", b"ABC")
     assert meant.startswith(got["long"].rstrip("\ufffd"))
     assert meant.startswith(got["other"].rstrip("\ufffd"))
@@ -227,15 +230,15 @@ def test_an_answer_may_be_nested_as_deep_as_any_python_can_write_it(opened: byte
 
 
 def test_base64_without_end_and_without_image_is_cut() -> None:
-    decoder = JsonDecoder(lambda: Spool(4 * wire.MIB))
+    decoder = JsonDecoder(lambda: Spool(4 * bodies.MIB))
     decoder.feed(b'{"b64_json": "')
     for _ in range(4):
-        decoder.feed(b" " * wire.MIB)
+        decoder.feed(b" " * bodies.MIB)
     with pytest.raises(InvalidResponse, match="without end"):
-        decoder.feed(b" " * wire.MIB)
+        decoder.feed(b" " * bodies.MIB)
     decoder.spools[0].close()
 
 
 def test_an_image_in_tiny_pieces_is_not_taken_for_one_without_end() -> None:
-    body = f'{{"b64_json": "{wire.text_of(bytes(3000))}"}}'.encode()
+    body = f'{{"b64_json": "{bodies.text_of(bytes(3000))}"}}'.encode()
     assert decode(*(body[at : at + 1] for at in range(len(body)))) == {"b64_json": bytes(3000)}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deepshi_provider.api.media import EXTENSIONS, Media, identify, media_type
-from tests.api import wire
-from tests.api.wire import QUICK, THOROUGH
+from tests.support import bodies
+from tests.support.bodies import QUICK, THOROUGH
 
 KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
@@ -25,7 +25,7 @@ def look(image: bytes) -> Media:
 @pytest.mark.parametrize(("kind", "type_"), KINDS.items())
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (640, 3), (3, 1000)])
 def test_an_image_tells_its_kind_and_size(kind: str, type_: str, width: int, height: int) -> None:
-    assert look(wire.picture(kind, width, height)) == Media(media_type=type_, width=width, height=height)
+    assert look(bodies.picture(kind, width, height)) == Media(media_type=type_, width=width, height=height)
 
 
 def saved(kind: str, image: Image.Image, **options: Any) -> bytes:
@@ -201,8 +201,8 @@ def test_what_is_no_image_of_the_api_is_refused(image: bytes) -> None:
     "image",
     [
         b"\x89PNG\r\n\x1a\n\0\0\0\0IEND\xaeB`\x82",
-        wire.picture("PNG")[:33] + wire.picture("PNG")[-12:],
-        wire.picture("PNG")[:16] + bytes(8) + wire.picture("PNG")[24:],
+        bodies.picture("PNG")[:33] + bodies.picture("PNG")[-12:],
+        bodies.picture("PNG")[:16] + bytes(8) + bodies.picture("PNG")[24:],
         b"\xff\xd8\xff\xd9",
         b"\xff\xd8\xff" + bytes(1000) + b"\xff\xd9",
         b"RIFF\x04\0\0\0WEBP",
@@ -220,9 +220,9 @@ def test_an_image_without_a_size_or_pixels_is_refused(image: bytes) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        wire.picture("PNG").replace(b"IDAT", b"\0\0\0\0"),
+        bodies.picture("PNG").replace(b"IDAT", b"\0\0\0\0"),
         b"RIFF\x0c\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(10),
-        b"RIFF\x20\0\0\0" + wire.picture("WEBP")[8:],
+        b"RIFF\x20\0\0\0" + bodies.picture("WEBP")[8:],
     ],
 )
 def test_an_image_whose_parts_contradict_each_other_is_refused(image: bytes) -> None:
@@ -244,5 +244,5 @@ def test_arbitrary_bytes_are_an_image_or_a_value_error(head: bytes, rest: bytes)
 
 @pytest.mark.parametrize(("kind", "type_"), KINDS.items())
 def test_twelve_bytes_tell_the_kind(kind: str, type_: str) -> None:
-    assert media_type(wire.picture(kind)[:12]) == type_
-    assert media_type(wire.picture(kind)[:2]) is None
+    assert media_type(bodies.picture(kind)[:12]) == type_
+    assert media_type(bodies.picture(kind)[:2]) is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.exceptions import InvalidRequest
-from tests.api.wire import THOROUGH
+from tests.support.bodies import THOROUGH
 
 BASE = {"model": "m", "prompt": "a boat"}
 NUMBERS = ["n", "width", "height", "seed"]

@@ -21,7 +21,7 @@ from deepshi_provider.exceptions import (
     RateLimited,
     ServerFailed,
 )
-from tests.api.wire import QUICK
+from tests.support.bodies import QUICK
 
 NOW = 1_782_595_538.0  # Sat, 27 Jun 2026 21:25:38 GMT
 

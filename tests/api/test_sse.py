@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from deepshi_provider.api.sse import SseDecoder
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
-from tests.api import wire
-from tests.api.wire import THOROUGH
+from tests.support import bodies
+from tests.support.bodies import THOROUGH
 
 Cut = Callable[[bytes], Iterator[bytes]]
 
@@ -28,27 +28,29 @@ def events(*pieces: bytes) -> list[tuple[str, object]]:
 
 def _plain(document: object) -> object:
     if isinstance(document, dict) and "b64_json" in document:
-        return {**document, "b64_json": wire.read(document["b64_json"])}
+        return {**document, "b64_json": bodies.read(document["b64_json"])}
     return document
 
 
 @THOROUGH
-@given(st.data(), wire.seeds, wire.cuts())
+@given(st.data(), bodies.seeds, bodies.cuts())
 def test_any_stream_in_any_pieces_is_what_json_gives_of_each_event(
     data: st.DataObject, rng: random.Random, cut: Cut
 ) -> None:
-    documents = data.draw(st.lists(st.dictionaries(wire.plain_keys, wire.extras, max_size=3), min_size=1, max_size=3))
-    texts = [wire.written(document, rng, lines=True) for document in documents]
+    documents = data.draw(
+        st.lists(st.dictionaries(bodies.plain_keys, bodies.extras, max_size=3), min_size=1, max_size=3)
+    )
+    texts = [bodies.written(document, rng, lines=True) for document in documents]
     names = [data.draw(st.sampled_from([None, "a.completed", "é"])) for _ in documents]
-    body = data.draw(wire.streams(list(zip(names, texts, strict=True))))
+    body = data.draw(bodies.streams(list(zip(names, texts, strict=True))))
     got = events(*cut(body))
     done = [("", "[DONE]")] if b"[DONE]" in body else []
-    expected = [(name or "", wire.whole(text)) for name, text in zip(names, texts, strict=True)]
+    expected = [(name or "", bodies.whole(text)) for name, text in zip(names, texts, strict=True)]
     assert [(name, text.strip() if isinstance(text, str) else text) for name, text in got] == expected + done
 
 
 @THOROUGH
-@given(st.binary(max_size=200) | st.text('data:event \r\n{}"b64_json', max_size=200).map(str.encode), wire.cuts())
+@given(st.binary(max_size=200) | st.text('data:event \r\n{}"b64_json', max_size=200).map(str.encode), bodies.cuts())
 def test_arbitrary_bytes_give_the_same_in_any_pieces(body: bytes, cut: Cut) -> None:
     results = set()
     for pieces in ([body], list(cut(body))):
@@ -80,8 +82,8 @@ def test_an_event_is_given_before_what_follows_it_in_the_same_piece_is_read() ->
 
 
 def test_base64_in_several_data_lines_is_one_image() -> None:
-    image = wire.picture()
-    text = wire.text_of(image)
+    image = bodies.picture()
+    text = bodies.text_of(image)
     body = f'data: {{"b64_json": "{text[:9]}\ndata: {text[9:]}"}}\n\n'.encode()
     assert events(body) == [("", {"b64_json": image})]
 

@@ -17,7 +17,7 @@ from deepshi_provider.costs.sheet import Doubt
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.journal.bill import Bill
-from tests.batch.making import (
+from tests.support.batches import (
     BANANA,
     PRICE,
     batch,
@@ -30,8 +30,8 @@ from tests.batch.making import (
     rows_of,
     statuses,
 )
-from tests.places import Place, state
 from tests.support.counts import posts, taken
+from tests.support.places import Place, state
 
 
 @pytest.mark.slow

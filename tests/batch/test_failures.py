@@ -25,13 +25,24 @@ from deepshi_provider.journal.index import Index
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.store.store import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
-from tests.batch.making import PRICE, batch, cost_of, counts, ended, lines_of, manifests, result_of, rows_of, statuses
-from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of
-from tests.places import LocalPlace, Place, images, state
 from tests.services.s3_proxy import S3Proxy
+from tests.support.batches import (
+    PRICE,
+    batch,
+    cost_of,
+    counts,
+    ended,
+    lines_of,
+    manifests,
+    result_of,
+    rows_of,
+    statuses,
+)
 from tests.support.counts import posts, taken
 from tests.support.loops import measured_callbacks
+from tests.support.places import LocalPlace, Place, images, state
+from tests.support.tasks import TaskInstance, context_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +186,7 @@ def test_a_lost_answer_counts_although_the_store_fails_before_the_next_attempt(
     emulator.fault("silence")
     operator = batch(s3_place, rows_of(1), output_conn_id=proxy.conn_id, stream=True, retries=1)
     running = thread.submit(ended, operator)
-    wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
     proxy.no_listing = ""
     ti, err = running.result(timeout=120)
     assert isinstance(err, StorageFailed)
@@ -215,11 +226,11 @@ def test_a_killed_batch_leaves_claims_and_keeps_what_it_has(
     emulator.settings(latency=30)
     operator, ti = rendered(batch(place, rows_of(20), max_concurrency=4))
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
-    wait_for(lambda: emulator.stats()["in_flight"] == 4)
+    wait_until(lambda: emulator.stats()["in_flight"] == 4)
     operator.on_kill()
     with pytest.raises(AirflowException, match="was killed"):
         running.result(timeout=5)
-    wait_for(lambda: emulator.stats()["disconnects"] == 4)
+    wait_until(lambda: emulator.stats()["disconnects"] == 4)
     assert ti.xcoms == {"cost_usd": float(5 * PRICE)}, "what earlier tries have paid is told in time"
     assert (len(state(place, "claim")), len(state(place, "record")), state(place, "holder")) == (9, 5, [])
     emulator.settings(latency=0)
@@ -270,7 +281,7 @@ def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
 ) -> None:
     emulator.settings(latency=1)
     first = thread.submit(result_of, batch(place, [{"key": "x", "prompt": "shared"}]))
-    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1)
     emulator.settings(latency=2)
     rows = [{"key": "w", "prompt": "slow"}, {"key": "x", "prompt": "shared"}]
     second = thread.submit(result_of, batch(place, rows, max_concurrency=1), run_id="tuesday")
@@ -285,7 +296,7 @@ def test_what_was_listed_long_ago_is_listed_again_before_a_claim(
     """Slow: the first row takes longer than a listing counts as fresh."""
     emulator.fault("status", status=400, delay=12)
     both = thread.submit(ended, batch(local, rows_of(2), max_concurrency=1))
-    wait_for(lambda: posts(emulator) == 1)
+    wait_until(lambda: posts(emulator) == 1)
     result_of(batch(local, [{"key": "row-1", "prompt": "another one"}]), run_id="tuesday")
     both.result(timeout=60)
     assert sorted(name.split(".")[1] for name in state(local, "claim")) == ["1", "2"], "each has a number of its own"

@@ -8,9 +8,9 @@ import pytest
 
 from deepshi_provider.client.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from deepshi_provider.emulator.testing import Emulator
-from tests.batch.making import PRICE, batch, counts, ended, result_of, rows_of
-from tests.places import Place
+from tests.support.batches import PRICE, batch, counts, ended, result_of, rows_of
 from tests.support.counts import posts, taken
+from tests.support.places import Place
 
 
 @pytest.mark.slow

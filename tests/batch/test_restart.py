@@ -24,11 +24,11 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner, Record, StoredImage
 from deepshi_provider.journal.journal import Ledger, new_claim
 from deepshi_provider.store.store import STATE
-from tests.batch.making import PRICE, cost_of, lines_of, rows_of, statuses
-from tests.emulator.wire import wait_for
-from tests.places import Place, state
 from tests.services.processes import last_line_of, start_module
+from tests.support.batches import PRICE, cost_of, lines_of, rows_of, statuses
 from tests.support.counts import posts, taken
+from tests.support.places import Place, state
+from tests.support.waiting import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def arguments(place: Place, **more: Any) -> dict[str, Any]:
 @contextmanager
 def started(said: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """The batch in a process of its own, working."""
-    with start_module("tests.batch.run_operator", json.dumps(said)) as process:
+    with start_module("tests.support.run_operator", json.dumps(said)) as process:
         try:
             yield process
         finally:
@@ -61,7 +61,7 @@ def started(said: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
 
 def told_by(said: dict[str, Any]) -> dict[str, Any]:
     """What a batch in a process of its own told in the end."""
-    told: dict[str, Any] = json.loads(last_line_of(start_module("tests.batch.run_operator", json.dumps(said))))
+    told: dict[str, Any] = json.loads(last_line_of(start_module("tests.support.run_operator", json.dumps(said))))
     return told
 
 
@@ -80,10 +80,10 @@ def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
     said = arguments(place, requests_uri=jsonl(tmp_path / "rows.jsonl", rows), max_concurrency=at_once)
     emulator.settings(latency=0.5)
     with started(said) as process:
-        wait_for(lambda: emulator.stats()["images"] >= count // 2)
+        wait_until(lambda: emulator.stats()["images"] >= count // 2)
         process.kill()
         process.wait()
-    wait_for(lambda: emulator.stats()["in_flight"] == 0)
+    wait_until(lambda: emulator.stats()["in_flight"] == 0)
     for name in state(place, "holder"):  # else the next try waits until the sign of life is too old
         place.delete(name)
     emulator.settings(latency=0)
@@ -105,7 +105,7 @@ def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
     # The kill can fall between the head and the body of a request, which the server then neither serves nor charges.
     assert {(entry["outcome"], entry["cost_usd"]) for entry in halves} <= {("disconnected", None)}
     # Whatever arrived as a whole was paid for, whether or not its client lived to see the answer.
-    wait_for(lambda: emulator.stats()["images"] == len(entries) - len(halves))
+    wait_until(lambda: emulator.stats()["images"] == len(entries) - len(halves))
     # No row was bought again without its record saying so, and the sheet covers all that the server took.
     bought = Counter(entry["prompt"] for entry in entries if entry["fields"])
     records = [json.loads(line)[1] for line in place.read(f"{STATE}/index.jsonl").splitlines()]

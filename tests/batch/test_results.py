@@ -13,7 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
-from tests.batch.making import (
+from tests.batch.test_rows import parquet
+from tests.support.batches import (
     BANANA,
     PRICE,
     batch,
@@ -26,10 +27,9 @@ from tests.batch.making import (
     rows_of,
     statuses,
 )
-from tests.batch.test_rows import parquet
-from tests.operators.tasks import run_try
-from tests.places import LocalPlace, Place, images, state
 from tests.support.counts import posts, taken
+from tests.support.places import LocalPlace, Place, images, state
+from tests.support.tasks import run_try
 
 COLUMNS = [
     "key",

@@ -13,7 +13,7 @@ import pytest
 
 from deepshi_provider.cli.main import main
 from deepshi_provider.emulator.testing import Emulator
-from tests.places import Place
+from tests.support.places import Place
 
 GOOD: list[dict[str, Any]] = [
     {"key": "a", "prompt": "a boat", "width": 64, "height": 48},

@@ -25,9 +25,9 @@ from tests.services.airflow_cluster import AirflowCluster
 from tests.services.airflow_settings import USERS
 from tests.services.debian import MissingProgram
 from tests.services.postgres import Postgres
-from tests.services.processes import wait_for
 from tests.services.redis import Redis
 from tests.services.seaweedfs import SeaweedFS
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "dags_examples"

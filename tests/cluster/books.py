@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.places import S3Place
 from tests.services.airflow import Airflow
 from tests.services.airflow_api import AirflowApi
 from tests.services.seaweedfs import SeaweedFS
+from tests.support.places import S3Place
 
 RECORDS = ("stored", "lost", "superseded")
 

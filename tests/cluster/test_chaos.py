@@ -16,9 +16,10 @@ from tests.cluster.books import Books, costs_in_xcom, unknown_in_xcom
 from tests.cluster.chaos import DEATHS, Chaos
 from tests.services.airflow_cluster import AirflowCluster
 from tests.services.postgres import Postgres
-from tests.services.processes import listening, wait_for
+from tests.services.processes import listening
 from tests.services.redis import Redis
 from tests.services.seaweedfs import SeaweedFS
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(1800)]
 

@@ -17,9 +17,9 @@ from deepshi_provider.costs.sheet import OTHERS, CostSheet, ModelCosts, SheetIma
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
-from tests.batch.making import PRICE, batch, rows_of
-from tests.operators.tasks import TaskInstance, context_of, execute, generate
-from tests.places import Place
+from tests.support.batches import PRICE, batch, rows_of
+from tests.support.places import Place
+from tests.support.tasks import TaskInstance, context_of, execute, generate
 
 money = st.none() | st.decimals(min_value=0, max_value=1000, places=12)
 sendings = st.lists(st.tuples(st.sampled_from([f"model-{number}" for number in range(12)]), money), max_size=40)

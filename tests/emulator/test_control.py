@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import (
+from tests.support.calls import (
     BOAT,
     GENERATIONS,
     STREAMED_BOAT,
     raw_post,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 NOTHING = {
     "posts": 0,
@@ -82,16 +82,16 @@ def test_journal_tells_the_whole_request(emulator: Emulator, client: httpx.Clien
 def test_work_is_billed_after_its_client_has_gone(emulator: Emulator, request_fields: dict[str, Any]) -> None:
     emulator.settings(hold=True)
     connection = raw_post(emulator, request_fields)
-    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1)
     (entry,) = emulator.requests()
     assert (entry["outcome"], entry["finished_at"]) == ("in_flight", None)
     connection.close()
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
     (entry,) = emulator.requests()
     assert (entry["outcome"], entry["cost_usd"]) == ("disconnected", None)
     assert emulator.stats()["in_flight"] == 0
     emulator.settings(hold=False)
-    wait_for(lambda: emulator.stats()["charged_requests"] == 1)
+    wait_until(lambda: emulator.stats()["charged_requests"] == 1)
     (entry,) = emulator.requests()
     assert (entry["outcome"], entry["cost_usd"]) == ("disconnected", "0.000001582031")
     assert emulator.picture(entry["id"]).startswith(b"\x89PNG")
@@ -99,9 +99,9 @@ def test_work_is_billed_after_its_client_has_gone(emulator: Emulator, request_fi
 
 def test_client_that_leaves_before_it_has_sent_everything_pays_nothing(emulator: Emulator) -> None:
     connection = raw_post(emulator, {**BOAT, "prompt": "x" * 4_000}, missing_bytes=10)
-    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1)
     connection.close()
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
     (entry,) = emulator.requests()
     assert (entry["outcome"], entry["status"], entry["cost_usd"]) == ("disconnected", None, None)
 
@@ -113,7 +113,7 @@ def test_client_that_leaves_with_the_whole_body_is_served(emulator: Emulator) ->
     while b"\n\n" not in received.partition(b".completed")[2]:
         received += connection.recv(1 << 16)
     connection.close()
-    wait_for(lambda: emulator.stats()["in_flight"] == 0)
+    wait_until(lambda: emulator.stats()["in_flight"] == 0)
     (entry,) = emulator.requests()
     assert (entry["outcome"], emulator.stats()["disconnects"]) == ("delivered", 0)
 
@@ -125,7 +125,7 @@ def test_client_that_leaves_in_the_middle_of_the_body_is_noticed(emulator: Emula
     while received < 1 << 20:
         received += len(connection.recv(1 << 16))
     connection.close()
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
     (entry,) = emulator.requests()
     assert entry["outcome"] == "disconnected"
     assert entry["cost_usd"] is not None
@@ -135,7 +135,7 @@ def test_reset_forgets_and_late_work_is_not_booked_into_the_new_ledger(emulator:
     emulator.settings(latency=0.2, catalog_shape="odd")
     emulator.fault("status", status=500, path="edits")
     with raw_post(emulator, BOAT) as connection:
-        wait_for(lambda: emulator.stats()["in_flight"] == 1)
+        wait_until(lambda: emulator.stats()["in_flight"] == 1)
         emulator.reset()
         assert b"200 OK" in connection.recv(65536)
     assert emulator.stats() == NOTHING
@@ -145,7 +145,7 @@ def test_reset_forgets_and_late_work_is_not_booked_into_the_new_ledger(emulator:
 def test_late_work_takes_no_picture_from_what_comes_after_a_reset(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(latency=0.2)
     with raw_post(emulator, BOAT) as connection:
-        wait_for(lambda: emulator.stats()["in_flight"] == 1)
+        wait_until(lambda: emulator.stats()["in_flight"] == 1)
         emulator.reset()
         ids = [client.post(GENERATIONS, json=BOAT).headers["x-request-id"] for _ in range(64)]
         assert b"200 OK" in connection.recv(65536)
@@ -218,7 +218,7 @@ def test_connection_is_airflows_json(emulator: Emulator) -> None:
 def test_log_has_one_line_per_request_and_never_the_key(emulator: Emulator, client: httpx.Client) -> None:
     answer = client.post(GENERATIONS, json=BOAT)
     request_id = answer.headers["x-request-id"]
-    wait_for(lambda: request_id in emulator.log())
+    wait_until(lambda: request_id in emulator.log())
     (line,) = (line for line in emulator.log().splitlines() if request_id in line)
     assert line.startswith(f"POST {GENERATIONS} 200 ")
     assert emulator.api_key not in emulator.log()
@@ -268,7 +268,7 @@ def test_held_pictures_come_all_at_once(emulator: Emulator, client: httpx.Client
     emulator.settings(hold=True)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(client.post, GENERATIONS, json=BOAT) for _ in range(4)]
-        wait_for(lambda: emulator.stats()["in_flight"] == 4)
+        wait_until(lambda: emulator.stats()["in_flight"] == 4)
         assert emulator.stats()["images"] == 0
         emulator.settings(hold=False)
         assert [answer.result().status_code for answer in answers] == [200] * 4

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import EDITS, events, image_file, only_picture, part
+from tests.support.calls import EDITS, events, image_file, only_picture, part
 
 EDIT = {"model": "deepshi-image-1", "prompt": "make it blue", "width": "256", "height": "256"}
 

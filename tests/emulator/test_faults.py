@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import (
+from tests.support.calls import (
     BOAT,
     GENERATIONS,
     STREAMED_BOAT,
@@ -22,15 +22,15 @@ from tests.emulator.wire import (
     only_picture,
     raw_post,
     read_to_end,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 PRICE = "0.000001582031"  # of BOAT
 
 
 def bill(emulator: Emulator) -> tuple[str, str | None]:
     """Outcome and cost of the only request."""
-    wait_for(lambda: emulator.requests()[0]["outcome"] != "in_flight")
+    wait_until(lambda: emulator.requests()[0]["outcome"] != "in_flight")
     (entry,) = emulator.requests()
     return entry["outcome"], entry["cost_usd"]
 
@@ -131,7 +131,7 @@ def test_late_cut_comes_after_the_whole_event(emulator: Emulator) -> None:
 def test_silence_sends_nothing_and_charges_while_it_waits(emulator: Emulator) -> None:
     emulator.fault("silence")
     connection = raw_post(emulator, BOAT)
-    wait_for(lambda: emulator.stats()["charged_requests"] == 1)
+    wait_until(lambda: emulator.stats()["charged_requests"] == 1)
     connection.settimeout(0.2)
     with pytest.raises(TimeoutError):
         connection.recv(1)

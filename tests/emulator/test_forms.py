@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import BOAT, GENERATIONS, STREAMED_BOAT, TWO_BOATS, events
+from tests.support.calls import BOAT, GENERATIONS, STREAMED_BOAT, TWO_BOATS, events
 
 COMPLETED = "image_generation.completed"
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import BOAT, GENERATIONS, TWO_BOATS, events, exact, only_picture, raw_post, wait_for
+from tests.support.calls import BOAT, GENERATIONS, TWO_BOATS, events, exact, only_picture, raw_post
+from tests.support.waiting import wait_until
 
 SIZES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"model": "deepshi-banana-pro", "width": 321, "height": 77}, (321, 77)),
@@ -209,7 +210,7 @@ def test_a_request_without_its_body_costs_nothing(emulator: Emulator) -> None:
     body = len(json.dumps(BOAT))
     raw_post(emulator, BOAT, missing_bytes=body).close()
     raw_post(emulator, BOAT, missing_bytes=1).close()
-    wait_for(lambda: emulator.stats()["disconnects"] == 2, timeout=60)
+    wait_until(lambda: emulator.stats()["disconnects"] == 2, timeout=60)
     stats = emulator.stats()
     assert (stats["posts"], stats["in_flight"], stats["images"], stats["cost_usd"]) == (2, 0, 0, "0")
     assert [entry["fields"] for entry in emulator.requests()] == [{}, {}]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import image_file
+from tests.support.calls import image_file
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import BOAT, EDITS, GENERATIONS, image_file, part
+from tests.support.calls import BOAT, EDITS, GENERATIONS, image_file, part
 
 WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"model": "dall-e-9"}, "model_not_found", "model"),

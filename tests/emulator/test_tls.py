@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.emulator.wire import (
+from tests.support.calls import (
     BOAT,
     GENERATIONS,
     STREAMED_BOAT,
@@ -26,8 +26,8 @@ from tests.emulator.wire import (
     raw_connection,
     raw_request,
     read_to_end,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_cut_answer_ends_early(secure: Emulator, fields: dict[str, object], at: 
     secure.fault("cut", at=at, reset=reset)
     with client_of(secure) as client, pytest.raises(httpx.TransportError):
         client.post(GENERATIONS, json=fields)
-    wait_for(lambda: secure.requests()[0]["outcome"] == "faulted")
+    wait_until(lambda: secure.requests()[0]["outcome"] == "faulted")
     assert (secure.requests()[0]["fault"], secure.stats()["images"]) == ("cut", 1)
 
 
@@ -157,8 +157,8 @@ def test_answer_that_is_cut_after_its_last_event_is_whole(secure: Emulator) -> N
 def test_client_that_leaves_without_a_goodbye_is_noticed(secure: Emulator) -> None:
     secure.settings(hold=True)
     with tls_post(secure) as connection:
-        wait_for(lambda: secure.stats()["in_flight"] == 1)
+        wait_until(lambda: secure.stats()["in_flight"] == 1)
         connection.shutdown(socket.SHUT_RDWR)
-    wait_for(lambda: secure.stats()["disconnects"] == 1)
+    wait_until(lambda: secure.stats()["disconnects"] == 1)
     secure.settings(hold=False)
-    wait_for(lambda: secure.stats()["images"] == 1)  # it was ordered
+    wait_until(lambda: secure.stats()["images"] == 1)  # it was ordered

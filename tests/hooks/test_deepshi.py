@@ -22,9 +22,10 @@ from deepshi_provider.exceptions import (
     ServerFailed,
 )
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.hooks.conftest import Connect, LogLines
-from tests.hooks.wire import KEY, boat, open_files, wait_until
+from tests.support.hooks import Connect, LogLines
 from tests.support.loops import measured_callbacks
+from tests.support.servers import KEY, boat, open_files
+from tests.support.waiting import wait_until
 
 MIB = 2**20
 # Beside each form alone: what may well come together.

@@ -12,13 +12,13 @@ import pytest
 
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.journal.entries import Manifest
-from tests.api import wire
-from tests.api.wire import SSE, answer_text, completed, event
-from tests.hooks.answering import Answer, AnsweringServer, answering
-from tests.jobs.making import make_job
-from tests.places import LocalPlace, document, state
+from tests.support import bodies
+from tests.support.answering import Answer, AnsweringServer, answering
+from tests.support.bodies import SSE, answer_text, completed, event
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, document, state
 
-PNG = wire.picture()
+PNG = bodies.picture()
 COST = Decimal("0.000135")
 STREAM = f"Content-Type: {SSE}\r\nConnection: close"
 

@@ -14,12 +14,12 @@ import pytest
 
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.journal.entries import Manifest
-from tests.api import wire
-from tests.hooks.answering import Answer, answering
-from tests.jobs.making import make_job
-from tests.places import LocalPlace, document, state
+from tests.support import bodies
+from tests.support.answering import Answer, answering
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, document, state
 
-PICTURES = [wire.picture(kind) for kind in ("PNG", "JPEG", "WEBP")]
+PICTURES = [bodies.picture(kind) for kind in ("PNG", "JPEG", "WEBP")]
 PRICE = "0.000135"
 COUNT = int(os.environ.get("DEEPSHI_TEST_ANSWERS", "500"))
 TYPES = ["application/json", "text/event-stream", "text/plain", "text/html"]
@@ -43,7 +43,7 @@ ODD: list[Any] = [None, "", 5, [], {}, "x" * 3000, "\x00", "\ud83d", 2**80, -1, 
 
 
 def entry(rng: random.Random) -> Any:
-    image = wire.text_of(rng.choice(PICTURES))
+    image = bodies.text_of(rng.choice(PICTURES))
     return rng.choice(
         [
             {"b64_json": image},
@@ -80,9 +80,9 @@ def body_of(rng: random.Random, n: int, *, stream: bool) -> bytes:
     events = []
     for each in entries:
         fields = each if isinstance(each, dict) else {"b64_json": each}
-        events.append(wire.event({"type": "image_generation.completed", **fields, "usage": usage(rng)}))
+        events.append(bodies.event({"type": "image_generation.completed", **fields, "usage": usage(rng)}))
     if rng.random() < 0.3:
-        events.insert(rng.randrange(len(events) + 1), wire.event(error(rng), "error"))
+        events.insert(rng.randrange(len(events) + 1), bodies.event(error(rng), "error"))
     if events and rng.random() < 0.2:
         events.append(rng.choice(events))
     return b": wait\n\n".join(events) + rng.choice([b"", b"data: [DONE]\n\n", b"garbage"])

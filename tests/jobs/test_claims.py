@@ -10,9 +10,10 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from tests.jobs.making import make_job, until
-from tests.places import Place, document, images, state
 from tests.support.counts import error, posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import Place, document, images, state
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,11 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.entries import Manifest, Owner
 from deepshi_provider.journal.lease import Times
-from tests.jobs.making import BOAT, make_job, until
-from tests.places import Place, document, images, state
 from tests.services.processes import last_line_of, start_module
 from tests.support.counts import posts, taken
+from tests.support.jobs import BOAT, make_job
+from tests.support.places import Place, document, images, state
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ ENDLESS = Times(lease=3600, beat=1, poll=3600)
 
 def start(job: Job) -> subprocess.Popen[str]:
     """Start a process that carries out the job."""
-    return start_module("tests.jobs.run_job", job.model_dump_json())
+    return start_module("tests.support.run_job", job.model_dump_json())
 
 
 def manifest_of(process: subprocess.Popen[str]) -> Manifest:

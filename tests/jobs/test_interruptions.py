@@ -12,10 +12,11 @@ from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.journal import Ledger, new_claim
 from deepshi_provider.journal.lease import Lease, Times, Watch
 from deepshi_provider.store.store import Store
-from tests.jobs.making import make_job, until
-from tests.places import LocalPlace, S3Place, images, state
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, S3Place, images, state
+from tests.support.waiting import until
 
 OWNER = Owner(dag_id="d", run_id="r", task_id="t")
 

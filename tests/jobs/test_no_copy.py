@@ -15,10 +15,10 @@ import pytest
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.store.store import Store
-from tests.hooks.wire import wait_until
-from tests.jobs.making import make_job
-from tests.places import LocalPlace, images, state
 from tests.support.counts import posts
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, images, state
+from tests.support.waiting import wait_until
 
 
 def unnamed_files_in(pid: int, directory: Path) -> int:

@@ -10,10 +10,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from tests.batch.making import batch, counts, ended, result_of
-from tests.jobs.making import make_job
-from tests.places import LocalPlace, Place, images
+from tests.support.batches import batch, counts, ended, result_of
 from tests.support.counts import posts
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, Place, images
 
 SMALL: dict[str, Any] = {"model": "deepshi-image-1", "prompt": "add a flag", "width": 64, "height": 48}
 

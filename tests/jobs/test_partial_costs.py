@@ -15,16 +15,17 @@ from airflow.sdk.execution_time.context import set_current_context
 from deepshi_provider.costs.sheet import in_words
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
-from tests.api import wire
-from tests.api.wire import SSE, completed, event
-from tests.batch.making import batch, ended, rows_of
-from tests.hooks.answering import Answer, AnsweringServer, answering
-from tests.hooks.wire import boat
-from tests.jobs.making import make_job, until
-from tests.operators.tasks import TaskInstance, context_of
-from tests.places import LocalPlace
+from tests.support import bodies
+from tests.support.answering import Answer, AnsweringServer, answering
+from tests.support.batches import batch, ended, rows_of
+from tests.support.bodies import SSE, completed, event
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace
+from tests.support.servers import boat
+from tests.support.tasks import TaskInstance, context_of
+from tests.support.waiting import until
 
-PNG = wire.picture()
+PNG = bodies.picture()
 STREAM = f"Content-Type: {SSE}\r\nConnection: close"
 TOLD, PRICE = Decimal("0.01"), Decimal("0.04")
 

@@ -11,10 +11,10 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from tests.emulator.wire import image_file
-from tests.jobs.making import make_job
-from tests.places import Place, images
+from tests.support.calls import image_file
 from tests.support.counts import posts
+from tests.support.jobs import make_job
+from tests.support.places import Place, images
 
 MODELS = "/v1/models"
 #: Fields of a generation, and what is said about them.

@@ -19,12 +19,13 @@ from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal import run_costs
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
-from tests.batch.making import BANANA, batch, ended, lines_of, rows_of
-from tests.jobs.making import make_job, until
-from tests.operators.tasks import TaskInstance, execute, generate
-from tests.places import LocalPlace, Place
 from tests.services.processes import last_line_of, start_module
+from tests.support.batches import BANANA, batch, ended, lines_of, rows_of
 from tests.support.counts import error, posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, Place
+from tests.support.tasks import TaskInstance, execute, generate
+from tests.support.waiting import until
 
 #: USD of a picture.
 PRICE = Decimal("0.039")
@@ -112,7 +113,10 @@ async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Em
     """Both look before either has paid; whoever comes then is refused."""
     emulator.settings(latency=3)
     said = [job(place, task, max_run_cost_usd="0.039").model_dump_json() for task in ("a", "b")]
-    with start_module("tests.jobs.run_job", said[0]) as first, start_module("tests.jobs.run_job", said[1]) as second:
+    with (
+        start_module("tests.support.run_job", said[0]) as first,
+        start_module("tests.support.run_job", said[1]) as second,
+    ):
         await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=60)
     in_flight = emulator.stats()["peak_in_flight"]
     assert taken(emulator) <= Decimal("0.039") + (in_flight - 1) * PRICE
@@ -134,7 +138,7 @@ def test_parallel_batches_overshoot_by_what_is_in_flight(
     for task in ("one", "two"):
         where = {"task_id": task, "output_uri": f"{place.uri}/{task}", "output_conn_id": place.conn_id}
         arguments = json.dumps({**said, **where, "max_run_cost_usd": "0.5"})
-        processes.append(start_module("tests.batch.run_operator", arguments))
+        processes.append(start_module("tests.support.run_operator", arguments))
     told = [json.loads(last_line_of(process)) for process in processes]
     assert all("max_run_cost_usd" in one["error"] for one in told)
     costs = [Decimal(one["xcoms"]["deepshi_cost"]["cost_usd"]) for one in told]

@@ -15,10 +15,11 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.journal.bill import Bill
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.sheets import completed_sheet
-from tests.jobs.making import make_job, until
-from tests.places import LocalPlace, Place, S3Place, document, images, state
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import error, posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, Place, S3Place, document, images, state
+from tests.support.waiting import until
 
 # ------------------------------------------------------------------ before payment
 

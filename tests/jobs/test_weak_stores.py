@@ -13,11 +13,11 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal.entries import Manifest
-from tests.jobs.making import make_job
-from tests.places import S3Place, images, state
 from tests.services.processes import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import S3Place, images, state
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
     emulator.settings(latency=2)
 
     def carried_out(job: Job) -> Manifest:
-        return Manifest.model_validate_json(last_line_of(start_module("tests.jobs.run_job", job.model_dump_json())))
+        return Manifest.model_validate_json(last_line_of(start_module("tests.support.run_job", job.model_dump_json())))
 
     jobs = [make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0, is_shared=True) for _ in range(2)]
     first, second = await asyncio.gather(*(asyncio.to_thread(carried_out, job) for job in jobs))

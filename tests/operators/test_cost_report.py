@@ -22,11 +22,11 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TasksFailed
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
-from tests.batch.making import PRICE, rows_of
-from tests.operators.tasks import TaskInstance, context_of, execute
-from tests.places import LocalPlace, Place
 from tests.services.processes import start_module
+from tests.support.batches import PRICE, rows_of
 from tests.support.counts import taken
+from tests.support.places import LocalPlace, Place
+from tests.support.tasks import TaskInstance, context_of, execute
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
 
@@ -150,7 +150,7 @@ def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place
     """Its process leaves the sheet that it pushed at its begin, or, cleared in that moment, nothing at all."""
     server.settings(latency=0.4)
     said = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
-    process = start_module("tests.batch.run_operator", json.dumps(said))
+    process = start_module("tests.support.run_operator", json.dumps(said))
     _until(lambda: server.stats()["charged_requests"] >= 5)
     server.settings(hold=True)
     _until(lambda: server.stats()["in_flight"] == 3)

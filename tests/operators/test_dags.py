@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.places import LocalPlace
 from tests.services.airflow_programs import call, environment
+from tests.support.places import LocalPlace
 
 pytestmark = pytest.mark.airflow
 
@@ -81,7 +81,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("cut", prompt="a boat sent once", times=None, charged=False)
         connection = emulator.connection_json(output_uri=place.uri)
         env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        log = call("tests.operators.run_dags", *DAGS, env=env)
+        log = call("tests.support.run_dags", *DAGS, env=env)
         yield Runs(home / "airflow.db", place, emulator.requests(), log)
 
 

@@ -28,10 +28,10 @@ from deepshi_provider.exceptions import (
     StorageFailed,
     TimedOut,
 )
-from tests.operators.tasks import TaskInstance, edit, execute, generate
-from tests.places import Place, S3Place, images
 from tests.services.seaweedfs import SeaweedFS
 from tests.support.counts import posts
+from tests.support.places import Place, S3Place, images
+from tests.support.tasks import TaskInstance, edit, execute, generate
 
 DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 

@@ -15,11 +15,11 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
-from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of, execute, generate, run_try
-from tests.places import Place, images, state
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts
+from tests.support.places import Place, images, state
+from tests.support.tasks import TaskInstance, context_of, execute, generate, run_try
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def test_kill_ends_the_request_at_once(emulator: Emulator, place: Place, thread:
     emulator.settings(latency=300)
     operator, ti = rendered(place)
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
-    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1)
     operator.on_kill()
     with pytest.raises(AirflowException, match=r"was killed.*the claim stays") as killed:
         running.result(timeout=60)
     assert not isinstance(killed.value, AirflowFailException), "a retry is wanted"
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
     assert len(state(place, "claim")) == 1
     assert state(place, "record") == state(place, "holder") == images(place) == []
     assert ti.xcoms == {"cost_usd": 0.0}
@@ -70,7 +70,7 @@ def test_kill_by_a_signal_in_the_main_thread(emulator: Emulator, local: Place) -
     assert main == threading.get_ident()
 
     def kill() -> None:
-        wait_for(lambda: emulator.stats()["in_flight"] == 1)
+        wait_until(lambda: emulator.stats()["in_flight"] == 1)
         signal.pthread_kill(main, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, lambda *_: operator.on_kill())
@@ -82,7 +82,7 @@ def test_kill_by_a_signal_in_the_main_thread(emulator: Emulator, local: Place) -
     finally:
         killer.join()
         signal.signal(signal.SIGUSR1, before)
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
     assert len(state(local, "claim")) == 1
 
 
@@ -96,7 +96,7 @@ def test_killed_task_tells_what_its_earlier_tries_cost(
     operator, ti = rendered(local)
     ti.try_number = 2
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
-    wait_for(lambda: emulator.stats()["in_flight"] == 1)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1)
     operator.on_kill()
     with pytest.raises(AirflowException):
         running.result(timeout=10)
@@ -112,7 +112,7 @@ def test_kill_while_the_store_is_away_counts_what_was_sent(
     operator, ti = rendered(s3_place)
     operator.output_conn_id = proxy.conn_id
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
-    wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+    wait_until(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
     proxy.no_listing = ""
     operator.on_kill()
     with pytest.raises(AirflowException, match="was killed"):
@@ -146,7 +146,7 @@ def test_kill_after_payment_stores_the_image_first(
     operator, ti = rendered(s3_place)
     operator.output_conn_id = proxy.conn_id
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
-    wait_for(lambda: proxy.refused)
+    wait_until(lambda: proxy.refused)
     operator.on_kill()
     time.sleep(0.3)
     assert not running.done(), "a paid image is not thrown away"

@@ -13,10 +13,10 @@ from deepshi_provider.api.texts import missing_support, shown_uri
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
-from tests.batch.making import batch, rows_of
-from tests.operators.tasks import TaskInstance, edit, execute, generate
-from tests.places import Place
+from tests.support.batches import batch, rows_of
 from tests.support.counts import posts
+from tests.support.places import Place
+from tests.support.tasks import TaskInstance, edit, execute, generate
 
 DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 

@@ -15,9 +15,9 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.rendered import default_output_uri, image_uris
-from tests.operators.tasks import generate, run_try
-from tests.places import LocalPlace
 from tests.support.counts import posts
+from tests.support.places import LocalPlace
+from tests.support.tasks import generate, run_try
 
 URI = "s3://bucket/a/image-0.png"
 XCOM: dict[str, Any] = {"images": [{"uri": URI, "index": 0}, {"uri": "s3://bucket/a/image-1.png"}], "model": "m"}

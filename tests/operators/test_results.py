@@ -16,10 +16,10 @@ from PIL import Image
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown, StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
-from tests.emulator.wire import image_file
-from tests.operators.tasks import EDITS, GENERATIONS, TaskInstance, edit, execute, generate, run_try
-from tests.places import Place, document, images, state
+from tests.support.calls import image_file
 from tests.support.counts import posts, taken
+from tests.support.places import Place, document, images, state
+from tests.support.tasks import EDITS, GENERATIONS, TaskInstance, edit, execute, generate, run_try
 
 
 def exact(number: Any) -> Decimal:

@@ -9,9 +9,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
-from tests.operators.tasks import TaskInstance, edit, execute, generate, native, run_try
-from tests.places import Place
 from tests.support.counts import posts
+from tests.support.places import Place
+from tests.support.tasks import TaskInstance, edit, execute, generate, native, run_try
 
 MAKERS = pytest.mark.parametrize("make", [generate, native], ids=["text", "native"])
 

@@ -17,12 +17,12 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.batch.making import batch, rows_of
-from tests.emulator.wire import wait_for
-from tests.operators.tasks import TaskInstance, context_of, execute, generate
-from tests.places import LocalPlace, Place, state
 from tests.services.s3_proxy import S3Proxy
+from tests.support.batches import batch, rows_of
 from tests.support.counts import posts, taken
+from tests.support.places import LocalPlace, Place, state
+from tests.support.tasks import TaskInstance, context_of, execute, generate
+from tests.support.waiting import wait_until
 
 
 def over_in(seconds: float) -> TimeoutPosix:
@@ -94,7 +94,7 @@ def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, 
     operator.render_template_fields(context_of(ti))
     with over_in(0.6 + attempt * 0.037), pytest.raises(AirflowTaskTimeout):
         operator.execute(context_of(ti))
-    wait_for(lambda: emulator.stats()["in_flight"] == 0)
+    wait_until(lambda: emulator.stats()["in_flight"] == 0)
     claims, records = len(state(local, "claim")), len(state(local, "record"))
     assert records <= claims < 500, "it was ended before all rows were done"
     assert posts(emulator) <= claims, "every request has its claim"
@@ -111,7 +111,7 @@ def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emul
     assert time.monotonic() - begun < 50, "it did not wait for the answer"
     assert (len(state(local, "claim")), len(state(local, "record")), posts(emulator)) == (1, 0, 1)
     assert ti.xcoms == {"cost_usd": 0.0}
-    wait_for(lambda: emulator.stats()["disconnects"] == 1)
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
 
 
 @pytest.mark.s3
@@ -123,7 +123,7 @@ def test_a_single_task_that_ends_while_the_store_is_away_counts_its_request(
     ti = TaskInstance(task_id="boat")
 
     def time_is_over() -> None:
-        wait_for(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
+        wait_until(lambda: emulator.stats()["in_flight"] == 1, timeout=60)
         proxy.no_listing = ""
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 

@@ -13,8 +13,8 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.operators.test_dags import Runs
-from tests.places import LocalPlace
 from tests.services.airflow_programs import call, environment
+from tests.support.places import LocalPlace
 
 pytestmark = pytest.mark.airflow
 
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("status", status=402, prompt="a refused chair", times=None)
         connection = emulator.connection_json(output_uri=place.uri)
         env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        log = call("tests.operators.run_dags", "lazy", "labelled", "names", "edits", "hooked", env=env)
+        log = call("tests.support.run_dags", "lazy", "labelled", "names", "edits", "hooked", env=env)
         yield Runs(home / "airflow.db", place, emulator.requests(), log)
 
 

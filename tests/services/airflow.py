@@ -17,10 +17,12 @@ from types import TracebackType
 import httpx
 from typing_extensions import Self
 
+from tests.support.waiting import wait_for
+
 from .airflow_api import AirflowApi, Json
 from .airflow_database import create
 from .airflow_settings import environment, write_passwords
-from .processes import Process, free_ports, wait_for
+from .processes import Process, free_ports
 
 
 class Triggerer(Process):

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.support.waiting import wait_for
+
 from .airflow_settings import USERS
-from .processes import wait_for
 
 TERMINAL_RUN_STATES = ("success", "failed")
 

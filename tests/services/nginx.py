@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from tests.support.waiting import wait_for
+
 from . import programs
 from .authority import Authority
-from .processes import Process, free_ports, wait_for
+from .processes import Process, free_ports
 
 _CONFIG = """\
 daemon off;

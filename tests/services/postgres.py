@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.waiting import wait_for
+
 from .debian import program
-from .processes import Process, free_ports, wait_for
+from .processes import Process, free_ports
 
 #: Whom the server runs as when root starts it, which it refuses; Debian's package makes this user.
 _USER = "postgres"

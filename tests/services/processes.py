@@ -12,12 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import psutil
+
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 
@@ -34,22 +35,6 @@ def free_ports(count: int) -> list[int]:
             server.bind(("127.0.0.1", 0))
             ports.append(server.getsockname()[1])
         return ports
-
-
-def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: float = 0.1) -> T:
-    """Call ``probe`` until it returns something true, and return that.
-
-    :param what: Ends the message "… s passed without <what>".
-    :param timeout: Seconds after which :class:`TimeoutError` is raised.
-    :param every: Seconds between two calls.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        if found := probe():
-            return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{timeout:g} s passed without {what}")
-        time.sleep(every)
 
 
 def start_module(module: str, said: str) -> subprocess.Popen[str]:

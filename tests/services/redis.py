@@ -8,8 +8,10 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.waiting import wait_for
+
 from .debian import program
-from .processes import Process, free_ports, wait_for
+from .processes import Process, free_ports
 
 
 class Redis:

@@ -14,8 +14,10 @@ import botocore.exceptions  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
 from botocore.client import BaseClient, Config  # type: ignore[import-untyped]
 
+from tests.support.waiting import wait_for
+
 from .authority import Authority
-from .processes import Process, free_ports, wait_for
+from .processes import Process, free_ports
 
 
 class SeaweedFS:

@@ -11,7 +11,7 @@ import threading
 from types import TracebackType
 from typing import NamedTuple
 
-from .processes import wait_for
+from tests.support.waiting import wait_for
 
 _LINE = re.compile(r"(?P<name>[^,:]+)(?P<tags>(,[^,=]+=[^,=:]+)*):(?P<value>[-0-9.e]+)\|(?P<kind>c|ms|g)")
 

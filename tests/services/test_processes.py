@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.services.debian import MissingProgram, program
-from tests.services.processes import Process, wait_for
+from tests.services.processes import Process
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

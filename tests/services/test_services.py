@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .processes import Process, process_stats, wait_for
+from tests.support.waiting import wait_for
+
+from .processes import Process, process_stats
 from .seaweedfs import SeaweedFS
 
 

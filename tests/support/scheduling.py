@@ -14,11 +14,11 @@ from xdist.scheduler import LoadScopeScheduling
 #: Files and directories that start all processes of an Airflow. One worker has all of them, since two Airflows at one
 #: time are too many for a machine, and begins with them, since they take longest.
 AIRFLOWS = (
-    "tests/deferred/",
+    "tests/triggers/in_airflow/",
     "tests/plugins/",
-    "tests/observability/test_in_airflow.py",
+    "tests/operators/in_airflow/",
     "tests/examples/test_ui.py",
-    "tests/test_benchmarks.py",
+    "tests/benchmarks/",
 )
 #: Marks of files that take long. What is over at once comes last, so that no worker is left with a long one at the end.
 LONG = ("packaging", "airflow", "slow", "s3")

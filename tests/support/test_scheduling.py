@@ -53,4 +53,4 @@ def test_what_starts_a_whole_airflow_shares_a_worker() -> None:
     assert {group_of(f"{name}test_x.py::test_y" if name.endswith("/") else f"{name}::test_y") for name in AIRFLOWS} == {
         "airflow"
     }
-    assert group_of("tests/api/test_answer.py::test_y[tests/deferred/::x]") == "tests/api/test_answer.py"
+    assert group_of("tests/api/test_answer.py::test_y[tests/triggers/in_airflow/::x]") == "tests/api/test_answer.py"

@@ -19,10 +19,11 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.run import store_job
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
-from tests.jobs.making import make_job, until
-from tests.places import LocalPlace, Place, S3Place, document, images, state
 from tests.services.seaweedfs import SeaweedFS
 from tests.support.counts import posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace, Place, S3Place, document, images, state
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 

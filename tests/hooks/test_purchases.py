@@ -1,0 +1,57 @@
+"""A run's budget counts what hooks buy in its tasks, also where nobody knows how much that was."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk.execution_time.context import set_current_context
+
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import InsufficientQuota, OutcomeUnknown
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from tests.support.counts import posts
+from tests.support.places import Place
+from tests.support.tasks import TaskInstance, context_of, execute, generate
+
+REQUEST = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+
+
+@pytest.fixture
+def entries(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The connection's directory, where the tasks of a run tell each other what they have spent."""
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    return local
+
+
+def told(place: Place) -> list[str]:
+    return sorted(name.split("/")[-1].partition(".")[2] for name in place.names() if name.startswith("_deepshi_runs/"))
+
+
+def test_purchases_in_a_task_are_told_with_what_is_known_of_their_cost(emulator: Emulator, entries: Place) -> None:
+    with set_current_context(context_of(TaskInstance(task_id="script", map_index=None))):
+        DeepshiHook().generate(REQUEST).close()
+        emulator.fault("status", status=402)
+        with pytest.raises(InsufficientQuota):
+            DeepshiHook().generate(REQUEST)
+        for _ in range(3):
+            emulator.fault("cut", charged=False)
+            with pytest.raises(OutcomeUnknown):
+                DeepshiHook().generate(REQUEST)
+    price = emulator.requests()[0]["cost_usd"]
+    assert told(entries) == [f"{price}.json", *["0_0_1.json"] * 3], "a refusal is free"
+    with pytest.raises(AirflowFailException, match=r"Not sent.*max_run_cost_usd"):
+        execute(generate(model="flux-2-pro", max_run_cost_usd=1), TaskInstance(task_id="after"))
+    assert posts(emulator) == 5
+
+
+def test_outside_of_a_task_and_in_other_runs_nothing_is_told(emulator: Emulator, entries: Place) -> None:
+    DeepshiHook().generate(REQUEST).close()
+    assert (told(entries), posts(emulator)) == ([], 1)
+
+
+def test_an_image_task_tells_its_costs_once(emulator: Emulator, entries: Place) -> None:
+    ti = TaskInstance(task_id="boat")
+    with set_current_context(context_of(ti)):
+        execute(generate(), ti)
+    assert told(entries) == [f"{emulator.requests()[0]['cost_usd']}.json"]

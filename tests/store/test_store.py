@@ -1,0 +1,378 @@
+"""One directory of an object store: on a local file system and on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from airflow.sdk import ObjectStoragePath
+
+from deepshi_provider.exceptions import InvalidConnection, StorageFailed
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.store.store import Store
+from tests.services.s3_proxy import S3Proxy
+from tests.services.seaweedfs import SeaweedFS
+from tests.support.places import LocalPlace, Place, S3Place, images
+
+
+def store_of(place: Place) -> Store:
+    return STORES.at(place.uri, place.conn_id)
+
+
+def source(data: bytes) -> Callable[[], BinaryIO]:
+    return lambda: io.BytesIO(data)
+
+
+# ------------------------------------------------------------------ objects
+
+
+async def test_nothing_there_is_an_answer_and_no_error(place: Place) -> None:
+    store = store_of(place)
+    assert await store.list() == {}
+    assert await store.read("_deepshi/none.json") is None
+    assert await store.size("image-0.png") is None
+    await store.remove("image-0.png")
+    assert place.names() == []
+
+
+async def test_what_is_written_is_read_listed_and_removed(place: Place) -> None:
+    store = store_of(place)
+    await store.write("_deepshi/a.json", b"one")
+    await store.write("_deepshi/a.json", b"two, longer")
+    await store.create("_deepshi/b.json", b"")
+    await store.publish("image-0.png", source(b"picture"), "image/png")
+    assert await store.read("_deepshi/a.json") == b"two, longer"
+    assert await store.list() == {"a.json": 11, "b.json": 0}
+    assert await store.size("image-0.png") == 7
+    assert await store.process("image-0.png", lambda file: file.read()) == b"picture"
+    await store.remove("_deepshi/a.json")
+    assert await store.list() == {"b.json": 0}
+    assert place.names() == ["_deepshi/b.json", "image-0.png"]
+
+
+async def test_every_look_is_fresh(place: Place) -> None:
+    store = store_of(place)
+    await store.write("_deepshi/a.json", b"1")
+    assert await store.list() == {"a.json": 1}
+    place.write("_deepshi/a.json", b"22")
+    place.write("_deepshi/b.json", b"")
+    assert await store.list() == {"a.json": 2, "b.json": 0}
+    assert await store.size("_deepshi/a.json") == 2
+    assert await store.read("_deepshi/a.json") == b"22"
+    place.delete("_deepshi/a.json")
+    assert await store.list() == {"b.json": 0}
+    assert await store.size("_deepshi/a.json") is None
+    assert await store.read("_deepshi/a.json") is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"x" * 6_000_000])
+async def test_create_never_replaces(place: Place, data: bytes) -> None:
+    first, second = store_of(place), store_of(place)
+    assert await first.create("_deepshi/claim", data)
+    assert not await first.create("_deepshi/claim", b"other")
+    assert not await second.create("_deepshi/claim", b"third")
+    assert await second.create("_deepshi/claim", data), "an answer that was lost is not a loss of the object"
+    assert place.read("_deepshi/claim") == data
+
+
+@pytest.mark.slow
+async def test_of_many_creators_one_wins(place: Place) -> None:
+    stores = [store_of(place) for _ in range(12)]
+    await asyncio.gather(*(store.list() for store in stores))
+    names = [f"_deepshi/{n:03}.claim" for n in range(300 if isinstance(place, LocalPlace) else 3)]
+    for name in names:
+        won = await asyncio.gather(*(s.create(name, str(i).encode()) for i, s in enumerate(stores)))
+        assert won.count(True) == 1
+        assert place.read(name) == str(won.index(True)).encode()
+    assert place.names() == names
+
+
+# ------------------------------------------------------------------ images
+
+
+async def test_source_that_fails_publishes_nothing_and_keeps_what_was_there(place: Place) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 8 * 2**20:
+                raise OSError("the disk with the spool is gone")
+            return super().read(size)
+
+    store = store_of(place)
+    await store.publish("image-0.png", source(b"the first"), "image/png")
+    for name in ("image-0.png", "image-1.png"):
+        with pytest.raises(StorageFailed, match="the disk with the spool is gone"):
+            await store.publish(name, lambda: Broken(bytes(16 * 2**20)), "image/png")
+    assert place.names() == ["image-0.png"]
+    assert place.read("image-0.png") == b"the first"
+
+
+@pytest.mark.slow
+async def test_readers_see_whole_images_only(place: Place) -> None:
+    """Readers open the image again and again while it is replaced by others of the same length."""
+    length = 32 * 2**20
+    versions = [bytes([n]) * length for n in range(3)]
+    known = {hashlib.sha256(version).hexdigest() for version in versions}
+    store = store_of(place)
+    await store.publish("image-0.png", source(versions[0]), "image/png")
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(hashlib.sha256(place.read("image-0.png")).hexdigest())
+
+    reader = asyncio.create_task(asyncio.to_thread(look))
+    try:
+        published = 1
+        while published < 5 or len(seen) < 2:  # on a busy machine the reader may be late
+            await store.publish("image-0.png", source(versions[published % 3]), "image/png")
+            assert images(place) == ["image-0.png"]
+            published += 1
+    finally:
+        stop.set()
+        await reader
+    assert seen <= known
+
+
+@pytest.mark.s3
+async def test_image_on_s3_has_its_content_type(s3_place: S3Place) -> None:
+    store = store_of(s3_place)
+    await store.publish("image-0.webp", source(b"picture"), "image/webp")
+    head = s3_place.server.client().head_object(Bucket="images", Key=f"{s3_place.prefix}/image-0.webp")
+    assert head["ContentType"] == "image/webp"
+
+
+# ------------------------------------------------------------------ URIs and connections
+
+
+@pytest.mark.parametrize(
+    ("given", "uri", "conn_id"),
+    [
+        ("s3://bucket/a/b", "s3://bucket/a/b", "default"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b", "default"),
+        ("s3://bucket", "s3://bucket", "default"),
+        ("s3://mine@bucket/a", "s3://bucket/a", "mine"),
+        ("s3://bucket/a@b/c", "s3://bucket/a@b/c", "default"),
+        ("/data/images", "file:///data/images", "default"),
+        ("file:///data/images/", "file:///data/images", "default"),
+    ],
+)
+def test_uris_never_hold_a_connection(given: str, uri: str, conn_id: str) -> None:
+    store = STORES.at(given, "default")
+    assert (store.uri, store.conn_id) == (uri, conn_id)
+    assert store.uri_of("image-0.png") == f"{uri}/image-0.png"
+
+
+def test_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert STORES.at("images").uri == f"file://{tmp_path}/images"
+
+
+async def test_directory_with_odd_characters_works(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path / "a b" / "ü" / "100%")
+    store = STORES.at(str(place.path))
+    await store.write("_deepshi/a.json", b"1")
+    assert await store.list() == {"a.json": 1}
+    assert place.names() == ["_deepshi/a.json"]
+
+
+@pytest.mark.s3
+async def test_connection_inside_the_uri_is_used(s3_place: S3Place) -> None:
+    store = STORES.at(f"s3://s3_test@images/{s3_place.prefix}")
+    await store.write("_deepshi/a.json", b"1")
+    assert s3_place.names() == ["_deepshi/a.json"]
+    assert store.uri_of("x") == f"{s3_place.uri}/x"
+
+
+async def test_missing_connection_is_named_and_never_anonymous() -> None:
+    with pytest.raises(InvalidConnection, match="'nowhere' of the object store is not defined"):
+        await STORES.at("s3://images/a", "nowhere").list()
+
+
+async def test_unknown_protocol_is_a_storage_failure() -> None:
+    with pytest.raises(StorageFailed, match="gopher"):
+        await STORES.at("gopher://images/a").list()
+
+
+@pytest.mark.s3
+async def test_missing_bucket_is_never_an_empty_directory_and_is_not_made(s3: SeaweedFS) -> None:
+    store = STORES.at("s3://no-such-bucket/a", "s3_test")
+    for work in (
+        store.list(),
+        store.read("_deepshi/a.json"),
+        store.size("image-0.png"),
+        store.process("image-0.png", lambda file: file.read()),
+        store.remove("_deepshi/a.json"),
+        store.write("_deepshi/a.json", b"1"),
+        store.create("_deepshi/a.json", b"1"),
+        store.publish("image-0.png", source(b"1"), "image/png"),
+    ):
+        with pytest.raises(StorageFailed, match=r"s3://no-such-bucket/a: .*bucket"):
+            await work
+    assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["images"]
+
+
+@pytest.mark.s3
+async def test_wrong_credentials_are_an_error_and_not_an_empty_directory(
+    s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_place.write("_deepshi/a.json", b"1")
+    wrong = json.loads(s3_place.server.airflow_connection_json()) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_S3_WRONG", json.dumps(wrong))
+    store = STORES.at(s3_place.uri, "s3_wrong", patience=3600)
+    for work in (
+        store.list(),
+        store.read("_deepshi/a.json"),
+        store.size("_deepshi/a.json"),
+        store.create("_deepshi/b.json", b""),
+        store.write("_deepshi/b.json", b""),
+        store.publish("image-0.png", source(b"1"), "image/png"),
+    ):
+        with pytest.raises(StorageFailed) as failed:
+            await work
+        assert "wrong" not in failed.value.message
+        assert failed.value.retryable
+    assert s3_place.names() == ["_deepshi/a.json"]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("code", ["", "NoSuchKey", "NoSuchBucket"])
+async def test_listing_that_is_not_found_is_never_an_empty_directory(
+    s3_place: S3Place, proxy: S3Proxy, code: str
+) -> None:
+    s3_place.write("_deepshi/a.json", b"1")
+    proxy.no_listing = code
+    with pytest.raises(StorageFailed, match="Could not list '_deepshi'"):
+        await STORES.at(s3_place.uri, proxy.conn_id).list()
+
+
+@pytest.mark.s3
+async def test_object_is_read_as_it_is_now_whatever_was_listed_before(s3_place: S3Place) -> None:
+    store = store_of(s3_place)
+    s3_place.write("rows.jsonl", b"old")
+    path = ObjectStoragePath(s3_place.uri, conn_id="s3_test")
+    assert [found.name for found in path.iterdir()] == ["rows.jsonl"]
+    s3_place.write("rows.jsonl", b"longer than it was")
+    s3_place.write("more.jsonl", b"new")
+    assert await store.process("rows.jsonl", lambda file: file.read()) == b"longer than it was"
+    [*path.iterdir()]
+    s3_place.write("last.jsonl", b"newest")
+    assert await store.process("last.jsonl", lambda file: file.read()) == b"newest"
+
+
+FULL_DISK = """
+import asyncio, io, resource, signal, sys
+from types import SimpleNamespace
+from deepshi_provider.api.spool import Spool
+from deepshi_provider.exceptions import StorageFailed
+from deepshi_provider.client.result import Image
+from deepshi_provider.jobs.publisher import _rescued
+from deepshi_provider.store.store import Store
+
+async def fail(work):
+    try:
+        await work
+    except StorageFailed as err:
+        print(type(err.__cause__).__name__)
+
+async def main():
+    store = Store(sys.argv[1])
+    data = bytes(100_000)
+    await fail(store.create("_deepshi/a.claim.json", data))
+    await fail(store.write("_deepshi/a.json", data))
+    await fail(store.publish("image-0.png", lambda: io.BytesIO(data), "image/png"))
+    await fail(store.write_file("manifest.jsonl", lambda file: file.write(data), "application/jsonl"))
+
+def image(index, size):
+    spool = Spool()
+    spool.write(bytes(size))
+    what = {"media_type": "image/png", "width": 1, "height": 1, "sha256": spool.sha256, "revised_prompt": None}
+    return Image(index=index, size_bytes=size, spool=spool, **what)
+
+images = [image(0, 10_000), image(1, 100_000)]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+asyncio.run(main())
+for some in (images, images[1:]):
+    result = SimpleNamespace(images=some, cost_usd=None, cost_is_complete=False, sends=1)
+    print(_rescued(StorageFailed("the store is away"), result).message, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) -> None:
+    """In a process that may write no more than 50,000 bytes into a file."""
+    (tmp_path / "tmp").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, local.uri],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == ["OSError"] * 4, ended.stderr
+    assert local.names() == []
+    (rescued,) = (tmp_path / "tmp").glob("deepshi*")
+    assert [path.name for path in rescued.iterdir()] == ["image-0.png"], "what was saved whole stays, and no part"
+    first, second = [line for line in ended.stderr.splitlines() if "could not be stored" in line]
+    assert f"{rescued}/image-0.png; 1 of 2 could not be saved" in first
+    assert "1 of 1 could not be saved" in second
+
+
+async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = STORES.at(str(tmp_path / "file" / "images"))
+    with pytest.raises(StorageFailed, match=r"Could not write '_deepshi/a.json' in file:///.*: NotADirectoryError"):
+        await store.write("_deepshi/a.json", b"1")
+
+
+# ------------------------------------------------------------------ patience
+
+
+@pytest.mark.slow
+async def test_patience_outlasts_a_failing_store() -> None:
+    calls = 0
+
+    async def fails_twice() -> str:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise StorageFailed("not now")
+        return "done"
+
+    assert await STORES.at("/nowhere").patiently(fails_twice) == "done"
+    assert calls == 3
+
+
+@pytest.mark.slow
+async def test_patience_ends(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = STORES.at(str(tmp_path / "file" / "images"), patience=0.3)
+    begun = time.monotonic()
+    with pytest.raises(StorageFailed):
+        await store.patiently(lambda: store.write("a", b""))
+    assert time.monotonic() - begun >= 0.3
+
+
+async def test_patience_is_for_stores_only() -> None:
+    calls = 0
+
+    async def fails() -> None:
+        nonlocal calls
+        calls += 1
+        raise InvalidConnection("there is no such connection")
+
+    with pytest.raises(InvalidConnection):
+        await STORES.at("/nowhere").patiently(fails)
+    assert calls == 1

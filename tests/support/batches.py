@@ -1,0 +1,83 @@
+"""Makes batches, runs them as Airflow's task runner does, and reads what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from tests.support.places import Place
+from tests.support.tasks import TaskInstance, execute
+
+#: USD of one picture of :func:`batch`.
+PRICE = Decimal("0.000001582031")
+#: A picture of $0.039.
+BANANA: dict[str, Any] = {"model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
+
+
+def rows_of(count: int, prompt: str = "a boat with the number") -> list[dict[str, Any]]:
+    """Rows with keys ``row-0`` and so on."""
+    return [{"key": f"row-{number}", "prompt": f"{prompt} {number}"} for number in range(count)]
+
+
+def batch(place: Place, requests: Any = None, **fields: Any) -> DeepshiGenerateImagesOperator:
+    """A batch of small, cheap pictures."""
+    defaults = {
+        "task_id": "catalog",
+        "requests": requests,
+        "width": 64,
+        "height": 48,
+        "output_uri": place.uri,
+        "output_conn_id": place.conn_id,
+        "preflight": "off",
+    }
+    return DeepshiGenerateImagesOperator(**{**defaults, **fields})
+
+
+def ended(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, BaseException | None]:
+    """Run one try to whatever end, and return its XComs with its error."""
+    ti = TaskInstance(task_id=operator.task_id, **identity)
+    try:
+        execute(operator, ti)
+    except Exception as err:  # noqa: BLE001 -- the tests look at it
+        return ti, err
+    return ti, None
+
+
+def result_of(operator: DeepshiGenerateImagesOperator, **identity: Any) -> dict[str, Any]:
+    """Run one try to its success and return its ``return_value``."""
+    ti, err = ended(operator, **identity)
+    if err:
+        raise err
+    value: dict[str, Any] = ti.xcoms["return_value"]
+    assert ti.xcoms["cost_usd"] == value["cost_usd"]
+    return value
+
+
+def counts(value: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Created, reused, failed and skipped rows."""
+    return value["created"], value["reused"], value["failed"], value["skipped"]
+
+
+def manifests(place: Place) -> list[str]:
+    """The names of all manifests."""
+    return [name for name in place.names() if name.startswith("manifest-") and name.endswith(".jsonl")]
+
+
+def lines_of(place: Place) -> list[dict[str, Any]]:
+    """The lines of the only manifest."""
+    (name,) = manifests(place)
+    return [json.loads(line, parse_float=Decimal) for line in place.read(name).splitlines()]
+
+
+def statuses(lines: Iterable[dict[str, Any]]) -> Counter[str]:
+    """How many rows became what."""
+    return Counter(line["status"] for line in lines)
+
+
+def cost_of(lines: Iterable[dict[str, Any]]) -> Decimal:
+    """What a manifest's lines cost together, in USD."""
+    return sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0))

@@ -1,0 +1,45 @@
+"""A hook whose connection has an extra of its own, and what is logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.deepshi import DeepshiHook
+
+Connect = Callable[..., DeepshiHook]
+LogLines = Callable[[], list[str]]
+
+
+@pytest.fixture
+def connect(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Return a hook whose connection has this extra."""
+
+    def connect(**extra: object) -> DeepshiHook:
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+        return DeepshiHook()
+
+    return connect
+
+
+@pytest.fixture
+def hook(connect: Connect) -> DeepshiHook:
+    """A hook that retries twice, almost without waiting, and does not bear long silence."""
+    return connect(max_retries=2, max_retry_wait=0.02, read_timeout=5)
+
+
+@pytest.fixture
+def log_lines(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> LogLines:
+    """Return what was logged since the last call: by structlog, which prints as Airflow sets it up, and by logging."""
+    caplog.set_level(logging.DEBUG)
+
+    def log_lines() -> list[str]:
+        printed = capsys.readouterr()
+        logged = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+        caplog.clear()
+        return [*printed.out.splitlines(), *printed.err.splitlines(), *logged]
+
+    return log_lines

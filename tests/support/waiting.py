@@ -1,0 +1,39 @@
+"""Waiting for what happens elsewhere: for a condition, with a deadline that only a fault can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: Seconds.
+DEADLINE = 120.0
+
+
+def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: float = 0.1) -> T:
+    """Call ``probe`` until it returns something true, and return that.
+
+    :param what: Ends the message "… s passed without <what>".
+    :param timeout: Seconds after which :class:`TimeoutError` is raised.
+    :param every: Seconds between two calls.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        if found := probe():
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{timeout:g} s passed without {what}")
+        time.sleep(every)
+
+
+def wait_until(happened: Callable[[], object], timeout: float = DEADLINE) -> None:
+    """Wait until something has happened, such as at the emulator, which is another process."""
+    wait_for("what should happen", timeout, happened, every=0.01)
+
+
+async def until(what: str, probe: Callable[[], Any], timeout: float = DEADLINE) -> None:
+    """Wait, without blocking the loop, for something that happens in another process."""
+    await asyncio.to_thread(wait_for, what, timeout, probe, 0.02)
