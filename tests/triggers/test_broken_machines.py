@@ -17,11 +17,11 @@ from deepshi_provider.client import settings
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
-from tests.batch.making import batch, rows_of
-from tests.jobs.making import until
-from tests.operators.tasks import TaskInstance, context_of, execute, generate
-from tests.places import Place, images, state
+from tests.support.batches import batch, rows_of
 from tests.support.counts import posts
+from tests.support.places import Place, images, state
+from tests.support.tasks import TaskInstance, context_of, execute, generate
+from tests.support.waiting import until
 from tests.triggers.test_images import event_of, trigger_for
 
 pytestmark = pytest.mark.slow
