@@ -116,7 +116,9 @@ class AnswerReader:
     def _take(self, event: Event) -> None:
         if event.text.strip() == "[DONE]":
             self._is_over = bool(self._taken.pictures or self._taken.error)
-        elif any("partial_image" in kind for kind in _kinds(event)):
+        elif any("partial_image" in kind for kind in _kinds(event)) or _is_unnamed_preview(event):
+            self._taken.has_previews = True
+            self._taken.add_cost(event.document)
             self._close(event.spools)
         elif _is_completed(event):
             if event.error:
@@ -153,6 +155,8 @@ class AnswerReader:
             self._taken.error = self._taken.error or error
             self._taken.add(document, [], is_whole=True)
             self._taken.is_cost_final = error.cost_usd is not None and error.cost_usd == self._taken.cost_usd
+        else:  # such as an event with nothing but the usage
+            self._taken.add_cost(document)
 
     def _fail(self, error: DeepshiError) -> None:
         """Take note that a result is broken; of several others may still follow, and they would have been paid for."""
@@ -186,4 +190,8 @@ def _is_completed(event: Event) -> bool:
     kinds = _kinds(event)
     if kinds:
         return any(kind.endswith(".completed") for kind in kinds)
-    return bool(entries_of(event.document)) and "partial_image_index" not in event.document
+    return bool(entries_of(event.document)) and not _is_unnamed_preview(event)
+
+
+def _is_unnamed_preview(event: Event) -> bool:
+    return isinstance(event.document, dict) and "partial_image_index" in event.document and not _kinds(event)

@@ -10,7 +10,16 @@ from deepshi_provider.api.media import Media, identify
 from deepshi_provider.api.responses import Answer, Picture, reported_cost
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.api.texts import shown_uri
-from deepshi_provider.exceptions import DeepshiError, InvalidResponse, StorageFailed
+from deepshi_provider.exceptions import (
+    AuthenticationFailed,
+    ContentRefused,
+    DeepshiError,
+    InsufficientQuota,
+    InvalidRequest,
+    InvalidResponse,
+    PermissionDenied,
+    StorageFailed,
+)
 
 #: Unusable images that the warnings explain.
 _EXPLAINED = 4
@@ -53,7 +62,9 @@ class Taken:
     :param fields: of :class:`~deepshi_provider.api.responses.Answer`.
     :param error: the first error that it reported, or that it ended with.
     :param is_paid: whether a result came, usable or not: from then on nothing is free.
+    :param has_previews: whether partial images came: work was done, which may be paid for.
     :param cost_usd: the highest that it reported; each is to be that of the whole request.
+    :param cost_aside_usd: the highest that it reported apart from its results, so far.
     :param is_cost_disputed: whether it reported different ones.
     :param is_cost_final: whether its cost is that of the whole request, although an error ended it.
     """
@@ -62,9 +73,11 @@ class Taken:
     pictures: list[dict[str, Any]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     cost_usd: Decimal | None = None
+    cost_aside_usd: Decimal | None = None
     is_cost_disputed: bool = False
     error: DeepshiError | None = None
     is_paid: bool = False
+    has_previews: bool = False
     is_cost_final: bool = False
 
     def add(self, document: dict[str, Any], entries: list[dict[str, Any]], *, is_whole: bool) -> None:
@@ -79,6 +92,18 @@ class Taken:
         if not self._takes_cost(reported_cost(told)):
             told.pop("usage", None)
         self.fields |= {k: told[k] for k in ("created", "model", "size", "usage") if told.get(k) is not None}
+
+    def add_cost(self, document: Any) -> None:
+        """Take the cost that an event reports which is neither a result nor an error: it may be that of a part."""
+        cost = reported_cost(document)
+        if cost is not None:
+            self.cost_aside_usd = max(cost, self.cost_aside_usd or cost)
+
+    def settle_cost(self) -> None:
+        """Take what was reported apart from the results, if these reported none or less; call it at the end."""
+        cost = self.cost_aside_usd
+        if cost is not None and (self.cost_usd is None or cost > self.cost_usd):
+            self._takes_cost(cost)
 
     def _takes_cost(self, cost: Decimal | None) -> bool:
         """Take a cost, and return whether none that was reported before is higher."""
@@ -116,6 +141,7 @@ def receive(taken: Taken) -> Received:
 
     :raises DeepshiError: there are none.
     """
+    taken.settle_cost()
     images, problems = [], []
     for position, entry in enumerate(taken.pictures):
         try:
@@ -178,10 +204,19 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
         error.message = f"{error.message}. {problems[0]}"
     if taken.is_paid or taken.cost_usd:
         error.charged = "yes"
+    elif taken.has_previews and error.charged == "no" and not _is_before_work(error):
+        error.charged = "unknown"
+        error.message = f"{error.message}. Previews had come, so it may have been paid for"
     if taken.cost_usd is not None or error.cost_usd is None:
         error.cost_usd = taken.cost_usd
         error.cost_is_complete = cost_is_complete or error.charged == "no"
     return error
+
+
+def _is_before_work(error: DeepshiError) -> bool:
+    """Return whether an error is one that the API finds before it takes money, whatever had been sent."""
+    is_request = isinstance(error, InvalidRequest) and not isinstance(error, ContentRefused)
+    return is_request or isinstance(error, AuthenticationFailed | InsufficientQuota | PermissionDenied)
 
 
 def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete: bool) -> list[str]:

@@ -248,7 +248,8 @@ class Batch:
             self._budget.count(work.kind, news[:-1])
         finally:  # whatever is raised, nobody waits for this reservation
             await self._budget.settle(work.kind, news[-1] if news else None, paid=bool(news) or may_be_paid)
-        work.goes_on = may_be_paid and engine.exposed <= self._job.max_resends
+        may_help = error is not None and error.retryable
+        work.goes_on = may_be_paid and may_help and engine.exposed <= self._job.max_resends
         if purchase is None:
             return False
         if purchase.record.cost_usd is not None and purchase.record.cost_is_complete:

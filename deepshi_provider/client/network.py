@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import aiohappyeyeballs
@@ -23,6 +23,9 @@ import httpcore
 
 #: Bytes that are sent at once; the write timeout holds for each such piece.
 _PIECE = 64 * 1024
+#: Seconds without progress after which a server that has answered already is taken not to want the rest of the request
+#: (RFC 9112, section 9.5).
+_STALL = 5.0
 #: Seconds before another address of the same host is tried too (RFC 8305, "Connection Attempt Delay").
 _NEXT_ADDRESS = 0.25
 
@@ -52,6 +55,20 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
+    async def write(
+        self, buffer: bytes, timeout: float | None = None, has_answer: Callable[[], bool] | None = None
+    ) -> None:
+        """Send; see :meth:`SocketStream.write`."""
+        raise NotImplementedError
+
+    def has_answer(self) -> bool:
+        """Return whether the other side has sent something that was not read yet; waits for nothing."""
+        raise NotImplementedError
+
+    def take(self) -> bytes:
+        """Return what has come, without waiting; empty if nothing has, or at the end."""
+        raise NotImplementedError
+
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
@@ -86,14 +103,54 @@ class SocketStream(_Stream):
             with anyio.fail_after(timeout):
                 return await asyncio.get_running_loop().sock_recv(self._socket, max_bytes)
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(
+        self, buffer: bytes, timeout: float | None = None, has_answer: Callable[[], bool] | None = None
+    ) -> None:
         """Send.
 
+        A server may answer before it has read everything, and read no further. That is :class:`httpcore.WriteError`,
+        after which httpcore reads the answer.
+
         :param timeout: seconds, for each 64 KiB.
+        :param has_answer: in place of :meth:`has_answer`, for TLS above, whose own messages are no answer.
         """
+        asked = has_answer or self.has_answer
         for start in range(0, len(buffer), _PIECE):
-            with _errors(httpcore.WriteTimeout, httpcore.WriteError), anyio.fail_after(timeout):
-                await asyncio.get_running_loop().sock_sendall(self._socket, buffer[start : start + _PIECE])
+            with _errors(httpcore.WriteTimeout, httpcore.WriteError):
+                try:
+                    with anyio.fail_after(timeout):
+                        await self._send(memoryview(buffer)[start : start + _PIECE], asked)
+                except TimeoutError:
+                    if asked():
+                        raise _answered() from None
+                    raise
+
+    async def _send(self, piece: memoryview, has_answer: Callable[[], bool]) -> None:
+        while piece:
+            try:
+                piece = piece[self._socket.send(piece) :]
+            except (BlockingIOError, InterruptedError):
+                while not await self._is_writable():
+                    if has_answer():
+                        raise _answered() from None
+
+    async def _is_writable(self) -> bool:
+        with anyio.move_on_after(_STALL):
+            await anyio.wait_writable(self._socket)
+            return True
+        return False
+
+    def has_answer(self) -> bool:
+        """See the base class."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        return False
+
+    def take(self) -> bytes:
+        """See the base class."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            return self._socket.recv(_PIECE)
+        return b""
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -110,11 +167,12 @@ class TlsStream(_Stream):
     :param server_hostname: that the certificate must be for.
     """
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, context: ssl.SSLContext, server_hostname: str | None):
+    def __init__(self, stream: _Stream, context: ssl.SSLContext, server_hostname: str | None):
         self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._broken: ssl.SSLError | None = None
+        self._early = b""
 
     async def handshake(self) -> None:
         """Begin; a failure of the other side's or a certificate that is not trusted raises :class:`ssl.SSLError`."""
@@ -136,20 +194,35 @@ class TlsStream(_Stream):
 
         :param timeout: seconds between two arrivals of bytes.
         """
+        if self._early:
+            early, self._early = self._early[:max_bytes], self._early[max_bytes:]
+            return early
         while (data := self._decrypt(max_bytes)) is None:
             await self._flush(timeout)  # what TLS itself answers, such as a new key
             await self._fill(max_bytes, timeout)
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send.
-
-        :param timeout: seconds, for each 64 KiB.
-        """
+    async def write(
+        self, buffer: bytes, timeout: float | None = None, has_answer: Callable[[], bool] | None = None
+    ) -> None:
+        """Send; see :meth:`SocketStream.write`."""
         for start in range(0, len(buffer), _PIECE):
             with _errors(httpcore.WriteTimeout, httpcore.WriteError):
                 self._tls.write(buffer[start : start + _PIECE])
-            await self._flush(timeout)
+            await self._flush(timeout, has_answer)
+
+    def has_answer(self) -> bool:
+        """See the base class; what TLS sends for itself, such as session tickets, does not count."""
+        self._early = self._early or self._decrypt(_PIECE) or b""
+        while not self._early and (data := self._stream.take()):
+            self._incoming.write(data)
+            self._early = self._decrypt(_PIECE) or b""
+        return bool(self._early)
+
+    def take(self) -> bytes:
+        """See the base class."""
+        early, self._early = (self._early, b"") if self.has_answer() else (b"", b"")
+        return early
 
     async def aclose(self) -> None:
         """Close the connection. The server learns no more from a TLS close message than from the end itself."""
@@ -184,9 +257,13 @@ class TlsStream(_Stream):
         else:
             self._incoming.write_eof()
 
-    async def _flush(self, timeout: float | None = None) -> None:
+    async def _flush(self, timeout: float | None = None, has_answer: Callable[[], bool] | None = None) -> None:
         if self._outgoing.pending:
-            await self._stream.write(self._outgoing.read(), timeout)
+            await self._stream.write(self._outgoing.read(), timeout, has_answer or self.has_answer)
+
+
+def _answered() -> httpcore.WriteError:
+    return httpcore.WriteError("the server has answered, and reads no further")
 
 
 @contextlib.contextmanager

@@ -388,10 +388,67 @@ def test_every_error_form_is_understood_wherever_it_stands(
 ) -> None:
     body = json.dumps(document).encode()
     streams = [event(document, name) for name in ("error", None, "message", "image_generation.completed")]
-    preview = event({"b64_json": bodies.text_of(PNG)}, "image_generation.partial_image")
-    for error in [error_of(body), *(error_of(preview + stream, SSE) for stream in streams)]:
+    for error in [error_of(body), *(error_of(stream, SSE) for stream in streams)]:
         assert (type(error), error.charged, error.code, error.cost_usd) == (kind, charged, code, None)
         assert error.message.endswith(f". The server said: {said}") == (said is not None)
+
+
+@pytest.mark.parametrize(("document", "kind", "charged", "code", "said"), ERRORS)
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+@pytest.mark.parametrize("name", ["image_generation.partial_image", "image_edit.partial_image", None])
+def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
+    document: Any, kind: type[DeepshiError], charged: str, code: str | None, said: str | None, before: bool, name: str
+) -> None:
+    """Previews are work, which may be paid for; a refusal or a limit may come in the middle of it."""
+    preview = event({"b64_json": bodies.text_of(PNG), "partial_image_index": 0}, name)
+    failure = event(document, "error")
+    error = error_of(preview + failure if before else failure + preview, SSE)
+    is_sure = kind in (InvalidRequest, InsufficientQuota) or charged != "no"
+    assert (type(error), error.charged, error.code) == (kind, charged if is_sure else "unknown", code)
+    assert ("Previews had come, so it may have been paid for" in error.message) == (not is_sure)
+
+
+USAGE = {"usage": {"total_tokens": 5, "cost": {"total_cost": 0.25}}}
+ASIDE = [
+    event(USAGE, None),
+    event({"type": "usage", **USAGE}, "usage"),
+    event({"type": "response.usage", "response": USAGE}, None),
+]
+
+
+@pytest.mark.parametrize("aside", ASIDE, ids=["no name", "named", "nested"])
+@pytest.mark.parametrize("preview", [b"", event({"b64_json": "eA=="}, "image_generation.partial_image")])
+def test_usage_that_comes_before_the_final_event_is_read(aside: bytes, preview: bytes) -> None:
+    picture = {"type": "image_generation.completed", "b64_json": bodies.text_of(PNG)}
+    got = receive(preview + aside + event(picture), SSE)
+    assert (got.pictures, got.answer.cost_usd, got.warnings) == ([PNG], Decimal("0.25"), [])
+    told = receive(aside + event({**picture, "usage": {"cost": "0.25"}}), SSE)
+    assert (told.answer.cost_usd, told.warnings) == (Decimal("0.25"), [])
+    grown = receive(aside + event({**picture, "usage": {"cost": "0.5"}}), SSE)
+    assert (grown.answer.cost_usd, grown.warnings) == (Decimal("0.5"), []), "the first was that of a part"
+    odd = receive(aside + event({**picture, "usage": {"cost": "0.1"}}), SSE)
+    assert (odd.answer.cost_usd, odd.warnings) == (
+        Decimal("0.25"),
+        ["The request may have cost more than the answer reported"],
+    )
+
+
+@pytest.mark.parametrize("aside", ASIDE, ids=["no name", "named", "nested"])
+def test_usage_between_and_behind_several_final_events_is_read_until_the_answer_is_complete(aside: bytes) -> None:
+    pictures = [{"type": "image_generation.completed", "b64_json": bodies.text_of(PNG), "index": i} for i in range(2)]
+    first, second = map(event, pictures)
+    assert receive(first + aside + second, SSE, wanted=2).answer.cost_usd == Decimal("0.25")
+    assert receive(first + second + aside, SSE, wanted=3).answer.cost_usd == Decimal("0.25")
+    behind = receive(first + second + aside, SSE, wanted=2)
+    assert behind.answer.cost_usd is None, "a complete answer is not waited for: the connection may stay open"
+
+
+@pytest.mark.parametrize("aside", ASIDE, ids=["no name", "named", "nested"])
+def test_stream_that_ends_behind_its_usage_was_paid_for(aside: bytes) -> None:
+    error = error_of(aside, SSE)
+    assert (error.charged, error.cost_usd, error.cost_is_complete) == ("yes", Decimal("0.25"), False)
+    refused = error_of(aside + event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error"), SSE)
+    assert (type(refused), refused.charged, refused.cost_usd) == (RateLimited, "yes", Decimal("0.25"))
 
 
 @pytest.mark.parametrize(

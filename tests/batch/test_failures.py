@@ -26,6 +26,7 @@ from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.store.store import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.services.s3_proxy import S3Proxy
+from tests.support.answering import Answer, answering
 from tests.support.batches import (
     PRICE,
     batch,
@@ -38,6 +39,7 @@ from tests.support.batches import (
     rows_of,
     statuses,
 )
+from tests.support.bodies import event, picture, text_of
 from tests.support.counts import posts, taken
 from tests.support.loops import measured_callbacks
 from tests.support.places import LocalPlace, Place, images, state
@@ -449,3 +451,15 @@ def test_an_error_that_is_not_foreseen_stays_in_its_row(
     assert statuses(lines_of(local)) == {"created": 3, "failed": 1}
     assert [line["charged"] for line in lines_of(local)] == ["yes", "unknown", "yes", "yes"]
     assert (ti.xcoms["cost_usd"], posts(emulator)) == (float(3 * PRICE), 3)
+
+
+def test_row_that_is_refused_after_previews_is_not_sent_again(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its work may have been paid for; a refusal would be paid for again and again."""
+    preview = event({"b64_json": text_of(picture())}, "image_generation.partial_image")
+    answer = Answer(body=preview + event({"error": {"message": "m", "code": "moderation_blocked"}}, "error"))
+    with answering(answer) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json())
+        ti, err = ended(batch(local, rows_of(1), max_resends=2))
+    assert isinstance(err, AirflowFailException)
+    assert (server.posts, len(state(local, "claim"))) == (1, 1)
+    assert (ti.sheets[-1].cost_usd, ti.sheets[-1].unknown_outcomes) == (Decimal(0), 1)
