@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 # Airflow writes its configuration when it is imported, and the reference is read from the imported package.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="deepshi-docs-"))
+os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / "build" / "airflow"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from deepshi_provider import __version__

@@ -51,7 +51,7 @@ class Emulator:
         port: int = 0,
         api_key: str = "sk-bf-emulator",
         tls: bool = False,
-        start_timeout: float = 30.0,
+        start_timeout: float = 120.0,
     ) -> None:
         self.api_key = api_key
         self.base_url = ""

@@ -16,8 +16,9 @@ from deepshi_provider.costs.sheet import AtLeast, CostSheet, Doubt, Tally, paid
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import PATIENCE, RUNS, HookPurchase, RunEntry, in_time
+from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time
 from deepshi_provider.journal.sheets import ask_prices, make_sheet
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ async def record_purchase(
     if owner is None or settings.output_uri is None:
         return
     try:
-        store = STORES.at(settings.output_uri, settings.output_conn_id, patience=PATIENCE)
+        store = STORES.at(settings.output_uri, settings.output_conn_id, patience=TIMES.run_entry)
         is_partial = isinstance(cost_usd, AtLeast)
         purchase = HookPurchase(
             model=request.model,
@@ -57,7 +58,7 @@ async def record_purchase(
         )
         spent = f"{cost_usd or Decimal(0):f}{'_0_1' if cost_usd is None or is_partial else ''}"
         name = f"{RUNS}/{owner.run_key}/{uuid.uuid4().hex[:16]}.{spent}.json"
-        await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())))
+        await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)
     except DeepshiError as err:
         log.warning("The run's budget and report do not count what the hook has spent, %s: %s", cost_usd, err)
 

@@ -12,7 +12,7 @@ from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.preflight import Preflight
 from deepshi_provider.journal.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import PATIENCE, RunCosts, RunEntry
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.store.store import Store
 from deepshi_provider.store.stores import Stores
 
@@ -54,7 +54,7 @@ class Tools:
         times: Times = TIMES,
     ) -> Tools:
         """Return the tools of one job."""
-        runs = stores.at(terms.runs_uri, terms.runs_conn_id, patience=PATIENCE) if terms.runs_uri else None
+        runs = stores.at(terms.runs_uri, terms.runs_conn_id, patience=times.run_entry) if terms.runs_uri else None
         prices = Prices(client.settings.account, runs, store)
         entry = RunEntry(
             owner=terms.owner,
@@ -71,7 +71,7 @@ class Tools:
             watch=Watch(store, times),
             preflight=Preflight(client, terms.preflight),
             prices=prices,
-            run_costs=RunCosts(entry, runs, limit=terms.max_run_cost_usd, prices=prices),
+            run_costs=RunCosts(entry, runs, limit=terms.max_run_cost_usd, prices=prices, patience=times.run_entry),
             times=times,
             image_log_level=image_log_level,
         )

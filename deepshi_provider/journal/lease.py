@@ -37,11 +37,13 @@ class Times:
     :param lease: without a change, after which a holder counts as dead.
     :param beat: between two changes.
     :param poll: between two looks at another process that may be waiting for the same answer.
+    :param run_entry: for which a store is tried that does not take what the other tasks of the run are to know.
     """
 
     lease: float = 20.0
     beat: float = 4.0
     poll: float = 2.0
+    run_entry: float = 30.0
 
 
 TIMES = Times()

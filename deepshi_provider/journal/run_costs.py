@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deepshi_provider.costs.sheet import UNNAMED, AtLeast, Doubt, Operation, Usd
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.spending import Doubts, Spending, refusal
 from deepshi_provider.store.store import Store
@@ -33,8 +34,6 @@ log = logging.getLogger(__name__)
 
 #: Directory, in the connection's ``output_uri``, of all runs' entries.
 RUNS = "_deepshi_runs"
-#: Seconds for which a store that does not take an entry is tried again; the money itself is safe in the records.
-PATIENCE = 30.0
 
 _USD = r"(\d+(?:\.\d+)?)"
 _ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASCII)
@@ -86,17 +85,25 @@ class RunCosts:
     :param entry: of this task; its cost is filled in.
     :param store: the connection's ``output_uri``.
     :param prices: what requests cost whose own cost is not known.
+    :param patience: seconds for which a store that does not take an entry is tried; the records have the money anyway.
     :ivar limit: USD that the run may spend; ``None`` for no limit.
     :ivar spent: USD that this task instance has paid, as far as the API reported it.
     """
 
     def __init__(
-        self, entry: RunEntry, store: Store | None, *, limit: Decimal | None = None, prices: Prices | None = None
+        self,
+        entry: RunEntry,
+        store: Store | None,
+        *,
+        limit: Decimal | None = None,
+        prices: Prices | None = None,
+        patience: float = TIMES.run_entry,
     ) -> None:
         self.limit = limit
         self.spent = Decimal(0)
         self._doubts = Doubts()
         self._prices = prices
+        self._patience = patience
         self._entry = entry
         self._store = store
         self._folder = f"{RUNS}/{entry.owner.run_key}"
@@ -121,7 +128,7 @@ class RunCosts:
         self.spent = spent or Decimal(0)
         self._doubts = Doubts(doubts)
         try:
-            await in_time(self._write(self._store, await self._own()))
+            await in_time(self._write(self._store, await self._own()), self._patience)
         except DeepshiError as err:
             log.warning("The run is not told what this task costs: %s", err)
             self._failure = err
@@ -187,7 +194,7 @@ class RunCosts:
             if own == self._told:
                 return
             try:
-                await in_time(store.patiently(lambda: self._write(store, own)))
+                await in_time(store.patiently(lambda: self._write(store, own)), self._patience)
             except DeepshiError as err:
                 log.warning("The run is not told any further what this task costs: %s", err)
                 self._failure = err
@@ -223,12 +230,12 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
     return entries
 
 
-async def in_time(telling: Awaitable[None]) -> None:
+async def in_time(telling: Awaitable[None], patience: float) -> None:
     """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
     try:
-        await asyncio.wait_for(telling, PATIENCE)
+        await asyncio.wait_for(telling, patience)
     except asyncio.TimeoutError:
-        raise StorageFailed(f"The object store has not answered for {PATIENCE:g} s") from None
+        raise StorageFailed(f"The object store has not answered for {patience:g} s") from None
 
 
 def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:

@@ -16,8 +16,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.journal import run_costs
 from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
 from tests.services.processes import last_line_of, start_module
 from tests.support.batches import BANANA, batch, ended, lines_of, rows_of
@@ -182,7 +182,7 @@ def test_limit_that_is_no_amount_is_an_error(emulator: Emulator, local: Place, a
 async def test_store_that_does_not_answer_does_not_hold_up_a_task(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_costs, "PATIENCE", 0.5)
+    times = Times(run_entry=0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         extra: dict[str, Any] = {
             "endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}",
@@ -192,9 +192,9 @@ async def test_store_that_does_not_answer_does_not_hold_up_a_task(
         connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_S3_SILENT", json.dumps(connection))
         silence = {"runs_uri": "s3://runs", "runs_conn_id": "s3_silent"}
-        done = await run(job(local, "a").model_copy(update=silence))
+        done = await run(job(local, "a").model_copy(update=silence), times=times)
         assert (done.status, posts(emulator)) == ("success", 1)
-        refused = await run(job(local, "b").model_copy(update={**silence, "max_run_cost_usd": PRICE}))
+        refused = await run(job(local, "b").model_copy(update={**silence, "max_run_cost_usd": PRICE}), times=times)
         assert (error(refused)["type"], posts(emulator)) == ("StorageFailed", 1)
 
 
