@@ -17,13 +17,18 @@ from typing import Any
 import hypothesis
 import pytest
 
-_HOME = tempfile.TemporaryDirectory(prefix="deepshi-tests-")
+_HOME = tempfile.TemporaryDirectory(prefix="deepshi-tests-", ignore_cleanup_errors=True)
 os.environ |= {
-    "AIRFLOW_HOME": _HOME.name,
+    # What is left there, also by processes that were killed, goes with the run; pytest's own directories stay.
+    "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()),
+    "TMPDIR": _HOME.name,
+    "AIRFLOW_HOME": str(Path(_HOME.name, "airflow")),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
+tempfile.tempdir = _HOME.name
+Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"observed", "running_world", "site"})

@@ -185,6 +185,7 @@ def test_an_error_is_read_whether_or_not_it_is_packed_as_its_header_says(serve: 
             hook.generate(boat())
 
 
+@pytest.mark.slow
 def test_few_bytes_that_unpack_to_too_many_are_cut(serve: Serve) -> None:
     packed = gzip.compress(b'{"data": [{"b64_json": "' + bytes(400 * 2**20))
     hook, server = serve(Answer(body=packed, head=f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}"))

@@ -81,7 +81,7 @@ def test_a_holder_is_not_dead_because_this_process_stalled(local: LocalPlace) ->
 async def test_a_heartbeat_speaks_for_claims_that_are_older_than_it(local: LocalPlace) -> None:
     """A claim that was made after it may not be listed yet."""
     store = Store(local.uri)
-    async with Lease(store) as lease:
+    async with Lease(store, Times(beat=0.2)) as lease:
         await lease.start()
         with lease.attempt("image", 1) as heartbeat:
             mine = new_claim("a" * 64, OWNER, lease.holder, "m", heartbeat)
