@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
-from deepshi_provider.emulator.testing import Emulator
-from tests.operators.test_dags import Runs
-from tests.services.airflow_programs import call, environment
-from tests.support.places import LocalPlace
+from tests.operators.conftest import Runs
 
 pytestmark = pytest.mark.airflow
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """One run of each DAG, in one process of its own."""
-    home = tmp_path_factory.mktemp("airflow")
-    place = LocalPlace(tmp_path_factory.mktemp("images"))
-    with Emulator() as emulator:
-        emulator.fault("status", status=402, prompt="a refused chair", times=None)
-        connection = emulator.connection_json(output_uri=place.uri)
-        env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        log = call("tests.support.run_dags", "lazy", "labelled", "names", "edits", "hooked", env=env)
-        yield Runs(home / "airflow.db", place, emulator.requests(), log)
 
 
 WORDS = ["the word x", "the word y", "the word z"]

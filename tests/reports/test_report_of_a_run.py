@@ -5,21 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepshi_provider.costs.sheet import CostSheet
-from deepshi_provider.emulator.testing import Emulator
-from tests.services.airflow_programs import call, environment
-from tests.support.places import LocalPlace
+from tests.reports.conftest import Run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
@@ -27,64 +20,32 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 DAGS = ["costly", "too_costly"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of one DAG, with the server's own account of it."""
-
-    dag_id: str
-    database: Path
-    place: LocalPlace
-    requests: list[dict[str, Any]]
-    taken: Decimal
-    log: str
-
-    def select(self, query: str) -> list[Any]:
-        with closing(sqlite3.connect(self.database)) as database:
-            return database.execute(query).fetchall()
-
-    def xcoms(self, key: str) -> dict[tuple[str, int], Any]:
-        rows = self.select(f"SELECT task_id, map_index, value FROM xcom WHERE key = '{key}'")  # noqa: S608
-        return {(task, index): json.loads(v) if isinstance(v, str) else v for task, index, v in rows}
-
-    @property
-    def sheets(self) -> dict[tuple[str, int], CostSheet]:
-        return {who: CostSheet.model_validate(value) for who, value in self.xcoms("deepshi_cost").items()}
-
-    @property
-    def states(self) -> dict[str, Counter[str]]:
-        found: dict[str, Counter[str]] = {}
-        for task_id, state in self.select("SELECT task_id, state FROM task_instance"):
-            found.setdefault(task_id, Counter())[state] += 1
-        return found
-
-    def report(self, ending: str) -> str:
-        (name,) = [name for name in self.place.names() if name.endswith(f"/report/report.{ending}")]
-        return self.place.read(name).decode()
-
-    def known(self, prompt: str | None = None) -> Decimal:
-        """What the server took, but for the one answer that was lost."""
-        costs = [r["cost_usd"] for r in self.requests if r["fault"] != "cut" and prompt in (None, r["prompt"])]
-        return sum((Decimal(cost) for cost in costs if cost), Decimal(0))
+def xcoms(run: Run, key: str) -> dict[tuple[str, int], Any]:
+    rows = run.select("SELECT task_id, map_index, value FROM xcom WHERE dag_id = ? AND key = ?", key)
+    return {(task, index): json.loads(v) if isinstance(v, str) else v for task, index, v in rows}
 
 
-@pytest.fixture(scope="module", params=DAGS)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    home = tmp_path_factory.mktemp("airflow")
-    place = LocalPlace(tmp_path_factory.mktemp("images"))
-    with Emulator() as emulator:
-        emulator.fault("not_an_image", prompt="a spoilt boat")
-        emulator.fault("cut", prompt="a lost boat", charged=True)
-        emulator.fault("status", status=402, prompt="a refused boat", times=None)
-        connection = emulator.connection_json(output_uri=place.uri)
-        env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        log = call("tests.support.run_dags", request.param, env=env)
-        taken = Decimal(emulator.stats()["cost_usd"])
-        yield Run(request.param, home / "airflow.db", place, emulator.requests(), taken, log)
+def states(run: Run) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for task_id, state in run.select("SELECT task_id, state FROM task_instance WHERE dag_id = ?"):
+        found.setdefault(task_id, Counter())[state] += 1
+    return found
+
+
+def known(run: Run, prompt: str | None = None) -> Decimal:
+    """What the server took, but for the one answer that was lost."""
+    costs = [r["cost_usd"] for r in run.requests if r["fault"] != "cut" and prompt in (None, r["prompt"])]
+    return sum((Decimal(cost) for cost in costs if cost), Decimal(0))
+
+
+@pytest.fixture(params=DAGS)
+def run(request: pytest.FixtureRequest, runs: dict[str, Run]) -> Run:
+    return runs[request.param]
 
 
 def test_the_run_went_as_it_should(run: Run) -> None:
     end = "success" if run.dag_id == "costly" else "failed"
-    assert run.states == {
+    assert states(run) == {
         "boats": {"success": 3},
         "blue": {"success": 1},
         "catalog": {"success": 1},
@@ -97,10 +58,10 @@ def test_the_run_went_as_it_should(run: Run) -> None:
 
 
 def test_report_agrees_with_the_servers_ledger_to_the_last_digit(run: Run) -> None:
-    report = json.loads(run.report("json"))
+    report = json.loads(run.file("report", "json"))
     lost = [Decimal(r["cost_usd"]) for r in run.requests if r["fault"] == "cut"]
     assert len(lost) == 1
-    assert Decimal(report["cost_usd"]) == run.known()
+    assert Decimal(report["cost_usd"]) == known(run)
     assert (report["unknown_outcomes"], Decimal(report["may_have_cost_usd"])) == (1, lost[0])
     assert Decimal(report["cost_usd"]) + Decimal(report["may_have_cost_usd"]) == run.taken
     assert (report["images"], report["reused"], report["untold"]) == (3 + 1 + 13 + 2, 0, 0)
@@ -114,29 +75,30 @@ def test_report_agrees_with_the_servers_ledger_to_the_last_digit(run: Run) -> No
 
 
 def test_each_task_has_its_part_failed_tries_included(run: Run) -> None:
-    tasks = {task["task_id"]: task for task in json.loads(run.report("json"))["tasks"]}
+    tasks = {task["task_id"]: task for task in json.loads(run.file("report", "json"))["tasks"]}
     assert list(tasks) == ["boats", "blue", "catalog", "refused", "never", "animal"]
-    boats = sum(run.known(prompt) for prompt in ("a red boat", "a spoilt boat", "a lost boat"))
-    rows = sum(run.known(f"row {number}") for number in range(12)) + run.known("large")
+    boats = sum(known(run, prompt) for prompt in ("a red boat", "a spoilt boat", "a lost boat"))
+    rows = sum(known(run, f"row {number}") for number in range(12)) + known(run, "large")
     assert Decimal(tasks["boats"]["cost_usd"]) == boats
-    assert Decimal(tasks["blue"]["cost_usd"]) == run.known("make it blue")
+    assert Decimal(tasks["blue"]["cost_usd"]) == known(run, "make it blue")
     assert Decimal(tasks["catalog"]["cost_usd"]) == rows
-    assert Decimal(tasks["animal"]["cost_usd"]) == run.known("a fox") + run.known("a owl")
+    assert Decimal(tasks["animal"]["cost_usd"]) == known(run, "a fox") + known(run, "a owl")
     assert (tasks["refused"]["status"], tasks["refused"]["cost_usd"]) == ("ended", "0")
     assert tasks["never"]["status"] == "not run"
     assert (tasks["boats"]["instances"], tasks["animal"]["instances"]) == (3, 2)
 
 
 def test_sheets_and_numbers_in_xcom_agree(run: Run) -> None:
-    sheets, numbers = run.sheets, run.xcoms("cost_usd")
-    reported = run.xcoms("run_cost_usd").pop(("report", -1))
+    numbers = xcoms(run, "cost_usd")
+    sheets = {who: CostSheet.model_validate(value) for who, value in xcoms(run, "deepshi_cost").items()}
+    reported = xcoms(run, "run_cost_usd").pop(("report", -1))
     assert sheets.keys() == numbers.keys(), "whoever adds up cost_usd counts nothing twice"
     assert all(sheet.ended for sheet in sheets.values())
     assert {who: float(sheet.cost_usd or 0) for who, sheet in sheets.items()} == numbers
-    assert sum((sheet.cost_usd or Decimal(0) for sheet in sheets.values()), Decimal(0)) == run.known()
-    assert reported == float(run.known())
+    assert sum((sheet.cost_usd or Decimal(0) for sheet in sheets.values()), Decimal(0)) == known(run)
+    assert reported == float(known(run))
     spoilt = sheets["boats", 1]
-    assert spoilt.cost_usd == run.known("a spoilt boat") > 0
+    assert spoilt.cost_usd == known(run, "a spoilt boat") > 0
     assert (spoilt.try_number, spoilt.models[0].images, len(spoilt.images)) == (2, 1, 1)
     lost = sheets["boats", 2]
     assert (lost.unknown_outcomes, lost.may_have_cost_usd) == (1, lost.cost_usd)
@@ -145,24 +107,24 @@ def test_sheets_and_numbers_in_xcom_agree(run: Run) -> None:
 
 
 def test_csv_and_page_say_the_same(run: Run) -> None:
-    lines = list(csv.DictReader(io.StringIO(run.report("csv"))))
-    assert sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0)) == run.known()
+    lines = list(csv.DictReader(io.StringIO(run.file("report", "csv"))))
+    assert sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0)) == known(run)
     assert sum(int(line["images"] or 0) for line in lines) == 19
-    page = run.report("html")
-    assert f"<h1>${run.known():f}</h1>" in page
+    page = run.file("report", "html")
+    assert f"<h1>${known(run):f}</h1>" in page
     assert page.count("data:image/webp;base64,") == 3 + 1 + 8 + 2
     assert "<script" not in page
 
 
 def test_limits_are_looked_at_after_the_report_is_written(run: Run) -> None:
-    words = f"This run has cost at least ${run.known():f}, up to about ${run.taken:f} (1 unknown outcome)"
+    words = f"This run has cost at least ${known(run):f}, up to about ${run.taken:f} (1 unknown outcome)"
     assert f"{words}, more than warn_cost_usd" in run.log
     exceeded = f"{words}, more than max_cost_usd $0.01. Report: {run.place.uri}/too_costly/"
     assert (exceeded in run.log) == (run.dag_id == "too_costly")
 
 
 def test_a_failed_image_task_fails_the_run(run: Run) -> None:
-    assert json.loads(run.report("json"))["failed"] == ["refused", "never"]
+    assert json.loads(run.file("report", "json"))["failed"] == ["refused", "never"]
     failed = "2 image task(s) failed: refused, never"
     assert (failed in run.log) == (run.dag_id != "costly")
 
@@ -176,6 +138,6 @@ def test_entries_of_the_run_ledger_say_the_same(run: Run) -> None:
         greatest[name[:16]] = max(entry, greatest.get(name[:16], entry))
     entries = greatest.values()
     assert len(entries) == 3 + 1 + 1 + 2 + 1
-    assert sum(spent for spent, _, _ in entries) == run.known()
-    assert sum(possible for _, possible, _ in entries) == run.taken - run.known(), "the lost boat"
+    assert sum(spent for spent, _, _ in entries) == known(run)
+    assert sum(possible for _, possible, _ in entries) == run.taken - known(run), "the lost boat"
     assert sum(blind for _, _, blind in entries) == 0

@@ -1,17 +1,37 @@
-"""Runs DAGs in this process, with ``dag.test()``, in the database of ``AIRFLOW_HOME``; argument: ids of DAGs."""
+"""Runs DAGs in this process, with ``dag.test()``, in the database of ``AIRFLOW_HOME``.
+
+Arguments: ids of DAGs; ``id=variable`` runs one with the connection to Deepshi that this environment variable holds.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from airflow.cli.cli_parser import get_parser
 from airflow.utils.db import initdb
 
+#: Begins what a run has logged; the id of its DAG follows.
+MARK = "===== the run of "
+
+
+def call(*command: str) -> None:
+    """Carry out one of Airflow's commands."""
+    arguments = get_parser().parse_args(command)
+    try:
+        arguments.func(arguments)
+    except SystemExit as end:  # a run that failed; the database tells more
+        sys.stderr.write(f"{command} ended: {end}\n")
+
+
 if __name__ == "__main__":
     initdb()
-    for command in (["dags", "reserialize"], *(["dags", "test", dag_id] for dag_id in sys.argv[1:])):
-        arguments = get_parser().parse_args(command)
-        try:
-            arguments.func(arguments)
-        except SystemExit as end:  # a run that failed; the database tells more
-            sys.stderr.write(f"{command} ended: {end}\n")
+    call("dags", "reserialize")
+    for argument in sys.argv[1:]:
+        dag_id, _, variable = argument.partition("=")
+        if variable:
+            os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"] = os.environ[variable]
+        sys.stdout.flush()
+        os.write(1, f"\n{MARK}{dag_id}\n".encode())
+        call("dags", "test", dag_id)
+        sys.stderr.flush()

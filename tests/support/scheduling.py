@@ -24,10 +24,19 @@ AIRFLOWS = (
 LONG = ("packaging", "airflow", "slow", "s3")
 
 
+#: Files that look at what one process with ``dag.test()`` has left, by the name of the group.
+DAG_RUNS = {
+    "reports": ("tests/reports/",),
+    "operators": ("tests/operators/test_dags.py", "tests/operators/test_upstream_values.py"),
+}
+
+
 def group_of(nodeid: str) -> str:
-    """What shares a worker: a file, or all that start a whole Airflow."""
+    """What shares a worker: a file, what looks at the same DAG runs, or all that start a whole Airflow."""
     file = nodeid.partition("::")[0]
-    return "airflow" if file.startswith(AIRFLOWS) else file
+    if file.startswith(AIRFLOWS):
+        return "airflow"
+    return next((name for name, files in DAG_RUNS.items() if file.startswith(files)), file)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it is not annotated
