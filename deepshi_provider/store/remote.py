@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from deepshi_provider.store.directory import Directory
 
@@ -73,8 +73,7 @@ class RemoteDirectory(Directory):
         """
         path = self._path(name)
         self._fs.invalidate_cache(path.rpartition("/")[0])
-        file: BinaryIO = self._fs.open(path, "rb")
-        return file
+        return cast(BinaryIO, io.BufferedReader(_Whole(self._fs.open(path, "rb")), _CHUNK))
 
     def create(self, name: str, data: bytes) -> bool:
         try:
@@ -219,6 +218,37 @@ def remote_directory(protocol: str, fs: Any, path: str) -> RemoteDirectory:
     if protocol in ("abfs", "abfss", "az", "adl", "wasb", "wasbs"):
         return ObjectDirectory(fs, path)
     return RemoteDirectory(fs, path)
+
+
+class _Whole(io.RawIOBase):
+    """An object that is read to its end, or an error.
+
+    s3fs takes an answer that tells no length and breaks off for the whole, and gives fewer bytes without a word.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        size = self._file.size
+        if len(data) < len(buffer) and size is not None and self._file.tell() < size:
+            raise OSError(f"only {self._file.tell():,} of {size:,} bytes came")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _check_bucket(err: FileNotFoundError) -> None:

@@ -21,7 +21,9 @@ from deepshi_provider.exceptions import DeepshiError, InvalidConnection, Invalid
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.inputs import read_inputs
+from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import SeaweedFS
+from tests.support.counts import posts
 from tests.support.servers import large_edit, open_files
 
 
@@ -274,3 +276,17 @@ def test_input_without_a_directory_for_its_copy_costs_nothing(
         hook.edit(edit(large.path))
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("no", 0, 0)
     assert "paid" not in caught.value.message
+
+
+def test_input_whose_download_breaks_off_unnoticed_is_not_sent(
+    emulator: Emulator, hook: DeepshiHook, proxy: S3Proxy, s3: SeaweedFS, large: File
+) -> None:
+    """s3fs takes what came of an answer that tells no length for the whole; the cut image would be paid for."""
+    s3.client().put_object(Bucket="images", Key="cut/large.png", Body=large.path.read_bytes())
+    proxy.ends_after = 300_000
+    with pytest.raises(StorageFailed, match=r"only 300,000 of [\d,]+ bytes came") as caught:
+        asyncio.run(hook.aedit(edit("s3://images/cut/large.png"), images_conn_id=proxy.conn_id))
+    assert (caught.value.charged, posts(emulator)) == ("no", 0)
+    proxy.ends_after = None
+    asyncio.run(hook.aedit(edit("s3://images/cut/large.png"), images_conn_id=proxy.conn_id)).close()
+    assert posts(emulator) == 1

@@ -33,6 +33,7 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar ignores_conditions: write although the object exists, whatever ``If-None-Match`` says.
     :ivar no_listing: listings are answered with this code and 404, ``""`` for an empty body; ``None`` = not.
     :ivar lists_nothing: answer listings as if there were no objects.
+    :ivar ends_after: bytes of each object that are sent, without telling how many come, before the connection ends.
     :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
@@ -46,6 +47,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.ignores_conditions = False
         self.lists_nothing = False
         self.no_listing: str | None = None
+        self.ends_after: int | None = None
         self.seen: list[tuple[str, str]] = []
         self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
@@ -132,6 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() not in _NOT_PASSED_ON:
                 self.send_header(name, value)
         is_head = self.command == "HEAD"
+        if self.command == "GET" and self.server.ends_after is not None and len(body) > self.server.ends_after:
+            self.close_connection = True
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body[: self.server.ends_after])
+            return
         self.send_header("Content-Length", told.get("content-length", "0") if is_head else str(len(body)))
         self.end_headers()
         if not is_head:
