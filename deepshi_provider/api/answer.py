@@ -127,6 +127,8 @@ class AnswerReader:
             if event.error is None and not self._taken.pictures and not self._taken.error:
                 self._taken.add({}, [{}], is_whole=True)  # a result without an image
         else:
+            # Image data under an unknown name, or what is broken, may be work as well.
+            self._taken.has_previews |= bool(event.spools) or (event.error is not None and event.name != "error")
             self._take_error(event)
             self._close(event.spools)
 

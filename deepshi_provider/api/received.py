@@ -62,7 +62,7 @@ class Taken:
     :param fields: of :class:`~deepshi_provider.api.responses.Answer`.
     :param error: the first error that it reported, or that it ended with.
     :param is_paid: whether a result came, usable or not: from then on nothing is free.
-    :param has_previews: whether partial images came: work was done, which may be paid for.
+    :param has_previews: whether partial images came, or what may have been some: work that may be paid for.
     :param cost_usd: the highest that it reported; each is to be that of the whole request.
     :param cost_aside_usd: the highest that it reported apart from its results, so far.
     :param is_cost_disputed: whether it reported different ones.

@@ -293,7 +293,8 @@ class Batch:
         try:
             return await work, None
         except DeepshiError as err:
-            if isinstance(err, _HOPELESS):
+            # One that came inside of an answer is about that answer.
+            if isinstance(err, _HOPELESS) and (err.charged == "no" or isinstance(err, StorageFailed)):
                 self.error = self.error or err
             return None, err
 

@@ -395,7 +395,9 @@ def test_every_error_form_is_understood_wherever_it_stands(
 
 @pytest.mark.parametrize(("document", "kind", "charged", "code", "said"), ERRORS)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
-@pytest.mark.parametrize("name", ["image_generation.partial_image", "image_edit.partial_image", None])
+@pytest.mark.parametrize(
+    "name", ["image_generation.partial_image", "image_edit.partial_image", "image_generation.progress", None]
+)
 def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
     document: Any, kind: type[DeepshiError], charged: str, code: str | None, said: str | None, before: bool, name: str
 ) -> None:
@@ -406,6 +408,12 @@ def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
     is_sure = kind in (InvalidRequest, InsufficientQuota) or charged != "no"
     assert (type(error), error.charged, error.code) == (kind, charged if is_sure else "unknown", code)
     assert ("Previews had come, so it may have been paid for" in error.message) == (not is_sure)
+
+
+@pytest.mark.parametrize("event_of_work", [b'data: {"b64_json": "iVBOR\n\n', b"event: image\ndata: {broken\n\n"])
+def test_after_an_event_that_nobody_understands_a_rate_limit_may_have_cost_money(event_of_work: bytes) -> None:
+    limit = event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error")
+    assert (error_of(limit, SSE).charged, error_of(event_of_work + limit, SSE).charged) == ("no", "unknown")
 
 
 USAGE = {"usage": {"total_tokens": 5, "cost": {"total_cost": 0.25}}}

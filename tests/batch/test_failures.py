@@ -463,3 +463,23 @@ def test_row_that_is_refused_after_previews_is_not_sent_again(local: Place, monk
     assert isinstance(err, AirflowFailException)
     assert (server.posts, len(state(local, "claim"))) == (1, 1)
     assert (ti.sheets[-1].cost_usd, ti.sheets[-1].unknown_outcomes) == (Decimal(0), 1)
+
+
+def test_row_whose_stream_ends_with_a_rate_limit_does_not_stop_the_others(
+    local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a preview it is about that answer, and cannot be waited for: the work may have been paid for."""
+    preview = event({"b64_json": text_of(picture())}, "image_generation.partial_image")
+    limited = Answer(body=preview + event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error"))
+    good = Answer(body=event({"b64_json": text_of(picture()), "usage": {"cost": "0.25"}}))
+
+    def choose(_: int, request: bytes) -> Answer:
+        return limited if b"number 0" in request else good
+
+    with answering(choose) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json())
+        ti, err = ended(batch(local, rows_of(12), max_resends=0, max_concurrency=2))
+    assert isinstance(err, RowsFailed | AirflowFailException)
+    assert (server.posts, statuses(lines_of(local))) == (12, {"created": 11, "failed": 1})
+    sheet = ti.sheets[-1]
+    assert (str(sheet.cost_usd), sheet.unknown_outcomes, str(sheet.may_have_cost_usd)) == ("2.75", 1, "0.25")
