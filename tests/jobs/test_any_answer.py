@@ -1,4 +1,8 @@
-"""Random answers through the whole job: never a raw exception, never a dollar that is neither recorded nor reported."""
+"""Random answers through whole jobs, whose server keeps its own books.
+
+Never a raw exception, never a hang, and for every answer: what was taken is what is recorded and what is told as
+possible, blocking and deferred, alone and in a batch.
+"""
 
 from __future__ import annotations
 
@@ -6,155 +10,150 @@ import asyncio
 import json
 import os
 import random
+import re
+from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowException
 
-from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.journal.entries import Manifest
-from tests.support import bodies
+from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.jobs import run_job
+from deepshi_provider.jobs.run import load_manifest
 from tests.support.answering import Answer, answering
+from tests.support.batches import batch, ended, lines_of
 from tests.support.jobs import make_job
+from tests.support.odd_answers import PICTURES, PRICE, good_answer, odd_answer
 from tests.support.places import LocalPlace, document, state
+from tests.support.tasks import TaskInstance
+from tests.triggers.test_broken_machines import resumed, trigger_of
+from tests.triggers.test_images import event_of, trigger_for
 
-PICTURES = [bodies.picture(kind) for kind in ("PNG", "JPEG", "WEBP")]
-PRICE = "0.000135"
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("DEEPSHI_TEST_ANSWERS", "500"))
-TYPES = ["application/json", "text/event-stream", "text/plain", "text/html"]
-NUMBERS: list[Any] = [
-    "1E-20000000",
-    "1e999999999",
-    -1,
-    2**70,
-    10**400,
-    0,
-    True,
-    None,
-    [],
-    {},
-    "NaN",
-    "٣",
-    1e-39,
-    "9" * 200,
-]
-ODD: list[Any] = [None, "", 5, [], {}, "x" * 3000, "\x00", "\ud83d", 2**80, -1, True]
+#: Parts of the answers, so that several workers may share them.
+PARTS = 5
+ROWS = 25
 
 
-def entry(rng: random.Random) -> Any:
-    image = bodies.text_of(rng.choice(PICTURES))
-    return rng.choice(
-        [
-            {"b64_json": image},
-            {"b64_json": image, "index": rng.choice([0, 1, 7, -1, "0", None])},
-            {"url": f"data:image/png;base64,{image}"},
-            {"b64_json": image[: rng.randrange(len(image))]},
-            {"b64_json": rng.choice(ODD)},
-            {"url": "https://images.example/1.png?signature=1"},
-            rng.choice(ODD),
-        ]
-        if rng.random() < 0.5
-        else [{"b64_json": image}]
-    )
+def check_books(sheet: CostSheet, taken: Decimal) -> None:
+    """What the server took is what the sheet says, as a range where it is in doubt."""
+    least = sheet.cost_usd or Decimal(0)
+    if not sheet.untold + sheet.unknown_outcomes:
+        assert least == taken
+        return
+    assert least <= taken
+    assert sheet.may_have_cost_usd is None or taken <= least + sheet.may_have_cost_usd
 
 
-def usage(rng: random.Random) -> Any:
-    cost = PRICE if rng.random() < 0.7 else rng.choice(NUMBERS)
-    nested: Any = rng.choice(ODD)
-    for _ in range(rng.choice([0, 1, 150, 350])):
-        nested = rng.choice([{"k": nested}, [nested]])
-    return rng.choice([{"cost": {"total_cost": cost}}, {"cost": cost}, {"x": nested, "cost": cost}, nested])
-
-
-def error(rng: random.Random) -> Any:
-    codes = ["rate_limit_exceeded", "moderation_blocked", "429", "408", 500, None, "odd", "x" * 500]
-    return rng.choice([{"error": {"message": "m", "code": rng.choice(codes)}}, {"error": "m"}, {"type": "error"}])
-
-
-def body_of(rng: random.Random, n: int, *, stream: bool) -> bytes:
-    entries = [entry(rng) for _ in range(rng.choice([n, n, n, 0, 1, 2, 9]))]
-    if not stream:
-        document: Any = {"data": entries, "usage": usage(rng), "model": rng.choice(["m", *ODD])}
-        return json.dumps(document if rng.random() < 0.9 else rng.choice([error(rng), entries, *ODD])).encode()
-    events = []
-    for each in entries:
-        fields = each if isinstance(each, dict) else {"b64_json": each}
-        events.append(bodies.event({"type": "image_generation.completed", **fields, "usage": usage(rng)}))
-    if rng.random() < 0.3:
-        events.insert(rng.randrange(len(events) + 1), bodies.event(error(rng), "error"))
-    if events and rng.random() < 0.2:
-        events.append(rng.choice(events))
-    return b": wait\n\n".join(events) + rng.choice([b"", b"data: [DONE]\n\n", b"garbage"])
-
-
-def damaged(rng: random.Random, body: bytes) -> bytes:
-    at = rng.randrange(len(body) + 1)
-    change = rng.random()
-    if change < 0.1:
-        return body[:at]
-    if change < 0.2:
-        return body[:at] + rng.choice([b'"', b"\\", b"}", b"{", b"\n\n", b"\xff", bytes(50)]) + body[at:]
-    return body[:at] + body[at + rng.randrange(50) :] if change < 0.25 else body
-
-
-def answer_of(rng: random.Random, n: int, *, stream: bool) -> Answer:
-    body = damaged(rng, body_of(rng, n, stream=stream if rng.random() < 0.9 else not stream))
-    kind = f"Content-Type: {rng.choice(TYPES)}"
-    framing = rng.choice(
-        [
-            (f"Content-Length: {len(body)}", body),
-            (f"Content-Length: {len(body) + 2}", body),
-            ("Connection: close", body),
-            ("Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)),
-            ("Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(body), body)),
-            ("Transfer-Encoding: chunked", b"zz\r\n" + body),
-        ]
-    )
-    return Answer(body=framing[1], head=f"{kind}\r\n{framing[0]}")
-
-
-def check(manifest: Manifest, place: LocalPlace, posts: int) -> None:
-    """Each request that was sent is recorded, or its claim stands; unless the server said that it was free."""
+def check_records(place: LocalPlace, sheet: CostSheet) -> None:
     records = [document(place, name) for name in state(place, "record")]
-    claims = state(place, "claim")
-    settled = len(records) + len([name for name in claims if not _has_record(place, name)])
-    is_free = manifest.error is not None and manifest.error["charged"] == "no"
-    assert settled + is_free >= 1
-    assert posts == 1 or is_free
     known = [Decimal(record["cost_usd"]) for record in records if record["cost_usd"] is not None]
-    assert sum(known, Decimal(0)) == (manifest.task_cost_usd or 0)
+    assert sum(known, Decimal(0)) == (sheet.cost_usd or 0)
+
+
+async def outcome(place: LocalPlace, request: dict[str, Any], *, deferred: bool) -> tuple[CostSheet, dict[str, Any]]:
+    """Run a job, as a blocking task or as a trigger does; return its cost sheet and its error."""
+    if deferred:
+        event = await asyncio.wait_for(event_of(await trigger_for(place, **request)), 60)
+        assert len(json.dumps(event)) < 5_000
+        if event["status"] == "failed":
+            return CostSheet.model_validate(event["costs"]), event["error"]
+        manifest = await load_manifest(event["manifest_uri"], None, STORES)
+    else:
+        manifest = await asyncio.wait_for(run_job(make_job(place, **request)), 60)
     assert len(json.dumps(manifest.as_xcom())) < 40_000
-    assert len(json.dumps(manifest.as_event(None))) < 5_000
-    if manifest.status == "success":
-        # Not the whole: what is taken out of the middle of a JPEG's data leaves no trace.
-        heads = {picture[:3] for picture in PICTURES}
-        assert {place.read(image.uri.rpartition("/")[2])[:3] for image in manifest.images} <= heads
-    if manifest.error:
-        assert "not foreseen" not in manifest.error["message"]
+    heads = {picture[:3] for picture in PICTURES}  # what is taken out of the middle of a JPEG's data leaves no trace
+    assert {place.read(image.uri.rpartition("/")[2])[:3] for image in manifest.images} <= heads
+    assert manifest.costs is not None
+    return manifest.costs, manifest.error or {}
 
 
-def _has_record(place: LocalPlace, claim: str) -> bool:
-    return any(name.startswith(claim.removesuffix("claim.json")) for name in state(place, "record"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(5))
-async def test_any_answer_ends_in_a_manifest_that_accounts_for_the_money(
-    part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["blocking", "deferred"])
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_any_answer_is_paid_for_as_it_is_told(
+    part: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = set()
-    for number in range(part, COUNT, 5):
+    ended_as = set()
+    for number in range(part + (PARTS if way == "deferred" else 0), COUNT * 4 // 5, 2 * PARTS):
         rng = random.Random(number)
         n, stream = rng.choice([1, 1, 2, 4]), rng.random() < 0.5
+        odd = odd_answer(rng, n, stream=stream)
         place = LocalPlace(tmp_path / str(number))
-        with answering(answer_of(rng, n, stream=stream)) as server:
+        with answering(odd.answer) as server:
             monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json(max_retries=1))
-            job = make_job(place, fields={"n": n, "stream": stream}, max_resends=0)
-            manifest = await asyncio.wait_for(run(job), 60)
-            try:
-                check(manifest, place, server.posts)
-            except AssertionError as err:
-                raise AssertionError(f"answer {number}: {err}; {manifest.model_dump_json()[:2000]}") from err
-        ended.add(manifest.status if manifest.error is None else manifest.error["type"])
-    assert {"success", "OutcomeUnknown", "InvalidResponse"} <= ended
+            request: dict[str, Any] = {"fields": {"n": n, "stream": stream}, "max_resends": 0}
+            sheet, error = await outcome(place, request, deferred=way == "deferred")
+        try:
+            check_books(sheet, odd.usd * server.posts)
+            check_records(place, sheet)
+            assert server.posts == 1 or error["charged"] == "no"
+            assert "not foreseen" not in error.get("message", "")
+        except AssertionError as err:
+            books = f"took {odd.usd} {server.posts} times; {sheet.model_dump_json()}; {error}"
+            wire = odd.answer.on_wire()[:3000]
+            raise AssertionError(f"answer {number}: {err}; {books}; {wire!r}") from err
+        ended_as.add(error.get("type", "success"))
+    assert {"success", "OutcomeUnknown", "InvalidResponse"} <= ended_as
+
+
+@pytest.mark.parametrize("way", ["blocking", "deferred"])
+def test_odd_answers_in_a_batch_take_no_neighbour_along(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fifth row gets a good answer, and so does whatever is sent again because it was free."""
+    for number in range(way == "deferred", COUNT // 5 // ROWS, 2):
+        place = LocalPlace(tmp_path / str(number))
+        books: dict[int, list[Decimal]] = defaultdict(list)
+        rows = [{"key": str(row), "prompt": f"row {row}", "n": row % 3 or 1} for row in range(ROWS)]
+        with answering(_bookkeeper(number, books)) as server:
+            monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json(max_retries=1))
+            operator = batch(place, rows, max_resends=0)
+            sheet, error = _ended_batch(operator, deferred=way == "deferred")
+        assert error is None or isinstance(error, DeepshiError | AirflowException)
+        assert "not foreseen" not in str(error)
+        taken = {row: sum(costs, Decimal(0)) for row, costs in books.items()}
+        check_books(sheet, sum(taken.values(), Decimal(0)))
+        check_records(place, sheet)
+        lines = {int(line["key"]): line for line in lines_of(place)}
+        assert len(lines) == len(books) == ROWS, "all rows were sent"
+        for row, line in lines.items():
+            told = Decimal(str(line["cost_usd"] or 0))
+            assert told <= taken[row], (number, row, line)
+            assert line["charged"] != "no" or taken[row] == 0, (number, row, line)
+            assert row % 5 or (line["status"], told) == ("created", PRICE), (number, row, line)
+
+
+def _bookkeeper(number: int, books: dict[int, list[Decimal]]) -> Any:
+    """Return what chooses the answers of a batch, and writes down what was taken for each."""
+
+    def choose(_: int, request: bytes) -> Answer:
+        fields = json.loads(request.partition(b"\r\n\r\n")[2])
+        row = int(re.findall(r"\d+", fields["prompt"])[0])
+        rng = random.Random(f"{number}-{row}")
+        is_good = row % 5 == 0 or books[row]
+        stream = bool(fields.get("stream"))
+        odd = good_answer() if is_good else odd_answer(rng, fields.get("n", 1), stream=stream, in_batch=True)
+        books[row].append(odd.usd)
+        return odd.answer
+
+    return choose
+
+
+def _ended_batch(operator: Any, *, deferred: bool) -> tuple[CostSheet, BaseException | None]:
+    """Run a batch to whatever end."""
+    if not deferred:
+        ti, error = ended(operator)
+        return ti.sheets[-1], error
+    ti = TaskInstance(task_id=operator.task_id)
+    event = asyncio.run(event_of(trigger_of(operator, ti)))
+    try:
+        resumed(operator, ti, event)
+    except (DeepshiError, AirflowException) as err:
+        return ti.sheets[-1], err
+    return ti.sheets[-1], None
