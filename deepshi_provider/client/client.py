@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 Files = Callable[[], Awaitable[NewFile | None]]
 
+#: The HTTP clients of each loop, by their settings; they keep no connections. A triggerer runs many jobs of few.
+_CLIENTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, httpx.AsyncClient]] = WeakKeyDictionary()
+_MOST_CLIENTS = 16
+
 
 class Client:
     """Generates and edits images, and lists models.
@@ -41,7 +46,6 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._open: httpx.AsyncClient | None = None
         self._pace: Pace | None = None
         self._files: Files | None = None
 
@@ -64,11 +68,11 @@ class Client:
 
     async def list_models(self) -> list[ModelInfo]:
         """Return the catalog (``GET /v1/models``), which is free and scoped to the key."""
-        async with self._http() as client:
-            try:
-                response = await client.get("/v1/models", headers=HEADERS)
-            except httpx.HTTPError as err:
-                raise ConnectionFailed(f"{self.settings.base_url} does not answer: {reason(err)}") from err
+        client = await self._http()
+        try:
+            response = await client.get("/v1/models", headers=HEADERS)
+        except httpx.HTTPError as err:
+            raise ConnectionFailed(f"{self.settings.base_url} does not answer: {reason(err)}") from err
         if not response.is_success:
             raise self._redacted(error_of(response, response.content))
         try:
@@ -78,27 +82,28 @@ class Client:
 
     @asynccontextmanager
     async def session(self, pace: Pace | None = None, files: Files | None = None) -> AsyncIterator[Client]:
-        """Use one HTTP client for all calls inside the ``async with`` block.
+        """Let all calls inside the ``async with`` block have something in common.
 
         :param pace: slows all these calls down together when one is refused by the rate limit; such a refusal then
             does not count as one of the call's retries.
         :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
         """
         await own_turn()
-        async with await asyncio.to_thread(self.settings.new_client) as client:
-            self._open, self._pace, self._files = client, pace, files
-            try:
-                yield self
-            finally:
-                self._open = self._pace = self._files = None
+        await self._http()
+        self._pace, self._files = pace, files
+        try:
+            yield self
+        finally:
+            self._pace = self._files = None
 
-    @asynccontextmanager
-    async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
-        if self._open is not None:
-            yield self._open
-            return
-        async with await asyncio.to_thread(self.settings.new_client) as client:
-            yield client
+    async def _http(self) -> httpx.AsyncClient:
+        clients = _CLIENTS.setdefault(asyncio.get_running_loop(), {})
+        if found := clients.get(self.settings):
+            return found
+        made = await asyncio.to_thread(self.settings.new_client)
+        while len(clients) >= _MOST_CLIENTS:
+            del clients[next(iter(clients))]
+        return clients.setdefault(self.settings, made)
 
     async def _attempts(
         self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None
@@ -108,33 +113,33 @@ class Client:
         attempt = sends = 0
         new_file = await self._files() if self._files else None
         await asyncio.to_thread(_require_temporary_files)
-        async with self._http() as client:
-            while True:
-                attempt += 1
-                sent_at = await self._pace.turn() if self._pace else 0.0
-                exchange = Exchange(client, request, inputs, new_file)
-                try:
-                    with Observed(request, settings.base_url) as observed:
-                        remaining = None if ends_at is None else ends_at - time.monotonic()
-                        received = observed.received(await exchange.run(remaining))
-                    if self._pace:
-                        self._pace.accepted()
-                    return self._result(received, sends + 1)
-                except DeepshiError as raised:
-                    error = self._redacted(raised)
-                    sends += exchange.was_sent
-                    error.sends = sends
-                    paced = self._pace is not None and isinstance(error, RateLimited)
-                    attempt -= paced
-                    wait = self._wait(error, max(1, attempt))
-                    if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
-                        raise error from error.__cause__
-                metrics.retried(request, error)
-                if self._pace and paced:
-                    self._pace.refused(sent_at, wait)
-                    continue
-                log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
-                await asyncio.sleep(wait)
+        client = await self._http()
+        while True:
+            attempt += 1
+            sent_at = await self._pace.turn() if self._pace else 0.0
+            exchange = Exchange(client, request, inputs, new_file)
+            try:
+                with Observed(request, settings.base_url) as observed:
+                    remaining = None if ends_at is None else ends_at - time.monotonic()
+                    received = observed.received(await exchange.run(remaining))
+                if self._pace:
+                    self._pace.accepted()
+                return self._result(received, sends + 1)
+            except DeepshiError as raised:
+                error = self._redacted(raised)
+                sends += exchange.was_sent
+                error.sends = sends
+                paced = self._pace is not None and isinstance(error, RateLimited)
+                attempt -= paced
+                wait = self._wait(error, max(1, attempt))
+                if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
+                    raise error from error.__cause__
+            metrics.retried(request, error)
+            if self._pace and paced:
+                self._pace.refused(sent_at, wait)
+                continue
+            log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
+            await asyncio.sleep(wait)
 
     def _wait(self, error: DeepshiError, attempt: int) -> float | None:
         return wait_before_retry(

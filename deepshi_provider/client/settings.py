@@ -6,6 +6,7 @@ import contextlib
 import re
 import ssl
 from functools import lru_cache
+from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -72,21 +73,24 @@ class Settings(BaseModel):
         return f"{self.base_url} {self.conn_id}"
 
     def new_client(self) -> httpx.AsyncClient:
-        """Return a client for this connection; the caller closes it. The first one of a process takes a while.
+        """Return a client for this connection. The first one of a process takes a while.
 
         Connections are not kept alive: a request on one that the server has just closed could not be told from a
-        request whose answer was lost, and that is a paid image in doubt.
+        request whose answer was lost, and that is a paid image in doubt. So a client need not be closed. It keeps no
+        cookies either.
         """
         from deepshi_provider.client.transport import Transport  # not while DAGs are parsed: it takes long
 
         proxy = self.proxy or environment_proxy(self.base_url)
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Connection": "close"},
             timeout=httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None),
             transport=Transport(tls_context(self.verify), proxy),
             follow_redirects=False,
         )
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        return client
 
 
 def is_host(name: str) -> bool:

@@ -31,14 +31,10 @@ class Transport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, tls: ssl.SSLContext, proxy: str | None = None) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            proxy=_proxy(proxy, tls) if proxy else None,
-            max_connections=None,
-            max_keepalive_connections=0,
-            network_backend=SocketBackend(),
-            socket_options=_socket_options(),
-        )
+        self._tls = tls
+        self._proxy = _proxy(proxy, tls) if proxy else None
+        self._backend = SocketBackend()
+        self._socket_options = _socket_options()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its answer's body is read from the connection as it is asked for."""
@@ -51,7 +47,7 @@ class Transport(httpx.AsyncBaseTransport):
             extensions=request.extensions,
         )
         with _errors_of_httpx():
-            response = await self._pool.handle_async_request(core_request)
+            response = await self._new_pool().handle_async_request(core_request)
         return _Response(
             status_code=response.status,
             headers=response.headers,
@@ -59,9 +55,16 @@ class Transport(httpx.AsyncBaseTransport):
             extensions=response.extensions,
         )
 
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+    def _new_pool(self) -> httpcore.AsyncConnectionPool:
+        """Return a pool for one request: one for all looks at every connection for each request and each end."""
+        return httpcore.AsyncConnectionPool(
+            ssl_context=self._tls,
+            proxy=self._proxy,
+            max_connections=None,
+            max_keepalive_connections=0,
+            network_backend=self._backend,
+            socket_options=self._socket_options,
+        )
 
 
 class _Response(httpx.Response):

@@ -17,8 +17,8 @@ from deepshi_provider.jobs.context import Tools
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.bill import Bill
-from deepshi_provider.journal.entries import IMAGE, Manifest, Record, Sending, since_purchase, unsettled
-from deepshi_provider.journal.journal import Purchase
+from deepshi_provider.journal.entries import IMAGE, Manifest, Sending, since_purchase, unsettled
+from deepshi_provider.journal.journal import Purchase, record_name
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.sheets import add_up, make_sheet, sheet_images, told_sheet
 from deepshi_provider.store.store import PATIENCE, Store
@@ -133,7 +133,7 @@ async def _success(job: Job, tools: Tools, purchase: Purchase) -> Manifest:
         for warning in record.warnings:
             log.warning("%s", warning)
     try:
-        return await _written(job, tools, record, reused=reused)
+        return await _written(job, tools, purchase, reused=reused)
     except StorageFailed as err:
         if reused:
             raise
@@ -145,9 +145,9 @@ async def _success(job: Job, tools: Tools, purchase: Purchase) -> Manifest:
         ) from err
 
 
-async def _written(job: Job, tools: Tools, record: Record, *, reused: bool) -> Manifest:
-    store = tools.store
-    costs = await _costs(job, tools, record)
+async def _written(job: Job, tools: Tools, purchase: Purchase, *, reused: bool) -> Manifest:
+    store, record = tools.store, purchase.record
+    costs = await _costs(job, tools, purchase)
     manifest = Manifest(
         status="success",
         operation=job.operation,
@@ -172,10 +172,11 @@ async def _written(job: Job, tools: Tools, record: Record, *, reused: bool) -> M
     return manifest
 
 
-async def _costs(job: Job, tools: Tools, record: Record) -> CostSheet:
+async def _costs(job: Job, tools: Tools, purchase: Purchase) -> CostSheet:
     """Return the sheet after a success."""
-    store = tools.store
-    tally = await store.patiently(lambda: add_up(store, job.owner, IMAGE, prices=tools.prices))
+    store, record = tools.store, purchase.record
+    at_hand = {record_name(IMAGE, purchase.k, record): record}.get
+    tally = await store.patiently(lambda: add_up(store, job.owner, IMAGE, at_hand, prices=tools.prices))
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     return make_sheet(

@@ -18,13 +18,9 @@ WITHOUT ROWID
 
 
 class Listing:
-    """Claims and records, by the names of their objects.
+    """Claims and records, by the names of their objects."""
 
-    :param only: take note of the sendings under this name only.
-    """
-
-    def __init__(self, only: str | None = None) -> None:
-        self._only = only
+    def __init__(self) -> None:
         self._db = open_scratch(_TABLE)
 
     def __enter__(self) -> Listing:
@@ -41,9 +37,7 @@ class Listing:
 
     def take(self, objects: Iterable[tuple[str, int]]) -> None:
         """Take note of what :meth:`Store.scan` finds in the folder of claims and records."""
-        only = None if self._only is None else self._only.encode(*_CODING)
-        parsed = (_row(entry) for entry, _ in objects)
-        rows = (row for row in parsed if row and only in (None, row[0]))
+        rows = filter(None, (_row(entry) for entry, _ in objects))
         self._db.fill("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", rows)
 
     def __contains__(self, entry: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from deepshi_provider.costs.sheet import UNNAMED, AtLeast, CostSheet, ModelCosts, Operation, SheetImage, Tally, paid
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
-from deepshi_provider.journal.entries import IMAGE, Owner, Record, Sending, StoredImage
+from deepshi_provider.journal.entries import IMAGE, Owner, Record, Sending, StoredImage, unsettled
 from deepshi_provider.journal.journal import Ledger
 from deepshi_provider.journal.listing import Listing
 from deepshi_provider.journal.prices import Prices
@@ -41,8 +41,11 @@ async def add_up(
     :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
     """
     try:
-        with Listing(name) as listing:
-            tally = await _add_up(store, owner, listing, cached)
+        if name is not None:
+            tally = await _add_up_one(Ledger(store, name), store, owner, cached or _not_at_hand)
+        else:
+            with Listing() as listing:
+                tally = await _add_up(store, owner, listing, cached)
     except sqlite3.Error as err:  # the disk for temporary files is full
         raise StorageFailed(f"The records of {store.uri} could not be added up: {err}") from err
     await ask_prices(tally, prices)
@@ -54,6 +57,19 @@ async def ask_prices(tally: Tally, prices: Prices) -> None:
     for price_class in tally.unpriced():
         if (price := await prices.known(price_class)) is not None:
             tally.learn(price_class, price)
+
+
+async def _add_up_one(ledger: Ledger, store: Store, owner: Owner, cached: Callable[[str], Record | None]) -> Tally:
+    """Add up the few sendings under one name, in memory."""
+    sendings = await ledger.sendings()
+    tally = Tally([doubt async for doubt in doubtful_claims(store, owner, iter(unsettled(sendings)))])
+    mine = (sending for sending in sendings if sending.record and sending.task_key == owner.task_key)
+    book(tally, owner, [cached(str(s.record)) or await ledger.read_record(s) for s in mine])
+    return tally
+
+
+def _not_at_hand(_: str) -> None:
+    return None
 
 
 async def _add_up(store: Store, owner: Owner, listing: Listing, cached: Callable[[str], Record | None] | None) -> Tally:

@@ -66,7 +66,7 @@ class LocalDirectory(Directory):
 
     def create(self, name: str, data: bytes) -> bool:
         """See the interface. fsspec looks whether there is a file and then writes, which lets two through."""
-        path = self._new_path(name)
+        path = self._path(name)
         part = _part_of(path)
         try:
             _write_durably(part, data)
@@ -84,7 +84,7 @@ class LocalDirectory(Directory):
         return True
 
     def write(self, name: str, data: bytes) -> None:
-        path = self._new_path(name)
+        path = self._path(name)
         with _temporary(path) as part:
             _write_durably(part, data)
             os.replace(part, path)
@@ -158,9 +158,15 @@ def _create_without_link(path: str, data: bytes) -> bool:
 
 def _write_durably(path: str, data: bytes) -> None:
     """Write a file that is still there after a power failure: claims and records are about money."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
+    try:
+        file = open(path, "wb", buffering=0)  # noqa: SIM115 -- closed below
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(path, "wb", buffering=0)  # noqa: SIM115 -- likewise
+    with file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
         os.fsync(file.fileno())
 
 

@@ -92,6 +92,7 @@ class Store:
         self._opened: Directory | None = None
         self._files: Callable[[], io.FileIO | None] | None = None
         self._knows_files = False
+        self._learning = asyncio.Lock()
 
     def uri_of(self, name: str) -> str:
         """Return the URI of an object in this directory, without any connection id."""
@@ -139,14 +140,24 @@ class Store:
     async def create(self, name: str, data: bytes) -> bool:
         """Write an object that does not exist yet; return whether it holds this call's data.
 
-        The server's word is not enough: the object is read back. A client may also have sent twice, because an answer
-        was lost, and then be refused its own object.
+        The server's word is not enough until it has refused to create an object twice: until then the object is read
+        back. A client may also have sent twice, because an answer was lost, and then be refused its own object.
 
         :raises StorageFailed: the server says that it took the object, and does not have it.
         """
         creates_once = await self._creates_once()
+        if creates_once is None:
+            async with self._learning:  # one claim finds out for all
+                creates_once = await self._creates_once()
+                if creates_once is None:
+                    return await self._create_slowly(name, data, creates_once)
+        if creates_once:
+            return await self._run(f"create {name!r}", self._create, name, data)
+        return await self._create_slowly(name, data, creates_once)
+
+    async def _create_slowly(self, name: str, data: bytes, creates_once: bool | None) -> bool:
         asked_at = time.monotonic()
-        if not creates_once and (found := await self.read(name)) is not None:
+        if (found := await self.read(name)) is not None:
             return found == data
         made = await self._run(f"create {name!r}", lambda: self._directory.create(name, data))
         if creates_once is None:  # a second time: a server that takes it again does not look whether there is one
@@ -162,6 +173,9 @@ class Store:
         if found is None and made:
             raise StorageFailed(f"{self.uri_of(name)} contradicts itself: it was created, and is not there")
         return found == data
+
+    def _create(self, name: str, data: bytes) -> bool:
+        return self._directory.create(name, data) or self._directory.read(name) == data
 
     async def _creates_once(self) -> bool | None:
         """Return whether the store refuses to create an object that exists; ``None`` if that is not known yet."""

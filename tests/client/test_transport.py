@@ -18,7 +18,7 @@ import pytest
 
 from deepshi_provider.api.requests import EditRequest
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, OutcomeUnknown
+from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidRequest, OutcomeUnknown
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.support.servers import (
     KEY,
@@ -255,3 +255,19 @@ def test_long_head_of_a_refusal_leaves_it_free(wire: Wire) -> None:
     head = b"HTTP/1.1 402 Payment Required\r\nX-Trace: %s\r\nContent-Length: 2\r\n\r\n{}" % (b"a" * 60_000)
     with wire.server_that(sends(head)):
         assert failure().charged == "no"
+
+
+def test_cookies_are_not_sent_back(wire: Wire) -> None:
+    """A cookie may tie all later requests to one server of many, which may be the one that fails."""
+    refusal = b"HTTP/1.1 400 Bad Request\r\nset-cookie: server=1; Path=/\r\ncontent-length: 2\r\n\r\n{}"
+
+    async def twice() -> None:
+        async with DeepshiHook().session() as hook:
+            for _ in range(2):
+                with pytest.raises(InvalidRequest):
+                    await hook.agenerate(boat())
+
+    with wire.server_that(sends(refusal)) as requests:
+        asyncio.run(twice())
+    assert len(requests) == 2
+    assert not any(b"cookie" in request.lower() for request in requests)

@@ -60,12 +60,6 @@ def test_names_that_are_no_text_are_taken_like_any_other(name: str) -> None:
         assert entry in listing
 
 
-def test_one_name_alone_is_taken_if_asked_for() -> None:
-    with Listing("a") as listing:
-        listing.take((f"{name}.1.{'0' * 16}.claim.json", 1) for name in ("a", "b"))
-        assert [sending.claim for sending in listing.unsettled()] == [f"a.1.{'0' * 16}.claim.json"]
-
-
 def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> None:
     """A task that is cancelled does not wait for its listing, which goes on in a thread."""
     taken = 0
