@@ -74,7 +74,7 @@ programs: $(INSTALLED)  ## find or install what the tests need besides Python: C
 
 .PHONY: test-fast
 test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
-	$(BIN)/python -m pytest -m '$(FAST)' $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m '$(FAST)' --hypothesis-profile fast $(PARALLEL) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
@@ -156,7 +156,7 @@ $(UV):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 test-python-%: .venv-python/%/.installed
-	.venv-python/$*/bin/python -m pytest -m '$(FAST)' $(PARALLEL) $(ARGS)
+	.venv-python/$*/bin/python -m pytest -m '$(FAST)' --hypothesis-profile fast $(PARALLEL) $(ARGS)
 	.venv-python/$*/bin/python -m pytest tests/triggers/in_airflow/test_same_results.py $(ARGS)
 
 .venv-python/%/.installed: pyproject.toml constraints.txt $(UV)

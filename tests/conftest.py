@@ -35,9 +35,10 @@ _AIRFLOWS = frozenset({"observed", "running_world", "site"})
 
 # A busy machine is no fault of the code: no deadline, no complaint about slow examples.
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=60
 )
-hypothesis.settings.load_profile("any machine")
+hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("any machine"), max_examples=15)
+hypothesis.settings.load_profile("any machine")  # unless --hypothesis-profile names the other one
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.services.authority import Authority  # noqa: E402

@@ -37,7 +37,7 @@ from tests.services.processes import free_ports
 from tests.support.answering import Answer, answering
 from tests.support.hooks import Connect, LogLines
 from tests.support.servers import KEY, Wire, boat
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 ALL_TRIES = 3  # of the fixture `hook`
 QUOTED = f"Incorrect API key provided: {KEY}"
@@ -429,13 +429,19 @@ def test_refusal_may_come_as_an_event(emulator: Emulator, hook: DeepshiHook, sha
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_paid_answer_without_a_directory_for_it_is_a_known_error(
+async def test_paid_answer_without_a_directory_for_it_is_a_known_error(
     emulator: Emulator, hook: DeepshiHook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stream: bool
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    emulator.settings(picture_bytes=1_000_000)  # more than stays in memory
+    directory = tmp_path / "missing"
+    directory.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
+    emulator.settings(picture_bytes=1_000_000, hold=True)  # more than stays in memory
+    answer = asyncio.ensure_future(hook.agenerate(boat(stream=stream)))
+    await until("the request", lambda: emulator.stats()["in_flight"] == 1)
+    directory.rmdir()
+    emulator.settings(hold=False)
     with pytest.raises(StorageFailed, match="temporary files") as caught:
-        hook.generate(boat(stream=stream))
+        await answer
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("yes", 1, 1)
     assert str(tmp_path / "missing") in caught.value.message
 

@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepshi_provider.journal.journal import parse_entry
@@ -25,7 +25,6 @@ records = st.tuples(
 entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json") | st.text(max_size=20), max_size=30)
 
 
-@settings(max_examples=50)
 @given(entries)
 def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> None:
     with Listing() as listing:
@@ -40,7 +39,6 @@ def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> N
         assert all((entry in listing) == (parse_entry(entry)[1] is not None) for entry in found)
 
 
-@settings(max_examples=50)
 @given(entries)
 def test_unsettled_is_every_claim_that_no_record_answers(found: list[str]) -> None:
     parsed = [(name, sending) for name, sending in map(parse_entry, set(found)) if sending]
