@@ -231,7 +231,7 @@ def test_a_killed_batch_leaves_claims_and_keeps_what_it_has(
     wait_until(lambda: emulator.stats()["in_flight"] == 4)
     operator.on_kill()
     with pytest.raises(AirflowException, match="was killed"):
-        running.result(timeout=5)
+        running.result(timeout=120)
     wait_until(lambda: emulator.stats()["disconnects"] == 4)
     assert ti.xcoms == {"cost_usd": float(5 * PRICE)}, "what earlier tries have paid is told in time"
     assert (len(state(place, "claim")), len(state(place, "record")), state(place, "holder")) == (9, 5, [])
@@ -267,7 +267,7 @@ def test_two_batches_on_one_directory_buy_each_row_once(
         thread.submit(result_of, batch(place, rows_of(40), max_concurrency=8), run_id=run_id)
         for run_id in ("monday", "monday" if same_task else "tuesday")
     ]
-    values = [run.result(timeout=60) for run in runs]
+    values = [run.result(timeout=120) for run in runs]
     assert posts(emulator) == 40
     assert [value["created"] + value["reused"] for value in values] == [40, 40]
     if same_task:
@@ -287,8 +287,8 @@ def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
     emulator.settings(latency=2)
     rows = [{"key": "w", "prompt": "slow"}, {"key": "x", "prompt": "shared"}]
     second = thread.submit(result_of, batch(place, rows, max_concurrency=1), run_id="tuesday")
-    assert counts(first.result(timeout=30)) == (1, 0, 0, 0)
-    assert counts(second.result(timeout=30)) == (1, 1, 0, 0), "its claim was seen, and its end was not"
+    assert counts(first.result(timeout=120)) == (1, 0, 0, 0)
+    assert counts(second.result(timeout=120)) == (1, 1, 0, 0), "its claim was seen, and its end was not"
     assert posts(emulator) == 2
 
 
@@ -300,7 +300,7 @@ def test_what_was_listed_long_ago_is_listed_again_before_a_claim(
     both = thread.submit(ended, batch(local, rows_of(2), max_concurrency=1))
     wait_until(lambda: posts(emulator) == 1)
     result_of(batch(local, [{"key": "row-1", "prompt": "another one"}]), run_id="tuesday")
-    both.result(timeout=60)
+    both.result(timeout=120)
     assert sorted(name.split(".")[1] for name in state(local, "claim")) == ["1", "2"], "each has a number of its own"
     assert posts(emulator) == 3
 

@@ -209,7 +209,7 @@ async def test_time_that_is_over_sends_nothing(quick: Emulator, local: Place) ->
 
 async def test_deadline_ends_a_generation_that_takes_too_long(quick: Emulator, local: Place) -> None:
     quick.settings(latency=30, keepalive=0.1)
-    manifest = await run(make_job(local, seconds=1))
+    manifest = await run(make_job(local, seconds=3))
     assert error(manifest)["type"] == "OutcomeUnknown"
     assert "generation_timeout" in error(manifest)["message"]
     assert (posts(quick), len(state(local, "claim"))) == (1, 1)

@@ -142,7 +142,7 @@ async def test_claim_that_cannot_be_read_counts_as_a_sending(emulator: Emulator,
     await run(make_job(local))
     (claim,) = state(local, "claim")
     local.write(claim, b'{"fingerpr')
-    manifest = await run(make_job(local, owner={"try_number": 2}, seconds=1))
+    manifest = await run(make_job(local, owner={"try_number": 2}, seconds=3))
     assert manifest.error is not None
     assert (manifest.error["type"], manifest.unknown_outcomes, posts(emulator)) == ("OutcomeUnknown", 1, 1)
 

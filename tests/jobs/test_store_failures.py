@@ -87,7 +87,7 @@ async def test_store_that_is_away_for_seconds_after_payment_gets_the_image(
     await asyncio.to_thread(s3_place.server.stop)
     try:
         await until("the payment", lambda: taken(emulator) > 0)
-        await asyncio.sleep(3)
+        await asyncio.sleep(1)
         assert not running.done()
     finally:
         await asyncio.to_thread(s3_place.server.start)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -27,6 +26,7 @@ from tests.support.batches import PRICE, rows_of
 from tests.support.counts import taken
 from tests.support.places import LocalPlace, Place
 from tests.support.tasks import TaskInstance, context_of, execute
+from tests.support.waiting import wait_until
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
 
@@ -151,13 +151,13 @@ def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place
     server.settings(latency=0.4)
     said = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
     process = start_module("tests.support.run_operator", json.dumps(said))
-    _until(lambda: server.stats()["charged_requests"] >= 5)
+    wait_until(lambda: server.stats()["charged_requests"] >= 5)
     server.settings(hold=True)
-    _until(lambda: server.stats()["in_flight"] == 3)
+    wait_until(lambda: server.stats()["in_flight"] == 3)
     with process:
         process.kill()
     server.settings(hold=False)
-    _until(lambda: server.stats()["in_flight"] == 0)
+    wait_until(lambda: server.stats()["in_flight"] == 0)
     ti = TaskInstance(task_id="catalog")
     begun = CostSheet(ended=False, operation="batch", dag_id="shop", run_id="monday", task_id="catalog")
     ti.sheets = [begun.model_copy(update={"output_uri": f"{local.uri}/shop/monday/catalog"})]
@@ -170,13 +170,6 @@ def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place
     assert Decimal(report["cost_usd"]) <= taken(server) <= (len(records) + report["unknown_outcomes"]) * PRICE
     assert value["images"] == len(records)
     assert {task["task_id"]: task["status"] for task in report["tasks"]} == {"boat": "not run", "catalog": "not ended"}
-
-
-def _until(probe: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not probe():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_limit_fails_the_task_after_the_report_is_written(server: Emulator, local: Place) -> None:

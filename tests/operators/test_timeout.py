@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
@@ -103,12 +102,10 @@ def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, 
 
 
 def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emulator, local: Place) -> None:
-    emulator.settings(latency=60)
+    emulator.settings(hold=True)  # it cannot wait for the answer
     operator, ti = generate(output_uri=local.uri, preflight="off"), TaskInstance(task_id="boat")
-    begun = time.monotonic()
-    with over_in(1.5), pytest.raises(AirflowTaskTimeout):
+    with over_in(3), pytest.raises(AirflowTaskTimeout):
         execute(operator, ti)
-    assert time.monotonic() - begun < 50, "it did not wait for the answer"
     assert (len(state(local, "claim")), len(state(local, "record")), posts(emulator)) == (1, 0, 1)
     assert ti.xcoms == {"cost_usd": 0.0}
     wait_until(lambda: emulator.stats()["disconnects"] == 1)
