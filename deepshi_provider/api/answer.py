@@ -123,6 +123,7 @@ class AnswerReader:
         elif _is_completed(event):
             if event.error:
                 self._fail(event.error)
+                self._taken.has_broken_result = True
             self._take_document(event.document, is_whole=event.error is None)
             if event.error is None and not self._taken.pictures and not self._taken.error:
                 self._taken.add({}, [{}], is_whole=True)  # a result without an image

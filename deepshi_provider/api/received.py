@@ -63,6 +63,7 @@ class Taken:
     :param error: the first error that it reported, or that it ended with.
     :param is_paid: whether a result came, usable or not: from then on nothing is free.
     :param has_previews: whether partial images came, or what may have been some: work that may be paid for.
+    :param has_broken_result: whether a result came that cannot be read as a whole: nothing is surely free any more.
     :param cost_usd: the highest that it reported; each is to be that of the whole request.
     :param cost_aside_usd: the highest that it reported apart from its results, so far.
     :param is_cost_disputed: whether it reported different ones.
@@ -78,6 +79,7 @@ class Taken:
     error: DeepshiError | None = None
     is_paid: bool = False
     has_previews: bool = False
+    has_broken_result: bool = False
     is_cost_final: bool = False
 
     def add(self, document: dict[str, Any], entries: list[dict[str, Any]], *, is_whole: bool) -> None:
@@ -204,9 +206,10 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
         error.message = f"{error.message}. {problems[0]}"
     if taken.is_paid or taken.cost_usd:
         error.charged = "yes"
-    elif taken.has_previews and error.charged == "no" and not _is_before_work(error):
+    elif error.charged == "no" and (taken.has_broken_result or (taken.has_previews and not _is_before_work(error))):
         error.charged = "unknown"
-        error.message = f"{error.message}. Previews had come, so it may have been paid for"
+        what = "A broken result" if taken.has_broken_result else "Previews"
+        error.message = f"{error.message}. {what} had come, so it may have been paid for"
     if taken.cost_usd is not None or error.cost_usd is None:
         error.cost_usd = taken.cost_usd
         error.cost_is_complete = cost_is_complete or error.charged == "no"

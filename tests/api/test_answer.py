@@ -416,6 +416,16 @@ def test_after_an_event_that_nobody_understands_a_rate_limit_may_have_cost_money
     assert (error_of(limit, SSE).charged, error_of(event_of_work + limit, SSE).charged) == ("no", "unknown")
 
 
+@pytest.mark.parametrize("code", ["PROMPT_TOO_LONG", "insufficient_quota", "moderation_blocked", "rate_limit_exceeded"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_no_error_is_free_beside_a_result_that_is_broken(code: str, n: int) -> None:
+    failure = event({"error": {"message": "m", "code": code}}, "error")
+    whole = event(completed(PNG))
+    broken = whole[: whole.index(b"iVBOR") + 8] + b"\n\n"
+    for stream in (failure + broken, broken + failure):
+        assert error_of(stream, SSE, wanted=n).charged == "unknown"
+
+
 USAGE = {"usage": {"total_tokens": 5, "cost": {"total_cost": 0.25}}}
 ASIDE = [
     event(USAGE, None),

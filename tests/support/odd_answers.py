@@ -23,7 +23,6 @@ NUMBERS: list[Any] = [
     -1,
     2**70,
     10**400,
-    0,
     True,
     None,
     [],
@@ -61,7 +60,8 @@ class _Server:
     def __init__(self, rng: random.Random, codes: list[Any]) -> None:
         self.rng = rng
         self.codes = codes
-        self.told: list[Decimal] = []
+        self.price = rng.choice([PRICE, PRICE, PRICE, Decimal(0)])
+        self.has_told = False
         self.has_worked = self.has_shown = False
         self.failures: list[Any] = []
 
@@ -82,13 +82,13 @@ class _Server:
 
     def usage(self) -> Any:
         rng = self.rng
-        cost: Any = rng.choice([float(PRICE), str(PRICE)]) if rng.random() < 0.7 else rng.choice(NUMBERS)
+        cost: Any = rng.choice([float(self.price), str(self.price)]) if rng.random() < 0.7 else rng.choice(NUMBERS)
         nested: Any = rng.choice(ODD)
         for _ in range(rng.choice([0, 1, 150, 350])):
             nested = rng.choice([{"k": nested}, [nested]])
         form = rng.choice([{"cost": {"total_cost": cost}}, {"cost": cost}, {"x": nested, "cost": cost}, nested])
-        if isinstance(form, dict) and "cost" in form and not isinstance(cost, bool) and str(cost) in ("0", str(PRICE)):
-            self.told.append(Decimal(str(cost)))
+        is_told = isinstance(form, dict) and "cost" in form and cost in (float(self.price), str(self.price))
+        self.has_told |= is_told and not isinstance(cost, bool)
         return form
 
     def error(self) -> Any:
@@ -99,14 +99,10 @@ class _Server:
         return form
 
     def taken(self) -> Decimal:
-        """What was taken: the highest that was told. What is not told, and not free, anyone may guess."""
-        if self.told:
-            return max(self.told)
-        if self.failures and not self.has_worked:
-            free = FREE + FINAL + ([] if self.has_shown else EARLY)
-            if self.failures[0] in free:
-                return Decimal(0)
-        return self.rng.choice([PRICE, PRICE, Decimal(0)])
+        """What was taken: the price, unless the answer is one that is free and tells no price."""
+        free = FREE + FINAL + ([] if self.has_shown else EARLY)
+        is_free = not self.has_told and not self.has_worked and self.failures[:1] and self.failures[0] in free
+        return Decimal(0) if is_free else self.price
 
     def document(self, entries: list[Any]) -> bytes:
         rng = self.rng
