@@ -98,6 +98,9 @@ class AnswerReader:
 
     def _end_stream(self, lost: DeepshiError | None) -> None:
         if not self.complete or self._taken.error:
+            begun = self._sse.begun
+            self._taken.has_previews |= bool(begun)
+            self._taken.has_broken_result |= begun.endswith(".completed")
             for event in self._sse.close():
                 self._take(replace(event, error=event.error and (lost or event.error)))
         if not self.complete:

@@ -82,6 +82,14 @@ class SseDecoder:
         self._name, self._data = "", None
         return event
 
+    @property
+    def begun(self) -> str:
+        """What there is of an event that has begun and has no data yet; ``""`` if none has."""
+        if self._data:
+            return ""
+        line = bytes(self._line)
+        return self._name or (line.decode("utf-8", "replace") if line[:1] in (b"e", b"d") else "")
+
     def close(self) -> list[Event]:
         """Return the event that the end of the stream completes, if any."""
         return self._end_line() + self._dispatch()

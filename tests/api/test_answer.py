@@ -416,6 +416,21 @@ def test_after_an_event_that_nobody_understands_a_rate_limit_may_have_cost_money
     assert (error_of(limit, SSE).charged, error_of(event_of_work + limit, SSE).charged) == ("no", "unknown")
 
 
+@pytest.mark.parametrize(
+    "begun", [b"event: imag", b"event: image_generation.completed", b"event: x\n", b"data", b"eve"]
+)
+def test_after_an_event_that_only_began_a_rate_limit_may_have_cost_money(begun: bytes) -> None:
+    limit = event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error")
+    assert [error_of(limit + more, SSE).charged for more in (b"", b": wait", b"\n", b"garbage", begun)] == [
+        *["no"] * 4,
+        "unknown",
+    ]
+    assert error_of(limit.rstrip(), SSE).charged == "no", "a last event needs no blank line"
+    wrong = event({"error": {"message": "m", "code": "PROMPT_TOO_LONG"}}, "error")
+    is_result = begun.endswith(b".completed")
+    assert error_of(wrong + begun, SSE).charged == ("unknown" if is_result else "no")
+
+
 @pytest.mark.parametrize("code", ["PROMPT_TOO_LONG", "insufficient_quota", "moderation_blocked", "rate_limit_exceeded"])
 @pytest.mark.parametrize("n", [1, 2])
 def test_no_error_is_free_beside_a_result_that_is_broken(code: str, n: int) -> None:

@@ -142,6 +142,9 @@ def odd_answer(rng: random.Random, n: int, *, stream: bool, in_batch: bool = Fal
     entries = [server.entry() for _ in range(rng.choice([n, n, n, 0, 1, 2, 9]))]
     is_stream = stream if rng.random() < 0.9 else not stream
     body = _damaged(rng, server.stream(entries) if is_stream else server.document(entries))
+    if is_stream:  # a result of which nothing is left was never made
+        server.has_worked &= b"image_generation.completed" in body
+        server.has_told &= any(str(server.price).encode() in cost for cost in _COSTS.findall(body))
     kind = f"Content-Type: {rng.choice(TYPES)}"
     framing = rng.choice(
         [
