@@ -19,23 +19,37 @@ from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import PATIENCE, Store
 
 
-async def run_job(job: Job, bill: Bill | None = None, *, patience: float = PATIENCE, times: Times = TIMES) -> Manifest:
+async def run_job(
+    job: Job,
+    bill: Bill | None = None,
+    *,
+    hook: DeepshiHook | None = None,
+    patience: float = PATIENCE,
+    times: Times = TIMES,
+) -> Manifest:
     """Carry out one request; see :func:`deepshi_provider.jobs.run.run_single`.
 
+    :param hook: of the job's connection, if it was looked up before.
     :raises InvalidConnection: the connection cannot be used; nothing was sent.
     """
-    client = await DeepshiHook(job.deepshi_conn_id).aclient()
+    client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_single(job, client, STORES, bill, patience=patience, times=times)
 
 
 async def run_batch_job(
-    job: BatchJob, rows: RowTable | None = None, bill: Bill | None = None, *, patience: float = PATIENCE
+    job: BatchJob,
+    rows: RowTable | None = None,
+    bill: Bill | None = None,
+    *,
+    hook: DeepshiHook | None = None,
+    patience: float = PATIENCE,
 ) -> Summary:
     """Carry out a batch; see :func:`deepshi_provider.batch.run.run_batch`.
 
+    :param hook: of the job's connection, if it was looked up before.
     :raises InvalidConnection: the connection cannot be used; nothing was sent.
     """
-    client = await DeepshiHook(job.deepshi_conn_id).aclient()
+    client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_batch(job, client, STORES, rows, bill, patience=patience)
 
 

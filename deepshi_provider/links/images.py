@@ -17,6 +17,7 @@ from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.reports.lineage import Lineage
+from deepshi_provider.store.locations import locate
 from deepshi_provider.store.store import Store
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ class DeepshiDirectoryLink(BaseOperatorLink):
             return ""
         store, _ = STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
         return run_here(_console_url(store, ""))
+
+
+LINKS: tuple[BaseOperatorLink, ...] = (DeepshiImageLink(), DeepshiDirectoryLink())
+
+
+def links_of(lineage: Lineage) -> tuple[BaseOperatorLink, ...]:
+    """Return the links of a task that has ended: none if there is nothing to open, since each is an XCom."""
+    images = lineage.images
+    return LINKS if images and locate(str(images[0]["uri"])).protocol != "file" else ()
 
 
 async def _image_url(store: Store, name: str) -> str:

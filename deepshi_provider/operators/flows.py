@@ -22,7 +22,6 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
-from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.bill import Bill
@@ -68,7 +67,7 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
         task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
     bill = Bill()
     try:
-        manifest = task.await_here(run_job(job, bill))
+        manifest = task.await_here(run_job(job, bill, hook=task.hook))
     except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error
         task.push_costs(context, task.costs_of_killed(owner, (output_uri, output_conn_id), bill.costs))
         raise
@@ -109,7 +108,7 @@ def run_batch_task(
             task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
         bill = Bill()
         try:
-            summary = task.await_here(run_batch_job(job, rows, bill))
+            summary = task.await_here(run_batch_job(job, rows, bill, hook=task.hook))
         except (Exception, AirflowTaskTimeout):  # mostly killed: there is no time to ask the store
             context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
             if bill.costs:
@@ -128,7 +127,7 @@ def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | 
 def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
     if task.stream is not None and not isinstance(task.stream, bool):
         raise InvalidRequest(f"Nothing was sent: stream: True, False or None is needed, got {str(task.stream)[:40]!r}")
-    settings = run_here(DeepshiHook(task.deepshi_conn_id).asettings())
+    settings = run_here(task.hook.asettings())
     limit = amount("max_run_cost_usd", task.max_run_cost_usd)
     if limit is not None and settings.output_uri is None:
         raise InvalidRequest(

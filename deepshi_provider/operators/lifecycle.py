@@ -25,7 +25,7 @@ from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
 from deepshi_provider.journal.entries import Manifest, Owner, Summary, as_number
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.sheets import completed_sheet, known_sheet, make_sheet
-from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
+from deepshi_provider.links.images import LINKS, links_of
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import tell_lineage
 from deepshi_provider.operators.outlets import tell_outlets
@@ -49,9 +49,10 @@ class ImageTask(BaseOperator):
     operation: ClassVar[Operation] = "generate"
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     _killed = False
+    _hook: DeepshiHook | None = None
     #: What the last try in this process read and made, once it has ended.
     lineage: Lineage | None = None
-    operator_extra_links = (DeepshiImageLink(), DeepshiDirectoryLink())
+    operator_extra_links = LINKS
 
     def __init__(
         self,
@@ -111,12 +112,20 @@ class ImageTask(BaseOperator):
         self.stream = stream
         self.deferrable = deferrable
 
+    @property
+    def hook(self) -> DeepshiHook:
+        """The hook of this try, which looks its connection up once."""
+        if self._hook is None:
+            self._hook = DeepshiHook(self.deepshi_conn_id)
+        return self._hook
+
     def place(self, owner: Owner) -> tuple[str, str | None]:
         """Return where the images go, and the connection of that store.
 
         :raises InvalidRequest: neither the operator nor the connection tells.
         """
-        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
+        self._hook = None  # a try begins, perhaps of another operator's copy
+        settings = run_here(self.hook.asettings())
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
             # Absolute, whatever the directory that a triggerer runs in.
@@ -219,6 +228,7 @@ class ImageTask(BaseOperator):
             return ended.as_xcom()
         finally:  # a failed batch has images too
             self.lineage = tell_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
+            self.operator_extra_links = links_of(self.lineage)
 
     def input_uris(self) -> list[str]:
         """Return what the task reads, for its lineage; the operators that read override it."""
@@ -276,6 +286,7 @@ class ImageTask(BaseOperator):
     def push_costs(self, context: Context, costs: CostSheet) -> None:
         """Say what the task has cost over all its tries: as a number, and as a sheet."""
         self.lineage = Lineage(costs=costs)
+        self.operator_extra_links = links_of(self.lineage)
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
         ti.xcom_push(key=XCOM_KEY, value=costs.as_xcom())
@@ -315,7 +326,7 @@ class ImageTask(BaseOperator):
     async def _prices(self, store: Store) -> Prices:
         from deepshi_provider.hooks.jobs import prices_of
 
-        return prices_of(await DeepshiHook(self.deepshi_conn_id).asettings(), store)
+        return prices_of(await self.hook.asettings(), store)
 
     def request_fields(self) -> dict[str, Any]:
         """Return the request's fields as the operator names them.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,21 @@ async def test_off_does_not_ask(emulator: Emulator, local: Place, caplog: pytest
         await run(make_job(local, fields={"aspect_ratio": "16:9"}, preflight="off"))
     assert emulator.stats()["gets"] == 0
     assert "Preflight" not in caplog.text
+
+
+async def test_jobs_of_one_process_share_a_catalog(emulator: Emulator, new_place: Callable[[str], Place]) -> None:
+    jobs = [make_job(new_place("file"), preflight="warn") for _ in range(8)]
+    await asyncio.gather(*map(run, jobs))
+    await run(make_job(new_place("file"), preflight="warn"))
+    assert (emulator.stats()["gets"], posts(emulator)) == (1, 9)
+
+
+async def test_jobs_of_one_process_do_not_all_ask_for_a_catalog_that_cannot_be_had(
+    emulator: Emulator, new_place: Callable[[str], Place]
+) -> None:
+    emulator.fault("status", status=500, path=MODELS, times=100)
+    await asyncio.gather(*(run(make_job(new_place("file"), preflight="warn")) for _ in range(8)))
+    assert (emulator.stats()["gets"], posts(emulator)) == (1, 8)
 
 
 async def test_what_is_stored_needs_no_catalog(emulator: Emulator, local: Place) -> None:

@@ -9,10 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.links.images import DeepshiDirectoryLink, DeepshiImageLink
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from deepshi_provider.reports.lineage import Lineage
-from tests.support.tasks import generate
+from tests.support.places import Place, S3Place
+from tests.support.tasks import TaskInstance, context_of, generate
 
 #: Links need no more than the operator.
 KEY: Any = None
@@ -84,6 +86,24 @@ def test_task_without_images_has_none() -> None:
     operator = generate()
     assert DeepshiImageLink().get_link(operator, ti_key=KEY) == ""
     assert DeepshiDirectoryLink().get_link(operator, ti_key=KEY) == ""
+
+
+def kept_links(**fields: Any) -> list[str]:
+    """The names of the links that Airflow's task runner keeps of a task that has ended."""
+    task = generate(**fields).prepare_for_execution()
+    task.execute(context_of(TaskInstance(task_id=task.task_id)))
+    return [link.name for link in task.operator_extra_links]
+
+
+def test_task_whose_images_are_local_files_keeps_no_empty_links(emulator: Emulator, local: Place) -> None:
+    """Airflow stores an XCom for each link, also for one that leads nowhere."""
+    assert kept_links(output_uri=local.uri) == []
+
+
+@pytest.mark.s3
+def test_task_whose_images_are_in_an_object_store_keeps_both_links(emulator: Emulator, s3_place: S3Place) -> None:
+    names = kept_links(output_uri=s3_place.uri, output_conn_id=s3_place.conn_id)
+    assert names == ["Image", "Image directory"]
 
 
 def test_all_operators_have_both() -> None:

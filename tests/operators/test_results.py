@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import BaseHook
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
@@ -41,6 +42,21 @@ def failing(operator: DeepshiGenerateImageOperator, kind: type[BaseException], *
 
 
 # ------------------------------------------------------------------ the contract
+
+
+def test_connection_is_looked_up_once_for_a_try(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    look_up = BaseHook.aget_connection
+
+    async def counted(_: type[BaseHook], conn_id: str) -> Any:
+        looked_up.append(conn_id)
+        return await look_up(conn_id)
+
+    monkeypatch.setattr(BaseHook, "aget_connection", classmethod(counted))
+    run_try(at(local))
+    assert looked_up == ["deepshi_default"]
 
 
 def test_return_value_of_a_generation(emulator: Emulator, place: Place) -> None:
