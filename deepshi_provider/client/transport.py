@@ -46,12 +46,17 @@ class Transport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _errors_of_httpx():
-            response = await self._new_pool().handle_async_request(core_request)
+        pool = self._new_pool()
+        try:
+            with _errors_of_httpx():
+                response = await pool.handle_async_request(core_request)
+        except BaseException:  # one that is cancelled while it connects stays in its pool
+            await pool.aclose()
+            raise
         return _Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(cast("AsyncIterable[bytes]", response.stream)),
+            stream=_Body(cast("AsyncIterable[bytes]", response.stream), pool),
             extensions=response.extensions,
         )
 
@@ -77,8 +82,9 @@ class _Response(httpx.Response):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, stream: AsyncIterable[bytes]) -> None:
+    def __init__(self, stream: AsyncIterable[bytes], pool: httpcore.AsyncConnectionPool) -> None:
         self._stream = stream
+        self._pool = pool
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _errors_of_httpx():
@@ -87,7 +93,10 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         with _errors_of_httpx():
-            await self._stream.aclose()  # type: ignore[attr-defined]  # httpcore does not name it in its types
+            try:
+                await self._stream.aclose()  # type: ignore[attr-defined]  # httpcore does not name it in its types
+            finally:
+                await self._pool.aclose()
 
 
 def _proxy(url: str, tls: ssl.SSLContext) -> httpcore.Proxy:
