@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.docs.pages import DOCS, ROOT, blocks
+from tests.services.processes import free_ports
 
 pytestmark = [pytest.mark.airflow, pytest.mark.packaging, pytest.mark.timeout(900)]
 
@@ -42,13 +42,6 @@ def environment() -> dict[str, str]:
     return kept
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def steps(python: str, port: int) -> Iterator[str]:
     """The page as one script: shell as it stands, and files under the names that their captions give.
 
@@ -71,7 +64,7 @@ def test_the_page_works_word_for_word(wheels: Path, tmp_path: Path) -> None:
     env = environment() | {"UV_FIND_LINKS": str(wheels), "UV_CONSTRAINT": str(ROOT / "constraints.txt")}
     # The base interpreter: a virtual environment's own would make environments that look into it.
     python = str(Path(sys.base_prefix) / "bin" / "python3")
-    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(steps(python, free_port()))
+    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(steps(python, free_ports(1)[0]))
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=home,

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from dags_examples.ui import LocalAirflow
 from deepshi_provider.emulator.testing import Emulator
-from tests.services.processes import listening
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+from tests.services.processes import free_ports, listening
 
 
 @pytest.mark.airflow
@@ -24,7 +17,7 @@ def free_port() -> int:
 def test_the_airflow_of_make_ui_listens_on_this_machine_only(tmp_path: Path) -> None:
     with (
         Emulator() as emulator,
-        LocalAirflow(tmp_path, emulator.connection_json(output_uri=tmp_path.as_uri()), free_port()) as airflow,
+        LocalAirflow(tmp_path, emulator.connection_json(output_uri=tmp_path.as_uri()), free_ports(1)[0]) as airflow,
     ):
         assert len(airflow.pids) > 4
         assert listening([*airflow.pids, emulator.pid]) == {"127.0.0.1"}

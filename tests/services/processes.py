@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,15 +27,21 @@ _ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as held:
-        ports: list[int] = []
-        while len(ports) < count:
-            # Held until all are found, else the kernel may offer one port twice.
-            server = held.enter_context(socket.socket())
-            server.bind(("127.0.0.1", 0))
-            ports.append(server.getsockname()[1])
-        return ports
+    """Return ``count`` different ports of 127.0.0.1 that nobody listens on.
+
+    The kernel does not give them to anybody: an Airflow takes half a minute to listen, and meanwhile other processes
+    connect and get ports of their own.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(min(10_000, lowest - 5_000), lowest)
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
+        with socket.socket() as server, contextlib.suppress(OSError):  # somebody has it
+            server.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError(f"fewer than {count} ports are free")
 
 
 def start_module(module: str, said: str) -> subprocess.Popen[str]:
