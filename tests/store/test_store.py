@@ -376,3 +376,15 @@ async def test_patience_is_for_stores_only() -> None:
     with pytest.raises(InvalidConnection):
         await STORES.at("/nowhere").patiently(fails)
     assert calls == 1
+
+
+async def test_eight_images_are_stored_at_once(local: LocalPlace) -> None:
+    """Each waits for its store most of the time: one after another, they would hold up those that come."""
+    all_of_them = threading.Barrier(8, timeout=60)
+
+    def opened() -> BinaryIO:
+        all_of_them.wait()
+        return io.BytesIO(b"a picture")
+
+    await asyncio.gather(*(store_of(local).publish(f"image-{n}.png", opened, "image/png") for n in range(8)))
+    assert images(local) == [f"image-{n}.png" for n in range(8)]
