@@ -5,7 +5,7 @@
     DeepshiError
     ├── InvalidRequest            400 and other 4xx, or a request that is wrong before it is sent
     │   ├── PreflightFailed       the model's catalog entry says that this request cannot work
-    │   └── ContentRefused        the content policy said no
+    │   └── ContentRefused        refused by the content policy
     ├── InvalidConnection         the Airflow connection is missing or cannot be used
     ├── AuthenticationFailed      401
     ├── InsufficientQuota         402
@@ -48,7 +48,7 @@ class DeepshiError(Exception):
     :param request_id: the server's name for the request, to quote to its support.
     :param retry_after: seconds that the server asked to wait.
     :param charged: whether money was taken; the class's default if not given.
-    :param cost_usd: what was taken, where the answer told.
+    :param cost_usd: what was taken, if the answer reported it.
     :param cost_is_complete: whether nothing beyond ``cost_usd`` was taken.
     :param sends: how many POSTs left this machine for this call, refused ones included.
 
@@ -199,7 +199,7 @@ class OutcomeUnknown(DeepshiError):
 
 
 class ResendsExhausted(OutcomeUnknown):
-    """Earlier sendings of this request may have been paid for, and ``max_resends`` allows no further one."""
+    """Earlier attempts of this request may have been paid for, and ``max_resends`` allows no further one."""
 
     retryable = False
 

@@ -1,4 +1,4 @@
-"""What is said on the wire: requests, answers, the catalog and the rules for retries.
+"""The wire: requests, answers, the catalog and the rules for retries.
 
 Pure: nothing in here imports Airflow, opens a socket, reads a clock or needs an event loop.
 """

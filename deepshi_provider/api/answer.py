@@ -28,7 +28,7 @@ _NO_KIND = ("", "message")
 
 
 class AnswerReader:
-    """Takes the body of one 2xx answer. What it is, JSON or event stream, its first byte tells.
+    """Takes the body of one 2xx answer. Its first byte shows whether it is JSON or an event stream.
 
     :param wanted: how many images were asked for.
     :param image_limit: largest image in bytes.
@@ -70,7 +70,7 @@ class AnswerReader:
         """Return the images; call it at the end of the body, or once :attr:`complete`.
 
         :param lost: why the body ends here, if not by itself.
-        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` tell what was paid all the same.
+        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` say what was paid all the same.
         """
         if self._is_stream:
             self._end_stream(lost)

@@ -1,4 +1,4 @@
-"""What a model takes, as far as ``GET /v1/models`` tells → complaints about a request before it is paid for.
+"""What a model takes, as far as ``GET /v1/models`` says → complaints about a request before it is paid for.
 
 The catalog's exact shape is not documented (API.md, "GET /v1/models"), so reading it never raises, and what is not
 understood is unknown and lets a request through.
@@ -129,37 +129,37 @@ def _model(entry: Mapping[str, Any]) -> ModelInfo:
     )
 
 
-def _parameters(said: Any) -> dict[str, Parameter] | None:
-    if isinstance(said, list):
-        named = [item for item in said if isinstance(item, Mapping) and isinstance(item.get("name"), str)]
+def _parameters(given: Any) -> dict[str, Parameter] | None:
+    if isinstance(given, list):
+        named = [item for item in given if isinstance(item, Mapping) and isinstance(item.get("name"), str)]
         return {item["name"]: _parameter(item) for item in named} or None
-    if isinstance(said, Mapping):
-        return {str(name): _parameter(value) for name, value in said.items()} or None
+    if isinstance(given, Mapping):
+        return {str(name): _parameter(value) for name, value in given.items()} or None
     return None
 
 
-def _parameter(said: Any) -> Parameter:
-    if not isinstance(said, Mapping):
+def _parameter(given: Any) -> Parameter:
+    if not isinstance(given, Mapping):
         return Parameter()
-    lists = (said.get(key) for key in _ALLOWED)
+    lists = (given.get(key) for key in _ALLOWED)
     allowed = next((value for value in lists if isinstance(value, list) and value), None)
     plain = allowed is not None and all(isinstance(v, str) or _is_number(v) or isinstance(v, bool) for v in allowed)
     return Parameter(
         allowed=tuple(_text(value) for value in allowed) if allowed and plain else None,
-        minimum=_number(said, _MINIMUM),
-        maximum=_number(said, _MAXIMUM),
+        minimum=_number(given, _MINIMUM),
+        maximum=_number(given, _MAXIMUM),
     )
 
 
 def _makes_images(entry: Mapping[str, Any]) -> bool | None:
-    said = entry.get("modalities", entry.get("output_modalities"))
-    if isinstance(said, Mapping):
-        said = said.get("output")
-    return "image" in said if isinstance(said, list) else None
+    given = entry.get("modalities", entry.get("output_modalities"))
+    if isinstance(given, Mapping):
+        given = given.get("output")
+    return "image" in given if isinstance(given, list) else None
 
 
-def _number(said: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    values = (said.get(name) for name in names)
+def _number(given: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
+    values = (given.get(name) for name in names)
     return next((float(value) for value in values if _is_number(value)), None)
 
 
@@ -171,6 +171,6 @@ def _text(value: str | int | float) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _count(said: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    number = _number(said, names)
+def _count(given: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    number = _number(given, names)
     return int(number) if number is not None and number >= 1 else None

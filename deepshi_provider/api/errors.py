@@ -38,7 +38,7 @@ _GAVE_UP: _Meaning = (
     "The server or a proxy gave up waiting; the image may have been made and paid for",
 )
 _BUSY: _Meaning = (ServerFailed, "The server could not take the request at that moment, and did not charge it")
-_WRONG: _Meaning = (InvalidRequest, "The server did not accept the request; change it, sending it again is useless")
+_WRONG: _Meaning = (InvalidRequest, "The server did not accept the request; change it before it is sent again")
 _ELSEWHERE: _Meaning = (InvalidRequest, "There is no such address; check the host of the Deepshi connection")
 _REFUSED: _Meaning = (ContentRefused, "The content policy refused this request; change the prompt or the images")
 
@@ -96,11 +96,11 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
         server counts by is its own.
     """
     document = _json_or_none(body)
-    code, said = _error_fields(document)
+    code, reason = _error_fields(document)
     kind, advice = _meaning(status, code)
     cost = reported_cost(document)
     return kind(
-        _sentence(advice, said),
+        _sentence(advice, reason),
         status_code=status,
         code=code,
         charged="yes" if cost else None,
@@ -117,15 +117,15 @@ def error_from_document(document: Any, *, request_id: str | None = None) -> Deep
     flat = document.get("type") == "error"
     if not document.get("error") and not flat:
         return None
-    code, said = _error_fields(document)
+    code, reason = _error_fields(document)
     status = _status_of(code)
     cost = reported_cost(document)
     paid: Charged | None = "yes" if cost else None
     if status is None or (status >= 500 and status not in _BY_STATUS):
-        message = _sentence("The server reported an error after it had accepted the request", said)
+        message = _sentence("The server reported an error after it had accepted the request", reason)
         return ServerFailed(message, code=code, request_id=request_id, charged=paid or "unknown", cost_usd=cost)
     kind, advice = _meaning(status, code)
-    return kind(_sentence(advice, said), code=code, request_id=request_id, charged=paid, cost_usd=cost)
+    return kind(_sentence(advice, reason), code=code, request_id=request_id, charged=paid, cost_usd=cost)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -150,7 +150,7 @@ def _meaning(status: int, code: str | None) -> _Meaning:
     if status >= 500:
         return ServerFailed, "The server failed before it answered; this is taken as not billed"
     if status >= 400:
-        return InvalidRequest, "The server did not accept the request, and sending it again unchanged is useless"
+        return InvalidRequest, "The server did not accept the request, and would not accept it unchanged"
     if status >= 300:
         return InvalidRequest, "The server redirects elsewhere; check the host of the Deepshi connection"
     return InvalidResponse, "The server answered with a status that has no meaning here"
@@ -180,8 +180,8 @@ def _is_refusal(word: str) -> bool:
     return any(part in word for part in _REFUSALS)
 
 
-def _sentence(advice: str, said: str | None) -> str:
-    return f"{advice}. The server said: {said}" if said else advice
+def _sentence(advice: str, reason: str | None) -> str:
+    return f"{advice}. The server said: {reason}" if reason else advice
 
 
 def _error_fields(document: Any) -> tuple[str | None, str | None]:
@@ -211,7 +211,7 @@ def _json_or_none(body: bytes) -> Any:
 
 
 def _unix_seconds(date: str | None) -> float | None:
-    """Return the moment of an HTTP date, or ``None`` if it is none."""
+    """Return the moment of an HTTP date, or ``None`` if it is not one."""
     try:
         moment = parsedate_to_datetime(date or "")
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

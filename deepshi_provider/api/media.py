@@ -48,7 +48,7 @@ class Media:
 
 
 def media_type(head: bytes) -> str | None:
-    """Return the media type that the first 12 bytes of a file tell, or ``None``."""
+    """Return the media type that the first 12 bytes of a file show, or ``None``."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -187,7 +187,7 @@ def _canvas(head: bytes) -> _Size:
     return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:], "little") + 1
 
 
-#: Where a WebP's chunks have its size: how many bytes of them tell it, and how. The first one counts.
+#: Where a WebP's chunks have its size: in how many bytes, and how. The first one counts.
 _WEBP_SIZES: dict[bytes, tuple[int, Callable[[bytes], _Size]]] = {
     b"VP8 ": (10, _lossy),
     b"VP8L": (5, _lossless),

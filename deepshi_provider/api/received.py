@@ -90,10 +90,10 @@ class Taken:
         known = set(map(_identity, self.pictures)) - {None}
         self.pictures += [entry for entry in entries if _identity(entry) not in known]
         self.is_paid = self.is_paid or (is_whole and bool(entries))
-        told = {"created": document.get("created_at"), **{k: v for k, v in document.items() if v is not None}}
-        if not self._takes_cost(reported_cost(told)):
-            told.pop("usage", None)
-        self.fields |= {k: told[k] for k in ("created", "model", "size", "usage") if told.get(k) is not None}
+        reported = {"created": document.get("created_at"), **{k: v for k, v in document.items() if v is not None}}
+        if not self._takes_cost(reported_cost(reported)):
+            reported.pop("usage", None)
+        self.fields |= {k: reported[k] for k in ("created", "model", "size", "usage") if reported.get(k) is not None}
 
     def add_cost(self, document: Any) -> None:
         """Take the cost that an event reports which is neither a result nor an error: it may be that of a part."""
@@ -236,7 +236,7 @@ def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete
 
 
 def _identity(entry: dict[str, Any]) -> tuple[int, str] | None:
-    """Return what tells a picture that comes twice: index and content; ``None`` if it does not say its index."""
+    """Return what identifies a picture that comes twice: index and content; ``None`` if it has no index."""
     spool, index = _spool(entry), entry.get("index")
     is_whole = spool is not None and spool.complete and spool.problem is None
     return (index, spool.sha256) if spool and is_whole and isinstance(index, int) else None

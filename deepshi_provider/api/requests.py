@@ -1,4 +1,4 @@
-"""The two paid requests: their fields, how they are said on the wire, and what makes two of them the same."""
+"""The two paid requests: their fields, how they look on the wire, and what makes two of them the same."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ class GenerateRequest(BaseModel):
         :param account: who pays, and at which service; the key itself stays out.
         :param input_digests: SHA-256 (hex) of each input image's content, in order.
         """
-        said = {
+        fields = {
             "version": 1,
             "operation": self.operation,
             "account": account,
             "fields": self.picture_fields(),
             "inputs": list(input_digests),
         }
-        return hashlib.sha256(_json(said).encode()).hexdigest()
+        return hashlib.sha256(_json(fields).encode()).hexdigest()
 
 
 def _json(value: Any) -> str:

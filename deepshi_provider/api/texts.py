@@ -71,7 +71,7 @@ def missing_support(uri: str, err: BaseException) -> str | None:
 
 
 class _Nan(ast.NodeTransformer):
-    """Python writes a number that is none as a name, which is no literal."""
+    """Python writes NaN as a name, which is not a literal."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(math.nan) if node.id == "nan" else node

@@ -1,4 +1,4 @@
-"""The body of an answer as it travelled → without gzip, as its first bytes tell, whatever a header says of it."""
+"""The body of an answer as it travelled → without gzip, as its first bytes show, whatever a header says."""
 
 from __future__ import annotations
 

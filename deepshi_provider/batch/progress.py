@@ -1,4 +1,4 @@
-"""How a batch comes along: counts, and a line in the log at sensible intervals."""
+"""The progress of a batch: counts, and a line in the log at sensible intervals."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self._rows = rows
         self._bought = 0
-        self._begun = self._said_at = time.monotonic()
+        self._begun = self._logged_at = time.monotonic()
 
     def add(self, status: str, spent: Spending, *, sent: bool) -> None:
-        """Count one row, and say how things stand if it is time.
+        """Count one row, and log the progress if it is time.
 
         :param spent: so far.
         :param sent: whether it took a request, and so time.
         """
         self.counts[status] += 1
         self._bought += sent
-        if time.monotonic() - self._said_at >= INTERVAL:
-            self.say(spent)
+        if time.monotonic() - self._logged_at >= INTERVAL:
+            self.log(spent)
 
-    def say(self, spent: Spending) -> None:
+    def log(self, spent: Spending) -> None:
         """Write the line: rows done, reused and failed, rate, cost so far, expected time left."""
-        now = self._said_at = time.monotonic()
+        now = self._logged_at = time.monotonic()
         done = self.counts.total()
         per_second = self._bought / max(now - self._begun, 1e-9)
         left = f"{(self._rows - done) / per_second:.0f} s" if per_second > 0 else "unknown"

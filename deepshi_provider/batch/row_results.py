@@ -1,4 +1,4 @@
-"""What became of each row of a batch: its line of the manifest, and the counts that the summary tells."""
+"""What became of each row of a batch: its line of the manifest, and the counts of the outcome."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
-from deepshi_provider.batch.budget import Budget
 from deepshi_provider.batch.progress import Progress
 from deepshi_provider.batch.row_table import Row, RowTable
-from deepshi_provider.costs.sheet import MOST_IMAGES, SheetImage, total
+from deepshi_provider.costs.money import as_number, total
+from deepshi_provider.costs.sheet import MOST_IMAGES, SheetImage
 from deepshi_provider.exceptions import Charged, DeepshiError
-from deepshi_provider.journal.entries import Owner, Record, as_number
+from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.entries import Owner, Record
 from deepshi_provider.journal.sheets import sheet_images
 
 log = logging.getLogger(__name__)
@@ -41,28 +42,26 @@ EMPTY_LINE: dict[str, Any] = {
     "warnings": [],
 }
 
-#: What each sending of the task instance for a row has cost, in USD, over all its tries.
+#: What each attempt of the task instance for a row has cost, in USD, over all its tries.
 Costs = list[Decimal | None]
 
 
-class Report:
+class RowResults:
     """Takes note of each row as it is done.
 
     :ivar images: of the first rows, in their order, as the cost sheet names them.
     :ivar reused: by model, how many pictures others had bought, and for how much.
-    :ivar unknown_outcomes: sendings that may have been paid for and are in no sum.
     :ivar named: the first failed rows with their errors.
     :ivar charges: what the failures mean for the money.
     :ivar may_retry: whether another try may help one of the failed rows.
     """
 
-    def __init__(self, rows: RowTable, count: int, owner: Owner, budget: Budget) -> None:
+    def __init__(self, rows: RowTable, count: int, owner: Owner, account: Account) -> None:
         self._rows = rows
         self._owner = owner
-        self._budget = budget
+        self._account = account
         self._progress = Progress(count)
         self.counts = self._progress.counts
-        self.unknown_outcomes = 0
         self.reused: dict[str | None, tuple[int, Decimal]] = {}
         self._first: dict[int, list[SheetImage]] = {}
         self.named: list[str] = []
@@ -80,7 +79,6 @@ class Report:
         """
         own = record.owner.is_same_task(self._owner)
         status = "created" if own else "reused"
-        self.unknown_outcomes += record.unknown_outcomes if own else 0
         self._note(row, record, own=own)
         image = record.images[0]
         line = {
@@ -94,7 +92,7 @@ class Report:
             "warnings": record.warnings,
         }
         self._put(row, request, status, costs, seconds or 0.0, line)
-        self._progress.add(status, self._budget.spending, sent=own and seconds is not None)
+        self._progress.add(status, self._account.spending, sent=own and seconds is not None)
 
     def failed(
         self,
@@ -104,18 +102,15 @@ class Report:
         costs: Costs,
         seconds: float,
         *,
-        unknown: int,
         charged: Charged,
         may_retry: bool,
     ) -> None:
         """Take note of a row that failed.
 
-        :param unknown: its sendings whose outcome is unknown.
-        :param charged: for all its sendings in this try; the error tells of the last one.
+        :param charged: for all its attempts in this try; the error is about the last one.
         :param may_retry: whether another try may help it.
         """
         self.may_retry |= may_retry
-        self.unknown_outcomes += unknown
         self.charges.add(charged)
         if len(self.named) < NAMED:
             self.named.append(f"{row.key[:100]}: {type(error).__name__}")
@@ -123,14 +118,14 @@ class Report:
         self._put(row, request, "failed", costs, seconds, line)
         level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
         log.log(level, "Row %s failed: %s: %s", row.key, type(error).__name__, error)
-        self._progress.add("failed", self._budget.spending, sent=True)
+        self._progress.add("failed", self._account.spending, sent=True)
 
-    def say(self) -> None:
+    def log_progress(self) -> None:
         """Write a line to the log."""
-        self._progress.say(self._budget.spending)
+        self._progress.log(self._account.spending)
 
     def _note(self, row: Row, record: Record, *, own: bool) -> None:
-        """Keep what the cost sheet tells of a row."""
+        """Keep what the cost sheet shows of a row."""
         if not own:
             count, saved = self.reused.get(record.model, (0, Decimal(0)))
             self.reused[record.model] = count + len(record.images), saved + (record.cost_usd or Decimal(0))

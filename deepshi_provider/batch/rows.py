@@ -29,7 +29,7 @@ _LONGEST_LINE = 4 * 2**20  # characters
 def read_file(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     """Return the rows of an open JSONL, CSV or Parquet file, by the ending of its name.
 
-    :raises InvalidRequest: the file is not what its name says; the message tells the line.
+    :raises InvalidRequest: the file is not what its name says; the message names the line.
     """
     ending = uri.rpartition(".")[2].lower()
     uri = shown_uri(uri)
@@ -49,7 +49,7 @@ def check_rows(
 
     :param defaults: fields that rows need not name.
     :param stream: ask for Server-Sent Events; ``None`` does so for rows of one picture.
-    :raises InvalidRequest: a row cannot be a request; the message tells which one, from 1.
+    :raises InvalidRequest: a row cannot be a request; the message names it, from 1.
     """
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
@@ -103,7 +103,7 @@ def check_names(row: Mapping[Any, Any]) -> None:
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether a cell is empty; in pandas' tables that is a number that is none."""
+    """Return whether a cell is empty; in pandas' tables that is NaN."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 

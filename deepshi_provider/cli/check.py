@@ -20,7 +20,7 @@ class Report:
 
     :param rows: rows read.
     :param images: pictures that the rows without complaint ask for.
-    :param complaints: sentences said.
+    :param complaints: sentences that were printed.
     """
 
     rows: int = 0

@@ -36,7 +36,7 @@ def as_json(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 
 
 def as_table(models: Sequence[ModelInfo]) -> str:
-    """Return a table for people; ``?`` is what the catalog does not tell."""
+    """Return a table for people; ``?`` is what the catalog does not say."""
     lines = [("MODEL", "SIZED BY", "SIZES", "N", "PROMPT", "EDITS", "FORMATS")]
     lines += [
         (
@@ -52,7 +52,7 @@ def as_table(models: Sequence[ModelInfo]) -> str:
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return "\n".join([*rows, f"{len(models)} image models; {_UNKNOWN} is what the catalog does not tell."])
+    return "\n".join([*rows, f"{len(models)} image models; {_UNKNOWN} is what the catalog does not say."])
 
 
 def _style(model: ModelInfo) -> str | None:

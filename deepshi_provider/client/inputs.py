@@ -18,7 +18,7 @@ class InputImage:
     spool: Spool = field(repr=False)
 
     def part(self, position: int) -> tuple[str, object, str]:
-        """Return file name, file and content type for the form; the name tells nothing about the user's store."""
+        """Return file name, file and content type for the form; the name shows nothing of the user's store."""
         return f"image-{position}.{EXTENSIONS[self.media_type]}", self.spool.file, self.media_type
 
 

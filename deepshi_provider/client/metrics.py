@@ -51,7 +51,7 @@ def ended(
     """Count one request that has ended, in whichever way.
 
     :param images: pictures that came.
-    :param cost_usd: what was taken, as far as the API told.
+    :param cost_usd: what was taken, as far as the API reported it.
     """
     outcome = CANCELLED if cancelled else type(error).__name__ if error else SUCCESS
     tags = _tags(request, outcome, error)

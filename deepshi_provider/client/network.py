@@ -184,7 +184,7 @@ class TlsStream(_Stream):
                 await self._fill(_PIECE)
             except ssl.SSLError:
                 with contextlib.suppress(httpcore.NetworkError):
-                    await self._flush()  # tells the server why
+                    await self._flush()  # the alert, which says why
                 raise
             else:
                 return await self._flush()

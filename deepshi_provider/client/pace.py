@@ -54,7 +54,7 @@ class Pace:
         """Take note of a 429.
 
         :param sent_at: what :meth:`turn` returned for the request.
-        :param wait: seconds that nobody may send.
+        :param wait: seconds for which no request may start.
         """
         now = time.monotonic()
         self._next = max(self._next, now + wait)

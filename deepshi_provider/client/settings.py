@@ -75,9 +75,9 @@ class Settings(BaseModel):
     def new_client(self) -> httpx.AsyncClient:
         """Return a client for this connection. The first one of a process takes a while.
 
-        Connections are not kept alive: a request on one that the server has just closed could not be told from a
-        request whose answer was lost, and that is a paid image in doubt. So a client need not be closed. It keeps no
-        cookies either.
+        Connections are not kept alive: a request on one that the server has just closed could not be
+        distinguished from a request whose answer was lost, and that is a paid image in doubt. So a client need not be
+        closed. It keeps no cookies either.
         """
         from deepshi_provider.client.transport import Transport  # not while DAGs are parsed: it takes long
 
@@ -102,7 +102,7 @@ def is_host(name: str) -> bool:
         labels = name.encode("idna").decode().removesuffix(".").split(".")
     except UnicodeError:  # an empty label, or one that is too long
         return False
-    # A name whose last label is a number is an address, by the WHATWG's URL standard, and is none.
+    # A name whose last label is a number is an address by the WHATWG's URL standard, and not a valid one.
     return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit() and len(name) <= _LONGEST_HOST
 
 

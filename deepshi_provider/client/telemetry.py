@@ -115,12 +115,12 @@ class Observed:
 
 
 def _told(received: Received | None, error: DeepshiError | None) -> dict[str, Any]:
-    """Return the attributes that only the end of a request tells; money is text, as exact as it came."""
-    told: dict[str, Any] = {}
+    """Return the attributes that are known at the end of a request; money is text, as exact as it came."""
+    ended: dict[str, Any] = {}
     if received:
         answer = received.answer
         usage = answer.usage or {}
-        told = {
+        ended = {
             "gen_ai.response.model": answer.model,
             "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
             "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
@@ -128,12 +128,12 @@ def _told(received: Received | None, error: DeepshiError | None) -> dict[str, An
             "deepshi.cost_usd": None if answer.cost_usd is None else str(answer.cost_usd),
         }
     elif error:
-        told = {
+        ended = {
             "http.response.status_code": error.status_code,
             "deepshi.charged": error.charged,
             "deepshi.cost_usd": None if error.cost_usd is None else str(error.cost_usd),
         }
-    return _given(told)
+    return _given(ended)
 
 
 def _given(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
-from deepshi_provider.costs.sheet import paid
+from deepshi_provider.costs.money import paid
 from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.connection import settings_of

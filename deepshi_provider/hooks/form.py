@@ -24,7 +24,7 @@ def form_widgets() -> dict[str, Any]:
 
 def field_behaviour() -> dict[str, Any]:
     """Return which standard fields the form hides, and what it calls the others."""
-    return {name.replace("-", "_"): said for name, said in _connection_type()["ui-field-behaviour"].items()}
+    return {name.replace("-", "_"): value for name, value in _connection_type()["ui-field-behaviour"].items()}
 
 
 def _connection_type() -> dict[str, Any]:

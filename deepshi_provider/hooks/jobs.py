@@ -5,15 +5,17 @@ Blocking operators and triggers await these same coroutines.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.run import run_batch
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
 from deepshi_provider.jobs.run import run_single
-from deepshi_provider.journal.bill import Bill
-from deepshi_provider.journal.entries import Manifest, Summary
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import PATIENCE, Store
@@ -21,36 +23,36 @@ from deepshi_provider.store.store import PATIENCE, Store
 
 async def run_job(
     job: Job,
-    bill: Bill | None = None,
     *,
     hook: DeepshiHook | None = None,
+    interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
     times: Times = TIMES,
-) -> Manifest:
+) -> ImageOutcome:
     """Carry out one request; see :func:`deepshi_provider.jobs.run.run_single`.
 
     :param hook: of the job's connection, if it was looked up before.
     :raises InvalidConnection: the connection cannot be used; nothing was sent.
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
-    return await run_single(job, client, STORES, bill, patience=patience, times=times)
+    return await run_single(job, client, STORES, interrupted=interrupted, patience=patience, times=times)
 
 
 async def run_batch_job(
     job: BatchJob,
     rows: RowTable | None = None,
-    bill: Bill | None = None,
     *,
     hook: DeepshiHook | None = None,
+    interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
-) -> Summary:
+) -> BatchOutcome:
     """Carry out a batch; see :func:`deepshi_provider.batch.run.run_batch`.
 
     :param hook: of the job's connection, if it was looked up before.
     :raises InvalidConnection: the connection cannot be used; nothing was sent.
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
-    return await run_batch(job, client, STORES, rows, bill, patience=patience)
+    return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience)
 
 
 def prices_of(settings: Settings, directory: Store | None = None) -> Prices:

@@ -11,8 +11,10 @@ from airflow.sdk import get_current_context
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.money import AtLeast, paid
 from deepshi_provider.costs.price_class import price_class
-from deepshi_provider.costs.sheet import AtLeast, CostSheet, Doubt, Tally, paid
+from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner
@@ -84,7 +86,9 @@ async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[C
 
 def _tally(purchases: list[HookPurchase]) -> Tally:
     lost = [p for p in purchases if p.charged == "unknown" and p.cost_usd is None]
-    tally = Tally([Doubt(p.model, "", p.price_class) for p in lost])
+    tally = Tally()
+    for p in lost:
+        tally.lost(p.model, price_class=p.price_class)
     for p in purchases:
         if p not in lost:
             tally.paid(p.model, "", paid(p), p.images, p.price_class)

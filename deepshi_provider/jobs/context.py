@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
-from decimal import Decimal
 
 from deepshi_provider.client.client import Client
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.preflight import Preflight
+from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
@@ -18,67 +18,68 @@ from deepshi_provider.store.stores import Stores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class JobContext:
     """What the requests of one job share.
 
     :param client: to send with, its session open.
     :param stores: opens other directories.
-    :param lease: this process's sign of life.
-    :param prices: what requests of a price class have cost lately.
-    :param run_costs: tells the DAG run what is paid, and asks what may be.
+    :param journal: of the job's output directory.
+    :param account: what the task instance has spent, and may spend.
+    :param lease: this process's own.
+    :param watch: on those of other processes.
     :param times: how long processes wait for each other.
     :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
     """
 
-    terms: Job | BatchJob
+    job: Job | BatchJob
     client: Client
     stores: Stores
     store: Store
+    journal: Journal
+    account: Account
     lease: Lease
     watch: Watch
     preflight: Preflight
-    prices: Prices
-    run_costs: RunCosts
     times: Times
-    image_log_level: int = logging.INFO
+    image_log_level: int
 
     @classmethod
     def of(
         cls,
-        terms: Job | BatchJob,
+        job: Job | BatchJob,
         client: Client,
         stores: Stores,
         store: Store,
-        image_log_level: int = logging.INFO,
+        journal: Journal,
         *,
         times: Times = TIMES,
-    ) -> Tools:
-        """Return the tools of one job."""
-        runs = stores.at(terms.runs_uri, terms.runs_conn_id, patience=times.run_entry) if terms.runs_uri else None
-        prices = Prices(client.settings.account, runs, store)
+        image_log_level: int = logging.INFO,
+    ) -> JobContext:
+        """Return the context of one job.
+
+        :param store: of the job's output directory; so is the journal.
+        """
+        runs = stores.at(job.runs_uri, job.runs_conn_id, patience=times.run_entry) if job.runs_uri else None
         entry = RunEntry(
-            owner=terms.owner,
-            operation=terms.operation,
-            output_uri=terms.output_uri,
-            output_conn_id=terms.output_conn_id,
+            owner=job.owner,
+            operation=job.operation,
+            output_uri=job.output_uri,
+            output_conn_id=job.output_conn_id,
         )
         return cls(
-            terms=terms,
+            job=job,
             client=client,
             stores=stores,
             store=store,
+            journal=journal,
+            account=Account(
+                Prices(client.settings.account, runs, store),
+                RunCosts(entry, runs, limit=job.max_run_cost_usd, patience=times.run_entry),
+                job.max_cost_usd,
+            ),
             lease=Lease(store, times),
             watch=Watch(store, times),
-            preflight=Preflight(client, terms.preflight),
-            prices=prices,
-            run_costs=RunCosts(entry, runs, limit=terms.max_run_cost_usd, prices=prices, patience=times.run_entry),
+            preflight=Preflight(client, job.preflight),
             times=times,
             image_log_level=image_log_level,
         )
-
-    async def paid(self, price_class: str, cost_usd: Decimal | None) -> None:
-        """Tell the DAG run, and later requests, of one that was or may have been paid for. Never raises.
-
-        :param cost_usd: ``None`` if that is not known.
-        """
-        await asyncio.gather(self.run_costs.add(cost_usd, price_class), self.prices.learn(price_class, cost_usd))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
-from deepshi_provider.costs.sheet import Usd
+from deepshi_provider.costs.money import Usd
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.store.store import STATE
 
@@ -26,8 +26,9 @@ class Terms(BaseModel):
     :param output_uri: directory for the images.
     :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
+    :param max_cost_usd: most that the task instance may spend, over all its tries.
     :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
-    :param runs_uri: where the tasks of a run tell each other what they have spent: the connection's ``output_uri``.
+    :param runs_uri: where the tasks of a run share what they have spent: the connection's ``output_uri``.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -42,9 +43,14 @@ class Terms(BaseModel):
     reuse: bool = True
     max_resends: Annotated[int, Field(ge=0)] = 1
     preflight: PreflightMode = "warn"
+    max_cost_usd: Usd | None = None
     max_run_cost_usd: Usd | None = None
     runs_uri: str | None = None
     runs_conn_id: str | None = None
+
+    def labels(self) -> dict[str, Any]:
+        """Return the fields that distinguish this task's result from those of other mapped tasks."""
+        return {"map_index": self.owner.map_index, "key": self.key, "metadata": self.metadata}
 
     @property
     def job_name(self) -> str:
@@ -84,7 +90,7 @@ class Job(Terms):
 
     @property
     def clock_warning(self) -> str | None:
-        """What is to be said of the clock of the machine that carries it out; ``None`` if it is right."""
+        """A warning about the clock of the machine that carries it out; ``None`` if it is right."""
         if abs(self.clock_skew) < _SKEW:
             return None
         word = "ahead of" if self.clock_skew > 0 else "behind"
@@ -92,6 +98,10 @@ class Job(Terms):
             f"The clock of {socket.gethostname()} is {abs(self.clock_skew):.0f} s {word} that of the task's worker; "
             "the deadline is kept by the store's clock"
         )
+
+    def deadline_from(self, now: float) -> float:
+        """Return when a request that starts now gives up, in unix seconds: the job's own deadline."""
+        return self.deadline
 
     @property
     def request(self) -> GenerateRequest:
@@ -106,7 +116,6 @@ class BatchJob(Terms):
     :param stream: ask for Server-Sent Events; ``None`` does so for rows of one picture.
     :param generation_timeout: seconds for each row's request with its retries.
     :param max_concurrency: most requests in flight.
-    :param max_cost_usd: most that the task instance may spend, over all its tries.
     :param on_error: what to make of failed rows in the end.
     """
 
@@ -116,8 +125,11 @@ class BatchJob(Terms):
     stream: bool | None = None
     generation_timeout: float
     max_concurrency: Annotated[int, Field(ge=1)]
-    max_cost_usd: Usd | None = None
     on_error: Literal["fail", "partial"] = "fail"
+
+    def deadline_from(self, now: float) -> float:
+        """Return when a request that starts now gives up, in unix seconds: each row has its own time."""
+        return now + self.generation_timeout
 
     @property
     def rows_name(self) -> str:

@@ -27,7 +27,7 @@ Models = dict[str, ModelInfo]
 class Preflight:
     """Complains about requests by what the catalog says of their models; a job looks at one state of it.
 
-    What the catalog does not tell, or this provider does not understand, is let through; so is a model that is not in
+    What the catalog does not say, or this provider does not understand, is let through; so is a model that is not in
     it, and a catalog that cannot be had.
     """
 

@@ -8,99 +8,95 @@ import socket
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.result import Image, ImagesResult
+from deepshi_provider.costs.money import plain, usd
 from deepshi_provider.costs.price_class import price_class
-from deepshi_provider.costs.sheet import usd
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
-from deepshi_provider.jobs.context import Tools
-from deepshi_provider.journal.entries import Record, StoredImage, plain
-from deepshi_provider.journal.journal import Ledger
+from deepshi_provider.jobs.context import JobContext
+from deepshi_provider.journal.entries import Record, RecordKind, StoredImage
 from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
 
 
-class Keeper:
-    """Keeps what one request brought."""
+class Publisher:
+    """Takes what one attempt brought.
 
-    def __init__(self, tools: Tools, ledger: Ledger, name: str, request: GenerateRequest, fingerprint: str) -> None:
-        self._tools = tools
-        self._terms = tools.terms
-        self._ledger = ledger
+    :param name: what its images, claims and records are called.
+    """
+
+    def __init__(self, context: JobContext, name: str, request: GenerateRequest, fingerprint: str) -> None:
+        self._context = context
+        self._store = context.store
+        self._journal = context.journal
         self._name = name
         self._request = request
         self._fingerprint = fingerprint
 
     async def settle(self, k: int, unknown: int, err: DeepshiError) -> None:
-        """Write down what a failure means for the money: nothing, a loss, or that nobody knows.
+        """Write down what a failure means for the money: nothing, a loss, or an unknown outcome.
 
-        If the store does not take it, the claim stands: the sending counts as one whose outcome is unknown.
+        If the store does not take it, the claim stays: the attempt counts as one whose outcome is unknown.
         """
+        lost: Record | None = None
         try:
-            await self._settle(k, unknown, err)
+            if err.charged == "no":
+                await self._journal.withdraw(self._name, k, self._fingerprint)
+            elif err.charged == "yes":
+                costs = {"cost_usd": err.cost_usd, "cost_is_complete": err.cost_is_complete, "sends": err.sends}
+                lost = self._record("lost", unknown, **costs)
+                await self._journal.settle(self._name, k, lost)
         except StorageFailed as again:
-            log.warning("What became of the request could not be written down: %s", again)
+            log.warning("The outcome of the request could not be written down: %s", again)
+            if lost:
+                self._journal.keep(self._name, k, lost)
 
-    async def _settle(self, k: int, unknown: int, err: DeepshiError) -> None:
-        if err.charged == "no":
-            await self._ledger.withdraw(k, self._fingerprint)
-        elif err.charged == "yes":
-            lost = Record(
-                kind="lost",
-                fingerprint=self._fingerprint,
-                owner=self._terms.owner,
-                holder=self._tools.lease.holder,
-                model=self._request.model,
-                price_class=price_class(self._request),
-                cost_usd=err.cost_usd,
-                cost_is_complete=err.cost_is_complete,
-                sends=err.sends,
-                unknown_outcomes=unknown,
-                recorded_at=time.time(),
-            )
-            await self._ledger.record(k, lost)
+    async def publish(self, k: int, unknown: int, result: ImagesResult) -> Record:
+        """Put paid images in place and record them, whatever it takes.
 
-    async def keep(self, k: int, unknown: int, result: ImagesResult) -> Record:
-        """Put paid images in place and record them, whatever it takes."""
+        :raises StorageFailed: the store did not take them; they are saved on this machine.
+        """
         with result:
             try:
                 superseded = False
                 for image in result.images:
-                    superseded = superseded or not await self._tools.store.patiently(
-                        functools.partial(self._publish, k, image)
-                    )
-                superseded = superseded or await self._tools.store.patiently(functools.partial(self._was_superseded, k))
-                record = self._record(result, unknown, superseded=superseded)
-                await self._ledger.record(k, record)
-            except StorageFailed as err:
+                    superseded = superseded or not await self._store.patiently(functools.partial(self._put, k, image))
+                superseded = superseded or await self._store.patiently(functools.partial(self._was_superseded, k))
+                record = self._record_of(result, "superseded" if superseded else "stored", unknown)
+                await self._journal.settle(self._name, k, record)
+            except Exception as err:  # whatever failed: the money is spent, and this process knows how much it was
+                self._journal.keep(self._name, k, self._record_of(result, "lost", unknown))
+                if not isinstance(err, StorageFailed):
+                    raise
                 rescued = await in_thread(_rescued, err, result)
                 log.error("%s", rescued)  # noqa: TRY400 -- a trigger shows only a part of the message
                 raise rescued from err
             return record
 
     async def _was_superseded(self, k: int) -> bool:
-        """Return whether another process has sent this request since: only a gap in the sign of life lets it."""
-        if not self._tools.lease.lapsed:
+        """Return whether another process has sent this request since: only a gap in the heartbeats lets it."""
+        if not self._context.lease.lapsed:
             return False
-        sendings = await self._ledger.sendings()
-        return any(s.k > k and s.fingerprint == self._fingerprint[:16] for s in sendings)
+        attempts = await self._journal.list_attempts(self._name)
+        return any(a.k > k and a.fingerprint == self._fingerprint[:16] for a in attempts)
 
-    async def _publish(self, k: int, image: Image) -> bool:
+    async def _put(self, k: int, image: Image) -> bool:
         """Put an image in place, unless another process has taken over; asked at each try, however long they take."""
         if await self._was_superseded(k):
             return False
-        await self._tools.store.publish(self._image_name(image), image.open, image.media_type)
+        await self._store.publish(self._image_name(image), image.open, image.media_type)
         return True
 
     def _image_name(self, image: Image) -> str:
         return f"{self._name}-{image.index}.{image.extension}"
 
-    def _record(self, result: ImagesResult, unknown: int, *, superseded: bool) -> Record:
+    def _record_of(self, result: ImagesResult, kind: RecordKind, unknown: int) -> Record:
         images = [
             StoredImage(
-                uri=self._tools.store.uri_of(self._image_name(image)),
+                uri=self._store.uri_of(self._image_name(image)),
                 index=image.index,
                 media_type=image.media_type,
                 width=image.width,
@@ -111,23 +107,34 @@ class Keeper:
             )
             for image in result.images
         ]
-        return Record(
-            kind="superseded" if superseded else "stored",
-            fingerprint=self._fingerprint,
-            owner=self._terms.owner,
-            holder=self._tools.lease.holder,
-            images=[] if superseded else images,
+        return self._record(
+            kind,
+            unknown,
+            images=images if kind == "stored" else [],
             model=result.model or self._request.model,
-            price_class=price_class(self._request),
             size=result.size,
             created=result.created,
             usage=plain(result.usage),
             cost_usd=result.cost_usd,
             cost_is_complete=result.cost_is_complete,
             sends=result.sends,
-            unknown_outcomes=unknown,
             warnings=result.warnings,
+        )
+
+    def _record(self, kind: RecordKind, unknown: int, **fields: Any) -> Record:
+        """Return a record of the attempt.
+
+        :param unknown: earlier attempts of the request that may have been paid for.
+        """
+        return Record(
+            kind=kind,
+            fingerprint=self._fingerprint,
+            owner=self._context.job.owner,
+            lease_owner=self._context.lease.owner,
+            price_class=price_class(self._request),
+            unknown_outcomes=unknown,
             recorded_at=time.time(),
+            **{"model": self._request.model, **fields},
         )
 
 

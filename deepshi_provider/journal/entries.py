@@ -1,31 +1,27 @@
-"""What was made and what it cost: records, claims and manifests, as plain data, and the rules between them.
+"""Claims and records as plain data, the names of their objects, and the rules between them.
 
-Every sending of a request has a number ``k`` that counts the sendings under one name in one directory, from 1.
+Every attempt to send a request has a number ``k`` that counts the attempts under one name in one directory, from 1.
 
-- A **claim** is written before the k-th sending and never again: from then on money may have been spent.
-- A **record** is written when it is known what became of a sending that cost money. It proves the images it lists.
-- A claim without a record is a sending whose outcome is unknown.
-- A sending that was surely free takes its claim with it.
+- A **claim** is written before the k-th attempt and never again: from then on money may have been spent.
+- A **record** is written when the outcome of an attempt that cost money is known. It proves the images that it lists.
+- A claim without a record is an attempt whose outcome is unknown.
+- An attempt that was surely free takes its claim with it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs.sheet import UNNAMED, CostSheet, Doubt, Usd
+from deepshi_provider.costs.money import Usd
 
 #: What the images, records and claims of a single request are called.
 IMAGE = "image"
-#: Longest message of an error in a trigger's event, in characters of JSON.
-_LONGEST_MESSAGE = 500
 #: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
 _LONGEST_PART = 120
 #: Pydantic would keep 16,384 texts of thousands of claims and records, which are all different: up to 2 MB.
@@ -85,16 +81,16 @@ class StoredImage(BaseModel):
 class Claim(BaseModel):
     """That a request is about to be sent, and by whom.
 
-    :param holder: names the running process; see :mod:`deepshi_provider.journal.lease`.
+    :param lease_owner: names the running process; see :mod:`deepshi_provider.journal.lease`.
     :param heartbeat: number of the process's last heartbeat; later ones list the attempts that it is at.
-    :param price_class: what sets its price; see :func:`deepshi_provider.batch.budget.price_class`.
+    :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
 
     fingerprint: str
     owner: Owner
-    holder: str
+    lease_owner: str
     model: str
     price_class: str = ""
     claimed_at: float
@@ -104,157 +100,57 @@ class Claim(BaseModel):
 #: ``stored``: the images are in place; ``lost``: the answer held no usable image; ``superseded``: another process had
 #: taken over, so these images were thrown away.
 RecordKind = Literal["stored", "lost", "superseded"]
+_KINDS = frozenset(get_args(RecordKind))
 
 
-class Record(BaseModel):
-    """What became of a sending that cost money.
+class Purchased(BaseModel):
+    """What one request brought, as its record and its task's result say it.
 
-    :param holder: the process that sent, as in its claim; two that both did, on a store that ignores that a claim
-        exists, leave two records.
-    :param price_class: what set its price; see :func:`deepshi_provider.batch.budget.price_class`.
     :param cost_usd: ``None`` if the API did not report it.
-    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
-    :param sends: POSTs of this sending, refused ones included.
-    :param unknown_outcomes: earlier sendings of the same request that may have been paid for.
+    :param sends: POSTs, refused ones included.
+    :param unknown_outcomes: earlier attempts of the same request that may have been paid for.
     :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
 
-    kind: RecordKind
-    fingerprint: str
-    owner: Owner
-    holder: str
     images: list[StoredImage] = []
     model: str | None = None
-    price_class: str = ""
     size: str | None = None
     created: int | None = None
-    usage: dict[str, Any] = {}
     cost_usd: Usd | None = None
-    cost_is_complete: bool = True
+    usage: dict[str, Any] = {}
     sends: int = 1
     unknown_outcomes: int = 0
     warnings: list[str] = []
-    recorded_at: float
 
-    @property
-    def is_cost_known(self) -> bool:
-        """Whether ``cost_usd`` is all that was paid; otherwise it is at least that."""
-        return self.cost_usd is not None and self.cost_is_complete
-
-    @property
-    def doubt(self) -> Doubt:
-        """What is in doubt if not."""
-        return Doubt(self.model or UNNAMED, self.fingerprint, self.price_class, self.cost_usd or Decimal(0))
+    def purchased(self) -> dict[str, Any]:
+        """Return these fields, to be those of something else."""
+        return {name: getattr(self, name) for name in Purchased.model_fields}
 
 
-class Manifest(BaseModel):
-    """How a job ended: what a task returns, or why it failed.
+class Record(Purchased):
+    """The outcome of an attempt that cost money.
 
-    :param key: JSON that names the result for who reads it; likewise ``metadata``.
-    :param cost_usd: what this try paid; ``None`` if the API told no cost.
-    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
-    :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
-    :param costs: the task instance's cost sheet, which XCom gets by itself.
-    :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
-    :param retry: whether another try of the task may help.
+    :param lease_owner: the process that sent, as in its claim; two that both did, on a store that ignores that a claim
+        exists, leave two records.
+    :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
+    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
+    :param recorded_at: unix seconds.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    status: Literal["success", "failed"]
-    operation: Literal["generate", "edit"] = "generate"
+    kind: RecordKind
+    fingerprint: str
     owner: Owner
-    key: Any = None
-    metadata: Any = None
-    images: list[StoredImage] = []
-    model: str | None = None
-    size: str | None = None
-    created: int | None = None
-    cost_usd: Usd | None = None
-    usage: dict[str, Any] = {}
-    sends: int = 0
-    unknown_outcomes: int = 0
-    reused: bool = False
-    warnings: list[str] = []
-    manifest_uri: str
-    task_cost_usd: Usd | None = None
-    costs: CostSheet | None = None
-    error: dict[str, Any] | None = None
-    retry: bool = False
-
-    def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the small event that a trigger fires; a success is read from the manifest's object."""
-        if self.status == "success":
-            where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
-            return {"kind": "single", "status": "success", **where}
-        fields = {"status", "operation", "model", "sends", "unknown_outcomes", "task_cost_usd", "retry"}
-        shown = self.model_dump(mode="json", include={*fields, "key", "metadata"})
-        return {"kind": "single", **shown, "error": _short(self.error), "costs": self.costs and self.costs.as_xcom()}
-
-    def as_xcom(self) -> dict[str, Any]:
-        """Return the task's ``return_value``: JSON types only, money as a number."""
-        value = self.model_dump(exclude={"status", "operation", "owner", "task_cost_usd", "costs", "error", "retry"})
-        return {**value, "cost_usd": as_number(self.cost_usd), "usage": plain(self.usage), **self.labels()}
-
-    def labels(self) -> dict[str, Any]:
-        """Return what tells this result from those of other mapped tasks."""
-        return {"map_index": self.owner.map_index, "key": self.key, "metadata": self.metadata}
-
-
-class Summary(BaseModel):
-    """How a batch ended.
-
-    :param map_index: of the task instance; -1 if it is not mapped.
-    :param key: JSON that names the result for who reads it; likewise ``metadata``.
-    :param rows: how many there were.
-    :param created: rows that this task instance bought, in whichever of its tries.
-    :param reused: rows whose images others had bought.
-    :param skipped: rows that were not started.
-    :param task_cost_usd: what the task instance has paid over all its tries, as far as the API told.
-    :param unknown_outcomes: sendings that may have been paid for and are not in that sum.
-    :param manifest_uri: JSONL, one line per row.
-    :param costs: the task instance's cost sheet, which XCom gets by itself.
-    """
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    status: Literal["success", "failed"]
-    map_index: int = -1
-    key: Any = None
-    metadata: Any = None
-    rows: int
-    created: int = 0
-    reused: int = 0
-    failed: int = 0
-    skipped: int = 0
-    unknown_outcomes: int = 0
-    manifest_uri: str | None = None
-    task_cost_usd: Usd | None = None
-    costs: CostSheet | None = None
-    error: dict[str, Any] | None = None
-    retry: bool = False
-
-    def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the small event that a trigger fires."""
-        shown = self.model_dump(mode="json", exclude={"costs"})
-        return {"kind": "batch", **shown, "error": _short(self.error), "costs": self.costs and self.costs.as_xcom()}
-
-    def as_xcom(self) -> dict[str, Any]:
-        """Return the task's ``return_value``: JSON types only, money as a number."""
-        counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
-        where = {"cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
-        return {**counts, **where, **self.labels()}
-
-    def labels(self) -> dict[str, Any]:
-        """Return what tells this result from those of other mapped tasks."""
-        return {"map_index": self.map_index, "key": self.key, "metadata": self.metadata}
+    lease_owner: str
+    price_class: str = ""
+    cost_is_complete: bool = True
+    recorded_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sending:
-    """One sending under a name, as a listing of its directory shows it.
+class Attempt:
+    """One attempt under a name, as the names of its objects show it.
 
     :param fingerprint: its first 16 hex digits.
     :param claim: name of the claim's object.
@@ -271,42 +167,75 @@ class Sending:
     task_key: str | None = None
 
 
-def next_k(sendings: Iterable[Sending]) -> int:
-    """Return the number of the next sending."""
-    return 1 + max((sending.k for sending in sendings), default=0)
+def claim_name(name: str, k: int, fingerprint: str) -> str:
+    """Return the name of a claim's object; :func:`parse_entry` reads it."""
+    return f"{name}.{k}.{fingerprint[:16]}.claim.json"
 
 
-def since_purchase(sendings: Iterable[Sending], fingerprint: str) -> list[Sending]:
-    """Return the sendings of a request after the last one whose images were stored: money without an image."""
-    same = [s for s in sendings if s.fingerprint == fingerprint[:16]]
-    last = max((s.k for s in same if s.kind == "stored"), default=0)
-    return [s for s in same if s.k > last]
+def record_name(name: str, k: int, record: Record) -> str:
+    """Return the name of a record's object; :func:`parse_entry` reads it."""
+    return f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.lease_owner}.{record.kind}.json"
 
 
-def may_have_images(sending: Sending) -> bool:
-    """Return whether a sending may have put images in place; a process may die between an image and its record."""
-    return sending.kind != "lost"
+def slot_name(name: str, owner: Owner) -> str:
+    """Return the name of the object that says which task of a run uses a name first."""
+    return f"{name}.{owner.run_key}.slot.json"
 
 
-def unsettled(sendings: Iterable[Sending]) -> list[Sending]:
-    """Return the sendings whose outcome is unknown."""
-    return [sending for sending in sendings if not sending.record]
+def parse_entry(entry: str) -> tuple[str, Attempt | None]:
+    """Return the name that an object belongs to, and its attempt, if it is a claim or a record.
+
+    Claims are ``<name>.<k>.<fingerprint>.claim.json``, records
+    ``<name>.<k>.<fingerprint>.<task>.<lease owner>.<kind>.json``.
+    """
+    stem, _, word = entry.removesuffix(".json").rpartition(".")
+    if word == "claim":
+        name, *fields = stem.rsplit(".", 2)
+        if len(fields) == 2 and fields[0].isdigit():
+            return name, Attempt(k=int(fields[0]), fingerprint=fields[1], claim=entry)
+    elif word in _KINDS:
+        name, *fields = stem.rsplit(".", 4)
+        if len(fields) == 4 and fields[0].isdigit():
+            k, fingerprint, task_key = int(fields[0]), fields[1], fields[2]
+            kind = cast(RecordKind, word)
+            return name, Attempt(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
+    return entry, None
 
 
-def as_number(cost: Decimal | None) -> float | None:
-    """Return money as it leaves Python: a JSON number."""
-    return None if cost is None else float(cost)
+def in_order(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Return the attempts under one name, oldest first: a record replaces its claim, and of two records both count."""
+    found = list(attempts)
+    settled = {(a.k, a.fingerprint) for a in found if a.record}
+    kept = (a for a in found if a.record or (a.k, a.fingerprint) not in settled)
+    return sorted(kept, key=lambda a: (a.k, a.fingerprint, a.record or ""))
 
 
-def plain(value: Any) -> Any:
-    """Return data with every ``Decimal`` as a number that JSON and XCom take."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() and "." not in str(value) else float(value)
-    return value
+def attempts_in(name: str, entries: Iterable[str]) -> list[Attempt]:
+    """Return the attempts under a name from the names of objects, oldest first."""
+    parsed = (parse_entry(entry) for entry in entries if entry.startswith(f"{name}."))
+    return in_order(attempt for owner, attempt in parsed if attempt and owner == name)
+
+
+def next_k(attempts: Iterable[Attempt]) -> int:
+    """Return the number of the next attempt."""
+    return 1 + max((attempt.k for attempt in attempts), default=0)
+
+
+def since_purchase(attempts: Iterable[Attempt], fingerprint: str) -> list[Attempt]:
+    """Return the attempts of a request after the last one whose images were stored: money without an image."""
+    same = [a for a in attempts if a.fingerprint == fingerprint[:16]]
+    last = max((a.k for a in same if a.kind == "stored"), default=0)
+    return [a for a in same if a.k > last]
+
+
+def may_have_images(attempt: Attempt) -> bool:
+    """Return whether an attempt may have put images in place; a process may die between an image and its record."""
+    return attempt.kind != "lost"
+
+
+def unsettled(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Return the attempts whose outcome is unknown."""
+    return [attempt for attempt in attempts if not attempt.record]
 
 
 def path_part(text: str) -> str:
@@ -316,14 +245,6 @@ def path_part(text: str) -> str:
     if safe == usual and not safe.endswith(".") and len(safe) <= _LONGEST_PART and not _SHOWN_MOMENT.search(text):
         return safe
     return f"{safe[:_LONGEST_PART]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _short(error: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an error that fits into an event: events are stored in Airflow's database and written to the log."""
-    message = (error or {}).get("message", "")
-    while len(json.dumps(message)) > _LONGEST_MESSAGE:
-        message = message[: len(message) * 9 // 10]
-    return error and {**error, "message": message, "request_id": (error.get("request_id") or "")[:100] or None}
 
 
 def _digest(*parts: str) -> str:

@@ -1,214 +1,376 @@
-"""The sendings under one name in a directory: claims and records, and what they mean for the next request."""
+"""The journal of a directory: what was attempted, what came of it, and what that cost.
+
+Claims and records are small objects beside the images, in ``_deepshi/``. Object stores cannot append, so these objects
+*are* the journal.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast, get_args
+from decimal import Decimal
+from itertools import islice
+from types import TracebackType
+from typing import BinaryIO
 
 from pydantic import ValidationError
+from typing_extensions import Self
 
+from deepshi_provider.costs.money import paid
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
-from deepshi_provider.journal.entries import Claim, Owner, Record, RecordKind, Sending, may_have_images, unsettled
+from deepshi_provider.journal.entries import (
+    Attempt,
+    Claim,
+    Owner,
+    Record,
+    attempts_in,
+    claim_name,
+    may_have_images,
+    parse_entry,
+    record_name,
+    slot_name,
+    unsettled,
+)
 from deepshi_provider.journal.lease import Lease, Watch
+from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
 from deepshi_provider.store.store import STATE, Store
 
-_KINDS = frozenset(get_args(RecordKind))
+#: Objects that are read at once.
+_AT_ONCE = 64
 _CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Purchase:
-    """A stored record with the number of its sending."""
+    """A stored record with the number of its attempt."""
 
     k: int
     record: Record
 
 
-class Ledger:
-    """Claims and records of one name in one directory.
+class Journal:
+    """Claims and records under one name in a directory.
 
-    :ivar written: the records that were written through this object, each with its sending.
+    It knows what the last listing showed and what this process has done since, also what a failing store did not take.
+
+    :param name: listings ask the store for the objects under this name alone; see
+        :class:`~deepshi_provider.journal.directory.DirectoryJournal` for a whole directory.
     """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
-        self._name = name
-        self.written: list[tuple[Sending, Record]] = []
+        self._only = name
+        self._snapshot = self._new_snapshot()
+        self._records: dict[str, Record] | Records = {}
+        #: Of attempts without a record, as far as they were made or read here; ``None``: it cannot be understood.
+        self._claims: dict[str, Claim | None] = {}
+        #: Records that the store did not take; money is in them.
+        self._unwritten: dict[str, Record] = {}
+        #: What this process has done since a listing began that is not over: the entry, and whether it is there.
+        self._news: list[tuple[str, bool]] | None = None
+        self._listing = asyncio.Lock()
+        self._is_listed = False
 
-    async def sendings(self) -> list[Sending]:
-        """Return all sendings under this name, oldest first, fresh from the store."""
-        return await self._store.scan(
-            lambda objects: parse_listing(self._name, (entry for entry, _ in objects)), prefix=f"{self._name}."
-        )
+    def __enter__(self) -> Self:
+        return self
 
-    async def claim(self, k: int, claim: Claim) -> bool:
-        """Create the k-th claim; return ``False`` if another process was first."""
-        name = claim_name(self._name, k, claim.fingerprint)
-        return await self._store.create(f"{STATE}/{name}", claim.model_dump_json().encode())
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def claim_uri(self, sending: Sending) -> str:
-        """Return the URI of a sending's claim, to tell the user."""
-        return self._store.uri_of(f"{STATE}/{sending.claim}")
+    def close(self) -> None:
+        """Forget everything."""
+        self._snapshot.close()
 
-    async def withdraw(self, k: int, fingerprint: str) -> None:
-        """Remove a claim whose sending was surely free."""
-        name = f"{STATE}/{claim_name(self._name, k, fingerprint)}"
-        await self._store.patiently(lambda: self._store.remove(name))
+    # ------------------------------------------------------------------ reading
 
-    async def record(self, k: int, record: Record) -> None:
-        """Write what became of the k-th sending."""
-        name = record_name(self._name, k, record)
-        data = record.model_dump_json().encode()
-        await self._store.patiently(lambda: self._store.write(f"{STATE}/{name}", data))
-        self.written.append((parse_entry(name)[1] or Sending(k=k, fingerprint=record.fingerprint[:16]), record))
+    @property
+    def is_listed(self) -> bool:
+        """Whether the directory was ever listed: if not, only this process's own attempts are known."""
+        return self._is_listed
 
-    async def take_slot(self, owner: Owner, fingerprint: str) -> None:
-        """Make sure that no other task of this run puts images of another request under this name.
+    async def refresh(self) -> None:
+        """List the directory anew.
 
-        :raises InvalidRequest: one does; both would pay, and one image would be lost.
-        :raises StorageFailed: the slot cannot be read.
+        :raises StorageFailed: it cannot be listed.
         """
-        name = f"{STATE}/{self._name}.{owner.run_key}.slot.json"
-        own = {"task_id": owner.task_id, "map_index": owner.map_index, "fingerprint": fingerprint}
-        if await self._store.create(name, json.dumps(own).encode()):
-            return
-        try:
-            first = json.loads(await self._store.read(name) or b"")
-            is_same_task = (first["task_id"], first["map_index"]) == (owner.task_id, owner.map_index)
-            if is_same_task or first["fingerprint"] == fingerprint:
-                return
-            taken_by = first["task_id"] + (f"[{first['map_index']}]" if first["map_index"] >= 0 else "")
-        except (ValueError, TypeError, KeyError):
-            raise StorageFailed(f"{self._store.uri_of(name)} cannot be read; delete it and clear the task") from None
-        raise InvalidRequest(
-            f"Not sent: task {taken_by} of this run has the same output directory, {self._store.uri}, for another "
-            "request. Give each task its own output_uri, with {{ ti.map_index }} in it for a mapped task "
-            f"({self._store.uri_of(name)} says who was first)"
+        async with self._listing:
+            await self._refresh()
+
+    async def list_attempts(self, name: str) -> list[Attempt]:
+        """Return the attempts under a name, oldest first, fresh from the store."""
+        found = await self._store.scan(
+            lambda objects: attempts_in(name, (entry for entry, _ in objects)), prefix=f"{name}."
         )
+        self._is_listed = True
+        self._snapshot.forget(name)
+        for entry in (*(str(a.record or a.claim) for a in found), *self._unwritten):
+            self._note(entry)
+        return self._snapshot.attempts(name)
 
-    async def purchases(self, sendings: Iterable[Sending], fingerprint: str) -> AsyncIterator[Purchase]:
-        """Yield the records of stored images for a request, newest first; whether they are still there is not asked."""
-        stored = [s for s in sendings if s.kind == "stored" and s.fingerprint == fingerprint[:16]]
-        for sending in reversed(stored):
-            record = await self.read_record(sending)
+    def attempts(self, name: str) -> list[Attempt]:
+        """Return the attempts under a name, oldest first, as far as this process knows; the store is not asked."""
+        return self._snapshot.attempts(name)
+
+    async def record_of(self, attempt: Attempt) -> Record:
+        """Return the record of an attempt that has one.
+
+        :raises StorageFailed: it cannot be read; that is never taken for "there is none".
+        """
+        known = self._records.get(str(attempt.record))
+        if known is not None:
+            return self._located(known)
+        record = await _read_record(self._store, str(attempt.record))
+        self._keep(str(attempt.record), record)
+        return self._located(record)
+
+    def known_record(self, attempt: Attempt) -> Record | None:
+        """Return the record of an attempt, if it was read before; the store is not asked."""
+        known = self._records.get(str(attempt.record))
+        return None if known is None else self._located(known)
+
+    async def purchases(self, attempts: Iterable[Attempt], fingerprint: str) -> AsyncIterator[Purchase]:
+        """Yield the records of stored images for a request, newest first; does not check that they still exist."""
+        stored = [a for a in attempts if a.kind == "stored" and a.fingerprint == fingerprint[:16]]
+        for attempt in reversed(stored):
+            record = await self.record_of(attempt)
             if record.fingerprint == fingerprint:
-                yield Purchase(k=sending.k, record=record)
+                yield Purchase(k=attempt.k, record=record)
 
-    async def is_intact(self, purchase: Purchase, sendings: Iterable[Sending]) -> bool:
+    async def is_intact(self, name: str, purchase: Purchase, attempts: Iterable[Attempt]) -> bool:
         """Return whether the images of a purchase are still in place.
 
         Their lengths are compared. Their contents too, if another attempt under the same name may have put images there
         that happen to be as long, whatever its number: who is first to claim may be last to store.
         """
-        own = record_name(self._name, purchase.k, purchase.record)
-        others = any(may_have_images(sending) for sending in sendings if sending.record != own)
+        own = record_name(name, purchase.k, purchase.record)
+        others = any(may_have_images(attempt) for attempt in attempts if attempt.record != own)
         for image in purchase.record.images:
-            name = image.uri.rpartition("/")[2]
-            if await self._store.size(name) != image.size_bytes:
+            file = image.uri.rpartition("/")[2]
+            if await self._store.size(file) != image.size_bytes:
                 return False
-            if others and await self._store.process(name, _sha256) != image.sha256:
+            if others and await self._store.process(file, _sha256) != image.sha256:
                 return False
         return True
 
-    async def live_claim(self, sendings: Iterable[Sending], watch: Watch, lease: Lease) -> Sending | None:
-        """Return one of the sendings whose answer may still come, to another process or elsewhere in this one."""
-        for sending in unsettled(sendings):
+    async def live_claim(self, name: str, attempts: Iterable[Attempt], watch: Watch, lease: Lease) -> Attempt | None:
+        """Return one of the attempts whose answer may still come, to another process or elsewhere in this one."""
+        for attempt in unsettled(attempts):
             asked_at = time.monotonic()
-            data = await self._store.read(f"{STATE}/{sending.claim}")
+            data = await self._store.read(f"{STATE}/{attempt.claim}")
             if data is None:
                 continue
-            attempt = f"{self._name}.{sending.k}"
+            key = f"{name}.{attempt.k}"
             try:
                 claim = Claim.model_validate_json(data)
             except ValidationError:  # being written at this moment, or cut short by a crash
-                alive = watch.is_fresh(str(sending.claim), data, asked_at)
+                alive = watch.is_fresh(str(attempt.claim), data, asked_at)
             else:
-                is_own = claim.holder == lease.holder
-                alive = attempt in lease.attempts if is_own else await watch.is_at(claim, attempt)
+                is_own = claim.lease_owner == lease.owner
+                alive = key in lease.attempts if is_own else await watch.is_at(claim, key)
             if alive:
-                return sending
+                return attempt
         return None
 
-    async def read_record(self, sending: Sending) -> Record:
-        """Return the record of a sending that has one.
+    def claim_uri(self, attempt: Attempt) -> str:
+        """Return the URI of an attempt's claim."""
+        return self._store.uri_of(f"{STATE}/{attempt.claim}")
 
-        :raises StorageFailed: it cannot be read; that is never taken for "there is none".
+    # ------------------------------------------------------------------ writing
+
+    async def claim(self, name: str, k: int, claim: Claim) -> bool:
+        """Create the k-th claim under a name; return ``False`` if another process was first."""
+        entry = claim_name(name, k, claim.fingerprint)
+        is_ours = await self._store.create(f"{STATE}/{entry}", claim.model_dump_json().encode())
+        if is_ours:
+            self._claims[entry] = claim
+            self._note(entry)
+        return is_ours
+
+    async def withdraw(self, name: str, k: int, fingerprint: str) -> None:
+        """Remove a claim whose attempt was surely free.
+
+        :raises StorageFailed: it stays: the attempt counts as one whose outcome is unknown.
         """
-        data = await self._store.read(f"{STATE}/{sending.record}")
+        entry = claim_name(name, k, fingerprint)
+        await self._store.patiently(lambda: self._store.remove(f"{STATE}/{entry}"))
+        self._claims.pop(entry, None)
+        self._note(entry, exists=False)
+
+    async def settle(self, name: str, k: int, record: Record) -> None:
+        """Write the outcome of the k-th attempt under a name.
+
+        :raises StorageFailed: the store did not take it; see :meth:`keep`.
+        """
+        entry = record_name(name, k, record)
+        data = record.model_dump_json().encode()
+        await self._store.patiently(lambda: self._store.write(f"{STATE}/{entry}", data))
+        self._claims.pop(claim_name(name, k, record.fingerprint), None)
+        self._keep(entry, record)
+        self._note(entry)
+
+    def keep(self, name: str, k: int, record: Record) -> None:
+        """Keep the outcome of an attempt that the store did not take: what this process has paid, it knows."""
+        entry = record_name(name, k, record)
+        self._unwritten[entry] = record
+        self._note(entry)
+
+    async def take_slot(self, name: str, owner: Owner, fingerprint: str) -> None:
+        """Make sure that no other task of this run puts images of another request under this name.
+
+        :raises InvalidRequest: one does; both would pay, and one image would be lost.
+        :raises StorageFailed: the slot cannot be read.
+        """
+        slot = f"{STATE}/{slot_name(name, owner)}"
+        own = {"task_id": owner.task_id, "map_index": owner.map_index, "fingerprint": fingerprint}
+        if await self._store.create(slot, json.dumps(own).encode()):
+            return
         try:
-            return located(Record.model_validate_json(data or b""), self._store)
-        except ValidationError as err:
-            uri = self._store.uri_of(f"{STATE}/{sending.record}")
-            raise StorageFailed(f"The record {uri} cannot be read; restore or delete it") from err
+            first = json.loads(await self._store.read(slot) or b"")
+            is_same_task = (first["task_id"], first["map_index"]) == (owner.task_id, owner.map_index)
+            if is_same_task or first["fingerprint"] == fingerprint:
+                return
+            taken_by = first["task_id"] + (f"[{first['map_index']}]" if first["map_index"] >= 0 else "")
+        except (ValueError, TypeError, KeyError):
+            raise StorageFailed(f"{self._store.uri_of(slot)} cannot be read; delete it and clear the task") from None
+        raise InvalidRequest(
+            f"Not sent: task {taken_by} of this run has the same output directory, {self._store.uri}, for another "
+            "request. Give each task its own output_uri, with {{ ti.map_index }} in it for a mapped task "
+            f"({self._store.uri_of(slot)} says who was first)"
+        )
+
+    # ------------------------------------------------------------------ costs
+
+    async def tally(self, owner: Owner) -> Tally:
+        """Add up what a task instance has paid, and may have paid, over all its tries, as of the last listing.
+
+        :raises StorageFailed: a claim or a record cannot be read.
+        """
+        return await self.tally_of(owner, self._only)
+
+    async def tally_of(self, owner: Owner, name: str) -> Tally:
+        """Add up the same for the attempts under one name."""
+        attempts = self._snapshot.attempts(name)
+        await self._read_claims(iter(unsettled(attempts)))
+        own = (a for a in attempts if a.record and a.task_key == owner.task_key)
+        await asyncio.gather(*(self.record_of(a) for a in own if not self._knows(a)))
+        return self._known_tally(owner, attempts)
+
+    def known_tally(self, owner: Owner) -> Tally:
+        """Add up the same as far as this process knows; the store is not asked."""
+        return self._known_tally(owner)
+
+    def costs_of(self, owner: Owner, name: str) -> list[Decimal | None]:
+        """Return what each attempt of a task instance under a name has cost, in USD, as far as this process knows."""
+        known = [self._known(a) for a in self._snapshot.attempts(name) if a.task_key == owner.task_key]
+        return [paid(record) for record in known if record and record.owner.is_same_task(owner)]
+
+    def _known_tally(self, owner: Owner, attempts: list[Attempt] | None = None) -> Tally:
+        tally = Tally()
+        for attempt in self._snapshot.unsettled() if attempts is None else unsettled(attempts):
+            claim = self._claims.get(str(attempt.claim))
+            if claim is None and attempt.claim in self._claims:
+                tally.lost(None)
+            elif claim and claim.owner.is_same_task(owner):
+                tally.lost(claim.model, claim.fingerprint, claim.price_class)
+        for attempt in self._snapshot.records(owner.task_key) if attempts is None else attempts:
+            record = self._known(attempt)
+            if record is None:
+                tally.is_partial |= attempt.task_key == owner.task_key
+            elif record.owner.is_same_task(owner):
+                tally.paid(record.model, record.fingerprint, paid(record), len(record.images), record.price_class)
+        return tally
+
+    async def _read_claims(self, attempts: Iterator[Attempt]) -> None:
+        """Read the claims of attempts whose outcome is unknown; what cannot be understood may be anybody's."""
+        unread = (a for a in attempts if a.claim not in self._claims)
+        while some := list(islice(unread, _AT_ONCE)):
+            found = await asyncio.gather(*(self._store.read(f"{STATE}/{attempt.claim}") for attempt in some))
+            for attempt, data in zip(some, found, strict=True):
+                if data is not None:  # otherwise it turned out to be free
+                    self._claims[str(attempt.claim)] = _claim(data)
+
+    def _knows(self, attempt: Attempt) -> bool:
+        return attempt.record in self._unwritten or attempt.record in self._records
+
+    def _known(self, attempt: Attempt) -> Record | None:
+        return self._unwritten.get(str(attempt.record)) or self._records.get(str(attempt.record))
+
+    # ------------------------------------------------------------------ listing
+
+    def _new_snapshot(self) -> NameSnapshot | Snapshot:
+        return NameSnapshot(self._only)
+
+    async def _refresh(self) -> None:
+        snapshot = self._new_snapshot()
+        self._news = []
+        try:
+            await self._store.scan(snapshot.take, prefix=f"{self._only}." if self._only else "")
+        except BaseException as err:
+            snapshot.close()
+            if isinstance(err, sqlite3.Error):  # the disk for temporary files is full
+                raise StorageFailed(f"The records of {self._store.uri} could not be listed: {err}") from err
+            raise
+        finally:
+            news, self._news = self._news, None
+        for entry, exists in [*news, *((entry, True) for entry in self._unwritten)]:
+            (snapshot.put if exists else snapshot.discard)(entry)
+        self._snapshot.close()
+        self._snapshot = snapshot
+        self._is_listed = True
+
+    def _note(self, entry: str, *, exists: bool = True) -> None:
+        (self._snapshot.put if exists else self._snapshot.discard)(entry)
+        if self._news is not None:
+            self._news.append((entry, exists))
+
+    def _keep(self, entry: str, record: Record) -> None:
+        self._records[entry] = record
+
+    def _located(self, record: Record) -> Record:
+        """Return a record with the URIs of its images in this directory: directories are moved and copied."""
+        images = [i.model_copy(update={"uri": self._store.uri_of(i.uri.rpartition("/")[2])}) for i in record.images]
+        return record.model_copy(update={"images": images})
 
 
-def located(record: Record, store: Store) -> Record:
-    """Return a record with the images' URIs in the directory where it was found: directories are moved and copied."""
-    images = [i.model_copy(update={"uri": store.uri_of(i.uri.rpartition("/")[2])}) for i in record.images]
-    return record.model_copy(update={"images": images})
+async def highest_prices(store: Store, most: int) -> dict[str, Decimal]:
+    """Return the highest cost of each price class in some of a directory's records, in USD.
 
-
-def claim_name(name: str, k: int, fingerprint: str) -> str:
-    """Return the name of a claim's object; :func:`parse_entry` reads it."""
-    return f"{name}.{k}.{fingerprint[:16]}.claim.json"
-
-
-def record_name(name: str, k: int, record: Record) -> str:
-    """Return the name of a record's object; :func:`parse_entry` reads it."""
-    return f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.holder}.{record.kind}.json"
-
-
-def parse_entry(entry: str) -> tuple[str, Sending | None]:
-    """Return the name that a state object belongs to, and what it says of a sending, if it is about one.
-
-    Claims are ``<name>.<k>.<fingerprint>.claim.json``, records
-    ``<name>.<k>.<fingerprint>.<task>.<holder>.<kind>.json``.
+    :param most: records that are read at most; one that cannot be read is left out.
+    :raises StorageFailed: the directory cannot be listed.
     """
-    stem, _, word = entry.removesuffix(".json").rpartition(".")
-    if word == "claim":
-        name, *fields = stem.rsplit(".", 2)
-        if len(fields) == 2 and fields[0].isdigit():
-            return name, Sending(k=int(fields[0]), fingerprint=fields[1], claim=entry)
-    elif word in _KINDS:
-        name, *fields = stem.rsplit(".", 4)
-        if len(fields) == 4 and fields[0].isdigit():
-            k, fingerprint, task_key = int(fields[0]), fields[1], fields[2]
-            kind = cast(RecordKind, word)
-            return name, Sending(k=k, fingerprint=fingerprint, record=entry, kind=kind, task_key=task_key)
-    return entry, None
-
-
-def merge(sendings: Iterable[Sending]) -> list[Sending]:
-    """Return the sendings, oldest first: what has a record needs no claim, and of two records both count."""
-    found = list(sendings)
-    settled = {(s.k, s.fingerprint) for s in found if s.record}
-    kept = (s for s in found if s.record or (s.k, s.fingerprint) not in settled)
-    return sorted(kept, key=lambda s: (s.k, s.fingerprint, s.record or ""))
-
-
-def parse_listing(name: str, listing: Iterable[str]) -> list[Sending]:
-    """Return the sendings under a name from the names in a listing, oldest first."""
-    parsed = (parse_entry(entry) for entry in listing if entry.startswith(f"{name}."))
-    return merge(sending for owner, sending in parsed if sending and owner == name)
-
-
-def new_claim(
-    fingerprint: str, owner: Owner, holder: str, model: str, heartbeat: int = 0, price_class: str = ""
-) -> Claim:
-    """Return a claim for now."""
-    return Claim(
-        fingerprint=fingerprint,
-        owner=owner,
-        holder=holder,
-        model=model,
-        price_class=price_class,
-        claimed_at=time.time(),
-        heartbeat=heartbeat,
+    some = await store.scan(
+        lambda objects: deque((e for e, _ in objects if (a := parse_entry(e)[1]) and a.record), maxlen=most)
     )
+    prices: dict[str, Decimal] = {}
+    for record in await asyncio.gather(*(_read_record(store, entry) for entry in some), return_exceptions=True):
+        if isinstance(record, Record) and record.cost_usd is not None and record.cost_is_complete:
+            prices[record.price_class] = max(record.cost_usd, prices.get(record.price_class, record.cost_usd))
+    return prices
+
+
+async def _read_record(store: Store, entry: str) -> Record:
+    data = await store.read(f"{STATE}/{entry}")
+    try:
+        return Record.model_validate_json(data or b"")
+    except ValidationError as err:
+        uri = store.uri_of(f"{STATE}/{entry}")
+        raise StorageFailed(f"The record {uri} cannot be read; restore or delete it") from err
+
+
+def _claim(data: bytes) -> Claim | None:
+    try:
+        return Claim.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -1,9 +1,9 @@
 """Who is alive: a process that has claims shows it by changing a small object every few seconds.
 
-Two triggerers may run one job at once, and a claim alone does not tell whether its sender still waits for the answer.
-So each claim names a *holder*, and each holder is an object that its process keeps changing and deletes at the end. It
-lists the attempts that the process is at, so that nobody waits for one whose answer a living process has lost.
-Another process that finds a claim without a record waits until the holder is gone, or has not changed for
+Two triggerers may run one job at once, and a claim alone does not show whether its sender still waits for the answer.
+So each claim names its *lease owner*: a process that keeps changing its lease, a small object, and deletes it at the
+end. The lease lists the attempts that are under way, so that nobody waits for one whose answer a live process has lost.
+Another process that finds a claim without a record waits until the lease is gone, or has not changed for
 :attr:`Times.lease` seconds *by the waiting process's own clock*; no clocks are compared.
 """
 
@@ -26,22 +26,22 @@ from deepshi_provider.store.store import STATE, Store
 
 log = logging.getLogger(__name__)
 
-#: Signs of life wait for no other work.
-_BEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-beat")
+#: Heartbeats wait for no other work.
+_HEARTBEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
     """How long processes wait for each other, in seconds. All processes of a job must use the same.
 
-    :param lease: without a change, after which a holder counts as dead.
-    :param beat: between two changes.
+    :param lease: without a change, after which its owner counts as dead.
+    :param heartbeat: between two changes.
     :param poll: between two looks at another process that may be waiting for the same answer.
     :param run_entry: for which a store is tried that does not take what the other tasks of the run are to know.
     """
 
     lease: float = 20.0
-    beat: float = 4.0
+    heartbeat: float = 4.0
     poll: float = 2.0
     run_entry: float = 30.0
 
@@ -49,27 +49,28 @@ class Times:
 TIMES = Times()
 
 
-def holder_name(holder: str) -> str:
-    """Return the name of a holder's object."""
-    return f"{STATE}/{holder}.holder.json"
+def lease_name(owner: str) -> str:
+    """Return the name of a lease's object."""
+    return f"{STATE}/{owner}.lease.json"
 
 
 class Lease:
-    """This process's own sign of life, from the first claim to the end of the job.
+    """This process's own lease, from the first claim to the end of the job.
 
     Starting it is also the proof that the store can be written, before anything is paid.
     """
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
-        self.holder = uuid.uuid4().hex[:16]
-        #: ``<name>.<k>`` of each attempt that this process is at; its other claims are lost ones.
+        self.owner = uuid.uuid4().hex[:16]
+        #: ``<name>.<k>`` of each attempt that is under way in this process; its other claims are lost ones.
         self.attempts: set[str] = set()
         self._heartbeats = 0
         self._store = store
         self._times = times
         self._task: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
         self._ending = asyncio.Event()
-        self._last_beat = (0.0, 0.0)
+        self._last_heartbeat = (0.0, 0.0)
         self._lapsed = False
 
     @property
@@ -78,7 +79,7 @@ class Lease:
 
         Both clocks are asked: the monotonic one stands still while a machine is suspended, the other may be set.
         """
-        gaps = (now - then for now, then in zip(_clocks(), self._last_beat, strict=True))
+        gaps = (now - then for now, then in zip(_clocks(), self._last_heartbeat, strict=True))
         if self._task is not None and max(gaps) > self._times.lease / 2:
             self._lapsed = True
         return self._lapsed
@@ -97,13 +98,15 @@ class Lease:
             self.attempts.discard(attempt)
 
     async def start(self) -> None:
-        """Write the first sign of life, if not done.
+        """Write the first heartbeat, if that is not done.
 
         :raises StorageFailed: the store cannot be written.
         """
-        if self._task is None:
-            await self._beat()
-            self._task = asyncio.create_task(self._keep_beating(), name=f"deepshi-lease-{self.holder}")
+        async with self._starting:
+            if self._task is not None:
+                return
+            await self._heartbeat()
+            self._task = asyncio.create_task(self._keep_up(), name=f"deepshi-lease-{self.owner}")
 
     async def __aenter__(self) -> Lease:
         return self
@@ -114,30 +117,30 @@ class Lease:
         if self._task is None:
             return
         self._ending.set()
-        # A beat that is being written must not come after the removal; one that hangs is not waited for.
-        await asyncio.wait([self._task], timeout=self._times.beat)
+        # A heartbeat that is being written must not come after the removal; one that hangs is not waited for.
+        await asyncio.wait([self._task], timeout=self._times.heartbeat)
         self._task.cancel()
         # Others need not wait for the lease to run out. If this fails, they will wait.
         with contextlib.suppress(StorageFailed):
-            await asyncio.shield(self._store.remove(holder_name(self.holder)))
+            await asyncio.shield(self._store.remove(lease_name(self.owner)))
 
-    async def _keep_beating(self) -> None:
+    async def _keep_up(self) -> None:
         while not self._ending.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), self._times.beat)
+                await asyncio.wait_for(self._ending.wait(), self._times.heartbeat)
                 return
             try:
-                await self._beat()
+                await self._heartbeat()
             except StorageFailed as err:
-                log.warning("Sign of life not written, trying again in %g s: %s", self._times.beat, err)
+                log.warning("The heartbeat was not written, trying again in %g s: %s", self._times.heartbeat, err)
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         begun = _clocks()
         self._heartbeats += 1
         heartbeat = {"heartbeat": self._heartbeats, "at": time.time(), "attempts": sorted(self.attempts)}
-        await self._store.write(holder_name(self.holder), json.dumps(heartbeat).encode(), threads=_BEATS)
-        _ = self.lapsed  # a gap stays noted although beating goes on
-        self._last_beat = begun
+        await self._store.write(lease_name(self.owner), json.dumps(heartbeat).encode(), threads=_HEARTBEATS)
+        _ = self.lapsed  # a gap stays noted although heartbeats go on
+        self._last_heartbeat = begun
 
 
 def _clocks() -> tuple[float, float]:
@@ -145,7 +148,7 @@ def _clocks() -> tuple[float, float]:
 
 
 class Watch:
-    """What this process knows of other holders."""
+    """What this process knows of other lease owners."""
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
         self._store = store
@@ -160,8 +163,8 @@ class Watch:
         :param attempt: ``<name>.<k>``
         """
         asked_at = time.monotonic()
-        data = await self._store.read(holder_name(claim.holder))
-        if data is None or not self.is_fresh(claim.holder, data, asked_at):
+        data = await self._store.read(lease_name(claim.lease_owner))
+        if data is None or not self.is_fresh(claim.lease_owner, data, asked_at):
             return False
         try:
             heartbeat = json.loads(data)

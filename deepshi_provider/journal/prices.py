@@ -2,7 +2,7 @@
 
 ``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class. Nothing
 is locked: the last writer wins, and a price that is lost that way comes back with the next paid answer. There is no
-built-in price list: what nobody has paid for yet has no price.
+built-in price list: what was never paid for has no price.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable
 from decimal import Decimal
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deepshi_provider.costs.sheet import AtLeast, Usd
+from deepshi_provider.costs.money import Usd, is_known
 from deepshi_provider.exceptions import DeepshiError
-from deepshi_provider.journal.entries import Record, Sending
-from deepshi_provider.journal.journal import Ledger, parse_entry
+from deepshi_provider.journal.journal import highest_prices
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ PRICES = "_deepshi_prices"
 LATELY = 30 * 24 * 3600.0
 #: Seconds that a price is waited for. It is good to know, and no more.
 _IN_TIME = 10.0
-#: Records of a directory that are read at most when nobody remembers a price.
+#: Records of a directory that are read at most when no price is remembered.
 _MOST_RECORDS = 64
 
 Found = TypeVar("Found")
@@ -66,24 +64,34 @@ class Prices:
         self._memory = memory
         self._directory = directory
         self._remembered: dict[str, Price | None] = {}
+        self._paid: dict[str, Decimal] = {}
         self._recorded: dict[str, Decimal] | None = None
 
     def take(self, recorded: dict[str, Decimal]) -> None:
         """Take the highest price of each class in the directory's records, from who has read them all."""
-        self._recorded = recorded
+        self._recorded = dict(recorded)
+
+    def at_hand(self, price_class: str) -> Decimal | None:
+        """Return the highest price of a class that this process knows by now, in USD; the store is not asked."""
+        remembered = self._remembered.get(price_class)
+        known = [remembered.cost_usd] if remembered else []
+        if self._recorded and price_class in self._recorded:
+            known.append(self._recorded[price_class])
+        if price_class in self._paid:
+            known.append(self._paid[price_class])
+        return max(known, default=None)
 
     async def known(self, price_class: str) -> Decimal | None:
-        """Return the highest price that a class has had lately, in USD; ``None`` if nobody has paid for it yet."""
-        if price := await self._recall(price_class):
-            return price.cost_usd
-        if self._recorded is None:
+        """Return the highest price that a class has had lately, in USD; ``None`` if none was paid for yet."""
+        if not await self._recall(price_class) and self._recorded is None:
             self._recorded = await _quietly(self._read_directory(), "The prices in the directory's records") or {}
-        return self._recorded.get(price_class)
+        return self.at_hand(price_class)
 
     async def learn(self, price_class: str, cost_usd: Decimal | None) -> None:
         """Remember what a request has cost, if that is news."""
-        if cost_usd is None or isinstance(cost_usd, AtLeast) or not price_class:
+        if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
+        self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
         old = await self._recall(price_class)
         now = time.time()
         if old and cost_usd <= old.cost_usd and now - old.seen_at < LATELY:
@@ -112,17 +120,7 @@ class Prices:
         return f"{PRICES}/{_short(self._account)}/{_short(price_class)}.json"
 
     async def _read_directory(self) -> dict[str, Decimal]:
-        if self._directory is None:
-            return {}
-        ledger = Ledger(self._directory, "")
-        some = await self._directory.scan(
-            lambda objects: deque((s for name, _ in objects if (s := _recorded(name))), maxlen=_MOST_RECORDS)
-        )
-        prices: dict[str, Decimal] = {}
-        for found in await asyncio.gather(*map(ledger.read_record, some), return_exceptions=True):
-            if isinstance(found, Record) and found.cost_usd is not None and found.cost_is_complete:
-                prices[found.price_class] = max(found.cost_usd, prices.get(found.price_class, found.cost_usd))
-        return prices
+        return {} if self._directory is None else await highest_prices(self._directory, _MOST_RECORDS)
 
 
 async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
@@ -134,11 +132,6 @@ async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
     except DeepshiError as err:
         log.warning("%s: %s", what, err.message)
     return None
-
-
-def _recorded(name: str) -> Sending | None:
-    sending = parse_entry(name)[1]
-    return sending if sending and sending.record else None
 
 
 def _short(text: str) -> str:

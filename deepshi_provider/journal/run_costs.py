@@ -1,4 +1,4 @@
-"""What a DAG run has spent so far: its tasks tell each other through small objects in the object store.
+"""What a DAG run has spent so far: its tasks share it through small objects in the object store.
 
 ``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is what one task instance has paid over all its
 tries. If some of its costs were not reported or some outcomes are unknown, the name is
@@ -6,14 +6,13 @@ tries. If some of its costs were not reported or some outcomes are unknown, the 
 the name, so that one listing shows what all tasks have spent. A new entry is written before the old one is removed, and
 of several entries of a task the greatest counts.
 
-An entry repeats what the task's records and claims say. It is written after each paid sending, before the task may
+An entry repeats what the task's records and claims say. It is written after each paid attempt, before the task may
 send again; if the process dies between record and entry, the task's next try mends the entry.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import re
 import time
@@ -22,12 +21,12 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deepshi_provider.costs.sheet import UNNAMED, AtLeast, Doubt, Operation, Usd
-from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, StorageFailed
+from deepshi_provider.costs.money import Usd
+from deepshi_provider.costs.sheet import Operation
+from deepshi_provider.exceptions import Charged, DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
-from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.spending import Doubts, Spending, refusal
+from deepshi_provider.journal.spending import Spending
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class HookPurchase(BaseModel):
 
 
 class RunEntry(BaseModel):
-    """What one task instance has told its run.
+    """What one task instance has reported to its run.
 
     :param cost_usd: over all its tries, as far as the API reported it.
     :param output_uri: where its records and claims lie.
@@ -78,16 +77,14 @@ class RunEntry(BaseModel):
 
 
 class RunCosts:
-    """Tells the run what this task has paid, and asks what the other tasks have.
+    """Reports to the run what this task has spent, and reads what its other tasks have.
 
-    Without an ``output_uri`` of the connection it does nothing. Telling never fails the task.
+    Without an ``output_uri`` of the connection it does nothing. Reporting never fails the task.
 
     :param entry: of this task; its cost is filled in.
     :param store: the connection's ``output_uri``.
-    :param prices: what requests cost whose own cost is not known.
     :param patience: seconds for which a store that does not take an entry is tried; the records have the money anyway.
     :ivar limit: USD that the run may spend; ``None`` for no limit.
-    :ivar spent: USD that this task instance has paid, as far as the API reported it.
     """
 
     def __init__(
@@ -96,58 +93,47 @@ class RunCosts:
         store: Store | None,
         *,
         limit: Decimal | None = None,
-        prices: Prices | None = None,
         patience: float = TIMES.run_entry,
     ) -> None:
         self.limit = limit
-        self.spent = Decimal(0)
-        self._doubts = Doubts()
-        self._prices = prices
         self._patience = patience
         self._entry = entry
         self._store = store
         self._folder = f"{RUNS}/{entry.owner.run_key}"
-        self._begun = False
         self._failure: DeepshiError | None = None
-        self._told: Spending | None = None
-        self._telling = asyncio.Lock()
+        self._latest = Spending()
+        self._reported: Spending | None = None
+        self._reporting = asyncio.Lock()
         self._listing = asyncio.Lock()
         self._others = Spending()
         self._listed_at = float("-inf")
 
-    async def begin(self, spent: Decimal | None, doubts: Iterable[Doubt] = ()) -> None:
-        """Tell what earlier tries have paid; only the first call counts. It also proves that the store takes entries.
+    async def begin(self, spent: Spending) -> None:
+        """Report what earlier tries have spent. It also proves that the store takes entries.
 
         Never raises: :meth:`others` does, if there is a limit.
-
-        :param doubts: their requests whose cost or outcome is not known.
         """
-        if self._begun or self._store is None:
+        if self._store is None:
             return
-        self._begun = True
-        self.spent = spent or Decimal(0)
-        self._doubts = Doubts(doubts)
+        self._latest = spent
         try:
-            await in_time(self._write(self._store, await self._own()), self._patience)
+            await in_time(self._write(self._store, spent), self._patience)
         except DeepshiError as err:
-            log.warning("The run is not told what this task costs: %s", err)
+            log.warning("The costs of this task are not reported to its run: %s", err)
             self._failure = err
 
-    async def add(self, cost_usd: Decimal | None, price_class: str = "") -> None:
-        """Tell of one request that was or may have been paid for; return when it is told. Never raises.
-
-        :param cost_usd: ``None`` if that is not known.
-        """
-        self.spent += cost_usd or Decimal(0)
-        if cost_usd is None or isinstance(cost_usd, AtLeast):
-            self._doubts.add(Doubt(UNNAMED, "", price_class, cost_usd or Decimal(0)))
-        await self._tell()
-
-    async def correct(self, spent: Decimal | None) -> None:
-        """Tell what the records say in the end: a second process on this same job may have paid too. Never raises."""
-        self.spent = max(self.spent, spent or Decimal(0))
-        if self._begun:
-            await self._tell()
+    async def report(self, spent: Spending) -> None:
+        """Report what the task instance has spent by now; return when that is written. Never raises."""
+        self._latest = spent
+        async with self._reporting:  # the next one reports for all who wait here
+            store, latest = self._store, self._latest
+            if store is None or self._failure or latest == self._reported:
+                return
+            try:
+                await in_time(store.patiently(lambda: self._write(store, latest)), self._patience)
+            except DeepshiError as err:
+                log.warning("Further costs of this task are not reported to its run: %s", err)
+                self._failure = err
 
     async def others(self) -> Spending:
         """Return what the run's other tasks have spent; tasks that ask at one moment share one listing.
@@ -163,46 +149,14 @@ class RunCosts:
                 begun = time.monotonic()
                 entries = _greatest(await self._store.list(self._folder))
                 entries.pop(self._entry.owner.task_key, None)
-                self._others = functools.reduce(Spending.plus, (spent for spent, _ in entries.values()), Spending())
+                self._others = sum((spent for spent, _ in entries.values()), Spending())
                 self._listed_at = begun
             return self._others
-
-    async def check(self, price_class: str) -> None:
-        """Make sure that the run may pay for one more request.
-
-        :raises BudgetExceeded: it may not.
-        :raises StorageFailed: what it has spent is not known.
-        """
-        if self.limit is None:
-            return
-        own = await self._own()
-        spent = (await self.others()).plus(own)
-        price = await self._prices.known(price_class) if self._prices else None
-        whose = f" by this DAG run, {own} of them by this task"
-        if refused := refusal("max_run_cost_usd", self.limit, spent, price, whose=whose):
-            raise BudgetExceeded(refused)
-
-    async def _own(self) -> Spending:
-        return await self._doubts.priced(self.spent, self._prices)
-
-    async def _tell(self) -> None:
-        async with self._telling:  # those who wait here are told of by the next one together
-            store = self._store
-            if store is None or self._failure:
-                return
-            own = await self._own()
-            if own == self._told:
-                return
-            try:
-                await in_time(store.patiently(lambda: self._write(store, own)), self._patience)
-            except DeepshiError as err:
-                log.warning("The run is not told any further what this task costs: %s", err)
-                self._failure = err
 
     async def _write(self, store: Store, spent: Spending) -> None:
         entry = self._entry.model_copy(update={"cost_usd": spent.usd})
         await store.write(self._name(spent), entry.model_dump_json().encode())
-        before, self._told = self._told, spent
+        before, self._reported = self._reported, spent
         if before is not None and self._name(before) != self._name(spent):
             await store.remove(self._name(before))
 
@@ -230,10 +184,10 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
     return entries
 
 
-async def in_time(telling: Awaitable[None], patience: float) -> None:
+async def in_time(reporting: Awaitable[None], patience: float) -> None:
     """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
     try:
-        await asyncio.wait_for(telling, patience)
+        await asyncio.wait_for(reporting, patience)
     except asyncio.TimeoutError:
         raise StorageFailed(f"The object store has not answered for {patience:g} s") from None
 

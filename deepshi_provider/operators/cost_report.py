@@ -11,14 +11,15 @@ from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.client.settings import Settings
-from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words, usd
+from deepshi_provider.costs.money import as_number, usd
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import prices_of
 from deepshi_provider.hooks.purchases import purchase_sheets
-from deepshi_provider.journal.entries import Owner, as_number
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.run_costs import RunEntry, read_entries
 from deepshi_provider.journal.sheets import read_sheet
 from deepshi_provider.operators.final import final
@@ -223,11 +224,11 @@ async def _complete(
             instances.append(await _from_records(sheet, settings))
         else:
             instances.append(InstanceCosts(status="ended", sheet=sheet))
-    told = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
+    listed = {(instance.sheet.task_id, instance.sheet.map_index) for instance in instances}
     entries = await _entries(owner, settings)
     for entry in entries:
         who = entry.owner
-        if not entry.purchase and who.task_id in task_ids and (who.task_id, who.map_index) not in told:
+        if not entry.purchase and who.task_id in task_ids and (who.task_id, who.map_index) not in listed:
             # Killed after an earlier try's XComs were deleted, and before it pushed its own.
             store = STORES.at(entry.output_uri, entry.output_conn_id)
             prices = prices_of(settings, store)

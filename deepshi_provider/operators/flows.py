@@ -19,13 +19,12 @@ from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.costs.sheet import XCOM_KEY
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.journal.bill import Bill
-from deepshi_provider.journal.entries import Owner, as_number
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
 from deepshi_provider.operators.rendered import amount, label, seconds
 
@@ -65,13 +64,13 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
         task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
-    bill = Bill()
+    known: list[CostSheet] = []
     try:
-        manifest = task.await_here(run_job(job, bill, hook=task.hook))
-    except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error
-        task.push_costs(context, task.costs_of_killed(owner, (output_uri, output_conn_id), bill.costs))
+        outcome = task.await_here(run_job(job, hook=task.hook, interrupted=known.append))
+    except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error: there is no time to ask the store
+        task.push_costs(context, *(known or [task.costs_so_far(owner, (output_uri, output_conn_id))]))
         raise
-    return task.finish(context, manifest)
+    return task.finish(context, outcome)
 
 
 def run_batch_task(
@@ -87,7 +86,7 @@ def run_batch_task(
 
     owner = owner_of(context)
     output_uri, output_conn_id = _place(task, context, owner)
-    # Before the rows are read, which may take minutes: Airflow has deleted what the last try has said.
+    # Before the rows are read, which may take minutes: Airflow has deleted the XComs of the last try.
     task.begin(context, owner, (output_uri, output_conn_id), "batch")
     with RowTable() as rows:
         try:
@@ -106,15 +105,13 @@ def run_batch_task(
                 task.defer_job(job, None)
         except DeepshiError as err:
             task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
-        bill = Bill()
+        known: list[CostSheet] = []
         try:
-            summary = task.await_here(run_batch_job(job, rows, bill, hook=task.hook))
-        except (Exception, AirflowTaskTimeout):  # mostly killed: there is no time to ask the store
-            context["ti"].xcom_push(key="cost_usd", value=as_number(bill.usd))
-            if bill.costs:
-                context["ti"].xcom_push(key=XCOM_KEY, value=bill.costs.as_xcom())
+            outcome = task.await_here(run_batch_job(job, rows, hook=task.hook, interrupted=known.append))
+        except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error: there is no time to ask the store
+            task.push_costs(context, *(known or [task.costs_so_far(owner, (output_uri, output_conn_id))]))
             raise
-    return task.finish(context, summary)
+    return task.finish(context, outcome)
 
 
 def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | None]:
@@ -132,7 +129,7 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
     if limit is not None and settings.output_uri is None:
         raise InvalidRequest(
             "Nothing was sent: max_run_cost_usd needs an output_uri in the extra of connection "
-            f"{task.deepshi_conn_id!r}; there the tasks of a run tell each other what they have spent"
+            f"{task.deepshi_conn_id!r}; there the tasks of a run share what they have spent"
         )
     runs = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return {

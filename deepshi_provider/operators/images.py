@@ -119,7 +119,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
     :param max_concurrency: most requests in flight.
     :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
         row, finishes what is in flight, and fails. Raise it and clear the task to go on.
-    :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed, the manifest tells.
+    :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed; the manifest says which.
     :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
         "map_index", "key", "metadata"}``; the manifest is JSONL with a line per row: ``key``, ``status`` (``created``,
         ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,

@@ -16,19 +16,21 @@ from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
+from deepshi_provider.costs.money import as_number
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, in_words
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
-from deepshi_provider.journal.entries import Manifest, Owner, Summary, as_number
+from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome, outcome_of
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.sheets import completed_sheet, known_sheet, make_sheet
+from deepshi_provider.journal.sheets import known_sheet, make_sheet
 from deepshi_provider.links.images import LINKS, links_of
 from deepshi_provider.operators.final import final
-from deepshi_provider.operators.lineage import tell_lineage
-from deepshi_provider.operators.outlets import tell_outlets
+from deepshi_provider.operators.lineage import report_lineage
+from deepshi_provider.operators.outlets import add_asset_events
 from deepshi_provider.operators.rendered import default_output_uri, dictionary
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store
@@ -122,7 +124,7 @@ class ImageTask(BaseOperator):
     def place(self, owner: Owner) -> tuple[str, str | None]:
         """Return where the images go, and the connection of that store.
 
-        :raises InvalidRequest: neither the operator nor the connection tells.
+        :raises InvalidRequest: neither the operator nor the connection names one.
         """
         self._hook = None  # a try begins, perhaps of another operator's copy
         settings = run_here(self.hook.asettings())
@@ -168,7 +170,7 @@ class ImageTask(BaseOperator):
             self._running = None
 
     def on_kill(self) -> None:
-        """Close the connection at once; the claim stays, so that the next try knows of the sending."""
+        """Close the connection at once; the claim stays, so that the next try knows of the attempt."""
         self._killed = True
         if self._running:
             loop, task = self._running
@@ -198,23 +200,20 @@ class ImageTask(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
         """Return what the trigger did; called by Airflow when its event has come."""
-        from deepshi_provider.jobs.run import load_manifest
+        from deepshi_provider.jobs.run import load_outcome
 
-        told = dict(event or {})
-        kind, status = told.pop("kind", None), told.get("status")
-        if kind not in ("single", "batch") or status not in ("success", "failed"):
-            raise AirflowException(f"The trigger's event cannot be understood: {event!r}")
-        if kind == "batch":
-            return self.finish(context, Summary.model_validate(told))
-        if status == "failed":
-            return self.finish(context, Manifest(owner=owner_of(context), manifest_uri="", **told))
         try:
-            manifest = run_here(load_manifest(told["manifest_uri"], told["storage_conn_id"], STORES))
-        except DeepshiError as err:
-            self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
-        return self.finish(context, manifest)
+            outcome = outcome_of(event)
+        except ValueError as err:
+            raise AirflowException(f"The trigger's event cannot be understood: {event!r}") from err
+        if event and isinstance(outcome, ImageOutcome) and outcome.status == "success":
+            try:
+                outcome = run_here(load_outcome(str(outcome.manifest_uri), event.get("storage_conn_id"), STORES))
+            except DeepshiError as err:
+                self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
+        return self.finish(context, outcome)
 
-    def finish(self, context: Context, ended: Manifest | Summary) -> dict[str, Any]:
+    def finish(self, context: Context, ended: ImageOutcome | BatchOutcome) -> dict[str, Any]:
         """Push what the task has cost, and return its result or raise its error."""
         costs = (ended.costs or self.costs_so_far(owner_of(context))).model_copy(
             update={"key": ended.key, "metadata": ended.metadata}
@@ -224,10 +223,10 @@ class ImageTask(BaseOperator):
                 self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
             self.push_costs(context, costs)
             if self.outlets:
-                self._tell_outlets(context, ended, costs)
+                self._add_asset_events(context, ended, costs)
             return ended.as_xcom()
         finally:  # a failed batch has images too
-            self.lineage = tell_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
+            self.lineage = report_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
             self.operator_extra_links = links_of(self.lineage)
 
     def input_uris(self) -> list[str]:
@@ -244,17 +243,17 @@ class ImageTask(BaseOperator):
         """Return the same after a failure: what was paid for until then."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
-    def _tell_outlets(self, context: Context, ended: Manifest | Summary, costs: CostSheet) -> None:
+    def _add_asset_events(self, context: Context, ended: ImageOutcome | BatchOutcome, costs: CostSheet) -> None:
         def images() -> list[dict[str, Any]]:
-            if isinstance(ended, Manifest):
+            if isinstance(ended, ImageOutcome):
                 return [image.model_dump() for image in ended.images]
             from deepshi_provider.batch.run import images_of
 
             _, conn_id = self.place(owner_of(context))
             return run_here(images_of(str(ended.manifest_uri), conn_id, STORES))
 
-        count = len(ended.images) if isinstance(ended, Manifest) else ended.created + ended.reused
-        told = {
+        count = len(ended.images) if isinstance(ended, ImageOutcome) else ended.created + ended.reused
+        sums = {
             "images": count,
             "cost_usd": as_number(costs.cost_usd),
             "untold": costs.untold,
@@ -262,10 +261,10 @@ class ImageTask(BaseOperator):
             "may_have_cost_usd": as_number(costs.may_have_cost_usd),
             "manifest_uri": ended.manifest_uri,
         }
-        tell_outlets(context, self.outlets, images, told, ended.labels())
+        add_asset_events(context, self.outlets, images, sums, ended.labels())
 
     def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
-        """Say what the task has cost although it fails, and keep Airflow from retrying what no retry can mend."""
+        """Push what the failed task has cost, and keep Airflow from retrying errors that a retry cannot fix."""
         self.push_costs(context, costs)
         error.set_task_costs(costs.cost_usd, costs.may_have_cost_usd)
         if error.retryable if retry is None else retry:
@@ -273,7 +272,7 @@ class ImageTask(BaseOperator):
         raise final(error) from error
 
     def begin(self, context: Context, owner: Owner, place: tuple[str, str | None], operation: Operation) -> None:
-        """Say what earlier tries have cost, before anything is sent: this process may be killed.
+        """Push what earlier tries have cost, before anything is sent: this process may be killed.
 
         :param place: output directory and its connection.
         """
@@ -284,7 +283,7 @@ class ImageTask(BaseOperator):
         context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
-        """Say what the task has cost over all its tries: as a number, and as a sheet."""
+        """Push what the task has cost over all its tries: as a number, and as a cost sheet."""
         self.lineage = Lineage(costs=costs)
         self.operator_extra_links = links_of(self.lineage)
         ti = context["ti"]
@@ -304,17 +303,6 @@ class ImageTask(BaseOperator):
             # Without the place it is not known what earlier tries have cost.
             cost = Decimal(0) if owner.try_number == 1 else None
             return make_sheet(owner, self.operation, "", None, ended=True, cost_usd=cost)
-
-    def costs_of_killed(self, owner: Owner, place: tuple[str, str | None], known: CostSheet | None) -> CostSheet:
-        """Return the sheet of a task that was killed.
-
-        :param known: what its process knows; ``None`` if it had not begun.
-        """
-        return self.costs_so_far(owner, place) if known is None else run_here(self._completed(known, place))
-
-    async def _completed(self, known: CostSheet, place: tuple[str, str | None]) -> CostSheet:
-        store = STORES.at(*place)
-        return await completed_sheet(known, store, await self._prices(store))
 
     async def _sheet(
         self, owner: Owner, operation: Operation, place: tuple[str, str | None], *, ended: bool

@@ -1,6 +1,6 @@
-"""What a task read and made: told to Airflow's lineage, and kept for OpenLineage and for links.
+"""What a task read and made: reported to Airflow's lineage, and kept for OpenLineage and for links.
 
-It is told in the worker, in both modes: what a trigger would tell goes nowhere.
+It is reported by the worker, in both modes: what a trigger would report goes nowhere.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.journal.entries import Manifest, Summary
+from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
 from deepshi_provider.reports.lineage import MOST, Lineage
 from deepshi_provider.store.locations import locate
 
 log = logging.getLogger(__name__)
 
 
-def tell_lineage(
-    deepshi_conn_id: str, ended: Manifest | Summary, costs: CostSheet, inputs: Callable[[], Iterable[str]]
+def report_lineage(
+    deepshi_conn_id: str, ended: ImageOutcome | BatchOutcome, costs: CostSheet, inputs: Callable[[], Iterable[str]]
 ) -> Lineage:
-    """Tell Airflow's collector, and return what was told. What goes wrong here is no error of the task.
+    """Report to Airflow's collector, and return what was reported. A failure here does not fail the task.
 
     :param inputs: returns what the task read, as paths or URIs.
     """
@@ -41,17 +41,17 @@ def tell_lineage(
         for uri in lineage.outputs:
             collector.add_output_asset(hook, uri=uri)
     except Exception:  # the images are paid for and in place, whatever becomes of their lineage
-        log.warning("The lineage of the images was not told", exc_info=True)
+        log.warning("The lineage of the images was not reported", exc_info=True)
         return Lineage(costs=costs)
     return lineage
 
 
-def _lineage(ended: Manifest | Summary, costs: CostSheet, inputs: Iterable[str]) -> Lineage:
+def _lineage(ended: ImageOutcome | BatchOutcome, costs: CostSheet, inputs: Iterable[str]) -> Lineage:
     images, count = _images_of(ended, costs.output_conn_id)
     outputs = [image["uri"] for image in images]
     if outputs and count > MOST:
         outputs = [outputs[0].rpartition("/")[0]]
-    if outputs and isinstance(ended, Summary):
+    if outputs and isinstance(ended, BatchOutcome):
         outputs.append(str(ended.manifest_uri))
     return Lineage(
         costs=costs,
@@ -68,9 +68,9 @@ def _without_secrets(uri: str) -> str:
     return plain.partition("?")[0] if plain.startswith(("http://", "https://")) else plain
 
 
-def _images_of(ended: Manifest | Summary, conn_id: str | None) -> tuple[list[dict[str, Any]], int]:
-    """Return the first images, one more than is told at most, and how many there are."""
-    if isinstance(ended, Manifest):
+def _images_of(ended: ImageOutcome | BatchOutcome, conn_id: str | None) -> tuple[list[dict[str, Any]], int]:
+    """Return the first images, one more than is reported at most, and how many there are."""
+    if isinstance(ended, ImageOutcome):
         return [{**image.model_dump(), "model": ended.model} for image in ended.images], len(ended.images)
     rows = ended.created + ended.reused
     if not ended.manifest_uri or not rows:

@@ -1,4 +1,4 @@
-"""What a task tells OpenLineage; imported only when its provider asks.
+"""What a task reports to OpenLineage; imported only when its provider asks.
 
 The facet's schema is docs/schemas/DeepshiImagesRunFacet.json.
 """
@@ -30,7 +30,7 @@ class DeepshiImagesRunFacet(RunFacet):
         lower bound if ``untold`` or ``unknown_outcomes`` is not 0.
     :param untold: paid requests whose cost the API did not report, or not all of it.
     :param saved_usd: what the reused images cost when they were bought.
-    :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
+    :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: what both may come to beside ``cost_usd``, as text; ``None`` if that is not known.
     """
 
@@ -52,9 +52,9 @@ class DeepshiImagesRunFacet(RunFacet):
 def operator_lineage(lineage: Lineage) -> OperatorLineage[Any, Any]:
     """Return datasets and the run facet."""
     costs = lineage.costs.model_dump(mode="json")
-    told = ("operation", "models", "cost_usd", "untold", "saved_usd", "unknown_outcomes", "may_have_cost_usd")
+    shown = ("operation", "models", "cost_usd", "untold", "saved_usd", "unknown_outcomes", "may_have_cost_usd")
     facet = DeepshiImagesRunFacet(
-        images=list(lineage.images), image_count=lineage.image_count, **{name: costs[name] for name in told}
+        images=list(lineage.images), image_count=lineage.image_count, **{name: costs[name] for name in shown}
     )
     return OperatorLineage(
         inputs=[_dataset(uri) for uri in lineage.inputs],

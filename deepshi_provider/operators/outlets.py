@@ -8,17 +8,17 @@ from typing import Any
 from airflow.sdk import Asset, AssetAlias, Context
 
 
-def tell_outlets(
+def add_asset_events(
     context: Context,
     outlets: Iterable[Any],
     images: Callable[[], list[dict[str, Any]]],
-    told: dict[str, Any],
+    sums: dict[str, Any],
     labels: dict[str, Any],
 ) -> None:
     """Put the result into the asset events of a task's outlets.
 
     :param images: returns ``{"uri", …}`` of each image; each :class:`AssetAlias` gets one asset for each of them.
-    :param told: becomes the ``extra`` of the event of each :class:`Asset`.
+    :param sums: becomes the ``extra`` of the event of each :class:`Asset`.
     :param labels: ``{"map_index", "key", "metadata"}``, added to every event; a row's own key counts more.
     """
     events = context["outlet_events"]
@@ -27,4 +27,4 @@ def tell_outlets(
             for image in images():
                 events[outlet].add(Asset(image["uri"]), extra={**labels, **image})
         elif isinstance(outlet, Asset):
-            events[outlet].extra.update({**told, **labels})
+            events[outlet].extra.update({**sums, **labels})

@@ -44,7 +44,7 @@ def seconds(name: str, value: Any) -> float:
     """Return a span of time in seconds.
 
     :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is none, or less than 0.
+    :raises InvalidRequest: it is not a number, or less than 0.
     """
     try:
         span = value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -59,7 +59,7 @@ def image_uris(value: Any) -> list[str]:
     """Return the URIs that ``images`` of an edit names.
 
     :param value: a URI or path, an XCom of an image task, or any nesting of them in lists; also as rendered text.
-    :raises InvalidRequest: something in it is none of these.
+    :raises InvalidRequest: something in it is neither.
     """
     if is_blank(value):
         return []

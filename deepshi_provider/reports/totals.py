@@ -10,9 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs.sheet import CostSheet, ModelCosts, Usd, added, total
+from deepshi_provider.costs.money import Usd, total
+from deepshi_provider.costs.sheet import CostSheet, ModelCosts, sum_of
 
-#: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were added
+#: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were sum_of
 #: up; ``not run``: there is neither a sheet nor a record; ``hook``: what hooks bought in the task, as they recorded it.
 Status = Literal["ended", "not ended", "not run", "hook"]
 
@@ -44,7 +45,7 @@ class Sums(BaseModel):
     :param images: pictures that were bought.
     :param reused: pictures that others had bought.
     :param saved_usd: what the reused ones cost when they were bought.
-    :param unknown_outcomes: sendings that may have been paid for and are not in ``cost_usd``.
+    :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: what unreported costs and unknown outcomes may come to beside ``cost_usd``; ``None`` if
         that is not known.
     """
@@ -129,7 +130,7 @@ def make_report(
 def as_csv(report: CostReport) -> str:
     """Return one line per task instance and model, with :data:`COLUMNS`.
 
-    An empty ``cost_usd``: the API reported none; an empty ``may_have_cost_usd``: nobody knows the price.
+    An empty ``cost_usd``: the API reported none; an empty ``may_have_cost_usd``: the price is not known.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
@@ -191,5 +192,5 @@ def _by_model(sheets: Iterable[CostSheet]) -> list[ModelCosts]:
     for sheet in sheets:
         for entry in sheet.models:
             entries.setdefault(entry.model, []).append(entry)
-    summed = [added(name, same) for name, same in entries.items()]
+    summed = [sum_of(name, same) for name, same in entries.items()]
     return sorted(summed, key=lambda entry: (-(entry.cost_usd or Decimal(0)), entry.model))

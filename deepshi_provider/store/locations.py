@@ -63,7 +63,7 @@ class Location:
         return self.at(os.path.realpath(f"/{self.path}").lstrip("/")) if self.protocol == "file" else self
 
     def is_same(self, other: Location) -> bool:
-        """Return whether both are one place, as far as names tell: ``s3a`` is ``s3``, connections do not matter."""
+        """Return whether both are one place by their names: ``s3a`` is ``s3``, connections do not matter."""
         return self._identity() == other._identity()
 
     def _identity(self) -> tuple[str, str, str]:
@@ -138,7 +138,7 @@ def _absolute(path: str) -> Path:
 
 
 def _short(uri: str) -> str:
-    """Return a URI for a message: a signature behind ``?`` is nobody's business."""
+    """Return a URI for a message: a signature after ``?`` is secret."""
     plain, mark, _ = uri.partition("?")
     shown = plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"
     return repr(f"{shown}?…" if mark else shown)

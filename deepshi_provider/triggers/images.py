@@ -69,8 +69,8 @@ class DeepshiImagesTrigger(BaseTrigger):
         except DeepshiError as err:  # before anything was sent: a connection or a job that cannot be used
             return _failure(err, job)
         except Exception as err:  # of a library, or a full disk: without an event, Airflow knows nothing of costs
-            self.log.exception("The job failed in a way that is not foreseen")
-            message = f"An error that is not foreseen ({type(err).__name__}: {str(err)[:200]})"
+            self.log.exception("The job failed unexpectedly")
+            message = f"Unexpected error ({type(err).__name__}: {str(err)[:200]})"
             error = OutcomeUnknown(f"{message}; what was sent may have been paid for")
             return _failure(error, job)
         return ended.as_event(self.storage_conn_id)
@@ -79,4 +79,5 @@ class DeepshiImagesTrigger(BaseTrigger):
 def _failure(error: DeepshiError, job: Job | BatchJob | None) -> dict[str, Any]:
     """Return the event of a job that came to no outcome of its own."""
     kind = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
-    return {**kind, "status": "failed", "error": error.as_data(), "retry": error.retryable}
+    labels = job.labels() if job else {}
+    return {**kind, **labels, "status": "failed", "error": error.as_data(), "retry": error.retryable}

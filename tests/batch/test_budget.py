@@ -11,12 +11,14 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.batch.budget import Budget
 from deepshi_provider.costs.price_class import price_class
-from deepshi_provider.costs.sheet import Doubt
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded
-from deepshi_provider.journal.bill import Bill
+from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from tests.support.batches import (
     BANANA,
     PRICE,
@@ -101,7 +103,7 @@ def test_without_any_price_a_batch_with_a_limit_stops_soon(emulator: Emulator, l
     else:
         emulator.settings(cost_form="absent")
     _, err = ended(batch(local, rows_of(40), max_cost_usd=1, max_concurrency=16))
-    assert "3 pictures came or were lost without any price being told" in str(err)
+    assert "3 requests were or may have been paid for without a reported price" in str(err)
     assert posts(emulator) == 3
 
 
@@ -141,66 +143,81 @@ def test_what_sets_the_price_makes_a_class() -> None:
     assert len({price_class(r) for r in [*same, *others]}) == 1 + len(others)
 
 
-def test_the_first_of_a_class_goes_alone() -> None:
-    async def scenario() -> None:
-        budget = Budget(Decimal("1.00"))
-        await budget.reserve("a")
-        waiting = [asyncio.create_task(budget.reserve(kind)) for kind in ("a", "b")]
-        await asyncio.sleep(0)
-        assert not any(task.done() for task in waiting)
-        await budget.settle("a", Decimal("0.3"))
-        await asyncio.wait_for(waiting[0], 1)
-        assert not waiting[1].done(), "nor does the first of another while the first's like are in flight"
-        await budget.settle("a", Decimal("0.3"))
-        await asyncio.wait_for(waiting[1], 1)
-        await budget.settle("b", Decimal("0.1"))
-        assert budget.spent == Decimal("0.7")
-        await budget.reserve("a")  # 0.3 more is exactly the limit
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(budget.reserve("b"), 0.05)
-        await budget.settle("a", None)  # and was free
-        await budget.reserve("b")
-
-    asyncio.run(scenario())
+def account_of(limit: str) -> Account:
+    entry = RunEntry(owner=Owner(dag_id="d", run_id="r", task_id="t"), operation="batch", output_uri="file:///nowhere")
+    return Account(Prices("account"), RunCosts(entry, None), Decimal(limit))
 
 
-def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
-    async def scenario() -> str:
-        budget = Budget(Decimal("0.10"), Decimal("0.080"))
-        budget.learn("a", Decimal("0.039"))
-        with pytest.raises(BudgetExceeded) as raised:
-            await budget.reserve("a")
-        return raised.value.message
+async def buy(account: Account, price_class: str, cost: str | None, *, answered: asyncio.Event | None = None) -> None:
+    """Reserve, wait for the answer, and pay; without a cost it was free."""
+    async with account.reserved(price_class):
+        if answered:
+            await answered.wait()
+        if cost is not None:
+            await account.add(price_class, Decimal(cost))
 
-    assert asyncio.run(scenario()) == (
+
+async def test_the_first_of_a_class_goes_alone() -> None:
+    account, answers = account_of("1.00"), [asyncio.Event() for _ in range(4)]
+    first = asyncio.create_task(buy(account, "a", "0.3", answered=answers[0]))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(buy(account, "a", "0.3", answered=answers[1]))
+    third = asyncio.create_task(buy(account, "b", "0.1", answered=answers[2]))
+    await asyncio.sleep(0.01)
+    assert account.under_way == {"a": 1}
+    answers[0].set()
+    await first
+    await asyncio.sleep(0.01)
+    assert account.under_way == {"a": 1}, "nor does the first of another class while others are under way"
+    answers[1].set()
+    await second
+    answers[2].set()
+    await third
+    assert account.spending.most_usd == Decimal("0.7")
+    last = asyncio.create_task(buy(account, "a", None, answered=answers[3]))  # 0.3 more is exactly the limit
+    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(buy(account, "b", None))
+    await asyncio.sleep(0.05)
+    assert (account.under_way, waiting.done()) == ({"a": 1}, False)
+    answers[3].set()  # and was free
+    await asyncio.gather(last, waiting)
+
+
+async def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
+    account, tally = account_of("0.10"), Tally()
+    tally.paid("m", "f", Decimal("0.080"), 1)
+    await account.begin(tally)
+    account.prices.take({"a": Decimal("0.039")})
+    with pytest.raises(BudgetExceeded) as raised:
+        await buy(account, "a", None)
+    assert raised.value.message == (
         "Not sent: $0.080 of max_cost_usd $0.10 are spent, and the next picture costs $0.039. "
         "Raise max_cost_usd and clear the task to go on"
     )
+    assert account.closed_by is raised.value
 
 
-def test_losses_count_as_soon_as_their_price_is_known() -> None:
-    budget = Budget(Decimal(1))
-    budget.count_doubt(Doubt("", "", "a"))
-    budget.count_doubt(Doubt("", "", "a"))
-    assert budget.spent == 0
-    budget.learn("a", Decimal("0.1"))
-    budget.count_doubt(Doubt("", "", "a"))
-    assert budget.spent == Decimal("0.3")
-    budget.learn("a", Decimal("0.2"))
-    assert budget.spent == Decimal("0.3"), "they are counted once"
+async def test_losses_count_as_soon_as_their_price_is_known() -> None:
+    account = account_of("1")
+    await account.add("a", None)
+    await account.add("a", None)
+    assert (account.spending.most_usd, account.spending.blind) == (Decimal(0), 2)
+    await account.add("a", Decimal("0.1"))
+    await account.add("a", None)
+    assert (account.spending.most_usd, account.spending.blind) == (Decimal("0.4"), 0)
+    assert account.spending.usd == Decimal("0.1")
 
 
-def test_a_bill_tells_unknown_from_nothing() -> None:
-    bill = Bill()
-    told = [bill.usd]  # nobody has looked yet
-    bill.begin([])
-    told.append(bill.usd)
+def test_a_tally_tells_unknown_from_nothing() -> None:
+    tally = Tally()
+    sums = [tally.cost_usd]
     for cost in (None, Decimal("0.1"), None, Decimal("0.2")):
-        bill.add(cost)
-        told.append(bill.usd)
-    assert told == [None, 0, None, Decimal("0.1"), Decimal("0.1"), Decimal("0.3")]
-    bill.begin([None])
-    assert bill.usd is None
+        tally.paid("m", "", cost, 1)
+        sums.append(tally.cost_usd)
+    assert sums == [0, None, Decimal("0.1"), Decimal("0.1"), Decimal("0.3")]
+    partial = Tally()
+    partial.is_partial = True
+    assert partial.cost_usd is None, "what earlier tries have cost is not known"
 
 
 def test_without_any_price_all_tries_together_stop_soon(emulator: Emulator, local: Place) -> None:
@@ -208,7 +225,7 @@ def test_without_any_price_all_tries_together_stop_soon(emulator: Emulator, loca
     for number in range(1, 5):
         operator = batch(local, rows_of(40), max_cost_usd=0.05, max_concurrency=8)
         ti, err = ended(operator, try_number=number)
-        assert "3 pictures came or were lost without any price being told" in str(err)
+        assert "3 requests were or may have been paid for without a reported price" in str(err)
         assert (ti.sheets[-1].cost_usd, ti.sheets[-1].untold, ti.sheets[-1].may_have_cost_usd) == (None, 3, None)
     assert posts(emulator) == 3
 

@@ -20,10 +20,9 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import RowsFailed, StorageFailed
 from deepshi_provider.hooks.jobs import run_batch_job as run_batch
 from deepshi_provider.jobs.job import BatchJob
-from deepshi_provider.journal.entries import Owner, Summary
-from deepshi_provider.journal.index import Index
+from deepshi_provider.jobs.outcome import BatchOutcome
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
-from deepshi_provider.store.store import Store
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.services.s3_proxy import S3Proxy
 from tests.support.answering import Answer, answering
@@ -408,7 +407,7 @@ def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> No
     """In the triggerer, 0.2 s are warned about, and 30 s lose all triggers."""
     result_of(batch(local, rows_of(600), max_concurrency=50))
 
-    async def scenario() -> Summary:
+    async def scenario() -> BatchOutcome:
         with RowTable() as rows:
             rows.fill((row["key"], fields_of(row)) for row in rows_of(600))
             return await run_batch(job_of(local, rows=600), rows)
@@ -417,22 +416,6 @@ def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> No
         assert asyncio.run(scenario()).created == 600
     assert callbacks.longest < callbacks.total / 10, "none works on a large part of the rows"
     assert threading.active_count() < 60
-
-
-def test_the_index_names_records_as_the_ledger_does(emulator: Emulator, local: Place) -> None:
-    result_of(batch(local, rows_of(2)))
-
-    async def scenario() -> list[bool]:
-        index = Index(Store(local.uri))
-        await index.open()
-        try:
-            found = [(name, index.sendings(name)[0]) for name in ("row-0", "row-1")]
-            return [index.add(name, sending.k, index.record(sending)) for name, sending in found]
-        finally:
-            index.close()
-
-    assert asyncio.run(scenario()) == [False, False], "they are known"
-    assert posts(emulator) == 2
 
 
 def test_an_error_that_is_not_foreseen_stays_in_its_row(

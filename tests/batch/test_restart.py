@@ -21,8 +21,8 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.journal.entries import Owner, Record, StoredImage
-from deepshi_provider.journal.journal import Ledger, new_claim
+from deepshi_provider.journal.directory import DirectoryJournal
+from deepshi_provider.journal.entries import Claim, Owner, Record, StoredImage
 from deepshi_provider.store.store import STATE
 from tests.services.processes import last_line_of, start_module
 from tests.support.batches import PRICE, cost_of, lines_of, rows_of, statuses
@@ -123,6 +123,7 @@ class Seeder:
     """Leaves behind what a batch of another task has bought, without buying it: through the project's own classes."""
 
     def __init__(self, place: Place, account: str) -> None:
+        self._journal = DirectoryJournal(STORES.at(place.uri, place.conn_id))
         self._store = STORES.at(place.uri, place.conn_id)
         self._account = account
         self._owner = Owner(dag_id="shop", run_id="yesterday", task_id="catalog")
@@ -140,8 +141,8 @@ class Seeder:
     async def _row(self, row: dict[str, Any]) -> None:
         request = GenerateRequest(model="deepshi-banana-pro", prompt=row["prompt"], width=64, height=48)
         fingerprint = request.fingerprint(self._account)
-        ledger = Ledger(self._store, row["key"])
-        assert await ledger.claim(1, new_claim(fingerprint, self._owner, "gone", request.model))
+        claim = Claim(fingerprint=fingerprint, owner=self._owner, lease_owner="gone", model=request.model, claimed_at=1)
+        assert await self._journal.claim(row["key"], 1, claim)
         name = f"{row['key']}-0.png"
         await self._store.write(name, self._picture)
         image = StoredImage(
@@ -157,7 +158,7 @@ class Seeder:
             kind="stored",
             fingerprint=fingerprint,
             owner=self._owner,
-            holder="gone",
+            lease_owner="gone",
             images=[image],
             model=request.model,
             size="64x48",
@@ -165,7 +166,7 @@ class Seeder:
             usage={"total_tokens": 12, "cost": {"total_cost": float(PRICE)}},
             recorded_at=time.time(),
         )
-        await ledger.record(1, record)
+        await self._journal.settle(row["key"], 1, record)
 
 
 def seed(place: Place, rows: list[dict[str, Any]]) -> None:

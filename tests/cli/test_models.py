@@ -53,7 +53,7 @@ def test_table_shows_sizing_limits_and_editing(emulator: Emulator, capsys: pytes
     assert cells["gpt-image-2"][1:3] == ["preset", "image_size auto 1024x1024 1536x1024 1024x1536"]
     # Its entry has no edit block, which is not the same as a no.
     assert (cells["deepshi-banana-pro"][3], cells["deepshi-banana-pro"][5]) == ("1", "?")
-    assert note == "10 image models; ? is what the catalog does not tell."
+    assert note == "10 image models; ? is what the catalog does not say."
     assert "deepshi-chat-large" not in cells
 
 
@@ -111,7 +111,7 @@ def test_an_address_and_a_key_do_instead_of_a_connection(emulator: Emulator) -> 
 def test_a_connection_in_the_environment_is_found_by_its_id(emulator: Emulator) -> None:
     done = run("models", "--conn-id", "mine", AIRFLOW_CONN_MINE=emulator.connection_json())
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("10 image models; ? is what the catalog does not tell.\n")
+    assert done.stdout.endswith("10 image models; ? is what the catalog does not say.\n")
 
 
 @pytest.mark.airflow

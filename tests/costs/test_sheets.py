@@ -13,7 +13,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.costs.sheet import OTHERS, CostSheet, ModelCosts, SheetImage, Tally, shortened, total
+from deepshi_provider.costs.money import total
+from deepshi_provider.costs.sheet import OTHERS, CostSheet, ModelCosts, SheetImage, shortened
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
@@ -40,7 +42,9 @@ def test_models_and_total_agree_exactly_also_when_there_are_many(paid: list[tupl
 
 
 def test_lost_sendings_cost_what_their_like_cost() -> None:
-    tally = Tally([("a", "same"), ("a", "another"), ("b", "unheard")])
+    tally = Tally()
+    for model, fingerprint in (("a", "same"), ("a", "another"), ("b", "unheard")):
+        tally.lost(model, fingerprint)
     tally.paid("a", "same", Decimal("0.1"), 1)
     tally.paid("a", "third", Decimal("0.30"), 1)
     assert tally.sums()["may_have_cost_usd"] is None, "nobody knows what b costs"
@@ -58,12 +62,6 @@ def test_sheet_is_below_4_kb_whatever_is_in_it() -> None:
     assert len(json.dumps(value)) <= 4000
     assert sum(Decimal(model["cost_usd"]) for model in value["models"]) == sheet.cost_usd
     assert value["models"][-1]["model"] == OTHERS
-
-
-def test_what_the_store_did_not_take_is_no_unknown_outcome() -> None:
-    sheet = CostSheet(**BEGUN, **Tally([("a", "f")]).sums()).with_unrecorded("a", Decimal("0.1"))
-    assert (sheet.cost_usd, sheet.unknown_outcomes, sheet.may_have_cost_usd) == (Decimal("0.1"), 0, Decimal(0))
-    assert sheet.models == [ModelCosts(model="a", cost_usd=Decimal("0.1"))]
 
 
 def deferred(operator: Any, ti: TaskInstance) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.journal.entries import Manifest
+from deepshi_provider.jobs.outcome import ImageOutcome
 from tests.support import bodies
 from tests.support.answering import Answer, AnsweringServer, answering
 from tests.support.bodies import SSE, answer_text, completed, event
@@ -59,7 +59,7 @@ async def test_warnings_reach_record_manifest_xcom_and_log_and_stay_when_it_is_r
     warnings = manifest.as_xcom()["warnings"]
     assert warnings[0] == "Asked for 2 images, got 1"
     assert (record(local)["warnings"], record(local)["cost_is_complete"]) == (warnings, False)
-    assert Manifest.model_validate_json(local.read(job.manifest_name)).warnings == warnings
+    assert ImageOutcome.model_validate_json(local.read(job.manifest_name)).warnings == warnings
     printed = capsys.readouterr()
     logged = f"{printed.out}{printed.err}{caplog.text}"
     assert [warning for warning in warnings if warning not in logged] == []
@@ -110,7 +110,7 @@ async def test_what_is_kept_of_an_answer_is_bounded(serve: Serve, local: LocalPl
     assert len(written) < 10_000
     assert "\\u0000" not in written
     assert "\\ud83d" not in written
-    assert Manifest.model_validate_json(local.read(job.manifest_name)).as_xcom() == manifest.as_xcom()
+    assert ImageOutcome.model_validate_json(local.read(job.manifest_name)).as_xcom() == manifest.as_xcom()
     assert _deepest(manifest.as_xcom()) < 10
     assert _largest(manifest.as_xcom()) < 2**63
 

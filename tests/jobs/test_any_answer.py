@@ -23,7 +23,7 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job
-from deepshi_provider.jobs.run import load_manifest
+from deepshi_provider.jobs.run import load_outcome
 from tests.support.answering import Answer, answering
 from tests.support.batches import batch, ended, lines_of
 from tests.support.jobs import make_job
@@ -64,7 +64,7 @@ async def outcome(place: LocalPlace, request: dict[str, Any], *, deferred: bool)
         assert len(json.dumps(event)) < 5_000
         if event["status"] == "failed":
             return CostSheet.model_validate(event["costs"]), event["error"]
-        manifest = await load_manifest(event["manifest_uri"], None, STORES)
+        manifest = await load_outcome(event["manifest_uri"], None, STORES)
     else:
         manifest = await asyncio.wait_for(run_job(make_job(place, **request)), 60)
     assert len(json.dumps(manifest.as_xcom())) < 40_000

@@ -45,16 +45,16 @@ async def test_claim_is_there_before_the_request_and_stays_until_its_answer(quic
     job = make_job(place)
     running = asyncio.create_task(run(job))
     await until("the request", lambda: quick.stats()["in_flight"])
-    (claim,), (holder,) = state(place, "claim"), state(place, "holder")
+    (claim,), (lease,) = state(place, "claim"), state(place, "lease")
     said = document(place, claim)
     assert said["owner"] == job.owner.model_dump()
     assert said["model"] == "deepshi-banana-pro"
-    assert holder == f"_deepshi/{said['holder']}.holder.json"
+    assert lease == f"_deepshi/{said['lease_owner']}.lease.json"
     assert said["fingerprint"][:16] in claim
     assert state(place, "record") == images(place) == []
     assert "red boat" not in str(said), "prompts are the user's own"
     await running
-    assert state(place, "claim") == state(place, "holder") == []
+    assert state(place, "claim") == state(place, "lease") == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_lost_answer_is_not_sent_again_by_itself(
     assert said["charged"] == "unknown"
     assert (manifest.sends, posts(quick), manifest.unknown_outcomes, manifest.retry) == (1, 1, 1, False)
     assert len(state(local, "claim")) == 1
-    assert state(local, "record") == images(local) == state(local, "holder") == []
+    assert state(local, "record") == images(local) == state(local, "lease") == []
 
 
 @pytest.mark.parametrize("fault", ["silence", "cut"])

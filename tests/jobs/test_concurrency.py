@@ -14,7 +14,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_batch_job as run_batch
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.journal.entries import Manifest, Owner
+from deepshi_provider.jobs.outcome import ImageOutcome
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from tests.services.processes import last_line_of, start_module
 from tests.support.counts import posts, taken
@@ -24,9 +25,9 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
-QUICK = Times(lease=2, beat=0.5, poll=0.1)
+QUICK = Times(lease=2, heartbeat=0.5, poll=0.1)
 #: Who waits with these is stopped by the test's time limit.
-ENDLESS = Times(lease=3600, beat=1, poll=3600)
+ENDLESS = Times(lease=3600, heartbeat=1, poll=3600)
 
 
 def start(job: Job) -> subprocess.Popen[str]:
@@ -34,8 +35,8 @@ def start(job: Job) -> subprocess.Popen[str]:
     return start_module("tests.support.run_job", job.model_dump_json())
 
 
-def manifest_of(process: subprocess.Popen[str]) -> Manifest:
-    return Manifest.model_validate_json(last_line_of(process))
+def manifest_of(process: subprocess.Popen[str]) -> ImageOutcome:
+    return ImageOutcome.model_validate_json(last_line_of(process))
 
 
 async def test_one_try_that_runs_twice_at_once_pays_once(emulator: Emulator, place: Place) -> None:
@@ -47,7 +48,7 @@ async def test_one_try_that_runs_twice_at_once_pays_once(emulator: Emulator, pla
     assert first.cost_usd == first.task_cost_usd == taken(emulator) > 0
     assert posts(emulator) == 1
     assert images(place) == ["image-0.png"]
-    assert state(place, "holder") == []
+    assert state(place, "lease") == []
 
 
 async def test_of_many_tasks_at_once_one_pays_and_the_others_reuse(emulator: Emulator, local: Place) -> None:
@@ -89,7 +90,7 @@ async def test_who_waits_goes_on_when_the_other_was_refused(emulator: Emulator, 
     assert posts(emulator) == 2
 
 
-async def _second(emulator: Emulator, job: Job) -> Manifest:
+async def _second(emulator: Emulator, job: Job) -> ImageOutcome:
     await until("the first request", lambda: posts(emulator) == 1)
     return await run(job, times=Times(poll=0.1))
 
@@ -119,14 +120,14 @@ async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    (holder,) = state(local, "holder")
+    (lease,) = state(local, "lease")
     begun = time.monotonic()
     manifest = await run(make_job(local, owner={"try_number": 2}), times=QUICK)
     assert time.monotonic() - begun >= QUICK.lease, "until then the holder may still be alive"
     assert (manifest.status, manifest.unknown_outcomes, manifest.reused) == ("success", 1, False)
     assert posts(emulator) == 2
     assert images(local) == ["image-0.png"]
-    assert state(local, "holder") == [holder], "only its own process removes it"
+    assert state(local, "lease") == [lease], "only its own process removes it"
 
 
 async def test_claim_whose_holder_is_gone_is_not_waited_for(emulator: Emulator, place: Place) -> None:
@@ -152,7 +153,7 @@ async def test_state_of_a_running_job_is_small_and_holds_no_secret(emulator: Emu
     running = asyncio.create_task(run(make_job(local, fields={"prompt": "a secret boat"})))
     await until("the request", lambda: posts(emulator) == 1)
     names = local.names()
-    assert names == sorted([*state(local, "claim"), *state(local, "holder")])
+    assert names == sorted([*state(local, "claim"), *state(local, "lease")])
     said = str([document(local, name) for name in names])
     assert emulator.api_key not in said
     assert "secret boat" not in said

@@ -8,8 +8,8 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.journal.entries import Owner
-from deepshi_provider.journal.journal import Ledger, new_claim
+from deepshi_provider.journal.entries import Claim, Owner
+from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import Lease, Times, Watch
 from deepshi_provider.store.store import Store
 from tests.services.s3_proxy import S3Proxy
@@ -35,11 +35,11 @@ async def test_however_often_it_is_cancelled_a_paid_image_is_stored_first(
         running.cancel()
         await asyncio.sleep(0.1)
     assert not running.done()
-    assert state(s3_place, "holder") != []
+    assert state(s3_place, "lease") != []
     proxy.refuse = None
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (images(s3_place), state(s3_place, "holder")) == (["image-0.png"], [])
+    assert (images(s3_place), state(s3_place, "lease")) == (["image-0.png"], [])
     again = await run(make_job(s3_place, owner={"try_number": 2}))
     assert (again.reused, again.task_cost_usd, posts(emulator)) == (True, taken(emulator), 1)
 
@@ -63,31 +63,37 @@ async def test_process_that_comes_back_after_an_outage_leaves_its_successors_ima
 
 
 async def test_claim_whose_acknowledgement_was_lost_is_ones_own(local: LocalPlace) -> None:
-    ledger = Ledger(Store(local.uri), "image")
-    mine, other = (new_claim("a" * 64, OWNER, holder, "m") for holder in ("one", "other"))
-    assert await ledger.claim(1, mine)
-    assert await ledger.claim(1, mine)
-    assert not await ledger.claim(1, other)
+    mine, other = (claim_of(lease_owner) for lease_owner in ("one", "other"))
+    with Journal(Store(local.uri), "image") as journal:
+        assert await journal.claim("image", 1, mine)
+        assert await journal.claim("image", 1, mine)
+        assert not await journal.claim("image", 1, other)
 
 
-def test_a_holder_is_not_dead_because_this_process_stalled(local: LocalPlace) -> None:
+def claim_of(lease_owner: str, heartbeat: int = 0) -> Claim:
+    return Claim(
+        fingerprint="a" * 64, owner=OWNER, lease_owner=lease_owner, model="m", claimed_at=1, heartbeat=heartbeat
+    )
+
+
+def test_a_lease_owner_is_not_dead_because_this_process_stalled(local: LocalPlace) -> None:
     watch = Watch(Store(local.uri), Times(lease=LEASE))
-    assert watch.is_fresh("holder", b"1", asked_at=0.0)
-    assert watch.is_fresh("holder", b"1", asked_at=LEASE - 0.1)
-    assert watch.is_fresh("holder", b"2", asked_at=3 * LEASE)
-    assert not watch.is_fresh("holder", b"2", asked_at=4 * LEASE)
+    assert watch.is_fresh("owner", b"1", asked_at=0.0)
+    assert watch.is_fresh("owner", b"1", asked_at=LEASE - 0.1)
+    assert watch.is_fresh("owner", b"2", asked_at=3 * LEASE)
+    assert not watch.is_fresh("owner", b"2", asked_at=4 * LEASE)
 
 
 async def test_a_heartbeat_speaks_for_claims_that_are_older_than_it(local: LocalPlace) -> None:
     """A claim that was made after it may not be listed yet."""
     store = Store(local.uri)
-    async with Lease(store, Times(beat=0.2)) as lease:
+    async with Lease(store, Times(heartbeat=0.2)) as lease:
         await lease.start()
         with lease.attempt("image", 1) as heartbeat:
-            mine = new_claim("a" * 64, OWNER, lease.holder, "m", heartbeat)
+            mine = claim_of(lease.owner, heartbeat)
             assert await Watch(store).is_at(mine, "image.1")
         assert await Watch(store).is_at(mine, "image.1"), "the heartbeat was written before the claim"
-        written = local.read(f"_deepshi/{lease.holder}.holder.json")
-        await until("the next heartbeat", lambda: local.read(f"_deepshi/{lease.holder}.holder.json") != written)
+        written = local.read(f"_deepshi/{lease.owner}.lease.json")
+        await until("the next heartbeat", lambda: local.read(f"_deepshi/{lease.owner}.lease.json") != written)
         assert not await Watch(store).is_at(mine, "image.1")
     assert not await Watch(store).is_at(mine, "image.1")

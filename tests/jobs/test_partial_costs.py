@@ -83,7 +83,7 @@ def test_a_batch_does_not_learn_a_price_from_an_answer_that_broke_off(serve: Ser
     operator = batch(local, rows_of(20), n=2, stream=True, max_cost_usd=1, max_concurrency=8)
     _, err = ended(operator)
     assert isinstance(err, AirflowFailException)
-    assert "3 pictures came or were lost without any price being told" in str(err)
+    assert "3 requests were or may have been paid for without a reported price" in str(err)
     assert server.posts == 3
     _, err = ended(operator, try_number=2)
     assert (isinstance(err, AirflowFailException), server.posts) == (True, 3), "nor in another try"

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
+from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
+from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
 from tests.services.processes import last_line_of, start_module
 from tests.support.batches import BANANA, batch, ended, lines_of, rows_of
@@ -117,7 +120,7 @@ async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Em
         start_module("tests.support.run_job", said[0]) as first,
         start_module("tests.support.run_job", said[1]) as second,
     ):
-        await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=60)
+        await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=300)
     in_flight = emulator.stats()["peak_in_flight"]
     assert taken(emulator) <= Decimal("0.039") + (in_flight - 1) * PRICE
     assert error(await run(job(place, "c", max_run_cost_usd="0.039")))["type"] == "BudgetExceeded"
@@ -156,7 +159,7 @@ def test_a_batch_counts_what_other_tasks_have_spent(
     catalog = LocalPlace(local.path / "catalog") if isinstance(local, LocalPlace) else local
     ti, err = ended(batch(catalog, rows_of(10), **BANANA, max_run_cost_usd="0.2"))
     assert isinstance(err, AirflowFailException)
-    assert "$0.195 of max_run_cost_usd $0.2 are spent, and the next picture costs $0.039" in str(err)
+    assert "$0.195 of max_run_cost_usd $0.2 are spent by this DAG run, $0.156 of them by this task" in str(err)
     assert "Raise max_run_cost_usd and clear the task to go on; 6 of 10 rows were not started" in str(err)
     assert taken(emulator) == Decimal("0.195")
     assert [line["status"] for line in lines_of(catalog)].count("created") == 4
@@ -202,9 +205,12 @@ async def test_what_a_second_process_has_paid_is_told_in_the_end(local: Place) -
     first = job(local, "a")
     entry = RunEntry(owner=first.owner, operation=first.operation, output_uri=first.output_uri)
     costs = RunCosts(entry, STORES.at(str(first.runs_uri)))
-    await costs.begin(PRICE)
-    await costs.add(PRICE)
-    await costs.correct(3 * PRICE)
+    account = Account(Prices("account"), costs)
+    tally = Tally()
+    tally.paid("m", "f", PRICE, 1)
+    await account.begin(tally)
+    await account.add("class", PRICE)
+    await account.correct(3 * PRICE)
     assert entries(local) == ["0.117"]
-    await costs.correct(2 * PRICE)
+    await account.correct(2 * PRICE)
     assert entries(local) == ["0.117"]

@@ -12,7 +12,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
-from deepshi_provider.journal.entries import Manifest
+from deepshi_provider.jobs.outcome import ImageOutcome
 from tests.services.processes import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
@@ -56,8 +56,10 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
 ) -> None:
     emulator.settings(latency=2)
 
-    def carried_out(job: Job) -> Manifest:
-        return Manifest.model_validate_json(last_line_of(start_module("tests.support.run_job", job.model_dump_json())))
+    def carried_out(job: Job) -> ImageOutcome:
+        return ImageOutcome.model_validate_json(
+            last_line_of(start_module("tests.support.run_job", job.model_dump_json()))
+        )
 
     jobs = [make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0, is_shared=True) for _ in range(2)]
     first, second = await asyncio.gather(*(asyncio.to_thread(carried_out, job) for job in jobs))

@@ -10,21 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.costs.sheet import total
+from deepshi_provider.costs.money import as_number, plain, total
 from deepshi_provider.exceptions import DeepshiError, ResendsExhausted
+from deepshi_provider.jobs.outcome import ImageOutcome, outcome_of
 from deepshi_provider.journal.entries import (
+    Attempt,
     Claim,
-    Manifest,
     Owner,
     Record,
-    Sending,
     StoredImage,
-    as_number,
     next_k,
-    plain,
     since_purchase,
     unsettled,
 )
+from deepshi_provider.journal.sheets import make_sheet
 
 FINGERPRINTS = ["a" * 64, "b" * 64, "c" * 64]
 money = st.decimals(min_value=0, max_value=1000, places=12)
@@ -39,7 +38,7 @@ owners = st.builds(
 )
 sending_lists = st.lists(
     st.builds(
-        lambda k, fingerprint, kind: Sending(
+        lambda k, fingerprint, kind: Attempt(
             k=k,
             fingerprint=fingerprint[:16],
             claim=None if kind else "claim",
@@ -92,7 +91,7 @@ def test_money_as_a_json_number_reads_back_as_the_same_decimal(cost: Decimal) ->
 
 
 @given(sending_lists)
-def test_next_sending_comes_after_all_others(sendings: list[Sending]) -> None:
+def test_next_sending_comes_after_all_others(sendings: list[Attempt]) -> None:
     k = next_k(sendings)
     assert k >= 1
     assert all(sending.k < k for sending in sendings)
@@ -101,7 +100,7 @@ def test_next_sending_comes_after_all_others(sendings: list[Sending]) -> None:
 
 @given(sending_lists, st.sampled_from(FINGERPRINTS))
 def test_exposed_are_the_sendings_of_the_request_after_its_last_purchase(
-    sendings: list[Sending], fingerprint: str
+    sendings: list[Attempt], fingerprint: str
 ) -> None:
     exposed = since_purchase(sendings, fingerprint)
     assert all(s in sendings and s.fingerprint == fingerprint[:16] and s.kind != "stored" for s in exposed)
@@ -111,22 +110,22 @@ def test_exposed_are_the_sendings_of_the_request_after_its_last_purchase(
 
 
 @given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_other_requests_in_the_directory_do_not_count_as_exposed(sendings: list[Sending], fingerprint: str) -> None:
+def test_other_requests_in_the_directory_do_not_count_as_exposed(sendings: list[Attempt], fingerprint: str) -> None:
     own = [s for s in sendings if s.fingerprint == fingerprint[:16]]
     assert since_purchase(own, fingerprint) == since_purchase(sendings, fingerprint)
 
 
 @given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_a_purchase_ends_all_exposure(sendings: list[Sending], fingerprint: str) -> None:
+def test_a_purchase_ends_all_exposure(sendings: list[Attempt], fingerprint: str) -> None:
     k = next_k(sendings)
-    bought = Sending(k=k, fingerprint=fingerprint[:16], record="r", kind="stored", task_key="t")
-    claimed = Sending(k=k + 1, fingerprint=fingerprint[:16], claim="c")
+    bought = Attempt(k=k, fingerprint=fingerprint[:16], record="r", kind="stored", task_key="t")
+    claimed = Attempt(k=k + 1, fingerprint=fingerprint[:16], claim="c")
     assert since_purchase([*sendings, bought], fingerprint) == []
     assert since_purchase([*sendings, bought, claimed], fingerprint) == [claimed]
 
 
 @given(sending_lists)
-def test_unsettled_are_those_without_a_record(sendings: list[Sending]) -> None:
+def test_unsettled_are_those_without_a_record(sendings: list[Attempt]) -> None:
     assert unsettled(sendings) == [s for s in sendings if s.kind is None]
 
 
@@ -172,9 +171,8 @@ IMAGE = StoredImage(
     size_bytes=323,
     sha256="0" * 64,
 )
-SUCCESS = Manifest(
+SUCCESS = ImageOutcome(
     status="success",
-    owner=OWNER,
     images=[IMAGE],
     model="deepshi-banana-pro",
     size="64x48",
@@ -184,7 +182,6 @@ SUCCESS = Manifest(
     sends=2,
     unknown_outcomes=1,
     manifest_uri="s3://bucket/a/_deepshi/x.manifest.json",
-    task_cost_usd=Decimal("0.000003164062"),
 )
 
 
@@ -214,7 +211,7 @@ def test_return_value_is_plain_json_and_money_a_number() -> None:
         "reused": False,
         "warnings": [],
         "manifest_uri": "s3://bucket/a/_deepshi/x.manifest.json",
-        "map_index": SUCCESS.owner.map_index,
+        "map_index": SUCCESS.map_index,
         "key": None,
         "metadata": None,
     }
@@ -229,22 +226,21 @@ def test_event_of_a_success_names_the_manifest_only() -> None:
     }
 
 
-def test_event_of_a_failure_holds_the_error_and_becomes_the_same_manifest_again() -> None:
+def test_event_of_a_failure_holds_the_error_and_becomes_the_same_outcome_again() -> None:
     error = ResendsExhausted("no more", cost_usd=Decimal("0.1"), sends=1)
-    failed = Manifest(
+    costs = make_sheet(OWNER, "generate", "file:///a", None, ended=True, cost_usd=Decimal("0.30"))
+    failed = ImageOutcome(
         status="failed",
-        owner=OWNER,
         cost_usd=Decimal("0.1"),
         sends=1,
         unknown_outcomes=2,
         manifest_uri="",
-        task_cost_usd=Decimal("0.30"),
+        costs=costs,
         error=error.as_data(),
     )
     event = json.loads(json.dumps(failed.as_event(None)))
-    assert event.pop("kind", "single") == "single"
-    again = Manifest(owner=OWNER, manifest_uri="", **event)
-    assert again == failed.model_copy(update={"cost_usd": None})
+    again = outcome_of(event)
+    assert again == failed
     assert again.error is not None
     rebuilt = DeepshiError.from_data(again.error)
     assert type(rebuilt) is ResendsExhausted
@@ -254,7 +250,13 @@ def test_event_of_a_failure_holds_the_error_and_becomes_the_same_manifest_again(
 @given(money)
 def test_money_in_files_is_exact_text(cost: Decimal) -> None:
     record = Record(
-        kind="stored", fingerprint="f" * 64, owner=OWNER, holder="h", images=[IMAGE], cost_usd=cost, recorded_at=1.5
+        kind="stored",
+        fingerprint="f" * 64,
+        owner=OWNER,
+        lease_owner="h",
+        images=[IMAGE],
+        cost_usd=cost,
+        recorded_at=1.5,
     )
     text = record.model_dump_json()
     assert Decimal(json.loads(text)["cost_usd"]) == cost
@@ -263,9 +265,9 @@ def test_money_in_files_is_exact_text(cost: Decimal) -> None:
 
 
 def test_claim_and_manifest_survive_their_files() -> None:
-    claim = Claim(fingerprint="f" * 64, owner=OWNER, holder="h", model="m", claimed_at=1.5)
+    claim = Claim(fingerprint="f" * 64, owner=OWNER, lease_owner="h", model="m", claimed_at=1.5)
     assert Claim.model_validate_json(claim.model_dump_json()) == claim
-    again = Manifest.model_validate_json(SUCCESS.model_dump_json())
+    again = ImageOutcome.model_validate_json(SUCCESS.model_dump_json())
     # Tokens and prices inside "usage" are the API's own words, numbers in JSON.
     assert again.model_copy(update={"usage": {}}) == SUCCESS.model_copy(update={"usage": {}})
 
@@ -297,8 +299,8 @@ def test_whole_decimals_become_integers_only_if_written_so(value: Any, expected:
 def test_texts_of_records_and_claims_are_not_kept() -> None:
     """Pydantic would hold 16,384 of them, for whoever reads the same text again: here each is another."""
     owner = Owner(dag_id="shop", run_id="monday", task_id="pictures")
-    claim = Claim(fingerprint="a" * 40, owner=owner, holder="a-process", model="bench", claimed_at=1.0)
-    record = Record(kind="stored", fingerprint="a" * 40, owner=owner, holder="h", model="bench", recorded_at=1.0)
+    claim = Claim(fingerprint="a" * 40, owner=owner, lease_owner="a-process", model="bench", claimed_at=1.0)
+    record = Record(kind="stored", fingerprint="a" * 40, owner=owner, lease_owner="h", model="bench", recorded_at=1.0)
     for kept in (claim, record):
         first, second = (type(kept).model_validate_json(kept.model_dump_json()) for _ in range(2))
         assert first.fingerprint == second.fingerprint

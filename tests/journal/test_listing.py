@@ -1,4 +1,4 @@
-"""The sendings of a directory, kept outside of memory."""
+"""The attempts of a directory, kept outside of memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import sqlite3
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepshi_provider.journal.journal import parse_entry
-from deepshi_provider.journal.listing import Listing
+from deepshi_provider.journal.entries import in_order, parse_entry
+from deepshi_provider.journal.snapshot import Snapshot
 
 names = st.sampled_from(["a", "b", "a.1", "ä"])
 numbers = st.integers(1, 3).map(str)
@@ -25,36 +26,38 @@ records = st.tuples(
 entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json") | st.text(max_size=20), max_size=30)
 
 
+@settings(max_examples=50)
 @given(entries)
 def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> None:
-    with Listing() as listing:
+    with closing(Snapshot()) as listing:
         listing.take((entry, 1) for entry in found)
-        parsed = [(name, sending) for name, sending in map(parse_entry, set(found)) if sending]
+        parsed = [(name, attempt) for name, attempt in map(parse_entry, set(found)) if attempt]
         for name in {"a", "b", "a.1", "nobody"}:
-            assert set(listing.sendings(name)) == {sending for owner, sending in parsed if owner == name}
+            assert listing.attempts(name) == in_order(attempt for owner, attempt in parsed if owner == name)
         for owner in ("1" * 16, "2" * 16):
-            own = {sending.record for _, sending in parsed if sending.task_key == owner}
-            assert {sending.record for sending in listing.records(owner)} == own
+            own = {attempt.record for _, attempt in parsed if attempt.task_key == owner}
+            assert {attempt.record for attempt in listing.records(owner)} == own
         assert {s.record for s in listing.records()} == {s.record for _, s in parsed} - {None}
         assert all((entry in listing) == (parse_entry(entry)[1] is not None) for entry in found)
 
 
+@settings(max_examples=50)
 @given(entries)
 def test_unsettled_is_every_claim_that_no_record_answers(found: list[str]) -> None:
-    parsed = [(name, sending) for name, sending in map(parse_entry, set(found)) if sending]
+    parsed = [(name, attempt) for name, attempt in map(parse_entry, set(found)) if attempt]
     settled = {(name, s.k, s.fingerprint) for name, s in parsed if s.record}
     expected = {s.claim for name, s in parsed if s.claim and (name, s.k, s.fingerprint) not in settled}
-    with Listing() as listing:
+    with closing(Snapshot()) as listing:
         listing.take((entry, 1) for entry in found)
-        assert {sending.claim for sending in listing.unsettled()} == expected
+        assert {attempt.claim for attempt in listing.unsettled()} == expected
 
 
 @pytest.mark.parametrize("name", ["\udcff", "a\0b"])
 def test_names_that_are_no_text_are_taken_like_any_other(name: str) -> None:
     entry = f"{name}.1.{'0' * 16}.claim.json"
-    with Listing() as listing:
+    with closing(Snapshot()) as listing:
         listing.take([(entry, 1), (name, 2)])
-        assert [sending.claim for sending in listing.unsettled()] == [entry]
+        assert [attempt.claim for attempt in listing.unsettled()] == [entry]
         assert entry in listing
 
 
@@ -71,7 +74,7 @@ def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> Non
             begun.set()
             assert given_up.wait(30)
 
-    listing = Listing()
+    listing = Snapshot()
     thread = threading.Thread(target=listing.take, args=(objects(),))
     thread.start()
     assert begun.wait(30)
@@ -81,7 +84,7 @@ def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> Non
     assert not thread.is_alive()
     assert taken == 1
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        listing.sendings("a")
+        listing.attempts("a")
 
 
 def test_python_holds_nothing_of_a_long_listing() -> None:
@@ -93,7 +96,7 @@ def test_python_holds_nothing_of_a_long_listing() -> None:
     )
     tracemalloc.start()
     try:
-        with Listing() as listing:
+        with closing(Snapshot()) as listing:
             listing.take(objects)
             assert sum(1 for _ in listing.records("1" * 16)) == 3_000
             assert sum(1 for _ in listing.unsettled()) == 0
@@ -101,3 +104,17 @@ def test_python_holds_nothing_of_a_long_listing() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100_000
+
+
+def test_what_this_process_does_shows_at_once() -> None:
+    claim, record = f"a.1.{'0' * 16}.claim.json", f"a.1.{'0' * 16}.{'1' * 16}.{'3' * 16}.stored.json"
+    with closing(Snapshot()) as listing:
+        listing.put(claim)
+        assert [attempt.claim for attempt in listing.unsettled()] == [claim]
+        listing.put(record)
+        assert [attempt.record for attempt in listing.attempts("a")] == [record]
+        assert list(listing.unsettled()) == []
+        listing.discard(record)
+        assert [attempt.claim for attempt in listing.unsettled()] == [claim]
+        listing.forget("a")
+        assert listing.attempts("a") == []

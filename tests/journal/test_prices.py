@@ -11,8 +11,8 @@ import pytest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal import prices
-from deepshi_provider.journal.entries import Manifest
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import Store
 from tests.support.counts import posts, taken
@@ -39,7 +39,7 @@ def remembered(place: Place) -> list[dict[str, Any]]:
     return [json.loads(place.read(name)) for name in names]
 
 
-def refusal(ended: Manifest) -> str:
+def refusal(ended: ImageOutcome) -> str:
     assert ended.error is not None
     assert ended.error["type"] == "BudgetExceeded"
     return str(ended.error["message"])
@@ -87,7 +87,7 @@ async def test_a_run_with_a_limit_buys_three_pictures_at_most_without_any_price(
     for task in ("a", "b", "c"):
         assert (await run(job(place, task, max_run_cost_usd="10"))).status == "success"
     said = refusal(await run(job(place, "d", max_run_cost_usd="10")))
-    assert "3 pictures came or were lost without any price being told" in said
+    assert "3 requests were or may have been paid for without a reported price" in said
     assert posts(emulator) == 3
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.journal.entries import Manifest, Owner
+from deepshi_provider.jobs.outcome import ImageOutcome
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
-from deepshi_provider.operators.lineage import dataset_of, tell_lineage
+from deepshi_provider.operators.lineage import dataset_of, report_lineage
 from tests.support.counts import posts
 from tests.support.tasks import run_try
 
@@ -40,7 +41,9 @@ def test_inputs_are_told_once_and_without_secrets() -> None:
     owner = Owner(dag_id="d", run_id="r", task_id="t")
     costs = CostSheet(ended=True, operation="edit", dag_id="d", run_id="r", task_id="t")
     inputs = ["s3://conn@bucket/a.png", "s3://bucket/a.png", "/data/b.png", "https://me:pw@host/c.png?X-Signature=1"]
-    lineage = tell_lineage("unused", Manifest(status="failed", owner=owner, manifest_uri=""), costs, lambda: inputs)
+    lineage = report_lineage(
+        "unused", ImageOutcome(status="failed", owner=owner, manifest_uri=""), costs, lambda: inputs
+    )
     assert lineage.inputs == ("s3://bucket/a.png", "file:///data/b.png", "https://host/c.png")
 
 

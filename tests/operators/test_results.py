@@ -321,7 +321,7 @@ def test_manifest_says_what_the_xcom_says(emulator: Emulator, place: Place) -> N
     value = run_try(at(place)).xcoms["return_value"]
     said = document(place, value["manifest_uri"].removeprefix(f"{place.uri}/"))
     assert said["images"] == value["images"]
-    assert Decimal(said["cost_usd"]) == Decimal(said["task_cost_usd"]) == taken(emulator)
+    assert Decimal(said["cost_usd"]) == Decimal(said["costs"]["cost_usd"]) == taken(emulator)
     assert emulator.api_key not in str(said)
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
-from deepshi_provider.costs.sheet import Tally
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.sheets import make_sheet
 from deepshi_provider.plugins.costs.sheets import SheetRow
@@ -27,7 +27,9 @@ def said(entries: dict[str, Any], name: str) -> dict[str, tuple[str, int, int, s
 def rows() -> list[SheetRow]:
     known = Tally()
     known.paid("a", "f", Decimal("0.039"), 1, "class a")
-    lost = Tally([("a", "g", "class a"), ("a", "g", "class a")])
+    lost = Tally()
+    for _ in range(2):
+        lost.lost("a", "g", "class a")
     lost.learn("class a", Decimal("0.039"))
     untold = Tally()
     untold.paid("b", "h", None, 1, "class b")

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.journal.entries import Manifest
+from deepshi_provider.jobs.outcome import ImageOutcome
 
 
 def posts(emulator: Emulator) -> int:
@@ -19,7 +19,7 @@ def taken(emulator: Emulator) -> Decimal:
     return Decimal(emulator.stats()["cost_usd"])
 
 
-def error(manifest: Manifest) -> dict[str, Any]:
+def error(manifest: ImageOutcome) -> dict[str, Any]:
     """The error of a job that failed."""
     assert manifest.status == "failed"
     assert manifest.error is not None

@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 
 def read_sheet(text: str) -> CostSheet | None:
-    """Return the sheet that an XCom's text holds, or ``None`` if it is none."""
+    """Return the sheet that an XCom's text holds, or ``None`` if it is not one."""
     try:
         # Who sets an XCom through the REST API stores JSON inside a JSON text.
         return CostSheet.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
@@ -95,7 +95,7 @@ def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "models": [entry.model for entry in sheet.models],
-        # Of the task instance, for that is what a sheet tells.
+        # Of the task instance, since that is what a sheet is about.
         "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
         "untold": sheet.untold,
         "unknown_outcomes": sheet.unknown_outcomes,

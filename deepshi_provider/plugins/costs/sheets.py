@@ -106,7 +106,7 @@ def one_row(session: Session, dag_ids: Set[str], dag_id: str, run_id: str, task_
 
 
 def utc(timestamp: datetime) -> datetime:
-    """Return a database's time as UTC: SQLite tells no zone, PostgreSQL that of its session."""
+    """Return a database's time as UTC: SQLite gives no time zone, PostgreSQL that of its session."""
     return timestamp.astimezone(timezone.utc) if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 

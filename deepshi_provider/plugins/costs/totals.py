@@ -16,7 +16,7 @@ from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of
 
 #: Entries of each list; the others are one entry.
 MOST_ENTRIES = 20
-#: What cannot be a sheet is not counted, but said.
+#: What cannot be a sheet is not added up; how many there are is shown.
 UNREADABLE = (msgspec.DecodeError, TypeError)
 
 _ZERO = Decimal(0)
@@ -156,7 +156,7 @@ class Totals:
             everything.add(entry, entry.images)
         return {
             "totals": {
-                **_said(everything),
+                **_sums_of(everything),
                 "task_instances": self.task_instances,
                 "runs": len(self.runs),
                 "running": self.running,
@@ -164,10 +164,10 @@ class Totals:
                 "reused": self.reused,
                 "saved_usd": _text(self.saved_usd),
             },
-            "dags": _dearest(dags, ("dag_id",)),
-            "tasks": _dearest(self.tasks, ("dag_id", "task_id")),
-            "models": _dearest(self.models, ("model",)),
-            "runs": _dearest(self.runs, ("dag_id", "run_id")),
+            "dags": _most_expensive(dags, ("dag_id",)),
+            "tasks": _most_expensive(self.tasks, ("dag_id", "task_id")),
+            "models": _most_expensive(self.models, ("model",)),
+            "runs": _most_expensive(self.runs, ("dag_id", "run_id")),
             "choices": {"dags": sorted(self.all_dags), "models": sorted(self.all_models)},
             "unreadable": self.unreadable,
             "truncated": self.truncated,
@@ -176,7 +176,7 @@ class Totals:
     def days_as_json(self, start: date, end: date) -> list[dict[str, Any]]:
         """Return every day of a period, also those that cost nothing."""
         days = (start + timedelta(days=number) for number in range((end - start).days + 1))
-        return [{"day": day.isoformat(), **_said(self.days.get(day, Sum()))} for day in days]
+        return [{"day": day.isoformat(), **_sums_of(self.days.get(day, Sum()))} for day in days]
 
 
 def _decode(text: str) -> _Sheet:
@@ -200,25 +200,25 @@ def _of_models(sheet: _Sheet, entries: list[_Model]) -> _Sheet:
     )
 
 
-def _dearest(sums: Mapping[Any, Sum], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the dearest entries, each with its key under ``names``, and what the others cost together."""
+def _most_expensive(sums: Mapping[Any, Sum], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the most expensive entries, each with its key under ``names``, and the sum of the rest."""
     # Not sorted as a whole: there may be as many runs as sheets.
-    dearest = heapq.nsmallest(MOST_ENTRIES, sums.items(), key=lambda item: (-item[1].cost_usd, item[0]))
-    shown = {key for key, _ in dearest}
+    most_expensive = heapq.nsmallest(MOST_ENTRIES, sums.items(), key=lambda item: (-item[1].cost_usd, item[0]))
+    shown = {key for key, _ in most_expensive}
     others = Sum()
     for key, entry in sums.items():
         if key not in shown:
             others.add(entry, entry.images)
     return {
         "entries": [
-            {**dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), **_said(entry)}
-            for key, entry in dearest
+            {**dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), **_sums_of(entry)}
+            for key, entry in most_expensive
         ],
-        "others": {"count": len(sums) - len(dearest), **_said(others)},
+        "others": {"count": len(sums) - len(most_expensive), **_sums_of(others)},
     }
 
 
-def _said(entry: Sum) -> dict[str, Any]:
+def _sums_of(entry: Sum) -> dict[str, Any]:
     return {
         "cost_usd": _text(entry.cost_usd),
         "images": entry.images,
