@@ -32,8 +32,10 @@ def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> R
             f"This cannot wait inside a running event loop, such as that of a notebook or an async task; {instead}. "
             "Nothing was sent"
         )
-    with _Alarm() as alarm:
-        return asyncio.run(alarm.watched(work))
+    alarm = _Alarm()
+    # Closed, since the time may be over before either begins.
+    with contextlib.closing(work), contextlib.closing(alarm.watched(work)) as watched, alarm:
+        return asyncio.run(watched)
 
 
 class _Alarm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,17 @@ def test_the_signal_is_never_swallowed(work: Callable[[], Awaitable[None]]) -> N
         with pytest.raises(AirflowTaskTimeout, match="over"):
             run_here(work())  # type: ignore[arg-type] # they are coroutines
         assert signal.getsignal(signal.SIGALRM) == usual
+
+
+def test_time_that_is_over_before_the_work_begins_leaves_no_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def over(_: int) -> None:
+        raise TimeoutError("over")
+
+    monkeypatch.setattr("signal.getsignal", over)
+    work = asyncio.sleep(0)
+    with pytest.raises(TimeoutError, match="over"):
+        run_here(work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 def test_without_a_timeout_nothing_is_changed() -> None:
