@@ -15,9 +15,11 @@ from deepshi_provider.batch.rows import check_rows
 from deepshi_provider.costs.sheet import Operation
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.jobs.job import PreflightMode
 from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
-from deepshi_provider.operators.lifecycle import ImageTask
+from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
 from deepshi_provider.operators.rendered import image_uris, listed
 
 _TEMPLATED = (
@@ -69,8 +71,62 @@ class DeepshiGenerateImageOperator(ImageTask):
     template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json", "metadata": "json"}
     ui_color = "#f3e8ff"
 
-    def __init__(self, *, prompt: str, **kwargs: Any) -> None:
-        super().__init__(prompt=prompt, **kwargs)
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        model: str | None = GenerateRequest.default_model,
+        n: int | str = 1,
+        width: int | str | None = None,
+        height: int | str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        image_size: str | None = None,
+        quality: str | None = None,
+        output_format: str | None = None,
+        seed: int | str | None = None,
+        extra_params: dict[str, Any] | str | None = None,
+        key: Any = None,
+        metadata: Any = None,
+        output_uri: str | None = None,
+        output_conn_id: str | None = None,
+        deepshi_conn_id: str = DeepshiHook.default_conn_name,
+        reuse: bool = True,
+        max_resends: int = 1,
+        max_run_cost_usd: float | str | None = None,
+        preflight: PreflightMode = "warn",
+        generation_timeout: float = 600,
+        stream: bool | None = None,
+        deferrable: bool = DEFERRABLE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            prompt=prompt,
+            model=model,
+            n=n,
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            image_size=image_size,
+            quality=quality,
+            output_format=output_format,
+            seed=seed,
+            extra_params=extra_params,
+            key=key,
+            metadata=metadata,
+            output_uri=output_uri,
+            output_conn_id=output_conn_id,
+            deepshi_conn_id=deepshi_conn_id,
+            reuse=reuse,
+            max_resends=max_resends,
+            max_run_cost_usd=max_run_cost_usd,
+            preflight=preflight,
+            generation_timeout=generation_timeout,
+            stream=stream,
+            deferrable=deferrable,
+            **kwargs,
+        )
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
@@ -90,8 +146,63 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     operation: ClassVar[Operation] = "edit"
     template_fields: Sequence[str] = ("images", *_TEMPLATED)
 
-    def __init__(self, *, images: Any, model: str = EditRequest.default_model, **kwargs: Any) -> None:
-        super().__init__(model=model, **kwargs)
+    def __init__(
+        self,
+        *,
+        images: Any,
+        prompt: str,
+        model: str | None = EditRequest.default_model,
+        n: int | str = 1,
+        width: int | str | None = None,
+        height: int | str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        image_size: str | None = None,
+        quality: str | None = None,
+        output_format: str | None = None,
+        seed: int | str | None = None,
+        extra_params: dict[str, Any] | str | None = None,
+        key: Any = None,
+        metadata: Any = None,
+        output_uri: str | None = None,
+        output_conn_id: str | None = None,
+        deepshi_conn_id: str = DeepshiHook.default_conn_name,
+        reuse: bool = True,
+        max_resends: int = 1,
+        max_run_cost_usd: float | str | None = None,
+        preflight: PreflightMode = "warn",
+        generation_timeout: float = 600,
+        stream: bool | None = None,
+        deferrable: bool = DEFERRABLE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            prompt=prompt,
+            model=model,
+            n=n,
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            image_size=image_size,
+            quality=quality,
+            output_format=output_format,
+            seed=seed,
+            extra_params=extra_params,
+            key=key,
+            metadata=metadata,
+            output_uri=output_uri,
+            output_conn_id=output_conn_id,
+            deepshi_conn_id=deepshi_conn_id,
+            reuse=reuse,
+            max_resends=max_resends,
+            max_run_cost_usd=max_run_cost_usd,
+            preflight=preflight,
+            generation_timeout=generation_timeout,
+            stream=stream,
+            deferrable=deferrable,
+            **kwargs,
+        )
         self.images = images
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -144,13 +255,62 @@ class DeepshiGenerateImagesOperator(ImageTask):
         requests: Any = None,
         requests_uri: str | None = None,
         images: Any = None,
-        model: str | None = None,
         max_concurrency: int = 8,
         max_cost_usd: float | str | None = None,
         on_error: Literal["fail", "partial"] = "fail",
+        prompt: str | None = None,
+        model: str | None = None,
+        n: int | str = 1,
+        width: int | str | None = None,
+        height: int | str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        image_size: str | None = None,
+        quality: str | None = None,
+        output_format: str | None = None,
+        seed: int | str | None = None,
+        extra_params: dict[str, Any] | str | None = None,
+        key: Any = None,
+        metadata: Any = None,
+        output_uri: str | None = None,
+        output_conn_id: str | None = None,
+        deepshi_conn_id: str = DeepshiHook.default_conn_name,
+        reuse: bool = True,
+        max_resends: int = 1,
+        max_run_cost_usd: float | str | None = None,
+        preflight: PreflightMode = "warn",
+        generation_timeout: float = 600,
+        stream: bool | None = None,
+        deferrable: bool = DEFERRABLE,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, **kwargs)
+        super().__init__(
+            prompt=prompt,
+            model=model,
+            n=n,
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            image_size=image_size,
+            quality=quality,
+            output_format=output_format,
+            seed=seed,
+            extra_params=extra_params,
+            key=key,
+            metadata=metadata,
+            output_uri=output_uri,
+            output_conn_id=output_conn_id,
+            deepshi_conn_id=deepshi_conn_id,
+            reuse=reuse,
+            max_resends=max_resends,
+            max_run_cost_usd=max_run_cost_usd,
+            preflight=preflight,
+            generation_timeout=generation_timeout,
+            stream=stream,
+            deferrable=deferrable,
+            **kwargs,
+        )
         self.requests = requests
         self.requests_uri = requests_uri
         self.images = images

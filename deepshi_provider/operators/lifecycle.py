@@ -38,6 +38,9 @@ from deepshi_provider.store.store import Store
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
 DEFERRAL_MARGIN = 600
 
+#: What ``deferrable`` is if a DAG does not say.
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+
 Result = TypeVar("Result")
 
 
@@ -82,7 +85,7 @@ class ImageTask(BaseOperator):
         preflight: PreflightMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFERRABLE,
         **kwargs: Any,
     ) -> None:
         try:

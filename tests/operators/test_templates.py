@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 from tests.support.counts import posts
 from tests.support.places import Place
-from tests.support.tasks import TaskInstance, edit, execute, generate, native, run_try
+from tests.support.tasks import TaskInstance, context_of, edit, execute, generate, native, run_try
 
 MAKERS = pytest.mark.parametrize("make", [generate, native], ids=["text", "native"])
 
@@ -159,6 +160,23 @@ def test_store_of_the_connection_is_the_default(
 def test_no_extra_params(emulator: Emulator, local: Place, value: Any) -> None:
     run_try(generate(extra_params=value, output_uri=local.uri))
     assert sent(emulator) == {"width": 64, "height": 48}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"style": null, "strength": NaN, "tiled": true}', {"style": None, "strength": math.nan, "tiled": True}),
+        ("{'style': None, 'strength': 0.5, 'tiled': True}", {"style": None, "strength": 0.5, "tiled": True}),
+        ("{{ {'style': none, 'tiled': true} | tojson }}", {"style": None, "tiled": True}),
+        ("{{ {'style': none, 'tiled': true} }}", {"style": None, "tiled": True}),
+    ],
+)
+def test_one_template_may_make_the_whole_dictionary(text: str, expected: dict[str, Any]) -> None:
+    ti = TaskInstance(task_id="boat")
+    operator = generate(extra_params=text).prepare_for_execution()
+    operator.render_template_fields(context_of(ti))
+    found = operator.request_fields()
+    assert repr({name: found[name] for name in expected}) == repr(expected)
 
 
 @MAKERS
