@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
@@ -13,7 +14,7 @@ from deepshi_provider.operators.images import (
     DeepshiGenerateImagesOperator,
 )
 
-SIZE = {"width": 96, "height": 64}
+SIZE: dict[str, Any] = {"width": 96, "height": 64}
 
 with DAG("pictures", schedule=None):
     drawn = DeepshiGenerateImageOperator.partial(
