@@ -17,11 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.services.airflow import Airflow
 from tests.services.airflow_api import TERMINAL_RUN_STATES
 from tests.support.waiting import wait_for
 
-#: The DAGs of ``dags/pictures.py``. The way that fills the database comes last: what it leaves free, others would use.
+#: The DAGs of ``dags``. The way that fills the database comes last: what it leaves free, others would use.
 WAYS = (
     "batch_8",
     "batch_64",
@@ -43,10 +45,11 @@ def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -
 
     ``wall_s`` is the run's duration as Airflow tells it, and ``waited_s`` the time from its request to its begin;
     ``rows`` and ``used_bytes`` are what the database holds more than before, and ``file_bytes`` is what its file has
-    grown by: what was deleted meanwhile is in the last one only.
+    grown by: what was deleted meanwhile is in the last one only. ``tasks_cpu_s`` is the processor time of the
+    scheduler with all its tasks, ``api_cpu_s`` that of the API server.
     """
     airflow.wait_for_dag(way)
-    before = _database(airflow.database_path)
+    before, cpu_before = _database(airflow.database_path), _cpu_s(airflow)
     run_id = airflow.trigger(way)
 
     def ended() -> dict[str, Any] | None:
@@ -54,6 +57,7 @@ def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -
         return run if run["state"] in TERMINAL_RUN_STATES else None
 
     run = wait_for(f"the end of {way}", _PATIENCE, ended, every=1.0)
+    cpu = {name: seconds - cpu_before[name] for name, seconds in _cpu_s(airflow).items()}
     found = [path for path in (made / way).rglob("*.png") if path.stat().st_size == size]
     if run["state"] != "success" or len(found) != pictures:
         raise RuntimeError(f"{way}: {run['state']}, {len(found)} of {pictures} pictures\n{_task_logs(airflow)}")
@@ -62,9 +66,24 @@ def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -
     queued, begun, over = (datetime.fromisoformat(run[key]) for key in ("queued_at", "start_date", "end_date"))
     tries = sum(task["try_number"] for task in airflow.task_instances(way, run_id))
     seconds = {"wall_s": (over - begun).total_seconds(), "waited_s": (begun - queued).total_seconds()}
-    return {"way": way, "pictures": pictures, "tries": tries, **seconds} | {
+    return {"way": way, "pictures": pictures, "tries": tries, **seconds, **cpu} | {
         name: after[name] - before[name] for name in after
     }
+
+
+def _cpu_s(airflow: Airflow) -> dict[str, float]:
+    """Return the seconds of processor time that the scheduler, with all its tasks, and the API server have used."""
+    names = {"scheduler": "tasks_cpu_s", "api-server": "api_cpu_s"}
+    return {names[process.name]: _with_children(process.pid) for process in airflow.processes if process.name in names}
+
+
+def _with_children(pid: int) -> float:
+    first = psutil.Process(pid)
+    seconds = 0.0
+    for process in (first, *first.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # its parent has its time
+            seconds += sum(process.cpu_times()[:4])  # its own, and that of its children which have ended
+    return seconds
 
 
 def _database(path: Path) -> dict[str, int]:
@@ -96,6 +115,7 @@ def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
             "BENCH_MADE": str(made),
             "BENCH_PROMPT": f"{size} bytes, {seconds} s",
             "BENCH_PICTURES": str(pictures),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
         }
         dags = Path(__file__).with_name("dags")
         with Airflow(Path(name, "home"), dags, env=environment, parallelism=PARALLELISM) as airflow:

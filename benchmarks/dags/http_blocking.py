@@ -1,0 +1,9 @@
+"""The mapped operator of the http provider, blocking."""
+
+from airflow.sdk import DAG
+
+from benchmarks.over_http import over_http
+from benchmarks.ways import DEFAULTS, PROMPTS
+
+with DAG("http_blocking", schedule=None, default_args=DEFAULTS):
+    over_http("http_blocking", PROMPTS, deferrable=False)

@@ -1,0 +1,9 @@
+"""The mapped operator of the http provider, deferred."""
+
+from airflow.sdk import DAG
+
+from benchmarks.over_http import over_http
+from benchmarks.ways import DEFAULTS, FEWER_PROMPTS
+
+with DAG("http_deferred", schedule=None, default_args=DEFAULTS):
+    over_http("http_deferred", FEWER_PROMPTS, deferrable=True)
