@@ -1,4 +1,4 @@
-"""Records for the DAG run what a hook buys in a task that is not an image task: its budget and report count it."""
+"""Records what a hook buys in a task that is not an image task: for the run's budget and report, and for the page."""
 
 from __future__ import annotations
 
@@ -6,63 +6,97 @@ import logging
 import uuid
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 from airflow.sdk import get_current_context
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.settings import Settings
-from deepshi_provider.costs.money import AtLeast, paid
+from deepshi_provider.costs.money import is_known, paid
 from deepshi_provider.costs.price_class import price_class
-from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time
+from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries
 from deepshi_provider.journal.sheets import ask_prices, make_sheet
+from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
+
+#: The task instance that runs in this process, and what hooks have bought in it, in all its tries.
+_bought: tuple[Any, list[RunEntry]] = (None, [])
 
 
 async def record_purchase(
     settings: Settings, request: GenerateRequest, cost_usd: Decimal | None, charged: Charged, images: int
 ) -> None:
-    """Write an entry of its own for one purchase: purchases of one task may come at once, and in several tries.
+    """Record one purchase for the run, if the connection has an ``output_uri``, and in the task's cost sheet.
 
-    Never raises. Does nothing outside of a task, and without an ``output_uri`` of the connection.
+    Never raises. Does nothing outside of a task.
 
     :param cost_usd: ``None`` if it is not known.
     :param images: that came.
     """
-    owner = _owner()
-    if owner is None or settings.output_uri is None:
+    ti = _task_instance()
+    if ti is None:
         return
-    try:
-        store = STORES.at(settings.output_uri, settings.output_conn_id, patience=TIMES.run_entry)
-        is_partial = isinstance(cost_usd, AtLeast)
-        purchase = HookPurchase(
+    owner = _owner_of(ti)
+    uri, conn_id = settings.output_uri, settings.output_conn_id
+    store = STORES.at(uri, conn_id, patience=TIMES.run_entry) if uri else None
+    entry = RunEntry(
+        owner=owner,
+        operation="hook",
+        cost_usd=cost_usd or Decimal(0),
+        output_uri=store.uri if store else "",
+        output_conn_id=store.conn_id if store else None,
+        purchase=HookPurchase(
             model=request.model,
             price_class=price_class(request),
             images=images,
             cost_usd=cost_usd,
-            cost_is_complete=not is_partial,
+            cost_is_complete=cost_usd is None or is_known(cost_usd),
             charged=charged,
-        )
-        entry = RunEntry(
-            owner=owner,
-            operation="hook",
-            cost_usd=cost_usd or Decimal(0),
-            output_uri=store.uri,
-            output_conn_id=store.conn_id,
-            purchase=purchase,
-        )
-        spent = f"{cost_usd or Decimal(0):f}{'_0_1' if cost_usd is None or is_partial else ''}"
-        name = f"{RUNS}/{owner.run_key}/{uuid.uuid4().hex[:16]}.{spent}.json"
+        ),
+    )
+    bought = await _bought_before(ti, store, owner)
+    if store:
+        await _write(store, entry)
+    bought.append(entry)
+    try:
+        (sheet,) = await purchase_sheets(bought, Prices(settings.account, store))
+        ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
+    except Exception:  # of Airflow's API; the run's entry has the money, and the picture is paid for
+        log.warning("The page of costs does not count what the hook has spent, %s", cost_usd, exc_info=True)
+
+
+async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
+    """Return what hooks have bought in this task instance: Airflow deletes the XComs of earlier tries."""
+    global _bought
+    if _bought[0] is not ti:
+        _bought = (ti, [])
+        if store and owner.try_number > 1:
+            try:
+                entries = await read_entries(store, owner.run_key)
+                _bought[1].extend(e for e in entries if e.purchase and e.owner.is_same_task(owner))
+            except DeepshiError as err:
+                log.warning("What hooks have bought in earlier tries cannot be read: %s", err)
+    return _bought[1]
+
+
+async def _write(store: Store, entry: RunEntry) -> None:
+    """Write an entry of its own: purchases of one task may come at once, and in several tries."""
+    assert entry.purchase is not None  # noqa: S101 -- it is about one
+    cost = paid(entry.purchase)
+    spent = f"{cost or Decimal(0):f}{'' if is_known(cost) else '_0_1'}"
+    name = f"{RUNS}/{entry.owner.run_key}/{uuid.uuid4().hex[:16]}.{spent}.json"
+    try:
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)
     except DeepshiError as err:
-        log.warning("The run's budget and report do not count what the hook has spent, %s: %s", cost_usd, err)
+        log.warning("The run's budget and report do not count what the hook has spent, %s: %s", cost, err)
 
 
 async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[CostSheet]:
@@ -95,11 +129,14 @@ def _tally(purchases: list[HookPurchase]) -> Tally:
     return tally
 
 
-def _owner() -> Owner | None:
-    """Return which task instance runs in this process."""
+def _task_instance() -> Any:
+    """Return the task instance that runs in this process, if one does."""
     try:
-        ti = get_current_context()["ti"]
-    except RuntimeError:  # none
+        return get_current_context()["ti"]
+    except RuntimeError:
         return None
+
+
+def _owner_of(ti: Any) -> Owner:
     map_index = -1 if ti.map_index is None else ti.map_index
     return Owner(dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=map_index, try_number=ti.try_number)

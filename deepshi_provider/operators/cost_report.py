@@ -109,6 +109,8 @@ class DeepshiCostReportOperator(BaseOperator):
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
+        if settings.output_uri is not None:  # the run's entries have what hooks bought, in all tries
+            sheets = [sheet for sheet in sheets if sheet.operation != "hook"]
         instances = run_here(_complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids)))
         listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
         instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))

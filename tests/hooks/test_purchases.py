@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from decimal import Decimal
+
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.execution_time.context import set_current_context
@@ -10,7 +13,7 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InsufficientQuota, OutcomeUnknown
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from tests.support.counts import posts
+from tests.support.counts import posts, taken
 from tests.support.places import Place
 from tests.support.tasks import TaskInstance, context_of, execute, generate
 
@@ -43,6 +46,33 @@ def test_purchases_in_a_task_are_told_with_what_is_known_of_their_cost(emulator:
     with pytest.raises(AirflowFailException, match=r"Not sent.*max_run_cost_usd"):
         execute(generate(model="flux-2-pro", max_run_cost_usd=1), TaskInstance(task_id="after"))
     assert posts(emulator) == 5
+
+
+def buy(emulator: Emulator, ti: TaskInstance, *, lost: bool = False) -> None:
+    if lost:
+        emulator.fault("cut")
+    with set_current_context(context_of(ti)), contextlib.suppress(OutcomeUnknown):
+        DeepshiHook().generate(REQUEST).close()
+
+
+@pytest.mark.parametrize("output_uri", [True, False])
+def test_purchases_are_the_tasks_cost_sheet_over_all_tries(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, output_uri: bool
+) -> None:
+    more = {"output_uri": local.uri} if output_uri else {}
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**more))
+    first, second = TaskInstance(task_id="script"), TaskInstance(task_id="script", try_number=2)
+    for lost in (False, False, True):
+        buy(emulator, first, lost=lost)
+    price = Decimal(emulator.requests()[0]["cost_usd"])
+    sheet = first.sheets[-1]
+    assert (sheet.operation, sheet.cost_usd, sheet.unknown_outcomes) == ("hook", 2 * price, 1)
+    assert sheet.may_have_cost_usd == price
+    assert sum(model.images for model in sheet.models) == 2
+    buy(emulator, second)
+    # Without an output_uri nothing is left of the first try.
+    assert second.sheets[-1].cost_usd == (3 if output_uri else 1) * price
+    assert taken(emulator) == 4 * price
 
 
 def test_outside_of_a_task_and_in_other_runs_nothing_is_told(emulator: Emulator, entries: Place) -> None:
