@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import csv
+import functools
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
+from deepshi_provider.api.texts import shown_uri
+from deepshi_provider.batch.columns import COLUMNS, Columns
 from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.batch.rows import check_rows, read_file
+from deepshi_provider.batch.rows import check_rows, used_columns
+from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.store.stores import Stores
+
+_PARQUET_MAGIC = b"PAR1"
+_LONGEST_LINE = 4 * 2**20  # characters
 
 
 async def read_requests(
-    uri: str, conn_id: str | None, table: RowTable, defaults: Mapping[str, Any], stream: bool | None, stores: Stores
+    uri: str,
+    conn_id: str | None,
+    table: RowTable,
+    defaults: Mapping[str, Any],
+    stream: bool | None,
+    stores: Stores,
+    columns: Columns,
 ) -> None:
     """Fill a table with the checked rows of a file.
 
@@ -19,4 +35,108 @@ async def read_requests(
     :raises StorageFailed: the file cannot be read.
     """
     store, name = stores.object_at(uri, conn_id)
-    await store.process(name, lambda file: table.fill(check_rows(read_file(uri, file), defaults, stream)))
+    known = columns.known(used_columns(defaults))
+
+    def fill(file: BinaryIO) -> None:
+        table.fill(check_rows(read_file(uri, file, known), defaults, stream, columns))
+
+    await store.process(name, fill)
+
+
+def check_differ(source: str, columns: Sequence[str]) -> None:
+    """Make sure that no two columns have one name: only one of them would count.
+
+    :param source: of the rows, for the message.
+    :raises InvalidRequest: two do.
+    """
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InvalidRequest(f"{source}: two columns have the same name, {', '.join(map(repr, twice[:5]))}")
+
+
+def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Iterator[dict[str, Any]]:
+    """Return the rows of an open JSONL, CSV or Parquet file, by the ending of its name.
+
+    :param known: columns of which a header has at least one.
+
+    :raises InvalidRequest: the file is not what its name says; the message names the line.
+    """
+    ending = uri.rpartition(".")[2].lower()
+    uri = shown_uri(uri)
+    if ending in ("jsonl", "ndjson"):
+        return _read_jsonl(uri, file)
+    if ending == "csv":
+        return _read_csv(uri, file, known)
+    if ending in ("parquet", "pq"):
+        return _read_parquet(uri, file)
+    raise InvalidRequest(f"requests_uri {uri} must end in .jsonl, .csv or .parquet")
+
+
+def _lines(uri: str, file: BinaryIO, newline: str) -> Iterator[str]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+    try:
+        while line := text.readline(_LONGEST_LINE):
+            yield line
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{uri} is not a text file in UTF-8") from None
+    finally:
+        if not file.closed:
+            text.detach()  # whoever opened the file closes it
+
+
+def _read_jsonl(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(uri, file, "\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=functools.partial(_object, f"{uri}, line {number}"))
+        except InvalidRequest:
+            raise
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise InvalidRequest(f"{uri} is not JSONL: line {number} is not a JSON object")
+        yield row
+
+
+def _read_csv(uri: str, file: BinaryIO, known: Collection[str]) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(_lines(uri, file, ""), strict=True)
+    try:
+        columns = reader.fieldnames or []
+        if not set(columns) & set(known):
+            raise InvalidRequest(
+                f"{uri} is not CSV with a header: none of its columns is known, {columns[:5]}. The columns are "
+                f"{', '.join(sorted(known))}"
+            )
+        check_differ(uri, columns)
+        for row in reader:
+            if None in row or None in row.values():
+                raise InvalidRequest(f"{uri}, line {reader.line_num}: not as many fields as the header has columns")
+            yield row
+    except csv.Error as err:
+        raise InvalidRequest(f"{uri} is not CSV, line {reader.line_num}: {err}") from None
+
+
+def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as err:
+        raise InvalidRequest("Parquet needs the extra 'parquet' of airflow-provider-deepshi") from err
+    magic = file.read(4)
+    file.seek(0)
+    if magic != _PARQUET_MAGIC:
+        raise InvalidRequest(f"{uri} is not a Parquet file")
+    try:
+        parquet = pyarrow.parquet.ParquetFile(file)
+        check_differ(uri, parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as err:
+        raise InvalidRequest(f"{uri} is not a Parquet file: {err}") from err
+
+
+def _object(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        check_differ(place, [name for name, _ in pairs])
+    return value

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.progress import Progress
 from deepshi_provider.batch.row_table import Row, RowTable
 from deepshi_provider.costs.money import as_number, total
@@ -23,24 +24,6 @@ log = logging.getLogger(__name__)
 NAMED = 5
 #: Failed rows that the log explains; thousands tend to have one cause.
 LOGGED = 20
-
-#: A row that was not started, but for its key.
-EMPTY_LINE: dict[str, Any] = {
-    "key": None,
-    "status": "skipped",
-    "uri": None,
-    "uris": [],
-    "width": None,
-    "height": None,
-    "sha256": None,
-    "model": None,
-    "prompt_hash": None,
-    "cost_usd": None,
-    "error": None,
-    "charged": "no",
-    "seconds": None,
-    "warnings": [],
-}
 
 #: What each attempt of the task instance for a row has cost, in USD, over all its tries.
 Costs = list[Decimal | None]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO
 
+import msgspec
+
+from deepshi_provider.batch.cells import pack, unpack
+from deepshi_provider.batch.columns import CarriedNames
 from deepshi_provider.batch.rows import row_name
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.journal.scratch import open_scratch
 
 _CHUNK = 500
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+#: Decimals as numbers with all their digits, dates in ISO 8601, bytes in base64.
+_TO_JSON = msgspec.json.Encoder(decimal_format="number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +42,9 @@ class RowTable:
     """Rows in their order, each with at most one line of the manifest."""
 
     def __init__(self) -> None:
+        self._carried = CarriedNames()
         self._db = open_scratch(
-            "CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT)",
+            "CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT, carried TEXT)",
             "CREATE TABLE lines (number INTEGER PRIMARY KEY, line TEXT)",
         )
 
@@ -51,22 +59,27 @@ class RowTable:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
-    def fill(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Add checked rows.
+    def fill(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add checked rows: key, fields, and what is carried, if anything is.
 
         :raises InvalidRequest: two rows have one key, or keys that are one in a path.
         """
-        for number, (key, fields) in enumerate(rows, start=1):
-            self.add(number, key, fields)
+        for number, row in enumerate(rows, start=1):
+            self.add(number, *row)
 
-    def add(self, number: int, key: str, fields: dict[str, Any]) -> None:
+    def add(self, number: int, key: str, fields: dict[str, Any], carried: Mapping[str, Any] = NOTHING) -> None:
         """Add one checked row.
 
+        :param carried: cells for its line of the manifest, by column.
         :raises InvalidRequest: another row has its key, or one that is the same in a path.
         """
+        for name in carried:
+            self._carried.add(name)
+        cells = json.dumps({name: pack(cell) for name, cell in carried.items()}) if carried else None
         try:
             self._db.execute(
-                "INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row_name(key), key, json.dumps(fields, default=str))
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?)",
+                (number, row_name(key), key, json.dumps(fields, default=str), cells),
             )
         except sqlite3.IntegrityError:
             other, same = self._db.execute("SELECT number, key FROM rows WHERE name = ?", (row_name(key),)).fetchone()
@@ -94,19 +107,25 @@ class RowTable:
 
     def dump_rows(self, file: BinaryIO) -> None:
         """Write the rows as JSONL, for :meth:`load_rows`."""
-        for row in self:
-            file.write(json.dumps([row.key, row.fields]).encode() + b"\n")
+        for key, fields, carried in self._db.execute("SELECT key, fields, carried FROM rows ORDER BY number"):
+            file.write(f"[{json.dumps(key)}, {fields}, {carried or '{}'}]\n".encode())
 
     def load_rows(self, file: BinaryIO) -> None:
         """Add rows that :meth:`dump_rows` wrote; they were checked before."""
-        self.fill(tuple(json.loads(line)) for line in file)
+        rows = (json.loads(line) for line in file)
+        self.fill((key, fields, {name: unpack(cell) for name, cell in cells.items()}) for key, fields, cells in rows)
 
     def dump_lines(self, file: BinaryIO, unfinished: dict[str, Any]) -> None:
-        """Write one line of JSON per row, in the rows' order.
+        """Write one line of JSON per row, in the rows' order; the carried columns are the last.
 
         :param unfinished: the line, but for its key, of rows that nothing became of.
         """
-        query = "SELECT key, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
-        for key, line in self._db.execute(query):
+        query = "SELECT key, carried, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
+        names = list(self._carried)
+        for key, carried, line in self._db.execute(query):
             text = line if line is not None else json.dumps({**unfinished, "key": key})
+            if names:
+                cells = {name: unpack(cell) for name, cell in json.loads(carried or "{}").items()}
+                more = _TO_JSON.encode({name: cells.get(name) for name in names}).decode()
+                text = f"{text[:-1]}, {more[1:]}"
             file.write(text.encode() + b"\n")

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.batch import Batch
-from deepshi_provider.batch.row_results import EMPTY_LINE, NAMED
+from deepshi_provider.batch.manifest import EMPTY_LINE
+from deepshi_provider.batch.row_results import NAMED
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import request_of
 from deepshi_provider.client.client import Client

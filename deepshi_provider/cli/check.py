@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from deepshi_provider.api.catalog import ModelInfo, complaints
+from deepshi_provider.batch.columns import Columns
+from deepshi_provider.batch.requests_file import read_file
 from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.batch.rows import check_row, read_file, request_of
+from deepshi_provider.batch.rows import check_row, request_of, used_columns
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
@@ -35,7 +37,12 @@ class Report:
 
 
 async def check_file(
-    hook: DeepshiHook, file: str, conn_id: str | None, defaults: Mapping[str, Any], say: Callable[[str], None]
+    hook: DeepshiHook,
+    file: str,
+    conn_id: str | None,
+    defaults: Mapping[str, Any],
+    columns: Columns,
+    say: Callable[[str], None],
 ) -> Report:
     """Look every row over: by the rules of a batch, then by what the catalog says of the row's model.
 
@@ -45,17 +52,19 @@ async def check_file(
     :param file: local path or URI of a JSONL, CSV or Parquet file.
     :param conn_id: Airflow connection of the store that the file is in.
     :param defaults: fields that rows need not name.
+    :param columns: what other columns mean.
     :param say: takes one sentence per complaint, in the rows' order; it begins with the row's number, from 1.
     :raises StorageFailed: the file cannot be read.
     :raises DeepshiError: the catalog cannot be read.
     """
     store, name = STORES.object_at(file, conn_id)
+    known = columns.known(used_columns(defaults))
     # Before the file, so that a wrong connection shows at once.
     models = {model.id: model for model in await hook.alist_models()}
 
     def work(opened: BinaryIO) -> Report:
         with RowTable() as table:
-            return _check(read_file(file, opened), defaults, models, table, say)
+            return _check(read_file(file, opened, known), defaults, columns, models, table, say)
 
     return await store.process(name, work)
 
@@ -63,6 +72,7 @@ async def check_file(
 def _check(
     rows: Iterable[Mapping[str, Any]],
     defaults: Mapping[str, Any],
+    columns: Columns,
     models: Mapping[str, ModelInfo],
     table: RowTable,
     say: Callable[[str], None],
@@ -71,7 +81,7 @@ def _check(
     try:
         for number, row in enumerate(rows, start=1):
             report.rows = number
-            found, images = _look_over(number, row, defaults, models, table)
+            found, images = _look_over(number, row, defaults, columns, models, table)
             report.images += images if not found else 0
             report.complaints += len(found)
             for complaint in found:
@@ -83,15 +93,20 @@ def _check(
 
 
 def _look_over(
-    number: int, row: Mapping[str, Any], defaults: Mapping[str, Any], models: Mapping[str, ModelInfo], table: RowTable
+    number: int,
+    row: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    columns: Columns,
+    models: Mapping[str, ModelInfo],
+    table: RowTable,
 ) -> tuple[list[str], int]:
     """Return what is wrong with a row, and how many pictures it asks for."""
     try:
-        key, fields = check_row(row, defaults, stream=None)
-        table.add(number, key, fields)
+        checked = check_row(row, defaults, None, columns)
+        table.add(number, *checked)
     except InvalidRequest as err:
         return [err.message.removeprefix("The request was not sent: ")], 0
-    request = request_of(fields)
+    request = request_of(checked.fields)
     model = models.get(request.model)
     if model is None:
         return ([f"the catalog has no model {request.model!r}"] if models else []), request.n

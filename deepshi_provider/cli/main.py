@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from deepshi_provider.api.requests import REQUEST_FIELDS
+from deepshi_provider.batch.columns import Columns
 from deepshi_provider.cli.check import check_file
 from deepshi_provider.cli.models import as_json, as_table
 from deepshi_provider.exceptions import DeepshiError
@@ -47,7 +48,8 @@ def _models(hook: DeepshiHook, options: argparse.Namespace) -> int:
 
 def _check(hook: DeepshiHook, options: argparse.Namespace) -> int:
     defaults = dict(options.default)
-    report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, print))
+    columns = Columns(key=options.key_column, carry="*" if "*" in options.carry else tuple(options.carry))
+    report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, columns, print))
     print(report.summary, file=sys.stderr)
     return _COMPLAINTS if report.complaints else _FITS
 
@@ -90,7 +92,15 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_default,
         metavar="FIELD=VALUE",
-        help="a field for rows that do not name it, as the operator's own; may be repeated",
+        help="a field for rows that do not name it, as the operator's own, also a template; may be repeated",
+    )
+    check.add_argument("--key-column", metavar="COLUMN", help="as the operator's key_column")
+    check.add_argument(
+        "--carry",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="as the operator's carry; '*' for all; repeatable",
     )
     return parser
 

@@ -15,11 +15,13 @@ from airflow.providers.common.compat.sdk import (
 from airflow.sdk import Context
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.batch.cells import as_json
 from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.operators.flows import run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
 from deepshi_provider.operators.lifecycle import owner_of
+from deepshi_provider.operators.rendered import dictionary
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
@@ -72,9 +74,15 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
         """Return the request by the rules of a batch's rows: what is not known is refused before it is paid for."""
         row = {"prompt": asked} if isinstance(asked, str) else dict(with_uris(asked))
-        self.key, self.metadata = row.pop("key", self.key), row.pop("metadata", self.metadata)
-        _, fields = check_row(row, self.defaults(), self.stream)
-        return request_of(fields)
+        columns = self.columns()
+        self.key = row.get(columns.key or "key", self.key)
+        if columns.key is None:
+            row.pop("key", None)
+        self.metadata = row.pop("metadata", self.metadata)
+        checked = check_row(row, self.defaults(), self.stream, columns)
+        if checked.carried:
+            self.metadata = {**dictionary("metadata", self.metadata), **as_json(checked.carried)}
+        return request_of(checked.fields)
 
 
 def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -9,6 +9,7 @@ from airflow.sdk import Context
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.api.texts import is_blank
+from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows
@@ -20,7 +21,7 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import PreflightMode
 from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
-from deepshi_provider.operators.rendered import image_uris, listed
+from deepshi_provider.operators.rendered import carried_columns, image_uris, listed
 
 _TEMPLATED = (
     *REQUEST_FIELDS,
@@ -221,11 +222,16 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     Rows are dictionaries with the fields of :class:`DeepshiGenerateImageOperator`, ``key`` (names the row's images; by
     default a hash of its fields) and ``images`` (then the row is an edit). The operator's own fields are defaults for
-    all rows. Rows whose images are stored for the same request cost nothing: with an ``output_uri`` that all runs
-    share, every run buys only what changed.
+    all rows, and may be templates over their columns: ``prompt="a {name} in {colour}"``, with ``{{`` and ``}}`` for
+    braces, after Jinja. Rows whose images are stored for the same request cost nothing: with an ``output_uri`` that
+    all runs share, every run buys only what changed.
 
     :param requests: the rows, or the XCom of an upstream task that returns them.
     :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
+    :param key_column: the column that is each row's key, such as ``sku``; by default ``key``.
+    :param carry: columns that go to the manifest with their types: a list, or ``"*"`` for all that are no fields of a
+        request. Nothing is bought because they change. A column that is neither a field, nor read by a template, nor
+        carried is an error.
     :param model: of rows that name none; by default ``deepshi-image-1`` for edits, ``deepshi-banana-pro`` for others.
     :param max_concurrency: most requests in flight.
     :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
@@ -241,7 +247,10 @@ class DeepshiGenerateImagesOperator(ImageTask):
     """
 
     operation: ClassVar[Operation] = "batch"
-    template_fields: Sequence[str] = ("requests", "requests_uri", "images", "max_cost_usd", *_TEMPLATED)
+    template_fields: Sequence[str] = (
+        *("requests", "requests_uri", "key_column", "carry", "images", "max_cost_usd"),
+        *_TEMPLATED,
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "requests": "json",
         "extra_params": "json",
@@ -254,6 +263,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         *,
         requests: Any = None,
         requests_uri: str | None = None,
+        key_column: str | None = None,
+        carry: str | Sequence[str] | None = None,
         images: Any = None,
         max_concurrency: int = 8,
         max_cost_usd: float | str | None = None,
@@ -313,6 +324,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         )
         self.requests = requests
         self.requests_uri = requests_uri
+        self.key_column = key_column
+        self.carry = carry
         self.images = images
         self.max_concurrency = max_concurrency
         self.max_cost_usd = max_cost_usd
@@ -345,14 +358,25 @@ class DeepshiGenerateImagesOperator(ImageTask):
         uris = image_uris(self.images)
         return {**fields, "images": uris} if uris else fields
 
+    def columns(self) -> Columns:
+        """Return what the rows' columns mean that are no fields.
+
+        :raises InvalidRequest: ``carry`` cannot be used.
+        """
+        key = None if is_blank(self.key_column) else str(self.key_column)
+        return Columns(key=key, carry=carried_columns(self.carry))
+
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
         defaults = self.defaults()
         if is_blank(self.requests_uri) == is_blank(self.requests):
             raise InvalidRequest("Either requests or requests_uri is needed, and not both")
+        columns = self.columns()
         if is_blank(self.requests):
-            run_here(read_requests(str(self.requests_uri), output_conn_id, rows, defaults, self.stream, STORES))
+            uri = str(self.requests_uri)
+            run_here(read_requests(uri, output_conn_id, rows, defaults, self.stream, STORES, columns))
         else:
-            rows.fill(check_rows(map(with_uris, listed("requests", self.requests)), defaults, self.stream))
+            found = map(with_uris, listed("requests", self.requests))
+            rows.fill(check_rows(found, defaults, self.stream, columns))
 
 
 def with_uris(row: Any) -> Any:

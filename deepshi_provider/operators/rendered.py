@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
@@ -105,6 +105,21 @@ def listed(name: str, value: Any) -> Iterable[Any]:
         # concat(), map() and zip() takes no slices.
         return cast("Iterable[Any]", value[:])  # type: ignore[index] # a sequence
     return value
+
+
+def carried_columns(value: Any) -> Literal["*"] | tuple[str, ...]:
+    """Return the names of ``carry``: a list of them, one name, or ``"*"`` for all; also as rendered text.
+
+    :raises InvalidRequest: it is none of them.
+    """
+    if is_blank(value):
+        return ()
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return "*" if value.strip() == "*" else (value,)
+    names = tuple(listed("carry", value))
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise InvalidRequest(f"carry: names of columns are needed, got {wrong[0]!r}")
+    return "*" if "*" in names else tuple(dict.fromkeys(names))
 
 
 def dictionary(name: str, value: Any) -> dict[str, Any]:

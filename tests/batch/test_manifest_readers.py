@@ -9,7 +9,7 @@ import duckdb
 import pandas
 import pytest
 
-from deepshi_provider.batch.row_results import EMPTY_LINE
+from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.row_table import RowTable
 
 pytestmark = pytest.mark.slow

@@ -12,19 +12,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from deepshi_provider.batch.requests_file import read_file
 from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.batch.rows import check_rows, read_file
+from deepshi_provider.batch.rows import check_rows
 from deepshi_provider.exceptions import InvalidRequest
 
 DEFAULTS = {"model": "deepshi-banana-pro"}
 
 
 def checked(*rows: Any, **defaults: Any) -> list[tuple[str, dict[str, Any]]]:
-    return list(check_rows(rows, {**DEFAULTS, **defaults}, None))
+    return [(key, fields) for key, fields, _ in check_rows(rows, {**DEFAULTS, **defaults}, None)]
 
 
 def key_of(row: dict[str, Any], stream: bool | None = None, **defaults: Any) -> str:
-    ((key, _),) = check_rows([row], {**DEFAULTS, **defaults}, stream)
+    ((key, _, _),) = check_rows([row], {**DEFAULTS, **defaults}, stream)
     return key
 
 
@@ -35,6 +36,14 @@ def read(name: str, data: bytes) -> list[dict[str, Any]]:
 def parquet(rows: Sequence[Any]) -> bytes:
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def twice() -> bytes:
+    """A Parquet file with two columns of one name, as joins make them."""
+    file = io.BytesIO()
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
+    pyarrow.parquet.write_table(table, file)
     return file.getvalue()
 
 
@@ -202,7 +211,7 @@ def test_parquet_columns_keep_their_types() -> None:
         {"key": "a", "prompt": "p", "width": 64, "images": ["a.png", "b.png"], "extra_params": {"style": "flat"}},
         {"key": "b", "prompt": "q", "width": None, "images": None, "extra_params": None},
     ]
-    ((_, a), (_, b)) = check_rows(read_file("rows.parquet", io.BytesIO(parquet(rows))), DEFAULTS, None)
+    ((_, a, _), (_, b, _)) = check_rows(read_file("rows.parquet", io.BytesIO(parquet(rows))), DEFAULTS, None)
     assert (a["width"], a["images"], a["style"]) == (64, ["a.png", "b.png"], "flat")
     assert b == {"model": "deepshi-banana-pro", "prompt": "q", "n": 1, "stream": True}
 
@@ -224,7 +233,9 @@ def test_parquet_columns_keep_their_types() -> None:
         ("rows.csv", b"key,prompt\na\n", "rows.csv, line 2: not as many fields as the header has columns"),
         ("rows.csv", b"key,prompt\na,b,c\n", "rows.csv, line 2: not as many fields as the header has columns"),
         ("rows.csv", b'key,prompt\na,"b\n', "rows.csv is not CSV, line 1: "),
-        ("rows.csv", b"key,prompt,prompt\na,b,c\n", "rows.csv: two columns have the same name"),
+        ("rows.csv", b"key,prompt,prompt\na,b,c\n", "rows.csv: two columns have the same name, 'prompt'"),
+        ("rows.jsonl", b'{"prompt": "a", "prompt": "b"}\n', "rows.jsonl, line 1: two columns have the same name"),
+        ("rows.parquet", twice(), "rows.parquet: two columns have the same name, 'prompt'"),
         ("rows.parquet", as_jsonl(), "rows.parquet is not a Parquet file"),
         ("rows.parquet", b"", "rows.parquet is not a Parquet file"),
         ("rows.parquet", parquet(ROWS)[:-20], "rows.parquet is not a Parquet file: "),

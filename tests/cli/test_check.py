@@ -139,3 +139,18 @@ def test_a_file_in_an_object_store(s3_place: Place, capsys: pytest.CaptureFixtur
     code, complaints, _ = check(capsys, *file, *MODEL)
     # In this process Airflow's log is on; the amazon provider says which credentials it takes.
     assert (code, complaints[-1]) == (1, "row 2: prompt is missing or empty")
+
+
+def test_a_table_is_checked_as_the_operator_reads_it(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.csv"
+    file.write_text("sku,category,name\n007,mugs,red mug\n8,mugs,\n")
+    asked = ("--default", "prompt=a {name}", "--key-column", "sku")
+    code, complaints, _ = check(capsys, str(file), *MODEL, *asked, "--carry", "*")
+    assert (code, complaints) == (
+        1,
+        ["row 2: prompt: the column 'name' is empty, and the template needs it"],
+    )
+    code, complaints, _ = check(capsys, str(file), *MODEL, *asked)
+    assert complaints[0].startswith("row 1: unknown column 'category'")
