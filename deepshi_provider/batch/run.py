@@ -186,7 +186,7 @@ def _error(job: BatchJob, batch: Batch, uri: str) -> DeepshiError | None:
     if batch.error:
         data = batch.error.as_data()
         return DeepshiError.from_data({**data, "message": f"{data['message']}. {left}"})
-    if not counts["failed"] or job.on_error == "partial":
+    if job.tolerates(counts["failed"]):
         return None
     more = f" and {counts['failed'] - NAMED} more" if counts["failed"] > NAMED else ""
     order: tuple[Charged, ...] = ("unknown", "yes", "no")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -117,6 +118,8 @@ class BatchJob(Terms):
     :param generation_timeout: seconds for each row's request with its retries.
     :param max_concurrency: most requests in flight.
     :param on_error: what to make of failed rows in the end.
+    :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves it
+        to ``on_error``.
     """
 
     kind: Literal["batch"] = "batch"
@@ -126,6 +129,13 @@ class BatchJob(Terms):
     generation_timeout: float
     max_concurrency: Annotated[int, Field(ge=1)]
     on_error: Literal["fail", "partial"] = "fail"
+    max_failed: Annotated[Decimal, Field(ge=0)] | None = None
+
+    def tolerates(self, failed: int) -> bool:
+        """Return whether the job succeeds although so many rows have failed."""
+        if self.max_failed is None:
+            return failed == 0 or self.on_error == "partial"
+        return failed <= (self.max_failed * self.rows if self.max_failed < 1 else self.max_failed)
 
     def deadline_from(self, now: float) -> float:
         """Return when a request that starts now gives up, in unix seconds: each row has its own time."""

@@ -26,7 +26,7 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, label, seconds
+from deepshi_provider.operators.rendered import amount, label, number_or_share, seconds
 
 Checked = TypeVar("Checked", Job, BatchJob)
 
@@ -38,6 +38,7 @@ class BatchLimits:
     max_concurrency: int
     max_cost_usd: Any
     on_error: Literal["fail", "partial"]
+    max_failed: Any
 
 
 def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def run_batch_task(
                 max_concurrency=limits.max_concurrency,
                 max_cost_usd=amount("max_cost_usd", limits.max_cost_usd),
                 on_error=limits.on_error,
+                max_failed=number_or_share("max_failed", limits.max_failed),
                 **_terms(task, owner, output_uri, output_conn_id),
             )
             if task.deferrable:

@@ -237,6 +237,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
     :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
         row, finishes what is in flight, and fails. Raise it and clear the task to go on.
     :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed; the manifest says which.
+    :param max_failed: how many rows may fail before the task does, whatever ``on_error`` is: a number, or a share of
+        the rows below 1, such as 0.05.
     :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
         "map_index", "key", "metadata"}``; the manifest is JSONL with a line per row: ``key``, ``status`` (``created``,
         ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,
@@ -248,7 +250,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     operation: ClassVar[Operation] = "batch"
     template_fields: Sequence[str] = (
-        *("requests", "requests_uri", "key_column", "carry", "images", "max_cost_usd"),
+        *("requests", "requests_uri", "key_column", "carry", "images", "max_cost_usd", "max_failed"),
         *_TEMPLATED,
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
@@ -269,6 +271,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         max_concurrency: int = 8,
         max_cost_usd: float | str | None = None,
         on_error: Literal["fail", "partial"] = "fail",
+        max_failed: float | str | None = None,
         prompt: str | None = None,
         model: str | None = None,
         n: int | str = 1,
@@ -330,6 +333,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         self.max_concurrency = max_concurrency
         self.max_cost_usd = max_cost_usd
         self.on_error = on_error
+        self.max_failed = max_failed
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
@@ -337,7 +341,12 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def bounds(self) -> BatchLimits:
         """Return how far the batch may go."""
-        return BatchLimits(max_concurrency=self.max_concurrency, max_cost_usd=self.max_cost_usd, on_error=self.on_error)
+        return BatchLimits(
+            max_concurrency=self.max_concurrency,
+            max_cost_usd=self.max_cost_usd,
+            on_error=self.on_error,
+            max_failed=self.max_failed,
+        )
 
     def input_uris(self) -> list[str]:
         """Return the file of rows, and the images to start from that the operator or rows in a list name."""

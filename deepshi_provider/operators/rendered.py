@@ -40,6 +40,25 @@ def amount(name: str, value: Any) -> Decimal | None:
     return usd
 
 
+def number_or_share(name: str, value: Any) -> Decimal | None:
+    """Return a whole number, or a share below 1; ``None`` if none was given.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is neither.
+    """
+    if is_blank(value) and str(value).strip().lower() != "nan":
+        return None
+    text = str(value).strip()
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        found = Decimal("NaN")
+    # 1.0 may be meant as all rows or as one.
+    if found.is_finite() and (text.isdecimal() or 0 <= found < 1):
+        return found
+    raise InvalidRequest(f"{name}: a whole number or a share below 1, such as 0.05, is needed, got {text[:40]!r}")
+
+
 def seconds(name: str, value: Any) -> float:
     """Return a span of time in seconds.
 

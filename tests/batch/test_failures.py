@@ -103,6 +103,30 @@ def test_partial_success_tells_in_the_manifest(emulator: Emulator, place: Place)
     assert posts(emulator) == 3
 
 
+@pytest.mark.parametrize("on_error", ["fail", "partial"])
+@pytest.mark.parametrize(
+    ("max_failed", "succeeds"),
+    [(1, False), (2, True), ("2", True), (0.09, False), (0.1, True), ("0.10", True), (0, False), ("0.0", False)],
+)
+def test_max_failed_bounds_the_rows_that_may_fail(
+    emulator: Emulator, local: Place, max_failed: Any, succeeds: bool, on_error: Any
+) -> None:
+    emulator.fault("status", status=400, prompt="number 1", times=2)  # of numbers 1 and 10 to 19
+    ti, err = ended(batch(local, rows_of(20), max_failed=max_failed, on_error=on_error))
+    assert isinstance(err, AirflowFailException) is not succeeds
+    assert statuses(lines_of(local)) == {"created": 18, "failed": 2}, "all rows are done in any case"
+    assert (posts(emulator), ti.xcoms["cost_usd"]) == (20, float(18 * PRICE))
+    if succeeds:
+        assert counts(ti.xcoms["return_value"]) == (18, 0, 2, 0)
+
+
+def test_rows_that_were_not_started_are_no_failures_that_may_be(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=402, code="insufficient_quota", times=None)
+    _, err = ended(batch(local, rows_of(20), max_failed=20))
+    assert isinstance(err, AirflowFailException)
+    assert "rows were not started" in str(err)
+
+
 @pytest.mark.parametrize(("status", "error"), [(401, "invalid_api_key"), (402, "insufficient_quota")])
 def test_an_error_that_concerns_all_rows_stops_the_batch(
     emulator: Emulator, local: Place, status: int, error: str

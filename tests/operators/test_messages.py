@@ -126,6 +126,11 @@ def test_a_policy_that_is_none_is_refused(
     [
         ("max_concurrency", 0, "max_concurrency: must be at least 1, got '0'"),
         ("on_error", "ignore", "on_error: must be 'fail' or 'partial', got 'ignore'"),
+        *[
+            ("max_failed", value, "max_failed: a whole number or a share below 1")
+            for value in (-1, 1.5, 1.0, "5%", "nan")
+        ],
+        ("max_failed", True, "max_failed: a whole number or a share below 1, such as 0.05, is needed, got 'True'"),
         ("max_cost_usd", "-1", "max_cost_usd: an amount in USD is needed, got '-1'"),
     ],
 )
