@@ -118,8 +118,8 @@ class BatchJob(Terms):
     :param generation_timeout: seconds for each row's request with its retries.
     :param max_concurrency: most requests in flight.
     :param on_error: what to make of failed rows in the end.
-    :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves it
-        to ``on_error``.
+    :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves
+        it to ``on_error``.
     """
 
     kind: Literal["batch"] = "batch"
