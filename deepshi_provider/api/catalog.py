@@ -1,17 +1,16 @@
-"""What a model takes, as far as ``GET /v1/models`` says → complaints about a request before it is paid for.
+"""What the models of a key take, as far as ``GET /v1/models`` says.
 
 The catalog's exact shape is not documented (API.md, "GET /v1/models"), so reading it never raises, and what is not
-understood is unknown and lets a request through.
+understood is unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict
-
-from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from pydantic import BaseModel, ConfigDict, Field
 
 SIZING_FIELDS = ("width", "height", "aspect_ratio", "resolution", "image_size")
 
@@ -19,20 +18,36 @@ _LARGEST_NUMBER = 2.0**53
 _ALLOWED = ("enum", "values", "allowed", "options")
 _MINIMUM = ("minimum", "min")
 _MAXIMUM = ("maximum", "max")
+#: Values that stand for others, so that a list with one of them allows anything.
+_OPEN = frozenset({"*", "any", "custom", "other", "...", "…"})
+#: What a model makes or takes that is no image.
+_OTHER_MODALITIES = frozenset({"text", "audio", "video", "speech", "embedding", "embeddings", "file"})
+_NEXT_PAGE = ("has_more", "next", "next_page", "next_page_token", "next_cursor", "next_token")
+_MEGABYTE = 2**20
+_IMAGE_BYTES = {
+    **dict.fromkeys(("max_image_bytes", "max_file_bytes", "max_bytes", "max_image_size_bytes"), 1),
+    **dict.fromkeys(("max_image_mb", "max_file_mb", "max_mb", "max_image_size_mb", "max_file_size_mb"), _MEGABYTE),
+}
 _MOST_IMAGES = ("max_images", "max_reference_images", "max_input_images", "image_cap", "cap", "limit", "max")
 
 
 class Parameter(BaseModel):
     """What a model takes for one field; ``None`` is unknown.
 
+    :param type: as the catalog calls it, such as ``integer``.
     :param allowed: the values it takes, as text.
+    :param default: what it is if it is not sent, as text.
+    :param is_clear: whether all that the catalog says of it is understood, as far as it is looked at.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
+    type: str | None = None
     allowed: tuple[str, ...] | None = None
     minimum: float | None = None
     maximum: float | None = None
+    default: str | None = None
+    is_clear: bool = Field(default=True, exclude=True, repr=False)
 
 
 class ModelInfo(BaseModel):
@@ -42,6 +57,7 @@ class ModelInfo(BaseModel):
     :param parameters: the fields it takes.
     :param can_edit: whether it takes input images at all.
     :param max_input_images: most input images of one edit.
+    :param max_input_bytes: of each of them.
     :param prompt_max_length: characters.
     :param makes_images: whether it is an image model; text models sit in the same list.
     :param entry: the entry as sent.
@@ -53,6 +69,7 @@ class ModelInfo(BaseModel):
     parameters: dict[str, Parameter] | None = None
     can_edit: bool | None = None
     max_input_images: int | None = None
+    max_input_bytes: int | None = None
     prompt_max_length: int | None = None
     makes_images: bool | None = None
     entry: dict[str, Any]
@@ -60,7 +77,41 @@ class ModelInfo(BaseModel):
     @property
     def sizing(self) -> tuple[str, ...]:
         """The sizing fields that the model takes; empty if unknown."""
-        return tuple(field for field in SIZING_FIELDS if field in (self.parameters or {}))
+        parameters = self.parameters or {}
+        fields = tuple(field for field in SIZING_FIELDS if field in parameters)
+        return fields if all(parameters[field].is_clear for field in fields) else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """An answer of ``GET /v1/models``.
+
+    :param models: by their ids, in the catalog's order.
+    :param is_complete: whether it is known to list all image models that the key may use: some image models are
+        understood, and no further page is announced.
+    :param mentioned: every text in it, in lower case: a model may be listed under a name that is not its id.
+    """
+
+    models: Mapping[str, ModelInfo] = field(default_factory=dict)
+    is_complete: bool = False
+    mentioned: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, document: Any) -> Catalog:
+        """Return what is understood of a document; never raises."""
+        models = {model.id: model for model in read_catalog(document)}
+        has_more = isinstance(document, Mapping) and any(document.get(name) for name in _NEXT_PAGE)
+        makes_images = any(model.makes_images or model.sizing for model in models.values())
+        texts = frozenset(text.lower() for text in _texts(document))
+        return cls(models=models, is_complete=makes_images and not has_more, mentioned=texts)
+
+    def lacks(self, model: str) -> bool:
+        """Return whether the key may surely not use a model, under this name or one with a vendor before it."""
+        if not self.is_complete:
+            return False
+        name = model.lower()
+        short = name.rpartition("/")[2]
+        return not any(text in (name, short) or text.endswith(f"/{name}") for text in self.mentioned)
 
 
 def read_catalog(document: Any) -> list[ModelInfo]:
@@ -73,60 +124,47 @@ def read_catalog(document: Any) -> list[ModelInfo]:
     return [_model(e) for e in entries if isinstance(e, Mapping) and isinstance(e.get("id"), str)]
 
 
-def complaints(request: GenerateRequest, model: ModelInfo) -> list[str]:
-    """Return what the model's entry says against a request, one sentence each; empty if nothing."""
-    found = _sizing_complaints(request, model)
-    fields = request.picture_fields()
-    for name, parameter in (model.parameters or {}).items():
-        if name in fields and name not in ("prompt", "model"):
-            found += _value_complaints(name, fields[name], parameter)
-    limit = model.prompt_max_length
-    if limit is not None and len(request.prompt) > limit:
-        found.append(f"the prompt has {len(request.prompt):,} characters, {model.id} takes {limit:,}")
-    if isinstance(request, EditRequest):
-        found += _edit_complaints(request, model)
-    return found
-
-
-def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> list[str]:
-    if not model.sizing:
-        return []
-    given = [field for field in SIZING_FIELDS if getattr(request, field) is not None]
-    own = " and ".join(model.sizing)
-    return [f"{model.id} is sized by {own} and ignores {field}" for field in given if field not in model.sizing]
-
-
-def _value_complaints(name: str, value: Any, parameter: Parameter) -> list[str]:
-    if parameter.allowed and isinstance(value, str | int | float) and _text(value) not in parameter.allowed:
-        return [f"{name} is {value}, allowed are {', '.join(parameter.allowed)}"]
-    if isinstance(value, int | float):
-        if parameter.maximum is not None and value > parameter.maximum:
-            return [f"{name} is {value}, the most is {parameter.maximum:g}"]
-        if parameter.minimum is not None and value < parameter.minimum:
-            return [f"{name} is {value}, the least is {parameter.minimum:g}"]
-    return []
-
-
-def _edit_complaints(request: EditRequest, model: ModelInfo) -> list[str]:
-    if model.can_edit is False:
-        return [f"{model.id} cannot edit images"]
-    most = model.max_input_images
-    if most is not None and len(request.images) > most:
-        return [f"{len(request.images)} input images, {model.id} takes {most}"]
-    return []
+def _texts(document: Any) -> Iterator[str]:
+    """Yield each text in a document, names of fields included."""
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
 
 
 def _model(entry: Mapping[str, Any]) -> ModelInfo:
     edit = entry.get("edit")
+    block: Mapping[str, Any] = edit if isinstance(edit, Mapping) else {}
     return ModelInfo(
         id=entry["id"],
         parameters=_parameters(entry.get("parameters")),
-        can_edit=edit if isinstance(edit, bool) else True if edit and isinstance(edit, Mapping) else None,
-        max_input_images=_count(edit, _MOST_IMAGES) if isinstance(edit, Mapping) else None,
+        can_edit=_can_edit(entry),
+        max_input_images=_count(block, _MOST_IMAGES),
+        max_input_bytes=_image_bytes(block),
         prompt_max_length=_count(entry, ("prompt_max_length",)),
-        makes_images=_makes_images(entry),
+        makes_images=_has_images(entry, "output"),
         entry={str(key): value for key, value in entry.items()},
     )
+
+
+def _can_edit(entry: Mapping[str, Any]) -> bool | None:
+    edit = entry.get("edit")
+    if isinstance(edit, bool):
+        return edit
+    if isinstance(edit, Mapping) and edit:
+        return edit.get("supported") is not False and edit.get("enabled") is not False
+    # An edit block that is not understood may say yes.
+    return False if not edit and _has_images(entry, "input") is False else None
+
+
+def _image_bytes(block: Mapping[str, Any]) -> int | None:
+    found = ((_count(block, (name,)), unit) for name, unit in _IMAGE_BYTES.items())
+    return next((count * unit for count, unit in found if count), None)
 
 
 def _parameters(given: Any) -> dict[str, Parameter] | None:
@@ -140,22 +178,55 @@ def _parameters(given: Any) -> dict[str, Parameter] | None:
 
 def _parameter(given: Any) -> Parameter:
     if not isinstance(given, Mapping):
-        return Parameter()
-    lists = (given.get(key) for key in _ALLOWED)
-    allowed = next((value for value in lists if isinstance(value, list) and value), None)
-    plain = allowed is not None and all(isinstance(v, str) or _is_number(v) or isinstance(v, bool) for v in allowed)
+        return Parameter(is_clear=given is None)
+    kind, default = given.get("type"), given.get("default")
+    minimum, maximum = _number(given, _MINIMUM), _number(given, _MAXIMUM)
+    is_odd = maximum is not None and (maximum <= 0 or (minimum is not None and maximum < minimum))
+    if is_odd:
+        minimum = maximum = None  # these mean something else
+    allowed = _allowed(given)
+    said = [given.get(name) for name in (*_ALLOWED, *_MINIMUM, *_MAXIMUM)]
+    understood = sum(limit is not None for limit in (allowed, minimum, maximum))
     return Parameter(
-        allowed=tuple(_text(value) for value in allowed) if allowed and plain else None,
-        minimum=_number(given, _MINIMUM),
-        maximum=_number(given, _MAXIMUM),
+        type=kind if isinstance(kind, str) else None,
+        allowed=allowed,
+        minimum=minimum,
+        maximum=maximum,
+        default=_text(default) if _is_plain(default) else None,
+        is_clear=understood >= sum(value is not None and value != [] for value in said),
     )
 
 
-def _makes_images(entry: Mapping[str, Any]) -> bool | None:
-    given = entry.get("modalities", entry.get("output_modalities"))
-    if isinstance(given, Mapping):
-        given = given.get("output")
-    return "image" in given if isinstance(given, list) else None
+def _allowed(given: Mapping[str, Any]) -> tuple[str, ...] | None:
+    lists = (given.get(key) for key in _ALLOWED)
+    found = next((value for value in lists if isinstance(value, list) and value), None)
+    if found is None or not all(map(_is_plain, found)):
+        return None
+    allowed = tuple(map(_text, found))
+    return None if any(text.lower() in _OPEN for text in allowed) else allowed
+
+
+def _has_images(entry: Mapping[str, Any], direction: str) -> bool | None:
+    """Return whether images are among what a model takes (``input``) or makes (``output``)."""
+    architecture = entry.get("architecture")
+    for place in (entry, architecture if isinstance(architecture, Mapping) else {}):
+        given = place.get(f"{direction}_modalities")
+        modalities = place.get("modalities")
+        if given is None and isinstance(modalities, Mapping):
+            given = modalities.get(direction)
+        elif given is None and direction == "output" and isinstance(modalities, list) and "image" in modalities:
+            given = modalities
+        if not isinstance(given, list) or not given or not all(isinstance(item, str) for item in given):
+            continue
+        if any("image" in item.lower() for item in given):
+            return True
+        if all(item.lower() in _OTHER_MODALITIES for item in given):
+            return False
+    return None
+
+
+def _is_plain(value: Any) -> TypeGuard[str | int | float]:
+    return isinstance(value, str | bool) or _is_number(value)
 
 
 def _number(given: Mapping[str, Any], names: tuple[str, ...]) -> float | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from deepshi_provider.api.catalog import ModelInfo, complaints
+from deepshi_provider.api.catalog import Catalog
+from deepshi_provider.api.contradictions import complaints
 from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.requests_file import read_file
 from deepshi_provider.batch.row_table import RowTable
@@ -43,28 +44,29 @@ async def check_file(
     defaults: Mapping[str, Any],
     columns: Columns,
     say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Report:
     """Look every row over: by the rules of a batch, then by what the catalog says of the row's model.
 
-    Input images are not opened. A model that is not in a catalog that lists any is a complaint here, although an
-    operator would send it.
+    Input images are not opened.
 
     :param file: local path or URI of a JSONL, CSV or Parquet file.
     :param conn_id: Airflow connection of the store that the file is in.
     :param defaults: fields that rows need not name.
     :param columns: what other columns mean.
     :param say: takes one sentence per complaint, in the rows' order; it begins with the row's number, from 1.
+    :param warn: takes one for what is only likely to be a mistake.
     :raises StorageFailed: the file cannot be read.
     :raises DeepshiError: the catalog cannot be read.
     """
     store, name = STORES.object_at(file, conn_id)
     known = columns.known(used_columns(defaults))
     # Before the file, so that a wrong connection shows at once.
-    models = {model.id: model for model in await hook.alist_models()}
+    catalog = await (await hook.aclient()).catalog()
 
     def work(opened: BinaryIO) -> Report:
         with RowTable() as table:
-            return _check(read_file(file, opened, known), defaults, columns, models, table, say)
+            return _check(read_file(file, opened, known), defaults, columns, catalog, table, say, warn)
 
     return await store.process(name, work)
 
@@ -73,19 +75,22 @@ def _check(
     rows: Iterable[Mapping[str, Any]],
     defaults: Mapping[str, Any],
     columns: Columns,
-    models: Mapping[str, ModelInfo],
+    catalog: Catalog,
     table: RowTable,
     say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Report:
     report = Report()
     try:
         for number, row in enumerate(rows, start=1):
             report.rows = number
-            found, images = _look_over(number, row, defaults, columns, models, table)
+            found, likely, images = _look_over(number, row, defaults, columns, catalog, table)
             report.images += images if not found else 0
             report.complaints += len(found)
             for complaint in found:
                 say(f"row {number}: {complaint}")
+            for complaint in likely:
+                warn(f"row {number}: {complaint}")
     except InvalidRequest as err:  # the file is not what its name says, or not from here on
         report.complaints += 1
         say(f"after row {report.rows}: {err.message}")
@@ -97,17 +102,16 @@ def _look_over(
     row: Mapping[str, Any],
     defaults: Mapping[str, Any],
     columns: Columns,
-    models: Mapping[str, ModelInfo],
+    catalog: Catalog,
     table: RowTable,
-) -> tuple[list[str], int]:
-    """Return what is wrong with a row, and how many pictures it asks for."""
+) -> tuple[list[str], list[str], int]:
+    """Return what is wrong with a row, what is likely to be, and how many pictures it asks for."""
     try:
         checked = check_row(row, defaults, None, columns)
         table.add(number, *checked)
     except InvalidRequest as err:
-        return [err.message.removeprefix("The request was not sent: ")], 0
+        return [err.message.removeprefix("The request was not sent: ")], [], 0
     request = request_of(checked.fields)
-    model = models.get(request.model)
-    if model is None:
-        return ([f"the catalog has no model {request.model!r}"] if models else []), request.n
-    return complaints(request, model), request.n
+    found = complaints(request, catalog)
+    certain = [complaint.text for complaint in found if complaint.is_certain]
+    return certain, [complaint.text for complaint in found if not complaint.is_certain], request.n

@@ -49,7 +49,11 @@ def _models(hook: DeepshiHook, options: argparse.Namespace) -> int:
 def _check(hook: DeepshiHook, options: argparse.Namespace) -> int:
     defaults = dict(options.default)
     columns = Columns(key=options.key_column, carry="*" if "*" in options.carry else tuple(options.carry))
-    report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, columns, print))
+
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
+    report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, columns, print, warn))
     print(report.summary, file=sys.stderr)
     return _COMPLAINTS if report.complaints else _FITS
 

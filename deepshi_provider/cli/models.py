@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepshi_provider.api.catalog import ModelInfo, Parameter
+from deepshi_provider.api.contradictions import limits
 
 #: The sizing styles of the API's document, by the fields that a model takes.
 _STYLES = (
@@ -21,8 +22,8 @@ def as_json(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
     """Return all that is understood of each model; ``None`` is unknown.
 
     :returns: one dictionary per model: ``id``, ``sizing_style``, ``sizing`` (fields), ``parameters`` (by field:
-        ``allowed``, ``minimum``, ``maximum``), ``can_edit``, ``max_input_images``, ``prompt_max_length`` (characters),
-        ``makes_images``.
+        ``type``, ``allowed``, ``minimum``, ``maximum``, ``default``), ``can_edit``, ``max_input_images``,
+        ``max_input_bytes`` (of each), ``prompt_max_length`` (characters), ``makes_images``.
     """
     return [
         {
@@ -36,7 +37,7 @@ def as_json(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 
 
 def as_table(models: Sequence[ModelInfo]) -> str:
-    """Return a table for people; ``?`` is what the catalog does not say."""
+    """Return two tables for people, the models and their fields; ``?`` is what the catalog does not say."""
     lines = [("MODEL", "SIZED BY", "SIZES", "N", "PROMPT", "EDITS", "FORMATS")]
     lines += [
         (
@@ -50,9 +51,19 @@ def as_table(models: Sequence[ModelInfo]) -> str:
         )
         for model in models
     ]
+    fields = [("MODEL", "FIELD", "TYPE", "ALLOWED", "DEFAULT")]
+    fields += [
+        (model.id, name, parameter.type or _UNKNOWN, _limits(parameter), parameter.default or _UNKNOWN)
+        for model in models
+        for name, parameter in (model.parameters or {}).items()
+    ]
+    note = f"{len(models)} image models; {_UNKNOWN} is what the catalog does not say."
+    return "\n".join([*_aligned(lines), "", *(_aligned(fields) if len(fields) > 1 else []), note])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return "\n".join([*rows, f"{len(models)} image models; {_UNKNOWN} is what the catalog does not say."])
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _style(model: ModelInfo) -> str | None:
@@ -65,14 +76,9 @@ def _sizes(model: ModelInfo) -> str:
 
 
 def _limits(parameter: Parameter | None) -> str:
-    if parameter is None:
-        return _UNKNOWN
-    if parameter.allowed:
+    if parameter and parameter.allowed:
         return " ".join(parameter.allowed)
-    least, most = (None if limit is None else f"{limit:g}" for limit in (parameter.minimum, parameter.maximum))
-    if least == most:
-        return least or _UNKNOWN
-    return f"{least or _UNKNOWN}-{most or _UNKNOWN}"
+    return limits(parameter).replace(" to ", "-") or _UNKNOWN
 
 
 def _edits(model: ModelInfo) -> str:

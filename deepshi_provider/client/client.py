@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from deepshi_provider.api.catalog import ModelInfo, read_catalog
+from deepshi_provider.api.catalog import Catalog, ModelInfo
 from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.retry import wait_before_retry
@@ -67,6 +67,10 @@ class Client:
         return await self._attempts(request, inputs, timeout)
 
     async def list_models(self) -> list[ModelInfo]:
+        """Return the models of the catalog."""
+        return list((await self.catalog()).models.values())
+
+    async def catalog(self) -> Catalog:
         """Return the catalog (``GET /v1/models``), which is free and scoped to the key."""
         client = await self._http()
         try:
@@ -76,7 +80,7 @@ class Client:
         if not response.is_success:
             raise self._redacted(error_of(response, response.content))
         try:
-            return read_catalog(response.json())
+            return Catalog.read(response.json())
         except (ValueError, RecursionError):
             raise InvalidResponse("The list of models is not JSON", charged="no") from None
 

@@ -17,6 +17,10 @@ def models_document(shape: str) -> Json:
     """
     if shape == "odd":
         return _odd()
+    if shape == "bare":
+        return {"object": "list", "data": [{"id": model.id} for model in IMAGE_MODELS]}
+    if shape == "foreign":
+        return _foreign()
     reshape = SHAPES[shape]
     entries: list[object] = [_image_entry(model, reshape) for model in IMAGE_MODELS]
     entries += [_text_entry(model_id) for model_id in TEXT_MODELS]
@@ -97,8 +101,25 @@ SHAPES: dict[str, Callable[[dict[str, Json]], object]] = {
     "object": lambda parameters: parameters,
     "list": _as_list,
     "allowed": _as_allowed,
+    "bare": lambda parameters: parameters,
+    "foreign": lambda parameters: parameters,
     "odd": lambda parameters: parameters,
 }
+
+
+def _foreign() -> Json:
+    """The form of another vendor: names with a prefix, parameters as a JSON Schema, and more pages."""
+    entries: list[object] = [
+        {
+            "id": f"deepshi/{model.id}",
+            "supported_methods": ["generate"],
+            "modalities": ["text"],
+            "parameters": {"type": "object", "properties": _parameters(model), "required": ["prompt"]},
+            "edit": {"href": f"/edits/{model.id}"},
+        }
+        for model in IMAGE_MODELS[:-1]
+    ]
+    return {"models": entries, "next_page_token": "2"}
 
 
 def _odd() -> Json:

@@ -121,7 +121,7 @@ class Engine:
             if await self._others_are_at_it(exposed):
                 continue
             unknown = self._bounded(exposed)
-            await self._prepare(unknown)
+            await self._prepare(unknown, inputs)
             async with self._account.reserved(self._price_class) as has_waited:
                 if has_waited:
                     self._deadline = self._job.deadline_from(time.time())
@@ -196,7 +196,7 @@ class Engine:
             log.warning("Earlier attempts of this request with unknown outcome: %d; sending once more", len(unknown))
         return len(unknown)
 
-    async def _prepare(self, unknown: int) -> None:
+    async def _prepare(self, unknown: int, inputs: InputImages | None) -> None:
         """Do everything that can fail for free, before the claim."""
         if self._remaining() <= 0:
             over = "The time that generation_timeout allows is over"
@@ -206,7 +206,7 @@ class Engine:
         if not self._account.has_begun:
             await self._account.begin(Tally())
         await self._context.lease.start()
-        await self._context.preflight.check(self._request)
+        await self._context.preflight.check(self._request, inputs)
 
     async def _claim(self, k: int, heartbeat: int) -> bool:
         claim = Claim(

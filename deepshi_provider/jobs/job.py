@@ -17,7 +17,7 @@ from deepshi_provider.store.store import STATE
 #: Seconds by which two clocks may differ without a word.
 _SKEW = 10.0
 
-PreflightMode = Literal["warn", "error", "off"]
+PreflightMode = Literal["error", "warn", "off"]
 
 
 class Terms(BaseModel):
@@ -43,7 +43,7 @@ class Terms(BaseModel):
     deepshi_conn_id: str
     reuse: bool = True
     max_resends: Annotated[int, Field(ge=0)] = 1
-    preflight: PreflightMode = "warn"
+    preflight: PreflightMode = "error"
     max_cost_usd: Usd | None = None
     max_run_cost_usd: Usd | None = None
     runs_uri: str | None = None

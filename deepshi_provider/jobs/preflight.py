@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from deepshi_provider.api.catalog import ModelInfo, complaints
+from deepshi_provider.api.catalog import Catalog
+from deepshi_provider.api.contradictions import Complaint, complaints
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.client import Client
+from deepshi_provider.client.inputs import InputImages
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed
 from deepshi_provider.jobs.job import PreflightMode
@@ -21,47 +24,50 @@ FRESH = 300.0
 #: Seconds after which a catalog is asked for again that could not be read.
 _AGAIN = 10.0
 
-Models = dict[str, ModelInfo]
-
 
 class Preflight:
     """Complains about requests by what the catalog says of their models; a job looks at one state of it.
 
-    What the catalog does not say, or this provider does not understand, is let through; so is a model that is not in
-    it, and a catalog that cannot be had.
+    What the catalog does not say, or this provider does not understand, is let through; so is everything if the catalog
+    cannot be read.
     """
 
     def __init__(self, client: Client, mode: PreflightMode) -> None:
         self._client = client
         self._mode = mode
-        self._models: Models | None = None
-        self._said: set[str] = set()
+        self._known: Catalog | None = None
+        self._logged: set[str] = set()
 
-    async def check(self, request: GenerateRequest) -> None:
-        """Look a request over before it is paid for.
+    async def check(self, request: GenerateRequest, inputs: InputImages | None = None) -> None:
+        """Check a request before it is paid for; what is only likely to be a mistake is logged.
 
-        :raises PreflightFailed: the mode is ``error`` and there is a complaint.
+        :param inputs: of an edit.
+        :raises PreflightFailed: the mode is ``error``, and the request contradicts the catalog.
         """
         if self._mode == "off":
             return
-        model = (await self._catalog()).get(request.model)
-        found = complaints(request, model) if model else []
-        if found and self._mode == "error":
-            raise PreflightFailed("The request was not sent: " + "; ".join(found))
+        sizes = [image.spool.size_bytes for image in inputs.images] if inputs else []
+        found = complaints(request, await self._catalog(), sizes)
+        certain = [complaint for complaint in found if complaint.is_certain and self._mode == "error"]
+        self._log(complaint for complaint in found if complaint not in certain)
+        if certain:
+            raise PreflightFailed(f"The request was not sent: {'; '.join(map(str, certain))}")
+
+    def _log(self, found: Iterable[Complaint]) -> None:
         for complaint in found:
-            if complaint not in self._said:
-                self._said.add(complaint)
+            if complaint.text not in self._logged:
+                self._logged.add(complaint.text)
                 log.warning("Preflight: %s", complaint)
 
-    async def _catalog(self) -> Models:
-        if self._models is None:
+    async def _catalog(self) -> Catalog:
+        if self._known is None:
             try:
-                self._models = await _catalog_of(self._client)
+                self._known = await _catalog_of(self._client)
             except DeepshiError as err:
-                if self._models is None:  # otherwise another row of the batch has logged it
+                if self._known is None:  # otherwise another row of the batch has logged it
                     log.warning("The catalog could not be read, so requests go unchecked: %s", err)
-                    self._models = {}
-        return self._models
+                    self._known = Catalog()
+        return self._known
 
 
 class _Catalog:
@@ -69,18 +75,18 @@ class _Catalog:
 
     def __init__(self) -> None:
         self._reading = asyncio.Lock()
-        self._found: Models | DeepshiError | None = None
+        self._found: Catalog | DeepshiError | None = None
         self._read_at = float("-inf")
 
-    async def models(self, client: Client) -> Models:
-        """Return the models by their ids; those who wait for the answer share it, also if there is none.
+    async def read(self, client: Client) -> Catalog:
+        """Return it; those who wait for the answer share it, also if there is none.
 
-        :raises DeepshiError: they cannot be read.
+        :raises DeepshiError: it cannot be read.
         """
         async with self._reading:
-            if time.monotonic() - self._read_at > (FRESH if isinstance(self._found, dict) else _AGAIN):
+            if time.monotonic() - self._read_at > (FRESH if isinstance(self._found, Catalog) else _AGAIN):
                 try:
-                    self._found = {model.id: model for model in await client.list_models()}
+                    self._found = await client.catalog()
                 except DeepshiError as err:
                     self._found = err
                 self._read_at = time.monotonic()
@@ -94,11 +100,11 @@ _CATALOGS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, _Catalog]
 _MOST_CATALOGS = 16
 
 
-async def _catalog_of(client: Client) -> Models:
+async def _catalog_of(client: Client) -> Catalog:
     """Return the catalog of a connection, which all jobs on this loop share."""
     catalogs = _CATALOGS.setdefault(asyncio.get_running_loop(), {})
     if client.settings not in catalogs:
         while len(catalogs) >= _MOST_CATALOGS:
             del catalogs[next(iter(catalogs))]
         catalogs[client.settings] = _Catalog()
-    return await catalogs[client.settings].models(client)
+    return await catalogs[client.settings].read(client)

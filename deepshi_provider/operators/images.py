@@ -58,7 +58,8 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param max_resends: how often a request is sent again that may have been paid for already; 0 fails instead.
     :param max_run_cost_usd: most that all image tasks of the DAG run may spend together, in USD; when they have,
         nothing is sent and the task fails. The connection needs an ``output_uri``.
-    :param preflight: check against the model catalog before paying: ``warn``, ``error`` or ``off``.
+    :param preflight: check against the model catalog before paying: ``error`` refuses what contradicts it and warns of
+        what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
     :param generation_timeout: seconds for the request with its retries.
     :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
     :param deferrable: wait in the triggerer, so that no worker slot is held.
@@ -95,7 +96,7 @@ class DeepshiGenerateImageOperator(ImageTask):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
-        preflight: PreflightMode = "warn",
+        preflight: PreflightMode = "error",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -171,7 +172,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
-        preflight: PreflightMode = "warn",
+        preflight: PreflightMode = "error",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -292,7 +293,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
-        preflight: PreflightMode = "warn",
+        preflight: PreflightMode = "error",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,

@@ -82,7 +82,7 @@ class ImageTask(BaseOperator):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
-        preflight: PreflightMode = "warn",
+        preflight: PreflightMode = "error",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,

@@ -20,8 +20,8 @@ with DAG("sizes"):
     )
     # [END sizes]
 
-    # [START strict]
+    # [START warn]
     DeepshiGenerateImageOperator(
-        task_id="checked", prompt="a lighthouse", model="deepshi-banana-pro", width=512, height=512, preflight="error"
+        task_id="anyway", prompt="a lighthouse", model="deepshi-banana-pro", width=512, height=512, preflight="warn"
     )
-    # [END strict]
+    # [END warn]

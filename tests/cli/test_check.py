@@ -19,6 +19,11 @@ GOOD: list[dict[str, Any]] = [
     {"key": "a", "prompt": "a boat", "width": 64, "height": 48},
     {"prompt": "two boats", "model": "grok-imagine", "aspect_ratio": "16:9", "n": 2},
 ]
+TAKES = "takes 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3, 21:9 (default 1:1)"
+LISTED = (
+    "It lists deepshi-banana-pro, deepshi-image-1, flux-2-pro, nano-banana-2, nano-banana-pro, grok-imagine-quality, "
+    "grok-imagine, seedream-4.5, gpt-image-1.5, gpt-image-2"
+)
 MODEL = ["--default", "model=deepshi-banana-pro"]
 
 
@@ -59,7 +64,7 @@ def test_every_complaint_names_its_row(tmp_path: Path, capsys: pytest.CaptureFix
         {"key": "d", "prompt": "x", "width": "broad"},
         {"key": "e", "prompt": "x", "model": "grok-imagin"},
         {"key": "f", "prompt": "x", "model": "grok-imagine", "width": 64, "n": 4, "aspect_ratio": "5:1"},
-        {"key": "g", "prompt": "x" * 8_001, "width": 9_000},
+        {"key": "g", "prompt": "x" * 8_001, "width": 9_000, "height": 64},
         {"key": "h", "prompt": "x", "model": "grok-imagine", "images": ["a.png", "b.png"]},
     )
     code, complaints, summary = check(capsys, file, *MODEL)
@@ -73,24 +78,25 @@ def test_every_complaint_names_its_row(tmp_path: Path, capsys: pytest.CaptureFix
     assert complaints[2].startswith(wrong)
     assert complaints[3].startswith("row 6: width: ")
     assert complaints[4:] == [
-        "row 7: the catalog has no model 'grok-imagin'",
-        "row 8: grok-imagine is sized by aspect_ratio and ignores width",
-        "row 8: aspect_ratio is 5:1, allowed are 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3, 21:9",
-        "row 9: width is 9000, the most is 4096",
-        "row 9: the prompt has 8,001 characters, deepshi-banana-pro takes 8,000",
-        "row 10: 2 input images, grok-imagine takes 1",
+        f"row 7: model is grok-imagin, which is not in the catalog of this key. Did you mean grok-imagine? {LISTED}",
+        f"row 8: width is 64, but grok-imagine is sized by aspect_ratio and ignores width (aspect_ratio {TAKES})",
+        f"row 8: aspect_ratio is 5:1, grok-imagine {TAKES}",
+        "row 9: width is 9000, deepshi-banana-pro takes 16 to 4096 (default 1024)",
+        "row 9: prompt has 8,001 characters, deepshi-banana-pro takes at most 8,000",
+        "row 10: images has 2 input images, grok-imagine takes at most 1",
     ]
     assert summary == "10 rows read, 10 complaints; rows without complaint ask for 3 images"
 
 
 def test_csv_and_parquet_are_read_as_a_batch_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     csv = tmp_path / "rows.csv"
-    csv.write_text("key,prompt,width,n\na,a boat,64,\nb,a boat,5000,1\n")
+    csv.write_text("key,prompt,width,height,n\na,a boat,64,64,\nb,a boat,5000,64,1\n")
     parquet = tmp_path / "rows.parquet"
-    rows = [{"key": "a", "prompt": "a boat", "width": 64}, {"key": "b", "prompt": "a boat", "width": 5000}]
+    rows = [{"key": k, "prompt": "a boat", "width": w, "height": 64} for k, w in (("a", 64), ("b", 5000))]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    complaint = "row 2: width is 5000, deepshi-banana-pro takes 16 to 4096 (default 1024)"
     for file in (csv, parquet):
-        assert check(capsys, str(file), *MODEL)[:2] == (1, ["row 2: width is 5000, the most is 4096"])
+        assert check(capsys, str(file), *MODEL)[:2] == (1, [complaint])
         assert check(capsys, file.as_uri(), *MODEL)[0] == 1
 
 
@@ -117,6 +123,13 @@ def test_models_that_the_catalog_does_not_describe_are_let_through(
     emulator.settings(catalog_shape="odd")
     file = jsonl(tmp_path, {"prompt": "x", "width": 9_000})
     assert check(capsys, file, *MODEL)[:2] == (0, [])
+
+
+def test_what_is_likely_to_be_a_mistake_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = jsonl(tmp_path, {"prompt": "x", "quality": "high"})
+    code, complaints, said = check(capsys, file, *MODEL)
+    assert (code, complaints) == (0, [])
+    assert said.startswith("warning: row 1: quality is high, and deepshi-banana-pro will ignore it: the catalog lists")
 
 
 def test_what_cannot_be_checked_is_another_exit_code(

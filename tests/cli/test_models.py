@@ -33,7 +33,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_table_shows_sizing_limits_and_editing(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    head, *rows, note = capsys.readouterr().out.splitlines()
+    tables, note = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    (head, *rows), (fields_head, *fields) = (table.splitlines() for table in tables.split("\n\n"))
     cells = {row[0]: row for row in (re.split(r"\s{2,}", line) for line in rows)}
     assert head.split() == ["MODEL", "SIZED", "BY", "SIZES", "N", "PROMPT", "EDITS", "FORMATS"]
     assert cells["flux-2-pro"][1:] == [
@@ -51,10 +52,17 @@ def test_table_shows_sizing_limits_and_editing(emulator: Emulator, capsys: pytes
     ]
     assert cells["grok-imagine"][1:6] == ["aspect ratio", f"aspect_ratio {ratios}", "1-4", "8,000", "1 image"]
     assert cells["gpt-image-2"][1:3] == ["preset", "image_size auto 1024x1024 1536x1024 1024x1536"]
-    # Its entry has no edit block, which is not the same as a no.
-    assert (cells["deepshi-banana-pro"][3], cells["deepshi-banana-pro"][5]) == ("1", "?")
+    # Its entry has no edit block, and no images among what it takes.
+    assert (cells["deepshi-banana-pro"][3], cells["deepshi-banana-pro"][5]) == ("1", "no")
     assert note == "10 image models; ? is what the catalog does not say."
     assert "deepshi-chat-large" not in cells
+    assert fields_head.split() == ["MODEL", "FIELD", "TYPE", "ALLOWED", "DEFAULT"]
+    described = {tuple(row[:2]): row[2:] for row in (re.split(r"\s{2,}", line) for line in fields)}
+    assert described["flux-2-pro", "width"] == ["integer", "16-4096", "1024"]
+    assert described["nano-banana-2", "resolution"] == ["string", "1K 2K 4K", "1K"]
+    assert described["gpt-image-2", "quality"] == ["string", "low medium high", "medium"]
+    assert described["seedream-4.5", "seed"] == ["integer", "0-4294967295", "?"]
+    assert ("gpt-image-2", "seed") not in described
 
 
 def test_json_has_all_that_is_understood(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,11 +74,13 @@ def test_json_has_all_that_is_understood(emulator: Emulator, capsys: pytest.Capt
         "sizing": ["aspect_ratio"],
         "can_edit": True,
         "max_input_images": 1,
+        "max_input_bytes": None,
         "prompt_max_length": 8000,
         "makes_images": True,
     }
-    assert parameters["n"] == {"allowed": None, "minimum": 1, "maximum": 4}
-    assert parameters["output_format"] == {"allowed": ["jpeg"], "minimum": None, "maximum": None}
+    number = {"type": "integer", "allowed": None, "minimum": 1, "maximum": 4, "default": "1"}
+    text = {"type": "string", "allowed": ["jpeg"], "minimum": None, "maximum": None, "default": "jpeg"}
+    assert (parameters["n"], parameters["output_format"]) == (number, text)
 
 
 @pytest.mark.parametrize("shape", ["list", "allowed"])

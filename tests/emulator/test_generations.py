@@ -188,6 +188,14 @@ def test_catalog_has_other_shapes_with_the_same_models(emulator: Emulator, clien
         assert parameters["output_format"]["allowed"] == ["png"]
 
 
+def test_catalog_may_say_nothing_but_ids_or_be_of_another_vendor(emulator: Emulator, client: httpx.Client) -> None:
+    emulator.settings(catalog_shape="bare")
+    assert {"id": "gpt-image-2"} in client.get("/v1/models").json()["data"]
+    emulator.settings(catalog_shape="foreign")
+    document = client.get("/v1/models").json()
+    assert (document["next_page_token"], document["models"][0]["id"]) == ("2", "deepshi/deepshi-banana-pro")
+
+
 COSTS = [
     ("object", {"total_cost": Decimal("0.039")}),
     ("number", Decimal("0.039")),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import socket
 from collections.abc import Callable
 from decimal import Decimal
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +16,42 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.operators.images import DeepshiGenerateImageOperator
+from tests.services.authority import Authority
 from tests.support.calls import image_file
 from tests.support.counts import posts
 from tests.support.jobs import make_job
 from tests.support.places import Place, images
+from tests.support.servers import Wire
 
 MODELS = "/v1/models"
+#: Of the operators, where the user says nothing.
+DEFAULT = signature(DeepshiGenerateImageOperator.__init__).parameters["preflight"].default
+SHAPES = ["object", "list", "allowed", "bare", "foreign", "odd"]
 #: Fields of a generation, and what is said about them.
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"aspect_ratio": "16:9"}, "deepshi-banana-pro is sized by width and height and ignores aspect_ratio"),
-    ({"model": "grok-imagine"}, "grok-imagine is sized by aspect_ratio and ignores width"),
-    ({"model": "nano-banana-2", "width": None, "height": None, "resolution": "8K"}, "allowed are 1K, 2K, 4K"),
-    ({"model": "seedream-4.5", "image_size": "12x12"}, "image_size is 12x12, allowed are"),
-    ({"output_format": "gif"}, "output_format is gif, allowed are png, jpeg, webp"),
-    ({"n": 2, "stream": False}, "n is 2, the most is 1"),
-    ({"width": 5000}, "width is 5000, the most is 4096"),
-    ({"width": 8}, "width is 8, the least is 16"),
-    ({"prompt": "x" * 8_001}, "the prompt has 8,001 characters, deepshi-banana-pro takes 8,000"),
+    ({"aspect_ratio": "16:9"}, "aspect_ratio is 16:9, but deepshi-banana-pro is sized by width and height and ignores"),
+    ({"model": "grok-imagine"}, "width is 64, but grok-imagine is sized by aspect_ratio and ignores width"),
+    (
+        {"model": "nano-banana-2", "width": None, "height": None, "resolution": "8K"},
+        "resolution is 8K, nano-banana-2 takes 1K, 2K, 4K (default 1K)",
+    ),
+    ({"model": "seedream-4.5", "image_size": "12x12"}, "image_size is 12x12, seedream-4.5 takes auto_2K, "),
+    ({"output_format": "gif"}, "output_format is gif, deepshi-banana-pro takes png, jpeg, webp (default png)"),
+    ({"n": 2, "stream": False}, "n is 2, deepshi-banana-pro takes 1 (default 1)"),
+    ({"width": 5000}, "width is 5000, deepshi-banana-pro takes 16 to 4096 (default 1024)"),
+    ({"width": 8}, "width is 8, deepshi-banana-pro takes 16 to 4096 (default 1024)"),
+    ({"height": None}, "width is 64 and height is missing: pictures are sized by both (height takes 16 to 4096"),
+    ({"width": None}, "height is 48 and width is missing: pictures are sized by both (width takes 16 to 4096"),
+    ({"prompt": "x" * 8_001}, "prompt has 8,001 characters, deepshi-banana-pro takes at most 8,000"),
+    (
+        {"model": "deepshi-banana"},
+        "model is deepshi-banana, which is not in the catalog of this key. Did you mean deepshi-banana-pro?",
+    ),
+    (
+        {"model": "deepshi-chat-large"},
+        "model is deepshi-chat-large, which makes no images. It lists deepshi-banana-pro",
+    ),
 ]
 
 
@@ -39,7 +61,7 @@ async def test_complaint_is_an_error_before_paying(
     emulator: Emulator, local: Place, fields: dict[str, Any], complaint: str, shape: str
 ) -> None:
     emulator.settings(catalog_shape=shape)
-    manifest = await run(make_job(local, fields=fields, preflight="error"))
+    manifest = await run(make_job(local, fields=fields, preflight=DEFAULT))
     assert manifest.error is not None
     assert (manifest.error["type"], manifest.error["charged"], manifest.retry) == ("PreflightFailed", "no", False)
     assert complaint in manifest.error["message"]
@@ -50,32 +72,102 @@ async def test_complaint_is_an_error_before_paying(
 @pytest.mark.parametrize(
     ("model", "count", "complaint"),
     [
-        ("deepshi-image-1", 6, "6 input images, deepshi-image-1 takes 5"),
-        ("deepshi-banana-pro", 1, None),  # "edit": null tells nothing
+        ("deepshi-image-1", 6, "images has 6 input images, deepshi-image-1 takes at most 5"),
+        (
+            "deepshi-banana-pro",
+            1,
+            "images has 1, but deepshi-banana-pro cannot edit images; deepshi-image-1, flux-2-pro",
+        ),
     ],
 )
 async def test_input_images_are_counted(
-    emulator: Emulator, local: Place, tmp_path: Path, model: str, count: int, complaint: str | None
+    emulator: Emulator, local: Place, tmp_path: Path, model: str, count: int, complaint: str
 ) -> None:
     file = tmp_path / "in.png"
     file.write_bytes(image_file("png"))
     fields = {"model": model, "images": [str(file)] * count}
     manifest = await run(make_job(local, operation="edit", fields=fields, preflight="error"))
     assert manifest.error is not None
-    if complaint:
-        assert complaint in manifest.error["message"]
-        assert posts(emulator) == 0
-    else:
-        assert manifest.error["code"] == "edit_not_supported"
+    assert complaint in manifest.error["message"]
+    assert posts(emulator) == 0
 
 
-async def test_by_default_a_complaint_is_a_warning(
+async def test_a_complaint_is_a_warning_if_the_user_wants_that(
     emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         manifest = await run(make_job(local, fields={"aspect_ratio": "16:9"}, preflight="warn"))
     assert (manifest.status, posts(emulator)) == ("success", 1)
-    assert "Preflight: deepshi-banana-pro is sized by width and height and ignores aspect_ratio" in caplog.text
+    assert "Preflight: aspect_ratio is 16:9, but deepshi-banana-pro is sized by width and height" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", 7), ("quality", "high")])
+async def test_a_field_that_would_be_ignored_is_warned_of_and_sent(
+    emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture, field: str, value: Any
+) -> None:
+    fields = {"model": "nano-banana-2", "width": None, "height": None, field: value}
+    with caplog.at_level(logging.WARNING):
+        manifest = await run(make_job(local, fields=fields, preflight=DEFAULT))
+    assert (manifest.status, posts(emulator)) == ("success", 1)
+    assert f"Preflight: {field} is {value}, and nano-banana-2 will ignore it: the catalog lists only" in caplog.text
+
+
+#: Of each sizing style, with everything that the model takes.
+WORKING: list[dict[str, Any]] = [
+    {"width": 64, "height": 48, "seed": 7, "output_format": "webp"},
+    {"model": "flux-2-pro", "width": 64, "height": 48, "n": 2, "stream": False},
+    {"model": "nano-banana-2", "aspect_ratio": "16:9", "resolution": "1K", "n": 4, "stream": False},
+    {"model": "grok-imagine", "aspect_ratio": "3:2", "output_format": "jpeg"},
+    {"model": "seedream-4.5", "image_size": "1024x1024", "seed": 1},
+    {"model": "gpt-image-2", "image_size": "auto", "quality": "low"},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_nothing_that_works_is_refused_whatever_the_catalog_looks_like(
+    emulator: Emulator, new_place: Callable[[str], Place], tmp_path: Path, shape: str
+) -> None:
+    emulator.settings(catalog_shape=shape)
+    for fields in WORKING:
+        unsized = {"width": None, "height": None, **fields}
+        manifest = await run(make_job(new_place("file"), fields=unsized, preflight=DEFAULT))
+        assert manifest.status == "success", (fields, manifest.error)
+    file = tmp_path / "in.png"
+    file.write_bytes(image_file("png"))
+    edit = {"model": "deepshi-image-1", "images": [str(file)] * 5}
+    manifest = await run(make_job(new_place("file"), operation="edit", fields=edit, preflight=DEFAULT))
+    assert (manifest.status, posts(emulator)) == ("success", len(WORKING) + 1), manifest.error
+
+
+@pytest.mark.parametrize("shape", ["bare", "foreign", "odd"])
+async def test_documented_cap_on_n_needs_no_catalog(emulator: Emulator, local: Place, shape: str) -> None:
+    emulator.settings(catalog_shape=shape)
+    manifest = await run(make_job(local, fields={"n": 2, "stream": False}, preflight=DEFAULT))
+    assert manifest.error is not None
+    assert ("n is 2, deepshi-banana-pro takes 1 (default 1)" in manifest.error["message"], posts(emulator)) == (True, 0)
+
+
+async def test_input_image_that_is_too_large_is_refused(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, local: Place, tmp_path: Path
+) -> None:
+    file = tmp_path / "in.png"
+    file.write_bytes(image_file("png"))
+    size = file.stat().st_size
+    body = json.dumps({"data": [{"id": "m", "edit": {"max_image_bytes": size - 1}}]}).encode()
+    asked: list[bytes] = []
+
+    def catalog(client: socket.socket) -> None:
+        asked.append(client.recv(65536).split(b"\r\n")[0])
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    wire = Wire("http", authority, monkeypatch)
+    with wire.serving(catalog) as url:
+        wire.connect_to(url)
+        fields = {"model": "m", "images": [str(file)]}
+        manifest = await run(make_job(local, operation="edit", fields=fields, preflight=DEFAULT))
+    assert manifest.error is not None
+    assert f"images: number 1 has {size:,} bytes, m takes at most {size - 1:,}" in manifest.error["message"]
+    assert asked == [b"GET /v1/models HTTP/1.1"]
 
 
 async def test_off_does_not_ask(emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,8 +206,10 @@ async def test_catalog_that_nobody_understands_lets_through(emulator: Emulator, 
     assert (manifest.status, posts(emulator)) == ("success", 1)
 
 
-async def test_model_that_the_catalog_does_not_know_is_sent_as_it_is(emulator: Emulator, local: Place) -> None:
-    manifest = await run(make_job(local, fields={"model": "brand-new"}, preflight="error"))
+@pytest.mark.parametrize("shape", ["bare", "foreign", "odd"])
+async def test_model_that_may_be_elsewhere_is_sent_as_it_is(emulator: Emulator, local: Place, shape: str) -> None:
+    emulator.settings(catalog_shape=shape)
+    manifest = await run(make_job(local, fields={"model": "brand-new"}, preflight=DEFAULT))
     assert manifest.error is not None
     assert (manifest.error["code"], posts(emulator)) == ("model_not_found", 1)
 

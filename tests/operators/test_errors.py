@@ -159,8 +159,8 @@ def test_no_input_image(emulator: Emulator, local: Place) -> None:
     assert posts(emulator) == 0
 
 
-def test_preflight_in_error_mode(emulator: Emulator, local: Place) -> None:
-    operator = generate(output_uri=local.uri, aspect_ratio="16:9", preflight="error")
+def test_preflight_refuses_by_default(emulator: Emulator, local: Place) -> None:
+    operator = generate(output_uri=local.uri, aspect_ratio="16:9")
     said, _ = fails(operator, PreflightFailed, retried=False)
     assert "ignores aspect_ratio" in said
     assert posts(emulator) == 0

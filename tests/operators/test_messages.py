@@ -106,7 +106,7 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
         ("generation_timeout", "soon", "generation_timeout: seconds are needed, 0 or more, got 'soon'"),
         ("generation_timeout", float("inf"), "generation_timeout: seconds"),
         ("generation_timeout", None, "generation_timeout: seconds"),
-        ("preflight", "maybe", "preflight: must be 'warn', 'error' or 'off', got 'maybe'"),
+        ("preflight", "maybe", "preflight: must be 'error', 'warn' or 'off', got 'maybe'"),
         ("reuse", "perhaps", "reuse: true or false is needed, got 'perhaps'"),
         ("stream", "perhaps", "stream: True, False or None is needed, got 'perhaps'"),
         ("max_run_cost_usd", "much", "max_run_cost_usd: an amount in USD is needed, got 'much'"),

@@ -1,0 +1,215 @@
+"""What the catalog says against a request, before it is paid for.
+
+Only what the catalog states is a contradiction that refuses a request. What it does not state, or states in a form that
+is not understood, lets the request through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Parameter
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.texts import did_you_mean
+
+#: Most pictures of one request, of models whose catalog entry does not say it (API.md, "generations").
+_DOCUMENTED_N = {"deepshi-banana-pro": 1, "deepshi-image-1": 1}
+#: Fields of one sizing style: a catalog that lists one of them does not deny the others.
+_STYLES = ({"width", "height"}, {"aspect_ratio", "resolution"})
+#: Fields that only an image model lists.
+_PICTURE_FIELDS = frozenset({*SIZING_FIELDS, "quality", "output_format"})
+#: Values, and models, that a sentence names.
+_NAMED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complaint:
+    """One thing that is wrong with a request.
+
+    :param field: of the request.
+    :param text: a sentence without a full stop: the field, its value, what is allowed, and the default.
+    :param is_certain: whether the request contradicts the catalog; if not, it is only likely to be a mistake.
+    """
+
+    field: str
+    text: str
+    is_certain: bool = True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence[int] = ()) -> list[Complaint]:
+    """Return what the catalog says against a request; empty if nothing.
+
+    :param input_bytes: length of each input image, if they were read.
+    """
+    model = catalog.models.get(request.model)
+    if model is None:
+        unlisted = [_unlisted(request.model, catalog)] if catalog.lacks(request.model) else []
+        return [*unlisted, *_n_complaints(request, None), *_lone_sides(request)]
+    if model.makes_images is False and not _PICTURE_FIELDS & (model.parameters or {}).keys():
+        return [Complaint(field="model", text=f"model is {model.id}, which makes no images.{_image_models(catalog)}")]
+    return [
+        *_sizing_complaints(request, model),
+        *_value_complaints(request, model),
+        *_n_complaints(request, (model.parameters or {}).get("n")),
+        *_prompt_complaints(request, model),
+        *_edit_complaints(request, model, catalog, input_bytes),
+        *_ignored_fields(request, model),
+    ]
+
+
+def limits(parameter: Parameter | None) -> str:
+    """Return the values that a parameter takes, such as ``16 to 4096`` or ``1K, 2K``; empty if unknown."""
+    if parameter is None:
+        return ""
+    if parameter.allowed:
+        more = ", …" if len(parameter.allowed) > _NAMED else ""
+        return ", ".join(parameter.allowed[:_NAMED]) + more
+    least, most = (None if limit is None else _number_text(limit) for limit in (parameter.minimum, parameter.maximum))
+    if least and most:
+        return least if least == most else f"{least} to {most}"
+    return f"at least {least}" if least else f"at most {most}" if most else ""
+
+
+def _number_text(number: float) -> str:
+    return f"{number:.0f}" if number.is_integer() else f"{number:g}"
+
+
+def _unlisted(model: str, catalog: Catalog) -> Complaint:
+    names = [name for name, info in catalog.models.items() if info.makes_images is not False]
+    meant = did_you_mean(model, names)
+    return Complaint(
+        field="model",
+        text=f"model is {model[:100]}, which is not in the catalog of this key.{meant}{_image_models(catalog)}",
+    )
+
+
+def _image_models(catalog: Catalog) -> str:
+    names = [name for name, info in catalog.models.items() if info.makes_images is not False]
+    return f" It lists {', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''}" if names else ""
+
+
+def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
+    taken = set(model.sizing)
+    if not taken:
+        yield from _lone_sides(request)
+        return
+    # An aspect ratio alone is a style of its own.
+    taken |= {name for style in _STYLES if taken & (style - {"aspect_ratio"}) for name in style}
+    own = " and ".join(field for field in SIZING_FIELDS if field in taken)
+    sizes = "; ".join(filter(None, (_named(name, model) for name in model.sizing)))
+    for field in SIZING_FIELDS:
+        value = getattr(request, field)
+        if value is not None and field not in taken:
+            text = f"{field} is {value}, but {model.id} is sized by {own} and ignores {field}"
+            yield Complaint(field=field, text=f"{text} ({sizes})" if sizes else text)
+            sizes = ""  # once is enough
+    if "width" in taken:
+        yield from _lone_sides(request, model)
+
+
+def _lone_sides(request: GenerateRequest, model: ModelInfo | None = None) -> Iterator[Complaint]:
+    """Complain of a width without a height, or the other way round.
+
+    :param model: if it is sized by them.
+    """
+    for given, missing in (("width", "height"), ("height", "width")):
+        value = getattr(request, given)
+        if value is not None and getattr(request, missing) is None:
+            text = f"{given} is {value} and {missing} is missing: pictures are sized by both"
+            named = _named(missing, model) if model else ""
+            yield Complaint(field=missing, text=f"{text} ({named})" if named else text, is_certain=model is not None)
+
+
+def _value_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
+    fields = request.picture_fields()
+    for name, parameter in (model.parameters or {}).items():
+        if name in fields and name not in ("prompt", "model", "images") and not _is_allowed(fields[name], parameter):
+            text = f"{name} is {str(fields[name])[:100]}, {model.id} takes {limits(parameter)}{_default(parameter)}"
+            yield Complaint(field=name, text=text)
+
+
+def _is_allowed(value: Any, parameter: Parameter) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return True
+    if isinstance(value, str):
+        return parameter.allowed is None or value.lower() in [text.lower() for text in parameter.allowed]
+    if parameter.allowed is not None:
+        numbers = [_as_number(text) for text in parameter.allowed]
+        return None in numbers or value in numbers  # otherwise they are ranges, or words with a meaning
+    too_many = parameter.maximum is not None and value > parameter.maximum
+    return not too_many and (parameter.minimum is None or value >= parameter.minimum)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _n_complaints(request: GenerateRequest, parameter: Parameter | None) -> Iterator[Complaint]:
+    is_silent = parameter is None or (parameter.allowed is None and parameter.maximum is None)
+    most = _DOCUMENTED_N.get(request.model) if is_silent else None
+    if most is not None and request.n > most:
+        yield Complaint(field="n", text=f"n is {request.n}, {request.model} takes {most} (default 1)")
+
+
+def _prompt_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
+    most = model.prompt_max_length
+    if most is not None and len(request.prompt) > most:
+        text = f"prompt has {len(request.prompt):,} characters, {model.id} takes at most {most:,}"
+        yield Complaint(field="prompt", text=text)
+
+
+def _edit_complaints(
+    request: GenerateRequest, model: ModelInfo, catalog: Catalog, input_bytes: Sequence[int]
+) -> Iterator[Complaint]:
+    if not isinstance(request, EditRequest):
+        return
+    count = len(request.images)
+    if model.can_edit is False:
+        others = [name for name, info in catalog.models.items() if info.can_edit]
+        text = f"images has {count}, but {model.id} cannot edit images"
+        yield Complaint(field="images", text=f"{text}; {', '.join(others[:_NAMED])} can" if others else text)
+        return
+    if model.max_input_images is not None and count > model.max_input_images:
+        text = f"images has {count} input images, {model.id} takes at most {model.max_input_images}"
+        yield Complaint(field="images", text=text)
+    most = model.max_input_bytes
+    for number, size in enumerate(input_bytes, start=1):
+        if most is not None and size > most:
+            text = f"images: number {number} has {size:,} bytes, {model.id} takes at most {most:,}"
+            yield Complaint(field="images", text=text)
+
+
+def _ignored_fields(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
+    """Complain of fields that the entry does not list, if it lists some that this provider knows.
+
+    What the API does not document was meant for the model by whoever wrote it.
+    """
+    listed = model.parameters or {}
+    if not listed.keys() & (_PICTURE_FIELDS | {"n", "seed"}):
+        return
+    given = {"n": None if request.n == 1 else request.n} | {
+        name: getattr(request, name) for name in ("seed", "quality", "output_format")
+    }
+    for name, value in given.items():
+        if value is not None and name not in listed:
+            fields = ", ".join(list(listed)[:_NAMED])
+            text = f"{name} is {str(value)[:100]}, and {model.id} will ignore it: the catalog lists only {fields}"
+            yield Complaint(field=name, text=text, is_certain=False)
+
+
+def _named(name: str, model: ModelInfo) -> str:
+    parameter = (model.parameters or {}).get(name)
+    allowed = limits(parameter)
+    return f"{name} takes {allowed}{_default(parameter)}" if parameter and allowed else ""
+
+
+def _default(parameter: Parameter | None) -> str:
+    return f" (default {parameter.default})" if parameter and parameter.default is not None else ""
