@@ -15,6 +15,7 @@ import pytest
 
 from deepshi_provider.cli.main import main
 from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow_database import new_home
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,10 +129,10 @@ def test_a_connection_in_the_environment_is_found_by_its_id(emulator: Emulator) 
 def test_a_connection_in_the_database_is_found(emulator: Emulator, tmp_path: Path) -> None:
     environment = {"AIRFLOW_HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     add = ["connections", "add", "stored", "--conn-json", emulator.connection_json()]
-    for arguments in (["db", "migrate"], add):
-        command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    new_home(tmp_path)
+    command = [sys.executable, "-m", "airflow", *add]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = run("models", "--json", "--conn-id", "stored", AIRFLOW_HOME=str(tmp_path))
     assert (found.returncode, len(json.loads(found.stdout or "[]"))) == (0, 10), found.stderr
 

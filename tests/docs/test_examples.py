@@ -13,6 +13,7 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.docs.pages import DOCS
+from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
@@ -38,7 +39,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
-        call("airflow", "db", "migrate", env=env)
+        new_home(root / "airflow")
         call("airflow", "pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred", env=env)
         call("airflow", "dags", "reserialize", env=env)
         log = call("tests.docs.run_dags", env=env, cwd=root)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
         env |= etl_connections(root)
-        call("airflow", "db", "migrate", env=env)
+        new_home(root / "airflow")
         call("airflow", "dags", "reserialize", env=env)
         log = call("tests.examples.run_dags", *RUNS, env=env)
         yield Runs(

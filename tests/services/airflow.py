@@ -70,7 +70,7 @@ class Airflow(AirflowApi):
         self._component_logs.mkdir(parents=True, exist_ok=True)
         write_passwords(self.home)
         try:
-            self._create_database(self._component_logs / "migrate.log")
+            self._create_database()
             self._spawn_components()
             self._wait_until_healthy()
         except BaseException:
@@ -150,8 +150,8 @@ class Airflow(AirflowApi):
     def _component_logs(self) -> Path:
         return self.home / "components"
 
-    def _create_database(self, log_path: Path) -> None:
-        create(self.database_path, self._env, log_path, self.start_timeout)
+    def _create_database(self) -> None:
+        create(self.database_path)
 
     def _spawn_components(self) -> None:
         self._spawn("api-server")

@@ -61,11 +61,11 @@ class AirflowCluster(Airflow):
             process.start_again()
         return [process.name for process in ended]
 
-    def _create_database(self, log_path: Path) -> None:
+    def _create_database(self) -> None:
         config = self.home / "config"
         config.mkdir(exist_ok=True)
         (config / "airflow_local_settings.py").write_text(_PRELOAD)
-        migrate(self._env, log_path, self.start_timeout)
+        migrate(self._env, self._component_logs / "migrate.log", self.start_timeout)
 
     def _spawn_components(self) -> None:
         super()._spawn_components()

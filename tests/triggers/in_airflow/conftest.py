@@ -32,7 +32,7 @@ if "triggerer" in sys.argv:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("deferred")
     (root / "images").mkdir()
