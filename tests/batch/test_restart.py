@@ -84,7 +84,7 @@ def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
         process.kill()
         process.wait()
     wait_until(lambda: emulator.stats()["in_flight"] == 0)
-    for name in state(place, "holder"):  # else the next try waits until the sign of life is too old
+    for name in state(place, "lease"):  # else the next try waits until the sign of life is too old
         place.delete(name)
     emulator.settings(latency=0)
     told = told_by({**said, "identity": {"try_number": 2}})

@@ -68,7 +68,7 @@ def test_a_batch_buys_each_row_once(emulator: Emulator, place: Place) -> None:
     }
     assert len(json.dumps(value)) < 2000
     assert [name for name in images(place) if name != manifest] == sorted(f"row-{n}-0.png" for n in range(20))
-    assert state(place, "holder") == []
+    assert state(place, "lease") == []
     lines = lines_of(place)
     assert [line["key"] for line in lines] == [row["key"] for row in rows]
     assert [list(line) for line in lines] == [COLUMNS] * 20

@@ -48,7 +48,7 @@ def test_kill_ends_the_request_at_once(emulator: Emulator, place: Place, thread:
     assert not isinstance(killed.value, AirflowFailException), "a retry is wanted"
     wait_until(lambda: emulator.stats()["disconnects"] == 1)
     assert len(state(place, "claim")) == 1
-    assert state(place, "record") == state(place, "holder") == images(place) == []
+    assert state(place, "record") == state(place, "lease") == images(place) == []
     assert ti.xcoms == {"cost_usd": 0.0}
     emulator.settings(latency=0)
     # A kill is a sending with unknown outcome: max_resends decides.

@@ -132,7 +132,7 @@ def test_shortest_program_makes_an_image(python: str, server: Emulator, tmp_path
     server.reset()
     environment = {**os.environ, "DEEPSHI_URL": server.base_url, "DEEPSHI_API_KEY": server.api_key}
     environment |= {"SSL_CERT_FILE": str(server.ca_file)}
-    program = str(ROOT / "tests" / "without_airflow.py")
+    program = str(ROOT / "tests" / "packaging" / "without_airflow.py")
     done = subprocess.run([python, program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"file://{tmp_path}/images/image-0.png"
     assert (tmp_path / "images" / "image-0.png").is_file()

@@ -63,7 +63,7 @@ def test_batch_whose_disk_is_full_ends_in_an_event_and_its_sheet_has_what_was_pa
     small_files(resource.RLIM_INFINITY)
     assert (event["kind"], event["status"], event["rows"]) == ("batch", "failed", 200)
     assert (event["error"]["type"], event["error"]["charged"]) == ("OutcomeUnknown", "unknown")
-    assert "not foreseen (OperationalError" in event["error"]["message"]
+    assert "Unexpected error (OperationalError" in event["error"]["message"]
     assert len(json.dumps(event)) < 1024
     with pytest.raises((DeepshiError, AirflowFailException)):
         resumed(operator, ti, event)

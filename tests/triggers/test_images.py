@@ -119,7 +119,7 @@ async def test_cancellation_closes_the_connection_and_leaves_the_claim(emulator:
         await running
     await until("the end of the connection", lambda: emulator.stats()["disconnects"] == 1)
     assert len(state(local, "claim")) == 1
-    assert state(local, "record") == state(local, "holder") == state(local, "manifest") == images(local) == []
+    assert state(local, "record") == state(local, "lease") == state(local, "manifest") == images(local) == []
 
 
 @pytest.fixture

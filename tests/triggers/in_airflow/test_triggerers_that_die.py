@@ -56,7 +56,7 @@ def test_another_triggerer_sends_once_more_and_says_so(killed: Killed) -> None:
     assert (result["unknown_outcomes"], result["sends"], result["reused"]) == (1, 1, False)
     assert images(run.place) == ["image-0.png"]
     assert run.xcom("cost_usd") == result["cost_usd"] == float(run.paid) / 2
-    assert "Earlier sendings of this request with unknown outcome: 1; sending once more" in run.log()
+    assert "Earlier attempts of this request with unknown outcome: 1; sending once more" in run.log()
 
 
 def test_with_max_resends_0_the_failure_names_the_claim(killed: Killed) -> None:

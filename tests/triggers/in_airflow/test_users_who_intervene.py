@@ -55,7 +55,7 @@ def test_next_run_sends_once_more_and_says_so(intervened: Intervened, name: str)
     assert (result["unknown_outcomes"], result["sends"], result["reused"]) == (1, 1, False)
     assert run.xcom("cost_usd") == result["cost_usd"] == float(run.paid) / 2
     assert images(run.place) == ["image-0.png"]
-    assert state(run.place, "holder") == []
+    assert state(run.place, "lease") == []
 
 
 @pytest.mark.parametrize("name", ["cleared_with_no_resend", "failed_with_no_resend"])
