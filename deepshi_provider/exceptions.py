@@ -17,6 +17,7 @@
     ├── OutcomeUnknown            sent, and no complete answer: an image may have been paid for
     │   └── ResendsExhausted      ... and sending it once more is not allowed
     ├── InvalidResponse           answered, but not with images
+    ├── ResultMismatch            the images are stored, and not as they were asked for; ``on_mismatch`` is ``fail``
     ├── BudgetExceeded            a limit set by the user was reached before sending
     ├── RowsFailed                some rows of a batch failed; its manifest says which
     ├── TasksFailed               some image tasks of a DAG run failed; the cost report says which
@@ -209,6 +210,12 @@ class InvalidResponse(DeepshiError):
 
     default_charged = "yes"
     retryable = True
+
+
+class ResultMismatch(DeepshiError):
+    """The images are paid for and stored, and not as they were asked for; ``on_mismatch`` is ``fail``."""
+
+    default_charged = "yes"
 
 
 class BudgetExceeded(DeepshiError):

@@ -71,7 +71,12 @@ def test_an_error_of_a_later_release_is_still_an_error() -> None:
 
 def test_only_what_was_sent_and_answered_may_cost() -> None:
     costly = {kind.__name__: kind.default_charged for kind in CLASSES if kind.default_charged != "no"}
-    assert costly == {"OutcomeUnknown": "unknown", "ResendsExhausted": "unknown", "InvalidResponse": "yes"}
+    assert costly == {
+        "OutcomeUnknown": "unknown",
+        "ResendsExhausted": "unknown",
+        "InvalidResponse": "yes",
+        "ResultMismatch": "yes",
+    }
 
 
 def test_an_error_shows_what_an_engineer_on_call_looks_for() -> None:

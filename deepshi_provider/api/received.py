@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.media import Media, identify
+from deepshi_provider.api.postcheck import wrong_number
 from deepshi_provider.api.responses import Answer, Picture, reported_cost
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.api.texts import shown_uri
@@ -225,7 +226,7 @@ def _is_before_work(error: DeepshiError) -> bool:
 def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete: bool) -> list[str]:
     found = []
     if count != taken.wanted:
-        found.append(f"Asked for {taken.wanted} {'image' if taken.wanted == 1 else 'images'}, got {count}")
+        found.append(wrong_number(taken.wanted, count))
     found += problems[:_EXPLAINED]
     if taken.error:
         code = f" (code: {taken.error.code})" if taken.error.code else ""

@@ -46,7 +46,7 @@ class Batch:
         self._context = context
         self._journal = journal
         self._rows = rows
-        self.results = RowResults(rows, job.rows, job.owner, context.account)
+        self.results = RowResults(rows, job.rows, job.owner, context.account, job.on_mismatch)
         self.error: DeepshiError | None = None
 
     async def run(self) -> None:

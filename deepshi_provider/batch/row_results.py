@@ -7,13 +7,15 @@ import logging
 from decimal import Decimal
 from typing import Any
 
+from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.progress import Progress
 from deepshi_provider.batch.row_table import Row, RowTable
 from deepshi_provider.costs.money import as_number, total
-from deepshi_provider.costs.sheet import MOST_IMAGES, SheetImage
-from deepshi_provider.exceptions import Charged, DeepshiError
+from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_IMAGES, SheetImage
+from deepshi_provider.exceptions import Charged, DeepshiError, ResultMismatch
+from deepshi_provider.jobs.job import MismatchMode
 from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner, Record
 from deepshi_provider.journal.sheets import sheet_images
@@ -36,10 +38,13 @@ class RowResults:
     :ivar reused: by model, how many pictures others had bought, and for how much.
     :ivar named: the first failed rows with their errors.
     :ivar charges: what the failures mean for the money.
+    :ivar warnings: of the first rows whose images are not as they were asked for.
     :ivar may_retry: whether another try may help one of the failed rows.
     """
 
-    def __init__(self, rows: RowTable, count: int, owner: Owner, account: Account) -> None:
+    def __init__(
+        self, rows: RowTable, count: int, owner: Owner, account: Account, on_mismatch: MismatchMode = "warn"
+    ) -> None:
         self._rows = rows
         self._owner = owner
         self._account = account
@@ -50,6 +55,8 @@ class RowResults:
         self.named: list[str] = []
         self.charges: set[Charged] = set()
         self.may_retry = False
+        self.warnings: list[str] = []
+        self._on_mismatch = on_mismatch
 
     @property
     def images(self) -> list[SheetImage]:  # noqa: D102 -- described above
@@ -61,8 +68,13 @@ class RowResults:
         :param seconds: that it took; ``None`` if it was done before.
         """
         own = record.owner.is_same_task(self._owner)
-        status = "created" if own else "reused"
+        differences = self._differences(row, request, record)
+        is_refused = bool(differences) and self._on_mismatch == "fail"
+        status = "failed" if is_refused else "created" if own else "reused"
+        charged: Charged = "yes" if costs else "no"
         self._note(row, record, own=own)
+        if is_refused:
+            self._failed(row, ResultMismatch.__name__, charged)
         image = record.images[0]
         line = {
             "uri": image.uri,
@@ -71,8 +83,9 @@ class RowResults:
             "height": image.height,
             "sha256": image.sha256,
             "model": record.model,
-            "charged": "yes" if costs else "no",
-            "warnings": record.warnings,
+            "error": ResultMismatch.__name__ if is_refused else None,
+            "charged": charged,
+            "warnings": added(record.warnings, differences),
         }
         self._put(row, request, status, costs, seconds or 0.0, line)
         self._progress.add(status, self._account.spending, sent=own and seconds is not None)
@@ -94,9 +107,7 @@ class RowResults:
         :param may_retry: whether another try may help it.
         """
         self.may_retry |= may_retry
-        self.charges.add(charged)
-        if len(self.named) < NAMED:
-            self.named.append(f"{row.key[:100]}: {type(error).__name__}")
+        self._failed(row, type(error).__name__, charged)
         line = {"error": error.code or type(error).__name__, "charged": charged}
         self._put(row, request, "failed", costs, seconds, line)
         level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
@@ -106,6 +117,25 @@ class RowResults:
     def log_progress(self) -> None:
         """Write a line to the log."""
         self._progress.log(self._account.spending)
+
+    def _failed(self, row: Row, error: str, charged: Charged) -> None:
+        self.charges.add(charged)
+        if len(self.named) < NAMED:
+            self.named.append(f"{row.key[:100]}: {error}")
+
+    def _differences(self, row: Row, request: GenerateRequest, record: Record) -> list[str]:
+        """Return what is not as it was asked for; the log and the outcome name the first rows, the manifest all."""
+        found = mismatches(request, record.images)
+        for image in record.images:
+            other = self._rows.twin(image.sha256, _prompt_hash(request), row.key)
+            if other is not None:
+                found.append(
+                    f"Image {image.index} is, byte for byte, one of row {other[:100]}, whose prompt is another"
+                )
+        if found and len(self.warnings) < NAMED:
+            self.warnings.append(f"{row.key[:100]}: {'; '.join(found)}"[:LONGEST_WARNING])
+            log.warning("Row %s", self.warnings[-1])
+        return found
 
     def _note(self, row: Row, record: Record, *, own: bool) -> None:
         """Keep what the cost sheet shows of a row."""
@@ -124,8 +154,12 @@ class RowResults:
             "key": row.key,
             "status": status,
             "model": request.model,
-            "prompt_hash": hashlib.sha256(request.prompt.encode()).hexdigest(),
+            "prompt_hash": _prompt_hash(request),
             "cost_usd": as_number(total(costs)),
             "seconds": round(seconds, 3),
         }
         self._rows.put(row, {**EMPTY_LINE, **common, **line})
+
+
+def _prompt_hash(request: GenerateRequest) -> str:
+    return hashlib.sha256(request.prompt.encode()).hexdigest()

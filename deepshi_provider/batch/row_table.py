@@ -46,6 +46,7 @@ class RowTable:
         self._db = open_scratch(
             "CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT, carried TEXT)",
             "CREATE TABLE lines (number INTEGER PRIMARY KEY, line TEXT)",
+            "CREATE TABLE pictures (sha256 TEXT PRIMARY KEY, prompt TEXT, key TEXT)",
         )
 
     def __enter__(self) -> RowTable:
@@ -104,6 +105,16 @@ class RowTable:
     def put(self, row: Row, line: dict[str, Any]) -> None:
         """Write down what became of a row."""
         self._db.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (row.number, json.dumps(line)))
+
+    def twin(self, sha256: str, prompt: str, key: str) -> str | None:
+        """Take note of a picture; return the key of another row that has the same for another prompt.
+
+        :param prompt: its SHA-256, in hex.
+        """
+        self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (sha256, prompt, key))
+        query = "SELECT prompt, key FROM pictures WHERE sha256 = ?"
+        other, name = self._db.execute(query, (sha256,)).fetchone()
+        return str(name) if other != prompt else None
 
     def dump_rows(self, file: BinaryIO) -> None:
         """Write the rows as JSONL, for :meth:`load_rows`."""

@@ -26,7 +26,7 @@ from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.jobs.own_output import refuse_circles
 from deepshi_provider.journal.directory import DirectoryJournal
-from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet
+from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_warnings
 from deepshi_provider.store.store import PATIENCE, in_thread
 from deepshi_provider.store.stores import Stores
 
@@ -72,7 +72,7 @@ async def store_rows(job: BatchJob, rows: RowTable, stores: Stores) -> None:
 
 
 async def images_of(manifest_uri: str, conn_id: str | None, stores: Stores) -> list[dict[str, Any]]:
-    """Return ``{"uri", "key", "model"}`` of each image that a stored manifest lists.
+    """Return ``{"uri", "key", "model", "warnings"}`` of each image of a row that did not fail, by its manifest.
 
     :raises StorageFailed: it cannot be read.
     """
@@ -82,7 +82,9 @@ async def images_of(manifest_uri: str, conn_id: str | None, stores: Stores) -> l
 
 def _images(file: BinaryIO) -> list[dict[str, Any]]:
     lines = (json.loads(line) for line in file)
-    return [{"uri": uri, "key": line["key"], "model": line["model"]} for line in lines for uri in line["uris"]]
+    shown = ("key", "model", "warnings")
+    good = (line for line in lines if line["status"] != "failed")
+    return [{"uri": uri, **{name: line[name] for name in shown}} for line in good for uri in line["uris"]]
 
 
 def _edits(rows: RowTable) -> Iterator[tuple[str, GenerateRequest]]:
@@ -141,6 +143,7 @@ def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = Tr
         job.output_conn_id,
         ended=ended,
         images=images,
+        warnings=sheet_warnings(batch.results.warnings if batch else []),
         **tally.sums(),
         **more,
     )
@@ -169,6 +172,7 @@ def _outcome(job: BatchJob, context: JobContext, batch: Batch, costs: CostSheet)
         reused=counts["reused"],
         failed=counts["failed"],
         skipped=job.rows - counts.total(),
+        warnings=batch.results.warnings,
         unknown_outcomes=costs.unknown_outcomes,
         manifest_uri=uri,
         costs=costs,

@@ -25,6 +25,9 @@ Operation = Literal["generate", "edit", "batch", "hook"]
 XCOM_KEY = "deepshi_cost"
 #: Images of a batch that its sheet names.
 MOST_IMAGES = 8
+#: Warnings that it names, and characters of each.
+MOST_WARNINGS = 3
+LONGEST_WARNING = 200
 #: Models that a sheet shows one by one; the others are one entry, :data:`OTHERS`.
 MOST_MODELS = 8
 OTHERS = "(others)"
@@ -110,6 +113,7 @@ class CostSheet(BaseModel):
         known price of their class; ``None`` if that is not known.
     :param models: the most expensive first.
     :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
+    :param warnings: what is not as it was asked for: the first :data:`MOST_WARNINGS` sentences.
     :param output_uri: where records and claims lie; empty if the task did not come that far.
     """
 
@@ -132,6 +136,7 @@ class CostSheet(BaseModel):
     may_have_cost_usd: Usd | None = Decimal(0)
     models: list[ModelCosts] = []
     images: list[SheetImage] = []
+    warnings: list[str] = []
     output_uri: str = ""
     output_conn_id: str | None = None
     manifest_uri: str | None = None
@@ -144,6 +149,8 @@ class CostSheet(BaseModel):
                 sheet = sheet.model_copy(update={"images": sheet.images[:-1]})
             elif len(sheet.models) > 1:
                 sheet = sheet.model_copy(update={"models": shortened(sheet.models, len(sheet.models) - 1)})
+            elif sheet.warnings:
+                sheet = sheet.model_copy(update={"warnings": sheet.warnings[:-1]})
             elif sheet.metadata is not None:
                 sheet = sheet.model_copy(update={"metadata": None})
             else:

@@ -74,6 +74,11 @@ class Engine:
         self.fingerprint = ""
 
     @property
+    def request(self) -> GenerateRequest:
+        """The request that was sent last, or whose images were found."""
+        return self._request
+
+    @property
     def exposed(self) -> list[Attempt]:
         """The request's attempts, since its last stored images, that cost money or may have."""
         return since_purchase(self._journal.attempts(self._name), self.fingerprint) if self.fingerprint else []

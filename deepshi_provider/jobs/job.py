@@ -18,6 +18,7 @@ from deepshi_provider.store.store import STATE
 _SKEW = 10.0
 
 PreflightMode = Literal["error", "warn", "off"]
+MismatchMode = Literal["warn", "fail"]
 
 
 class Terms(BaseModel):
@@ -27,6 +28,7 @@ class Terms(BaseModel):
     :param output_uri: directory for the images.
     :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
+    :param on_mismatch: what to make of images that are not as they were asked for; they are stored either way.
     :param max_cost_usd: most that the task instance may spend, over all its tries.
     :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
     :param runs_uri: where the tasks of a run share what they have spent: the connection's ``output_uri``.
@@ -44,6 +46,7 @@ class Terms(BaseModel):
     reuse: bool = True
     max_resends: Annotated[int, Field(ge=0)] = 1
     preflight: PreflightMode = "error"
+    on_mismatch: MismatchMode = "warn"
     max_cost_usd: Usd | None = None
     max_run_cost_usd: Usd | None = None
     runs_uri: str | None = None

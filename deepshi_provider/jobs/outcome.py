@@ -67,13 +67,13 @@ class ImageOutcome(Outcome, Purchased):
     reused: bool = False
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the event; the result of a success is read from the manifest.
+        """Return the event; a result with images is read from the manifest.
 
         :param storage_conn_id: connection by which the manifest can be read.
         """
-        if self.status == "success":
+        if self.images:
             where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
-            return {"kind": self.kind, "status": self.status, **where}
+            return {"kind": self.kind, "status": self.status, **where, "error": _short(self.error)}
         return super().as_event(storage_conn_id)
 
     def as_xcom(self) -> dict[str, Any]:
@@ -92,6 +92,7 @@ class BatchOutcome(Outcome):
     :param reused: rows whose images others had bought.
     :param skipped: rows that were not started.
     :param unknown_outcomes: attempts that may have been paid for and are not in the cost.
+    :param warnings: what is not as it was asked for, of the first such rows; the manifest has all.
     """
 
     kind: Literal["batch"] = "batch"
@@ -100,12 +101,13 @@ class BatchOutcome(Outcome):
     reused: int = 0
     failed: int = 0
     skipped: int = 0
+    warnings: list[str] = []
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""
         counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
         where = {"cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
-        return {**counts, **where, **self.labels()}
+        return {**counts, **where, "warnings": self.warnings, **self.labels()}
 
 
 _ANY: TypeAdapter[ImageOutcome | BatchOutcome] = TypeAdapter(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.result import Image, ImagesResult
 from deepshi_provider.costs.money import plain, usd
@@ -93,6 +94,14 @@ class Publisher:
     def _image_name(self, image: Image) -> str:
         return f"{self._name}-{image.index}.{image.extension}"
 
+    def _warnings(self, result: ImagesResult) -> list[str]:
+        """Return what is not as it was asked for; what the answer itself did not show is logged here."""
+        warnings = added(result.warnings, mismatches(self._request, result.images))
+        level = logging.WARNING if self._context.image_log_level >= logging.INFO else logging.DEBUG
+        for warning in warnings[len(result.warnings) :]:
+            log.log(level, "%s", warning)
+        return warnings
+
     def _record_of(self, result: ImagesResult, kind: RecordKind, unknown: int) -> Record:
         images = [
             StoredImage(
@@ -118,7 +127,7 @@ class Publisher:
             cost_usd=result.cost_usd,
             cost_is_complete=result.cost_is_complete,
             sends=result.sends,
-            warnings=result.warnings,
+            warnings=self._warnings(result) if kind == "stored" else result.warnings,
         )
 
     def _record(self, kind: RecordKind, unknown: int, **fields: Any) -> Record:

@@ -11,17 +11,25 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.client.client import Client
 from deepshi_provider.costs.sheet import CostSheet
-from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
+from deepshi_provider.exceptions import (
+    DeepshiError,
+    OutcomeUnknown,
+    ResendsExhausted,
+    ResultMismatch,
+    StorageFailed,
+    TimedOut,
+)
 from deepshi_provider.jobs.context import JobContext
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.outcome import ImageOutcome
-from deepshi_provider.journal.entries import IMAGE, unsettled
+from deepshi_provider.journal.entries import IMAGE, Record, unsettled
 from deepshi_provider.journal.journal import Journal, Purchase
 from deepshi_provider.journal.lease import TIMES, Times
-from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_images
+from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_images, sheet_warnings
 from deepshi_provider.store.store import PATIENCE, Store
 from deepshi_provider.store.stores import Stores
 
@@ -70,7 +78,7 @@ async def _ended(job: Job, context: JobContext, engine: Engine) -> ImageOutcome:
     try:
         async with context.client.session(files=context.store.files), context.lease:
             purchase = await engine.run()
-        return await _success(job, context, purchase)
+        return await _success(job, context, engine, purchase)
     except DeepshiError as err:
         return await _failure(job, context, engine, err)
 
@@ -125,24 +133,29 @@ async def _load(store: Store, name: str, what: str) -> bytes:
     return data
 
 
-async def _success(job: Job, context: JobContext, purchase: Purchase) -> ImageOutcome:
+async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purchase) -> ImageOutcome:
     record, store = purchase.record, context.store
     reused = record.owner != job.owner
+    differences = mismatches(engine.request, record.images)
+    warnings = added(record.warnings, differences)
     if reused:
         log.info("Nothing was sent: reused %s", record.images[0].uri)
-        for warning in record.warnings:
+        for warning in warnings:
             log.warning("%s", warning)
     tally = await latest_tally(context.journal, job.owner, context.account.prices)
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     uri = store.uri_of(job.manifest_name)
-    costs = _sheet(job, **tally.sums(), images=sheet_images(record.images), manifest_uri=uri)
+    images = sheet_images(record.images)
+    costs = _sheet(job, **tally.sums(), images=images, manifest_uri=uri, warnings=sheet_warnings(warnings))
     this_try = {"cost_usd": Decimal(0), "sends": 0} if reused else {}
+    error = _mismatch(differences, record, reused=reused) if differences and job.on_mismatch == "fail" else None
     outcome = ImageOutcome(
-        status="success",
+        status="failed" if error else "success",
+        error=error.as_data() if error else None,
         operation=job.operation,
         **job.labels(),
-        **{**record.purchased(), **this_try},
+        **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,
         manifest_uri=uri,
         costs=costs,
@@ -159,6 +172,16 @@ async def _success(job: Job, context: JobContext, purchase: Purchase) -> ImageOu
             sends=record.sends,
         ) from err
     return outcome
+
+
+def _mismatch(differences: list[str], record: Record, *, reused: bool) -> ResultMismatch:
+    uris = ", ".join(image.uri for image in record.images)
+    costs = {"charged": "no"} if reused else {"cost_usd": record.cost_usd, "sends": record.sends}
+    return ResultMismatch(
+        f"{'; '.join(differences)}. on_mismatch is fail. The images are stored, and every further try takes them "
+        f"({uris}). Change the request, or set reuse=False to buy it anew",
+        **costs,
+    )
 
 
 async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiError) -> ImageOutcome:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
-from deepshi_provider.costs.sheet import CostSheet, Operation, SheetImage
+from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_WARNINGS, CostSheet, Operation, SheetImage
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.directory import DirectoryJournal
@@ -69,6 +70,11 @@ def sheet_images(images: Iterable[StoredImage], key: str | None = None) -> list[
         SheetImage(uri=i.uri, media_type=i.media_type, width=i.width, height=i.height, key=key and key[:100])
         for i in images
     ]
+
+
+def sheet_warnings(warnings: Iterable[str]) -> list[str]:
+    """Return the first warnings, as a sheet shows them."""
+    return [warning[:LONGEST_WARNING] for warning in islice(warnings, MOST_WARNINGS)]
 
 
 async def read_sheet(store: Store, owner: Owner, operation: Operation, *, ended: bool, prices: Prices) -> CostSheet:

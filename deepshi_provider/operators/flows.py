@@ -145,6 +145,7 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
         "reuse": task.reuse,
         "max_resends": task.max_resends,
         "preflight": task.preflight,
+        "on_mismatch": task.on_mismatch,
         "max_run_cost_usd": limit,
         "runs_uri": runs and runs.uri,
         "runs_conn_id": runs and runs.conn_id,

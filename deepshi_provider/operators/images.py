@@ -18,7 +18,7 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.jobs.job import PreflightMode
+from deepshi_provider.jobs.job import MismatchMode, PreflightMode
 from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
 from deepshi_provider.operators.rendered import carried_columns, image_uris, listed
@@ -60,6 +60,8 @@ class DeepshiGenerateImageOperator(ImageTask):
         nothing is sent and the task fails. The connection needs an ``output_uri``.
     :param preflight: check against the model catalog before paying: ``error`` refuses what contradicts it and warns of
         what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
+    :param on_mismatch: what to make of images that are not as they were asked for, by pixels, aspect ratio, format or
+        number: ``warn`` tells it in ``warnings``, ``fail`` fails the task too. They are paid for and stored either way.
     :param generation_timeout: seconds for the request with its retries.
     :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
     :param deferrable: wait in the triggerer, so that no worker slot is held.
@@ -97,6 +99,7 @@ class DeepshiGenerateImageOperator(ImageTask):
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
+        on_mismatch: MismatchMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -124,6 +127,7 @@ class DeepshiGenerateImageOperator(ImageTask):
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
+            on_mismatch=on_mismatch,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,
@@ -173,6 +177,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
+        on_mismatch: MismatchMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -200,6 +205,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
+            on_mismatch=on_mismatch,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,
@@ -294,6 +300,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
+        on_mismatch: MismatchMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -321,6 +328,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
+            on_mismatch=on_mismatch,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,

@@ -22,7 +22,7 @@ from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.jobs.job import BatchJob, Job, PreflightMode
+from deepshi_provider.jobs.job import BatchJob, Job, MismatchMode, PreflightMode
 from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome, outcome_of
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.prices import Prices
@@ -83,6 +83,7 @@ class ImageTask(BaseOperator):
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
+        on_mismatch: MismatchMode = "warn",
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -113,6 +114,7 @@ class ImageTask(BaseOperator):
         self.max_resends = max_resends
         self.max_run_cost_usd = max_run_cost_usd
         self.preflight = preflight
+        self.on_mismatch = on_mismatch
         self.generation_timeout = generation_timeout
         self.stream = stream
         self.deferrable = deferrable
@@ -209,7 +211,7 @@ class ImageTask(BaseOperator):
             outcome = outcome_of(event)
         except ValueError as err:
             raise AirflowException(f"The trigger's event cannot be understood: {event!r}") from err
-        if event and isinstance(outcome, ImageOutcome) and outcome.status == "success":
+        if event and isinstance(outcome, ImageOutcome) and "storage_conn_id" in event:
             try:
                 outcome = run_here(load_outcome(str(outcome.manifest_uri), event.get("storage_conn_id"), STORES))
             except DeepshiError as err:
@@ -249,7 +251,7 @@ class ImageTask(BaseOperator):
     def _add_asset_events(self, context: Context, ended: ImageOutcome | BatchOutcome, costs: CostSheet) -> None:
         def images() -> list[dict[str, Any]]:
             if isinstance(ended, ImageOutcome):
-                return [image.model_dump() for image in ended.images]
+                return [{**image.model_dump(), "warnings": ended.warnings} for image in ended.images]
             from deepshi_provider.batch.run import images_of
 
             _, conn_id = self.place(owner_of(context))
@@ -263,6 +265,7 @@ class ImageTask(BaseOperator):
             "unknown_outcomes": costs.unknown_outcomes,
             "may_have_cost_usd": as_number(costs.may_have_cost_usd),
             "manifest_uri": ended.manifest_uri,
+            "warnings": ended.warnings,
         }
         add_asset_events(context, self.outlets, images, sums, ended.labels())
 

@@ -61,6 +61,7 @@ def test_a_batch_buys_each_row_once(emulator: Emulator, place: Place) -> None:
         "skipped": 0,
         "unknown_outcomes": 0,
         "cost_usd": float(20 * PRICE),
+        "warnings": [],
         "manifest_uri": f"{place.uri}/{manifest}",
         "map_index": -1,
         "key": None,

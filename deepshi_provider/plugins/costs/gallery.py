@@ -104,6 +104,7 @@ def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
         "images": sum(entry.images for entry in sheet.models),
         "reused": sum(entry.reused for entry in sheet.models),
         "uri": image.uri,
+        "warnings": sheet.warnings,
     }
 
 

@@ -1,0 +1,91 @@
+"""What was asked for against what came, by the images' own bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from deepshi_provider.api.requests import GenerateRequest
+
+#: How far an aspect ratio may be off: models round to their own grid, up to 3 % for 5:4.
+_RATIO_TOLERANCE = 0.05
+#: How far the number of pixels may be off from a tier's: 1K is about 1024 x 1024, whatever the aspect ratio.
+_TIER_TOLERANCE = 2.0
+_MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "webp": "image/webp"}
+
+
+class Pixels(Protocol):
+    """An image that came, as it describes itself."""
+
+    @property
+    def index(self) -> int:
+        """Its position among the request's pictures."""
+
+    @property
+    def media_type(self) -> str:
+        """By its first bytes."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes, in hex."""
+
+
+def mismatches(request: GenerateRequest, images: Sequence[Pixels]) -> list[str]:
+    """Return how images differ from what was asked for, as sentences without a full stop."""
+    found = [wrong_number(request.n, len(images))] if len(images) != request.n else []
+    first: dict[str, int] = {}
+    for image in images:
+        found += _of_image(request, image)
+        twin = first.setdefault(image.sha256, image.index)
+        if twin != image.index:
+            found.append(f"Images {twin} and {image.index} are the same, byte for byte")
+    return found
+
+
+def added(warnings: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return warnings and others that are not yet among them."""
+    return list(dict.fromkeys([*warnings, *more]))
+
+
+def wrong_number(wanted: int, count: int) -> str:
+    """Return the sentence about images that are missing, or too many."""
+    return f"Asked for {wanted} {'image' if wanted == 1 else 'images'}, got {count}"
+
+
+def _of_image(request: GenerateRequest, image: Pixels) -> Iterator[str]:
+    name, size = f"Image {image.index}", f"{image.width}x{image.height} pixels"
+    width, height = _pixels_asked(request)
+    if (width or image.width, height or image.height) != (image.width, image.height):
+        yield f"{name} has {size}, asked for {width or 'any'}x{height or 'any'}"
+    ratio = _ratio(request.aspect_ratio)
+    if ratio and abs(image.width / image.height / ratio - 1) > _RATIO_TOLERANCE:
+        yield f"{name} has {size}, which is not {request.aspect_ratio}"
+    tier = re.fullmatch(r"(\d{1,2})K", request.resolution or "", re.IGNORECASE | re.ASCII)
+    nominal = (int(tier[1]) * 1024) ** 2 if tier else 0
+    if nominal and not 1 / _TIER_TOLERANCE <= image.width * image.height / nominal <= _TIER_TOLERANCE:
+        yield f"{name} has {size}, which is not {request.resolution}"
+    wanted = _MEDIA_TYPES.get((request.output_format or "").lower())
+    if wanted and image.media_type != wanted:
+        yield f"{name} is {image.media_type}, asked for {wanted}"
+
+
+def _pixels_asked(request: GenerateRequest) -> tuple[int | None, int | None]:
+    preset = re.fullmatch(r"(\d{1,6})\s?x\s?(\d{1,6})", request.image_size or "", re.ASCII | re.IGNORECASE)
+    if preset:
+        return int(preset[1]), int(preset[2])
+    return request.width, request.height
+
+
+def _ratio(text: str | None) -> float | None:
+    parts = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text or "", re.ASCII)
+    across, down = (int(parts[1]), int(parts[2])) if parts else (0, 0)
+    return across / down if across and down else None
