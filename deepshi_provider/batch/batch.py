@@ -26,6 +26,7 @@ from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.directory import DirectoryJournal
 from deepshi_provider.journal.entries import Attempt, Record, may_have_images, unsettled
+from deepshi_provider.journal.sheets import NameCosts, name_costs
 from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Batch:
         self._context = context
         self._journal = journal
         self._rows = rows
-        self.results = RowResults(rows, job.rows, job.owner, context.account, job.on_mismatch)
+        self.results = RowResults(rows, job, context.account)
         self.error: DeepshiError | None = None
 
     async def run(self) -> None:
@@ -151,9 +152,8 @@ class Batch:
         if failure:
             self.results.failed(
                 row,
-                request,
                 failure,
-                self._journal.costs_of(self._job.owner, row.name),
+                self._costs(row),
                 time.monotonic() - begun,
                 charged="unknown" if lost and failure.charged == "no" else failure.charged,
                 may_retry=failure.retryable and len(engine.exposed) <= self._job.max_resends,
@@ -165,7 +165,10 @@ class Batch:
         self.error = self._context.account.closed_by
 
     def _done(self, row: Row, request: GenerateRequest, record: Record, seconds: float | None) -> None:
-        self.results.done(row, request, record, self._journal.costs_of(self._job.owner, row.name), seconds)
+        self.results.done(row, request, record, self._costs(row), seconds)
+
+    def _costs(self, row: Row) -> NameCosts:
+        return name_costs(self._journal, self._job.owner, row.name, self._context.account.prices)
 
     async def _recent(self, row: Row) -> list[Attempt] | None:
         """Return what is known of the attempts under a row's name, if it is surely all."""

@@ -31,7 +31,9 @@ def is_missing(value: Any) -> bool:
     """Return whether a cell is empty: null, an empty text, and pandas' NaN, NaT and NA."""
     if value is None or (isinstance(value, str) and value == ""):
         return True
-    if isinstance(value, float | Decimal):
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    if isinstance(value, float):
         return math.isnan(value)
     return type(value).__name__ in ("NaTType", "NAType")
 
@@ -65,11 +67,13 @@ def native(value: Any) -> Any:
         except UnicodeEncodeError:
             raise ValueError("holds half of a character") from None
         return value
-    if is_missing(value) or (isinstance(value, float | Decimal) and math.isinf(value)):
+    if is_missing(value) or (isinstance(value, float | Decimal) and not math.isfinite(value)):
         return None
     if isinstance(value, list | tuple | Mapping):
         check_depth(value)
         return as_json(value)
+    if isinstance(value, datetime):  # without the nanoseconds of pandas', which only some readers know
+        return datetime.combine(value.date(), value.time(), value.tzinfo)
     if isinstance(value, bool | int | float | Decimal | date | time | bytes):
         return value
     raise ValueError(f"is {type(value).__name__}, for which the manifest has no type")

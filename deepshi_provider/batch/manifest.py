@@ -2,29 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO, Literal
 
-#: A row that was not started, but for its key.
+import msgspec
+
+ManifestFormat = Literal["jsonl", "parquet"]
+
+#: A row that was not started, but for what it asks for.
 EMPTY_LINE: dict[str, Any] = {
     "key": None,
     "status": "skipped",
     "uri": None,
     "uris": [],
+    "media_type": None,
     "width": None,
     "height": None,
+    "size_bytes": None,
     "sha256": None,
     "model": None,
+    "prompt": None,
+    "revised_prompt": None,
     "prompt_hash": None,
+    "seed": None,
+    "size_asked": None,
     "cost_usd": None,
-    "error": None,
+    "may_have_cost_usd": None,
     "charged": "no",
+    "attempts": None,
+    "tokens_in": None,
+    "tokens_out": None,
+    "error": None,
     "seconds": None,
     "warnings": [],
 }
 
-#: Names that no carried column may have: those above, and those that are to come.
-MANIFEST_COLUMNS = (
-    *EMPTY_LINE,
-    *("prompt", "revised_prompt", "media_type", "size_bytes", "seed", "size_asked", "tokens_in", "tokens_out"),
-    *("attempts", "may_have_cost_usd"),
-)
+#: Names that no carried column may have.
+MANIFEST_COLUMNS = tuple(EMPTY_LINE)
+
+#: Decimals as numbers with all their digits, dates in ISO 8601, bytes in base64.
+_TO_JSON = msgspec.json.Encoder(decimal_format="number")
+
+
+def asked(fields: Mapping[str, Any], *, with_prompt: bool) -> dict[str, Any]:
+    """Return the columns that say what a row asks for.
+
+    :param fields: of its request.
+    :param with_prompt: whether the prompt itself is named, or only its hash.
+    """
+    prompt = str(fields["prompt"])
+    return {
+        "model": fields["model"],
+        "prompt": prompt if with_prompt else None,
+        "prompt_hash": prompt_hash(prompt),
+        "seed": int64(fields.get("seed")),
+        "size_asked": _size(fields),
+    }
+
+
+def prompt_hash(prompt: str) -> str:
+    """Return the SHA-256 of a prompt, in hex."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def int64(value: Any) -> int | None:
+    """Return a number as readers of tables take it: what is no integer of 64 bits is ``None``."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and -(2**63) <= value < 2**63 else None
+
+
+def write_jsonl(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> None:
+    """Write one line of JSON per row."""
+    for line in lines:
+        file.write(_TO_JSON.encode(line) + b"\n")
+
+
+def _size(fields: Mapping[str, Any]) -> str | None:
+    width, height = fields.get("width"), fields.get("height")
+    pixels = None if width is None and height is None else f"{width or '?'}x{height or '?'}"
+    parts = [pixels, fields.get("aspect_ratio"), fields.get("resolution"), fields.get("image_size")]
+    return " ".join(str(part) for part in parts if part is not None) or None

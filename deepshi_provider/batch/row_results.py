@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from decimal import Decimal
 from typing import Any
 
 from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.api.requests import GenerateRequest
-from deepshi_provider.batch.manifest import EMPTY_LINE
+from deepshi_provider.batch.manifest import EMPTY_LINE, asked, int64, prompt_hash
 from deepshi_provider.batch.progress import Progress
 from deepshi_provider.batch.row_table import Row, RowTable
-from deepshi_provider.costs.money import as_number, total
 from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_IMAGES, SheetImage
 from deepshi_provider.exceptions import Charged, DeepshiError, ResultMismatch
-from deepshi_provider.jobs.job import MismatchMode
+from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.account import Account
-from deepshi_provider.journal.entries import Owner, Record
-from deepshi_provider.journal.sheets import sheet_images
+from deepshi_provider.journal.entries import Record
+from deepshi_provider.journal.sheets import NameCosts, sheet_images
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +24,6 @@ log = logging.getLogger(__name__)
 NAMED = 5
 #: Failed rows that the log explains; thousands tend to have one cause.
 LOGGED = 20
-
-#: What each attempt of the task instance for a row has cost, in USD, over all its tries.
-Costs = list[Decimal | None]
 
 
 class RowResults:
@@ -42,13 +37,12 @@ class RowResults:
     :ivar may_retry: whether another try may help one of the failed rows.
     """
 
-    def __init__(
-        self, rows: RowTable, count: int, owner: Owner, account: Account, on_mismatch: MismatchMode = "warn"
-    ) -> None:
+    def __init__(self, rows: RowTable, job: BatchJob, account: Account) -> None:
         self._rows = rows
-        self._owner = owner
+        self._owner = job.owner
+        self._with_prompts = job.manifest_prompts
         self._account = account
-        self._progress = Progress(count)
+        self._progress = Progress(job.rows)
         self.counts = self._progress.counts
         self.reused: dict[str | None, tuple[int, Decimal]] = {}
         self._first: dict[int, list[SheetImage]] = {}
@@ -56,13 +50,13 @@ class RowResults:
         self.charges: set[Charged] = set()
         self.may_retry = False
         self.warnings: list[str] = []
-        self._on_mismatch = on_mismatch
+        self._on_mismatch = job.on_mismatch
 
     @property
     def images(self) -> list[SheetImage]:  # noqa: D102 -- described above
         return [image for number in sorted(self._first) for image in self._first[number]][:MOST_IMAGES]
 
-    def done(self, row: Row, request: GenerateRequest, record: Record, costs: Costs, seconds: float | None) -> None:
+    def done(self, row: Row, request: GenerateRequest, record: Record, costs: NameCosts, seconds: float | None) -> None:
         """Take note of a row whose images are stored.
 
         :param seconds: that it took; ``None`` if it was done before.
@@ -71,7 +65,7 @@ class RowResults:
         differences = self._differences(row, request, record)
         is_refused = bool(differences) and self._on_mismatch == "fail"
         status = "failed" if is_refused else "created" if own else "reused"
-        charged: Charged = "yes" if costs else "no"
+        charged: Charged = "yes" if costs.paid else "no"
         self._note(row, record, own=own)
         if is_refused:
             self._failed(row, ResultMismatch.__name__, charged)
@@ -79,23 +73,27 @@ class RowResults:
         line = {
             "uri": image.uri,
             "uris": [image.uri for image in record.images],
+            "media_type": image.media_type,
             "width": image.width,
             "height": image.height,
+            "size_bytes": image.size_bytes,
             "sha256": image.sha256,
             "model": record.model,
+            "revised_prompt": image.revised_prompt if self._with_prompts else None,
+            "tokens_in": int64(record.usage.get("prompt_tokens")),
+            "tokens_out": int64(record.usage.get("completion_tokens")),
             "error": ResultMismatch.__name__ if is_refused else None,
             "charged": charged,
             "warnings": added(record.warnings, differences),
         }
-        self._put(row, request, status, costs, seconds or 0.0, line)
+        self._put(row, status, costs, seconds or 0.0, line)
         self._progress.add(status, self._account.spending, sent=own and seconds is not None)
 
     def failed(
         self,
         row: Row,
-        request: GenerateRequest,
         error: DeepshiError,
-        costs: Costs,
+        costs: NameCosts,
         seconds: float,
         *,
         charged: Charged,
@@ -109,7 +107,7 @@ class RowResults:
         self.may_retry |= may_retry
         self._failed(row, type(error).__name__, charged)
         line = {"error": error.code or type(error).__name__, "charged": charged}
-        self._put(row, request, "failed", costs, seconds, line)
+        self._put(row, "failed", costs, seconds, line)
         level = logging.WARNING if self.counts["failed"] < LOGGED else logging.DEBUG
         log.log(level, "Row %s failed: %s: %s", row.key, type(error).__name__, error)
         self._progress.add("failed", self._account.spending, sent=True)
@@ -127,7 +125,7 @@ class RowResults:
         """Return what is not as it was asked for; the log and the outcome name the first rows, the manifest all."""
         found = mismatches(request, record.images)
         for image in record.images:
-            other = self._rows.twin(image.sha256, _prompt_hash(request), row.key)
+            other = self._rows.twin(image.sha256, prompt_hash(request.prompt), row.key)
             if other is not None:
                 found.append(
                     f"Image {image.index} is, byte for byte, one of row {other[:100]}, whose prompt is another"
@@ -146,20 +144,15 @@ class RowResults:
         if len(self._first) > MOST_IMAGES:
             del self._first[max(self._first)]
 
-    def _put(
-        self, row: Row, request: GenerateRequest, status: str, costs: Costs, seconds: float, line: dict[str, Any]
-    ) -> None:
+    def _put(self, row: Row, status: str, costs: NameCosts, seconds: float, line: dict[str, Any]) -> None:
         """Write a line; every line has all columns, so that every reader finds one schema."""
         common = {
             "key": row.key,
             "status": status,
-            "model": request.model,
-            "prompt_hash": _prompt_hash(request),
-            "cost_usd": as_number(total(costs)),
+            "cost_usd": costs.cost_usd,
+            "may_have_cost_usd": costs.may_have_cost_usd,
+            "attempts": costs.paid + costs.lost,
             "seconds": round(seconds, 3),
         }
-        self._rows.put(row, {**EMPTY_LINE, **common, **line})
-
-
-def _prompt_hash(request: GenerateRequest) -> str:
-    return hashlib.sha256(request.prompt.encode()).hexdigest()
+        what = asked(row.fields, with_prompt=self._with_prompts)
+        self._rows.put(row, {**EMPTY_LINE, **what, **common, **line})

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO
 
-import msgspec
-
 from deepshi_provider.batch.cells import pack, unpack
 from deepshi_provider.batch.columns import CarriedNames
+from deepshi_provider.batch.parquet import CellTypes
 from deepshi_provider.batch.rows import row_name
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.journal.scratch import open_scratch
 
 _CHUNK = 500
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-#: Decimals as numbers with all their digits, dates in ISO 8601, bytes in base64.
-_TO_JSON = msgspec.json.Encoder(decimal_format="number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class RowTable:
         """
         for name in carried:
             self._carried.add(name)
-        cells = json.dumps({name: pack(cell) for name, cell in carried.items()}) if carried else None
+        cells = _packed(carried) if carried else None
         try:
             self._db.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?)",
@@ -104,7 +101,7 @@ class RowTable:
 
     def put(self, row: Row, line: dict[str, Any]) -> None:
         """Write down what became of a row."""
-        self._db.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (row.number, json.dumps(line)))
+        self._db.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (row.number, _packed(line)))
 
     def twin(self, sha256: str, prompt: str, key: str) -> str | None:
         """Take note of a picture; return the key of another row that has the same for another prompt.
@@ -126,17 +123,29 @@ class RowTable:
         rows = (json.loads(line) for line in file)
         self.fill((key, fields, {name: unpack(cell) for name, cell in cells.items()}) for key, fields, cells in rows)
 
-    def dump_lines(self, file: BinaryIO, unfinished: dict[str, Any]) -> None:
-        """Write one line of JSON per row, in the rows' order; the carried columns are the last.
+    def cell_types(self) -> dict[str, CellTypes]:
+        """Return what cells the carried columns have, in their order."""
+        types = {name: CellTypes() for name in self._carried}
+        for (carried,) in self._db.execute("SELECT carried FROM rows WHERE carried IS NOT NULL"):
+            for name, cell in json.loads(carried).items():
+                types[name].add(unpack(cell))
+        return types
 
-        :param unfinished: the line, but for its key, of rows that nothing became of.
+    def lines(self, unfinished: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the line of each row, in the rows' order; the carried columns are the last.
+
+        :param unfinished: returns the line, but for its key, of a row that nothing became of, given its fields.
         """
-        query = "SELECT key, carried, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
-        names = list(self._carried)
-        for key, carried, line in self._db.execute(query):
-            text = line if line is not None else json.dumps({**unfinished, "key": key})
-            if names:
-                cells = {name: unpack(cell) for name, cell in json.loads(carried or "{}").items()}
-                more = _TO_JSON.encode({name: cells.get(name) for name in names}).decode()
-                text = f"{text[:-1]}, {more[1:]}"
-            file.write(text.encode() + b"\n")
+        nothing = dict.fromkeys(self._carried)
+        query = "SELECT key, fields, carried, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
+        for key, fields, carried, text in self._db.execute(query):
+            line = unfinished(json.loads(fields)) if text is None else _unpacked(text)
+            yield {**line, "key": key, **nothing, **_unpacked(carried or "{}")}
+
+
+def _packed(cells: Mapping[str, Any]) -> str:
+    return json.dumps({name: pack(cell) for name, cell in cells.items()})
+
+
+def _unpacked(text: str) -> dict[str, Any]:
+    return {name: unpack(cell) for name, cell in json.loads(text).items()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.batch import Batch
-from deepshi_provider.batch.manifest import EMPTY_LINE
+from deepshi_provider.batch.manifest_file import MEDIA_TYPES, images_in, write_manifest
+from deepshi_provider.batch.parquet import check_installed
 from deepshi_provider.batch.row_results import NAMED
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import request_of
@@ -77,14 +77,7 @@ async def images_of(manifest_uri: str, conn_id: str | None, stores: Stores) -> l
     :raises StorageFailed: it cannot be read.
     """
     store, name = stores.object_at(manifest_uri, conn_id)
-    return await store.process(name, _images)
-
-
-def _images(file: BinaryIO) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in file)
-    shown = ("key", "model", "warnings")
-    good = (line for line in lines if line["status"] != "failed")
-    return [{"uri": uri, **{name: line[name] for name in shown}} for line in good for uri in line["uris"]]
+    return await store.process(name, functools.partial(images_in, name))
 
 
 def _edits(rows: RowTable) -> Iterator[tuple[str, GenerateRequest]]:
@@ -100,6 +93,8 @@ async def _run(
 ) -> BatchOutcome:
     batch: Batch | None = None
     try:
+        if job.manifest_format == "parquet":
+            await in_thread(check_installed)
         await in_thread(lambda: refuse_circles(_edits(rows), context.store.location))
         await journal.open()
         async with context.client.session(Pace(), context.store.files):
@@ -123,9 +118,9 @@ async def _write_down(
     job: BatchJob, context: JobContext, journal: DirectoryJournal, rows: RowTable, error: DeepshiError | None
 ) -> None:
     """Store the manifest, patiently unless the store has failed already, and the index."""
-    fill = functools.partial(rows.dump_lines, unfinished=EMPTY_LINE)
     has_failed = isinstance(error, StorageFailed)
-    await context.store.write_file(job.table_name, fill, "application/jsonl", patiently=not has_failed)
+    fill = functools.partial(write_manifest, job, rows)
+    await context.store.write_file(job.table_name, fill, MEDIA_TYPES[job.manifest_format], patiently=not has_failed)
     try:
         await journal.save_index()
     except StorageFailed as err:

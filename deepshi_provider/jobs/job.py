@@ -123,6 +123,8 @@ class BatchJob(Terms):
     :param on_error: what to make of failed rows in the end.
     :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves
         it to ``on_error``.
+    :param manifest_format: of the file with one line per row.
+    :param manifest_prompts: whether it holds the prompts.
     """
 
     kind: Literal["batch"] = "batch"
@@ -133,6 +135,9 @@ class BatchJob(Terms):
     max_concurrency: Annotated[int, Field(ge=1)]
     on_error: Literal["fail", "partial"] = "fail"
     max_failed: Annotated[Decimal, Field(ge=0)] | None = None
+
+    manifest_format: Literal["jsonl", "parquet"] = "jsonl"
+    manifest_prompts: bool = True
 
     def tolerates(self, failed: int) -> bool:
         """Return whether the job succeeds although so many rows have failed."""
@@ -152,4 +157,4 @@ class BatchJob(Terms):
     @property
     def table_name(self) -> str:
         """Where the manifest's lines are, one per row; the same for all tries."""
-        return f"manifest-{self.owner.task_key}.jsonl"
+        return f"manifest-{self.owner.task_key}.{self.manifest_format}"

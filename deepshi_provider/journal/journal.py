@@ -273,6 +273,10 @@ class Journal:
         known = [self._known(a) for a in self._snapshot.attempts(name) if a.task_key == owner.task_key]
         return [paid(record) for record in known if record and record.owner.is_same_task(owner)]
 
+    def known_tally_of(self, owner: Owner, name: str) -> Tally:
+        """Add up the same for the attempts under one name, as far as this process knows."""
+        return self._known_tally(owner, self._snapshot.attempts(name))
+
     def _known_tally(self, owner: Owner, attempts: list[Attempt] | None = None) -> Tally:
         tally = Tally()
         for attempt in self._snapshot.unsettled() if attempts is None else unsettled(attempts):

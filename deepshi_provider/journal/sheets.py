@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
+from deepshi_provider.costs.money import is_known, total
 from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_WARNINGS, CostSheet, Operation, SheetImage
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.directory import DirectoryJournal
-from deepshi_provider.journal.entries import IMAGE, Owner, StoredImage
+from deepshi_provider.journal.entries import IMAGE, Owner, StoredImage, unsettled
 from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import Store
@@ -42,6 +45,39 @@ def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
         if (price := prices.at_hand(price_class)) is not None:
             tally.learn(price_class, price)
     return tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameCosts:
+    """What a task instance has paid and may have paid under one name, over all its tries.
+
+    :param paid: attempts that cost money.
+    :param lost: attempts whose outcome is unknown.
+    :param may_have_cost_usd: what comes beside ``cost_usd``; ``None`` if that is not known.
+    """
+
+    paid: int
+    lost: int
+    cost_usd: Decimal | None
+    may_have_cost_usd: Decimal | None
+
+
+def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> NameCosts:
+    """Add up what is under one name, as far as this process knows; the store is not asked."""
+    costs = journal.costs_of(owner, name)
+    if all(map(is_known, costs)) and not unsettled(journal.attempts(name)):
+        return NameCosts(paid=len(costs), lost=0, cost_usd=total(costs), may_have_cost_usd=Decimal(0))
+    tally = journal.known_tally_of(owner, name)
+    for price_class in tally.unpriced():
+        if (price := prices.at_hand(price_class)) is not None:
+            tally.learn(price_class, price)
+    sums = tally.sums()
+    return NameCosts(
+        paid=len(costs),
+        lost=sums["unknown_outcomes"],
+        cost_usd=total(costs),
+        may_have_cost_usd=sums["may_have_cost_usd"],
+    )
 
 
 async def ask_prices(tally: Tally, prices: Prices) -> None:

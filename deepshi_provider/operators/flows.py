@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import is_blank
+from deepshi_provider.batch.manifest import ManifestFormat
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
@@ -39,6 +40,8 @@ class BatchLimits:
     max_cost_usd: Any
     on_error: Literal["fail", "partial"]
     max_failed: Any
+    manifest_format: ManifestFormat
+    manifest_prompts: bool
 
 
 def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
@@ -100,6 +103,8 @@ def run_batch_task(
                 max_cost_usd=amount("max_cost_usd", limits.max_cost_usd),
                 on_error=limits.on_error,
                 max_failed=number_or_share("max_failed", limits.max_failed),
+                manifest_format=limits.manifest_format,
+                manifest_prompts=limits.manifest_prompts,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
             if task.deferrable:

@@ -10,6 +10,7 @@ from airflow.sdk import Context
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.columns import Columns
+from deepshi_provider.batch.manifest import ManifestFormat
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows
@@ -246,10 +247,12 @@ class DeepshiGenerateImagesOperator(ImageTask):
     :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed; the manifest says which.
     :param max_failed: how many rows may fail before the task does, whatever ``on_error`` is: a number, or a share of
         the rows below 1, such as 0.05.
+    :param manifest_format: ``jsonl``, or ``parquet`` (extra ``parquet``), whose readers need not guess types.
+    :param manifest_prompts: whether the manifest holds the prompts, the API's revised ones too; a hash is there always.
     :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
-        "map_index", "key", "metadata"}``; the manifest is JSONL with a line per row: ``key``, ``status`` (``created``,
+        "map_index", "key", "metadata"}``; the manifest has a line per row: ``key``, ``status`` (``created``,
         ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,
-        ``prompt_hash``, ``cost_usd``, ``error``, ``charged``, ``seconds``. XCom ``cost_usd`` is what the task instance
+        ``prompt_hash``, ``cost_usd`` and more, and the carried columns. XCom ``cost_usd`` is what the task instance
         has cost over all its tries, in USD.
 
     All other parameters are those of :class:`DeepshiGenerateImageOperator`; ``generation_timeout`` is for each row.
@@ -279,6 +282,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         max_cost_usd: float | str | None = None,
         on_error: Literal["fail", "partial"] = "fail",
         max_failed: float | str | None = None,
+        manifest_format: ManifestFormat = "jsonl",
+        manifest_prompts: bool = True,
         prompt: str | None = None,
         model: str | None = None,
         n: int | str = 1,
@@ -343,6 +348,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         self.max_cost_usd = max_cost_usd
         self.on_error = on_error
         self.max_failed = max_failed
+        self.manifest_format = manifest_format
+        self.manifest_prompts = manifest_prompts
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
@@ -355,6 +362,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
             max_cost_usd=self.max_cost_usd,
             on_error=self.on_error,
             max_failed=self.max_failed,
+            manifest_format=self.manifest_format,
+            manifest_prompts=self.manifest_prompts,
         )
 
     def input_uris(self) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
+from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import RowsFailed, StorageFailed
@@ -65,20 +66,18 @@ def test_failed_rows_are_named_after_all_others_are_done(emulator: Emulator, pla
     assert statuses(lines_of(place)) == {"created": 3, "failed": 7}
     failed = lines_of(place)[1]
     assert failed == {
+        **EMPTY_LINE,
         "key": "row-1",
         "status": "failed",
-        "uri": None,
-        "uris": [],
-        "width": None,
-        "height": None,
-        "sha256": None,
         "model": "deepshi-banana-pro",
+        "prompt": "a boat with the number 1",
         "prompt_hash": failed["prompt_hash"],
-        "cost_usd": Decimal("0.0"),
+        "size_asked": "64x48",
+        "cost_usd": Decimal(0),
+        "may_have_cost_usd": Decimal(0),
+        "attempts": 0,
         "error": "moderation_blocked",
-        "charged": "no",
         "seconds": failed["seconds"],
-        "warnings": [],
     }
     assert ti.xcoms == {"cost_usd": float(3 * PRICE)}
     assert posts(emulator) == 10, "what can never work is tried once"
@@ -399,7 +398,7 @@ def test_a_deferred_batch_gives_the_same(emulator: Emulator, place: Place, new_p
     assert waiting.xcoms == theirs
     assert posts(emulator) == 24
     assert images(place) == images(other)
-    variable = ("seconds", "sha256", "uri", "uris")
+    variable = ("seconds", "sha256", "size_bytes", "uri", "uris")
     ours, others = (
         [{name: value for name, value in line.items() if name not in variable} for line in lines]
         for lines in (lines_of(place), lines_of(other))

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.batch.test_rows import parquet
@@ -31,22 +32,7 @@ from tests.support.counts import posts, taken
 from tests.support.places import LocalPlace, Place, images, state
 from tests.support.tasks import run_try
 
-COLUMNS = [
-    "key",
-    "status",
-    "uri",
-    "uris",
-    "width",
-    "height",
-    "sha256",
-    "model",
-    "prompt_hash",
-    "cost_usd",
-    "error",
-    "charged",
-    "seconds",
-    "warnings",
-]
+COLUMNS = list(EMPTY_LINE)
 
 
 def test_a_batch_buys_each_row_once(emulator: Emulator, place: Place) -> None:

@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from deepshi_provider.batch.manifest import write_jsonl
 from deepshi_provider.batch.requests_file import read_file
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows
@@ -164,17 +165,17 @@ def test_rows_come_back_from_the_table_in_their_order() -> None:
 
 def test_each_row_has_one_line_in_the_manifest() -> None:
     with RowTable() as table:
-        table.fill([("a", {}), ("b", {}), ("c", {})])
+        table.fill([("a", {}), ("b", {}), ("c", {"model": "m"})])
         a, b, _ = table
         table.put(b, {"key": "b", "status": "created"})
         table.put(a, {"key": "a", "status": "failed"})
         table.put(a, {"key": "a", "status": "created"})
         file = io.BytesIO()
-        table.dump_lines(file, {"key": None, "status": "skipped"})
+        write_jsonl(table.lines(lambda fields: {"key": None, "status": "skipped", **fields}), file)
     assert [json.loads(line) for line in file.getvalue().splitlines()] == [
         {"key": "a", "status": "created"},
         {"key": "b", "status": "created"},
-        {"key": "c", "status": "skipped"},
+        {"key": "c", "status": "skipped", "model": "m"},
     ]
 
 

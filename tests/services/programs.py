@@ -173,6 +173,7 @@ PROGRAMS = {
     "test": [
         Program(name="chromium", find=chromium, installers=_install_chromium),
         _debian("nginx-light", "nginx"),
+        _debian("default-jre-headless", "java"),
         Program(name="node", find=node, installers=_install_node),
         Program(name="aimock", find=aimock, installers=_install_aimock),
     ],

@@ -1,0 +1,47 @@
+"""A manifest as a file: written from the table of a batch's rows, and read again for asset events."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from deepshi_provider.batch.manifest import EMPTY_LINE, asked, write_jsonl
+from deepshi_provider.batch.parquet import write_parquet
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.jobs.job import BatchJob
+
+#: By format.
+MEDIA_TYPES = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+#: Columns that asset events show.
+_SHOWN = ("key", "model", "warnings")
+
+
+def write_manifest(job: BatchJob, rows: RowTable, file: BinaryIO) -> None:
+    """Write what became of each row, in the job's format."""
+
+    def skipped(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {**EMPTY_LINE, **asked(fields, with_prompt=job.manifest_prompts)}
+
+    if job.manifest_format == "parquet":
+        write_parquet(functools.partial(rows.lines, skipped), rows.cell_types(), file)
+    else:
+        write_jsonl(rows.lines(skipped), file)
+
+
+def images_in(name: str, file: BinaryIO) -> list[dict[str, Any]]:
+    """Return ``{"uri", "key", "model", "warnings"}`` of each image of a row that did not fail.
+
+    :param name: of the file, whose ending is its format.
+    """
+    lines: Iterable[Mapping[str, Any]] = _of_parquet(file) if name.endswith(".parquet") else map(json.loads, file)
+    good = (line for line in lines if line["status"] != "failed")
+    return [{"uri": uri, **{name: line[name] for name in _SHOWN}} for line in good for uri in line["uris"]]
+
+
+def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=["uris", "status", *_SHOWN]):
+        yield from batch.to_pylist()
