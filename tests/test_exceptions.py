@@ -79,6 +79,7 @@ def test_only_what_was_sent_and_answered_may_cost() -> None:
     }
 
 
+@pytest.mark.slow
 def test_an_error_shows_what_an_engineer_on_call_looks_for() -> None:
     error = exceptions.RateLimited("Too many requests", **FACTS)
     assert str(error) == (

@@ -19,6 +19,8 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.support.bodies import picture, text_of
 from tests.support.servers import Wire, large_edit
 
+pytestmark = pytest.mark.slow
+
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n"
 WHOLE = json.dumps({"data": [{"b64_json": text_of(picture())}], "usage": {"cost": 0.25}}).encode()
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(WHOLE), WHOLE)

@@ -278,6 +278,7 @@ def test_input_without_a_directory_for_its_copy_costs_nothing(
     assert "paid" not in caught.value.message
 
 
+@pytest.mark.slow
 def test_input_whose_download_breaks_off_unnoticed_is_not_sent(
     emulator: Emulator, hook: DeepshiHook, proxy: S3Proxy, s3: SeaweedFS, large: File
 ) -> None:

@@ -63,6 +63,7 @@ IN_A_CHUNK = OK + CHUNKED + b"1c\r\n" + BEGIN
 ENDS: dict[str, Answer] = {"closed": lambda client: None, "hung up": hangs_up, "reset": resets}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
 @pytest.mark.parametrize(
     "pieces",
@@ -93,6 +94,7 @@ WHOLE = json.dumps({"data": [{"b64_json": base64.b64encode(PNG).decode()}]}).enc
 EVENT = b'data: {"type": "image_generation.completed", "b64_json": "%s"}\n\n' % base64.b64encode(PNG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
 @pytest.mark.parametrize(
     "answer",

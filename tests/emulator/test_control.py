@@ -106,6 +106,7 @@ def test_client_that_leaves_before_it_has_sent_everything_pays_nothing(emulator:
     assert (entry["outcome"], entry["status"], entry["cost_usd"]) == ("disconnected", None, None)
 
 
+@pytest.mark.slow
 def test_client_that_leaves_with_the_whole_body_is_served(emulator: Emulator) -> None:
     emulator.fault("slow", bytes_per_second=1000)
     connection = raw_post(emulator, STREAMED_BOAT)

@@ -36,6 +36,7 @@ TOGETHER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("forms", [[form] for form in sorted(FORMS)] + TOGETHER, ids=" ".join)

@@ -214,6 +214,7 @@ async def test_model_that_may_be_elsewhere_is_sent_as_it_is(emulator: Emulator, 
     assert (manifest.error["code"], posts(emulator)) == ("model_not_found", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "params"),
     [

@@ -176,7 +176,7 @@ def test_an_unknown_column_says_which_there_are(emulator: Emulator, local: Place
     said = refused(batch(local, [{"prompt": "a cup", column: 1}]), InvalidRequest, emulator, local)
     assert f"Row 1: unknown column '{column}'" in said
     assert "The columns are aspect_ratio, extra_params, height," in said
-    assert "business columns" in said
+    assert "name them in carry" in said
     meant = {"widht": "width", "Prompt": "prompt"}.get(column)
     assert (f"Did you mean {meant}?" in said) if meant else ("Did you mean" not in said)
 

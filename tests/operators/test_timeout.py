@@ -113,6 +113,7 @@ def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, 
     assert float(ti.xcoms.get("cost_usd") or 0) <= float(taken(emulator))
 
 
+@pytest.mark.slow
 def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emulator, local: Place) -> None:
     emulator.settings(hold=True)  # it cannot wait for the answer
     operator, ti = generate(output_uri=local.uri, preflight="off"), TaskInstance(task_id="boat")
