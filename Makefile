@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLUSTER := $(VENV)/.cluster-installed
 UV := $(BIN)/uv
-EXTRAS := .[amazon,emulator,parquet]
+EXTRAS := .[amazon,emulator,parquet,sql]
 
 # Behind a proxy with a certificate of its own, trust what the machine trusts, as pip does.
 ifneq ($(wildcard /etc/ssl/certs/*),)

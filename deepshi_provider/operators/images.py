@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from airflow.sdk import Context
@@ -236,6 +236,10 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     :param requests: the rows, or the XCom of an upstream task that returns them.
     :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
+    :param requests_sql: a query whose rows they are instead, or the name of a ``.sql`` file beside the DAG. It is read
+        in the worker, with a server-side cursor where the driver has one. Needs the extra ``sql``.
+    :param sql_conn_id: connection of its database.
+    :param sql_parameters: for its placeholders, as the database's driver takes them.
     :param key_column: the column that is each row's key, such as ``sku``; by default ``key``.
     :param carry: columns that go to the manifest with their types: a list, or ``"*"`` for all that are no fields of a
         request. Nothing is bought because they change. A column that is neither a field, nor read by a template, nor
@@ -260,14 +264,28 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     operation: ClassVar[Operation] = "batch"
     template_fields: Sequence[str] = (
-        *("requests", "requests_uri", "key_column", "carry", "images", "max_cost_usd", "max_failed"),
+        *(
+            "requests",
+            "requests_uri",
+            "requests_sql",
+            "sql_conn_id",
+            "sql_parameters",
+            "key_column",
+            "carry",
+            "images",
+            "max_cost_usd",
+            "max_failed",
+        ),
         *_TEMPLATED,
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "requests": "json",
+        "requests_sql": "sql",
+        "sql_parameters": "json",
         "extra_params": "json",
         "metadata": "json",
     }
+    file_fields: ClassVar[tuple[str, ...]] = ("prompt", "requests_sql")
     ui_color = "#f3e8ff"
 
     def __init__(
@@ -275,6 +293,9 @@ class DeepshiGenerateImagesOperator(ImageTask):
         *,
         requests: Any = None,
         requests_uri: str | None = None,
+        requests_sql: str | None = None,
+        sql_conn_id: str | None = None,
+        sql_parameters: Any = None,
         key_column: str | None = None,
         carry: str | Sequence[str] | None = None,
         images: Any = None,
@@ -341,6 +362,9 @@ class DeepshiGenerateImagesOperator(ImageTask):
         )
         self.requests = requests
         self.requests_uri = requests_uri
+        self.requests_sql = requests_sql
+        self.sql_conn_id = sql_conn_id
+        self.sql_parameters = sql_parameters
         self.key_column = key_column
         self.carry = carry
         self.images = images
@@ -395,15 +419,23 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
         defaults = self.defaults()
-        if is_blank(self.requests_uri) == is_blank(self.requests):
-            raise InvalidRequest("Either requests or requests_uri is needed, and not both")
         columns = self.columns()
-        if is_blank(self.requests):
+        given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(self, name))]
+        if len(given) != 1:
+            raise InvalidRequest("One of requests, requests_uri and requests_sql is needed, and not two of them")
+        if given == ["requests_uri"]:
             uri = str(self.requests_uri)
             run_here(read_requests(uri, output_conn_id, rows, defaults, self.stream, STORES, columns))
         else:
-            found = map(with_uris, listed("requests", self.requests))
+            found = self._queried() if given == ["requests_sql"] else map(with_uris, listed("requests", self.requests))
             rows.fill(check_rows(found, defaults, self.stream, columns))
+
+    def _queried(self) -> Iterator[dict[str, Any]]:
+        from deepshi_provider.hooks.sql_rows import query_rows
+
+        if is_blank(self.sql_conn_id):
+            raise InvalidRequest("requests_sql needs sql_conn_id, the connection of its database")
+        return query_rows(str(self.sql_conn_id), str(self.requests_sql), self.sql_parameters)
 
 
 def with_uris(row: Any) -> Any:

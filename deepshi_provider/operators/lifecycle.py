@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, conf
 from airflow.sdk import BaseOperator, Context
+from jinja2 import TemplateNotFound
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
@@ -58,6 +59,9 @@ class ImageTask(BaseOperator):
     #: What the last try in this process read and made, once it has ended.
     lineage: Lineage | None = None
     operator_extra_links = LINKS
+    #: A prompt or a query may be a file beside the DAG; other fields, such as keys, may end like one.
+    template_ext: Sequence[str] = (".jinja", ".md", ".sql", ".txt")
+    file_fields: ClassVar[tuple[str, ...]] = ("prompt",)
 
     def __init__(
         self,
@@ -118,6 +122,30 @@ class ImageTask(BaseOperator):
         self.generation_timeout = generation_timeout
         self.stream = stream
         self.deferrable = deferrable
+
+    def resolve_template_files(self) -> None:
+        """Put files in place of their names; one that is missing fails when the task is rendered."""
+        with contextlib.suppress(TemplateNotFound):
+            self._read_files(self.get_template_env())
+        self.prepare_template()
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render as all operators do, but take only prompts and queries for names of files."""
+        self._read_files(jinja_env or self.get_template_env())
+        before = self.template_ext
+        self.template_ext = ()
+        try:
+            super().render_template_fields(context, jinja_env)
+        finally:
+            self.template_ext = before
+
+    def _read_files(self, env: Any) -> None:
+        for field in self.file_fields:
+            name = getattr(self, field)
+            if isinstance(name, str) and name.endswith(tuple(self.template_ext)) and not name.split()[1:]:
+                if env.loader is None:  # the task is in no DAG
+                    raise TemplateNotFound(name)
+                setattr(self, field, env.loader.get_source(env, name)[0])
 
     @property
     def hook(self) -> DeepshiHook:

@@ -174,6 +174,7 @@ PROGRAMS = {
         Program(name="chromium", find=chromium, installers=_install_chromium),
         _debian("nginx-light", "nginx"),
         _debian("default-jre-headless", "java"),
+        _debian("postgresql", "postgres", "initdb", "pg_isready", "createdb"),
         Program(name="node", find=node, installers=_install_node),
         Program(name="aimock", find=aimock, installers=_install_aimock),
     ],

@@ -1,0 +1,80 @@
+"""Rows of a batch from any database that Airflow has a SQL provider for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk import BaseHook
+
+from deepshi_provider.batch.requests_file import check_differ
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
+
+#: Rows that are in memory at once.
+_CHUNK = 500
+_CURSOR = "deepshi_rows"
+
+
+def query_rows(
+    conn_id: str, sql: str, parameters: Iterable[Any] | Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a query, with a server-side cursor where the driver has one.
+
+    :param parameters: for the placeholders of the database's driver.
+    :raises InvalidConnection: the connection is not defined, or not of a SQL type.
+    :raises InvalidRequest: two columns have one name.
+    :raises StorageFailed: the database refused, or was lost.
+    """
+    hook = _hook(conn_id)
+    source = f"requests_sql on connection {conn_id!r}"
+    try:
+        with closing(hook.get_conn()) as connection, closing(_cursor(connection)) as cursor:
+            statement = sql.strip().rstrip(";")
+            cursor.execute(statement, parameters) if parameters else cursor.execute(statement)
+            # psycopg2 knows the columns of a server-side cursor only after the first rows.
+            chunk = cursor.fetchmany(_CHUNK)
+            if cursor.description is None:
+                raise InvalidRequest(f"{source} returns no rows; a query is needed")
+            names = [column[0] for column in cursor.description]
+            check_differ(source, names)
+            while chunk:
+                yield from (_row(names, row) for row in chunk)
+                chunk = cursor.fetchmany(_CHUNK)
+    except DeepshiError:
+        raise
+    except Exception as err:  # every driver raises errors of its own kind; this is where they enter
+        raise StorageFailed(f"{source} failed: {type(err).__name__}: {err}", charged="no") from err
+
+
+def _hook(conn_id: str) -> Any:
+    try:
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+    except ImportError as err:
+        raise InvalidRequest("requests_sql needs the extra 'sql' of airflow-provider-deepshi") from err
+    try:
+        hook = BaseHook.get_hook(conn_id)
+    except AirflowNotFoundException as err:
+        raise InvalidConnection(f"sql_conn_id: there is no connection {conn_id!r}") from err
+    except Exception as err:  # what Airflow raises for a type without its provider differs between versions
+        raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} cannot be used: {err}") from err
+    if not isinstance(hook, DbApiHook):
+        raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} is not of a SQL type")
+    return hook
+
+
+def _cursor(connection: Any) -> Any:
+    """Return a cursor that leaves the result at the server, if the driver would fetch all of it otherwise."""
+    module = type(connection).__module__.partition(".")[0]
+    if module in ("psycopg", "psycopg2"):
+        return connection.cursor(name=_CURSOR)
+    if module == "MySQLdb":
+        from MySQLdb.cursors import SSCursor
+
+        return connection.cursor(SSCursor)
+    return connection.cursor()
+
+
+def _row(names: list[str], row: Any) -> dict[str, Any]:
+    return dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True))
