@@ -156,7 +156,7 @@ class Batch:
                 self._costs(row),
                 time.monotonic() - begun,
                 charged="unknown" if lost and failure.charged == "no" else failure.charged,
-                may_retry=failure.retryable and len(engine.exposed) <= self._job.max_resends,
+                may_retry=engine.may_help_to_retry(failure) and len(engine.exposed) <= self._job.max_resends,
             )
 
     def _stop(self, error: DeepshiError) -> None:

@@ -14,17 +14,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client import metrics
-from deepshi_provider.client.inputs import InputImages
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.costs.money import paid
-from deepshi_provider.costs.price_class import price_class
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.jobs.context import JobContext
+from deepshi_provider.jobs.fallbacks import Choice, choices, may_fall_back
 from deepshi_provider.jobs.inputs import read_inputs
 from deepshi_provider.jobs.own_output import refuse_own_output
 from deepshi_provider.jobs.publisher import Publisher, described
@@ -50,11 +51,12 @@ _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class Engine:
-    """Carries out one request, once.
+    """Carries out one request, once; or one of the job's fallbacks, after errors that were surely free.
+
+    A request with an attempt that cost money, or may have, goes before all others: nothing is sent in its place.
 
     :param name: what its images, claims and records are called, in its directory.
     :param known: the attempts under this name, if they were listed a moment ago.
-    :ivar fingerprint: of the request; ``""`` until its input images were read.
     """
 
     def __init__(
@@ -65,23 +67,45 @@ class Engine:
         self._journal = context.journal
         self._account = context.account
         self._name = name
-        self._request = request
-        self._price_class = price_class(request)
+        self._choices = [Choice(request=request)]
+        self._at = 0
+        self._failures: list[DeepshiError] = []
         self._deadline = context.job.deadline_from(time.time())
         self._known = known
         self._waits_for = self._refused_k = self._refusals = 0
         self._is_in_doubt = False
-        self.fingerprint = ""
+
+    @property
+    def _choice(self) -> Choice:
+        return self._choices[self._at]
 
     @property
     def request(self) -> GenerateRequest:
         """The request that was sent last, or whose images were found."""
-        return self._request
+        return self._choice.request
+
+    @property
+    def fallback(self) -> int | None:
+        """Its position in the job's fallbacks, from 0; ``None`` if it is the job's own."""
+        return self._at - 1 if self._at else None
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that request; ``""`` until its input images were read."""
+        return self._choice.fingerprint
+
+    def may_help_to_retry(self, error: DeepshiError) -> bool:
+        """Return whether another try may help, after an error of :meth:`run`."""
+        return any(err.retryable for err in [*self._failures, error])
 
     @property
     def exposed(self) -> list[Attempt]:
-        """The request's attempts, since its last stored images, that cost money or may have."""
-        return since_purchase(self._journal.attempts(self._name), self.fingerprint) if self.fingerprint else []
+        """The attempts of all choices, each since its last stored images, that cost money or may have."""
+        return self._exposed_in(self._journal.attempts(self._name))
+
+    def _exposed_in(self, attempts: list[Attempt]) -> list[Attempt]:
+        fingerprints = dict.fromkeys(choice.fingerprint for choice in self._choices if choice.fingerprint)
+        return [attempt for fingerprint in fingerprints for attempt in since_purchase(attempts, fingerprint)]
 
     async def run(self) -> Purchase:
         """Return the record of the stored images, bought now or earlier.
@@ -100,21 +124,35 @@ class Engine:
             raise DeepshiError(f"{message}, before anything was sent") from err
 
     async def _bought(self) -> Purchase:
-        account = self._context.client.settings.account
-        if not isinstance(self._request, EditRequest):
-            self.fingerprint = self._request.fingerprint(account)
-            return await self._buy_or_reuse(None)
-        refuse_own_output(self._request, self._name, self._context.store.location)
-        conn_id, stores = self._job.output_conn_id, self._context.stores
-        with await asyncio.to_thread(read_inputs, self._request.images, conn_id, stores) as inputs:
-            self.fingerprint = self._request.fingerprint(account, inputs.digests)
-            return await self._buy_or_reuse(inputs)
+        self._choices = choices(self.request, self._job.fallbacks, self._job.stream)
+        with ExitStack() as opened:
+            for choice in self._choices:
+                await self._identify(choice, opened)
+            return await self._buy_or_reuse()
+
+    async def _identify(self, choice: Choice, opened: ExitStack) -> None:
+        """Read the input images of a choice, and find its fingerprint."""
+        request, account = choice.request, self._context.client.settings.account
+        if isinstance(request, EditRequest):
+            refuse_own_output(request, self._name, self._context.store.location)
+            first = self._choices[0]
+            if (
+                choice is not first
+                and isinstance(first.request, EditRequest)
+                and request.images == first.request.images
+            ):
+                choice.inputs = first.inputs
+            else:
+                conn_id, stores = self._job.output_conn_id, self._context.stores
+                read = await asyncio.to_thread(read_inputs, request.images, conn_id, stores)
+                choice.inputs = opened.enter_context(read)
+        choice.fingerprint = request.fingerprint(account, choice.inputs.digests if choice.inputs else ())
 
     async def _attempts(self) -> list[Attempt]:
         known, self._known = self._known, None
         return await self._journal.list_attempts(self._name) if known is None else known
 
-    async def _buy_or_reuse(self, inputs: InputImages | None) -> Purchase:
+    async def _buy_or_reuse(self) -> Purchase:
         if self._job.is_shared and self._name == IMAGE:
             # Before reuse too: what is reused must not be replaced by a neighbour.
             await self._journal.take_slot(self._name, self._job.owner, self.fingerprint)
@@ -122,24 +160,61 @@ class Engine:
             attempts = await self._attempts()
             if stored := await self._look_back(attempts):
                 return stored
-            exposed = since_purchase(attempts, self.fingerprint)
-            if await self._others_are_at_it(exposed):
+            if await self._others_are_at_it(self._exposed_in(attempts)):
                 continue
-            unknown = self._bounded(exposed)
-            await self._prepare(unknown, inputs)
-            async with self._account.reserved(self._price_class) as has_waited:
-                if has_waited:
-                    self._deadline = self._job.deadline_from(time.time())
-                    if await self._attempts() != attempts:
-                        continue
-                if bought := await self._claim_and_buy(next_k(attempts), unknown, inputs):
+            try:
+                if bought := await self._bought_now(attempts):
                     return bought
+            except DeepshiError as err:
+                if not self._falls_back(err):
+                    raise self._with_failures(err) from err.__cause__
 
-    async def _claim_and_buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
+    async def _bought_now(self, attempts: list[Attempt]) -> Purchase | None:
+        """Return ``None`` if the attempts have changed: look again."""
+        in_doubt = (at for at, c in enumerate(self._choices) if since_purchase(attempts, c.fingerprint))
+        self._at = next(in_doubt, self._at)
+        unknown = self._bounded(since_purchase(attempts, self.fingerprint))
+        await self._prepare(unknown)
+        async with self._account.reserved(self._choice.price_class) as has_waited:
+            if has_waited:
+                self._deadline = self._job.deadline_from(time.time())
+                if await self._attempts() != attempts:
+                    return None
+            return await self._claim_and_buy(next_k(attempts), unknown)
+
+    def _falls_back(self, err: DeepshiError) -> bool:
+        """Go on to the next choice if that can be done without paying twice; else return ``False``."""
+        if not may_fall_back(err, on_refusal=self._job.fallback_on_refusal) or self._at + 1 == len(self._choices):
+            return False
+        if self.exposed:  # of an earlier attempt nobody knows whether it was paid for
+            return False
+        self._failures.append(err)
+        log.warning("%s failed, and nothing was charged: %s", self.request.model, err)
+        self._at += 1
+        log.warning("Sending %s instead: %s", self._choice.where, self.request.model)
+        return True
+
+    def _with_failures(self, err: DeepshiError) -> DeepshiError:
+        """Let an error name those before it."""
+        if self._failures and err is not self._account.closed_by:
+            before = "; ".join(
+                f"{choice.request.model}: {type(failure).__name__}"
+                for choice, failure in zip(self._choices, self._failures, strict=False)
+            )
+            err.message = f"{self.request.model}: {err.message}. Before it failed, for nothing: {before}"
+            err.args = (err.message,)
+            err.sends += self._earlier_sends
+        return err
+
+    @property
+    def _earlier_sends(self) -> int:
+        return sum(failure.sends for failure in self._failures)
+
+    async def _claim_and_buy(self, k: int, unknown: int) -> Purchase | None:
         """Return ``None`` if another process was first."""
         with self._context.lease.attempt(self._name, k) as heartbeat:
             if await self._claim(k, heartbeat):
-                return await self._buy(k, unknown, inputs)
+                return await self._buy(k, unknown)
         await self._let_others_go_first(k)
         return None
 
@@ -153,11 +228,13 @@ class Engine:
         return await self._stored(attempts)
 
     async def _stored(self, attempts: list[Attempt]) -> Purchase | None:
-        async for purchase in self._journal.purchases(attempts, self.fingerprint):
-            if await self._is_wanted(purchase, attempts):
-                if purchase.record.owner != self._job.owner:
-                    metrics.reused(self._request, len(purchase.record.images))
-                return purchase
+        for at, choice in enumerate(self._choices):
+            async for purchase in self._journal.purchases(attempts, choice.fingerprint):
+                if await self._is_wanted(purchase, attempts):
+                    self._at = at
+                    if purchase.record.owner != self._job.owner:
+                        metrics.reused(choice.request, len(purchase.record.images))
+                    return purchase
         return None
 
     async def _is_wanted(self, purchase: Purchase, attempts: list[Attempt]) -> bool:
@@ -201,7 +278,7 @@ class Engine:
             log.warning("Earlier attempts of this request with unknown outcome: %d; sending once more", len(unknown))
         return len(unknown)
 
-    async def _prepare(self, unknown: int, inputs: InputImages | None) -> None:
+    async def _prepare(self, unknown: int) -> None:
         """Do everything that can fail for free, before the claim."""
         if self._remaining() <= 0:
             over = "The time that generation_timeout allows is over"
@@ -211,15 +288,16 @@ class Engine:
         if not self._account.has_begun:
             await self._account.begin(Tally())
         await self._context.lease.start()
-        await self._context.preflight.check(self._request, inputs)
+        for choice in reversed(self._choices[self._at :]):  # so that all are checked before the first is given up
+            await self._context.preflight.check(choice.request, choice.inputs, choice.where)
 
     async def _claim(self, k: int, heartbeat: int) -> bool:
         claim = Claim(
             fingerprint=self.fingerprint,
             owner=self._job.owner,
             lease_owner=self._context.lease.owner,
-            model=self._request.model,
-            price_class=self._price_class,
+            model=self.request.model,
+            price_class=self._choice.price_class,
             claimed_at=time.time(),
             heartbeat=heartbeat,
         )
@@ -240,41 +318,42 @@ class Engine:
             )
         await asyncio.sleep(_PAUSES[self._refusals - 1])
 
-    async def _buy(self, k: int, unknown: int, inputs: InputImages | None) -> Purchase | None:
+    async def _buy(self, k: int, unknown: int) -> Purchase | None:
         """Send, store, record. Return ``None`` if another process has taken over meanwhile."""
         begun = time.monotonic()
-        publisher = Publisher(self._context, self._name, self._request, self.fingerprint)
+        publisher = Publisher(self._context, self._name, self.request, self.fingerprint)
         self._is_in_doubt = True
         try:
-            result = await self._send(inputs)
+            result = await self._send()
         except DeepshiError as err:
             await _to_its_end(self._settle(publisher, k, unknown, err))
+            self._is_in_doubt = err.charged != "no"
             raise
         except (asyncio.CancelledError, Exception):
-            await _to_its_end(self._account.add(self._price_class, None))
+            await _to_its_end(self._account.add(self._choice.price_class, None))
             raise
         record = await _to_its_end(self._publish(publisher, k, unknown, result))
         self._is_in_doubt = False
         level = self._context.image_log_level
-        log.log(level, "%s in %.1f s", described(record, self._request), time.monotonic() - begun)
+        log.log(level, "%s in %.1f s", described(record, self.request), time.monotonic() - begun)
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
     async def _settle(self, publisher: Publisher, k: int, unknown: int, err: DeepshiError) -> None:
         await publisher.settle(k, unknown, err)
         if err.charged != "no":
-            await self._account.add(self._price_class, paid(err))
+            await self._account.add(self._choice.price_class, paid(err))
 
     async def _publish(self, publisher: Publisher, k: int, unknown: int, result: ImagesResult) -> Record:
         try:
-            return await publisher.publish(k, unknown, result)
+            return await publisher.publish(k, unknown, replace(result, sends=result.sends + self._earlier_sends))
         finally:
-            await self._account.add(self._price_class, paid(result))
+            await self._account.add(self._choice.price_class, paid(result))
 
-    async def _send(self, inputs: InputImages | None) -> ImagesResult:
-        if isinstance(self._request, EditRequest):
-            assert inputs is not None  # noqa: S101 -- an edit's are read before
-            return await self._context.client.edit(self._request, inputs, timeout=self._remaining())
-        return await self._context.client.generate(self._request, timeout=self._remaining())
+    async def _send(self) -> ImagesResult:
+        if isinstance(self.request, EditRequest):
+            assert self._choice.inputs is not None  # noqa: S101 -- an edit's are read before
+            return await self._context.client.edit(self.request, self._choice.inputs, timeout=self._remaining())
+        return await self._context.client.generate(self.request, timeout=self._remaining())
 
 
 class _Unstoppable(asyncio.Task[Result]):

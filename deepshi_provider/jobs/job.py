@@ -29,6 +29,9 @@ class Terms(BaseModel):
     :param is_shared: whether the user named it, so that other tasks of the run may have it too.
     :param max_resends: how often a request may be sent again that may have been paid for already.
     :param on_mismatch: what to make of images that are not as they were asked for; they are stored either way.
+    :param fallbacks: fields that replace those of a request, in order, after errors that were surely free.
+    :param fallback_on_refusal: whether a refusal by the content policy is such an error.
+    :param stream: ask for Server-Sent Events; ``None`` does so for requests of one picture.
     :param max_cost_usd: most that the task instance may spend, over all its tries.
     :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
     :param runs_uri: where the tasks of a run share what they have spent: the connection's ``output_uri``.
@@ -47,6 +50,9 @@ class Terms(BaseModel):
     max_resends: Annotated[int, Field(ge=0)] = 1
     preflight: PreflightMode = "error"
     on_mismatch: MismatchMode = "warn"
+    fallbacks: list[dict[str, Any]] = []
+    fallback_on_refusal: bool = False
+    stream: bool | None = None
     max_cost_usd: Usd | None = None
     max_run_cost_usd: Usd | None = None
     runs_uri: str | None = None
@@ -117,7 +123,6 @@ class BatchJob(Terms):
     """Many requests of one task try; the rows lie beside it.
 
     :param rows: how many.
-    :param stream: ask for Server-Sent Events; ``None`` does so for rows of one picture.
     :param generation_timeout: seconds for each row's request with its retries.
     :param max_concurrency: most requests in flight.
     :param on_error: what to make of failed rows in the end.
@@ -130,7 +135,6 @@ class BatchJob(Terms):
     kind: Literal["batch"] = "batch"
     operation: Literal["batch"] = "batch"
     rows: int
-    stream: bool | None = None
     generation_timeout: float
     max_concurrency: Annotated[int, Field(ge=1)]
     on_error: Literal["fail", "partial"] = "fail"

@@ -58,6 +58,7 @@ class ImageOutcome(Outcome, Purchased):
     """How a single request ended; after a success it is stored, as the manifest.
 
     :param cost_usd: what this try paid; ``None`` if the API reported no cost.
+    :param fallback: position in ``fallbacks``, from 0, of the request that served; ``None`` if it is the job's own.
     :param reused: whether the images were stored before, so that nothing was sent.
     """
 
@@ -65,6 +66,7 @@ class ImageOutcome(Outcome, Purchased):
     operation: Literal["generate", "edit"] = "generate"
     sends: int = 0
     reused: bool = False
+    fallback: int | None = None
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the event; a result with images is read from the manifest.
@@ -80,7 +82,7 @@ class ImageOutcome(Outcome, Purchased):
         """Return the task's ``return_value``: JSON types only, money as a number."""
         numbers = {"cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
         images = [image.model_dump() for image in self.images]
-        where = {"manifest_uri": self.manifest_uri, "reused": self.reused}
+        where = {"manifest_uri": self.manifest_uri, "reused": self.reused, "fallback": self.fallback}
         return {**self.purchased(), "images": images, **numbers, **where, **self.labels()}
 
 

@@ -15,6 +15,7 @@ from deepshi_provider.client.client import Client
 from deepshi_provider.client.inputs import InputImages
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed
+from deepshi_provider.jobs.fallbacks import MODEL_NOT_FOUND
 from deepshi_provider.jobs.job import PreflightMode
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,11 @@ class Preflight:
         self._known: Catalog | None = None
         self._logged: set[str] = set()
 
-    async def check(self, request: GenerateRequest, inputs: InputImages | None = None) -> None:
+    async def check(self, request: GenerateRequest, inputs: InputImages | None = None, where: str = "") -> None:
         """Check a request before it is paid for; what is only likely to be a mistake is logged.
 
         :param inputs: of an edit.
+        :param where: how the user named it, if it is a fallback.
         :raises PreflightFailed: the mode is ``error``, and the request contradicts the catalog.
         """
         if self._mode == "off":
@@ -51,7 +53,10 @@ class Preflight:
         certain = [complaint for complaint in found if complaint.is_certain and self._mode == "error"]
         self._log(complaint for complaint in found if complaint not in certain)
         if certain:
-            raise PreflightFailed(f"The request was not sent: {'; '.join(map(str, certain))}")
+            about = f"{where}: " if where else ""
+            # Of the request itself, an unlisted model is an error after which a fallback may be sent.
+            code = MODEL_NOT_FOUND if not where and {c.field for c in certain} == {"model"} else None
+            raise PreflightFailed(f"The request was not sent: {about}{'; '.join(map(str, certain))}", code=code)
 
     def _log(self, found: Iterable[Complaint]) -> None:
         for complaint in found:

@@ -157,6 +157,7 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         **job.labels(),
         **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,
+        fallback=engine.fallback,
         manifest_uri=uri,
         costs=costs,
     )
@@ -193,14 +194,14 @@ async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiEr
         status="failed",
         operation=job.operation,
         **job.labels(),
-        model=job.request.model,
+        model=engine.request.model,
         cost_usd=err.cost_usd,
         sends=err.sends,
         unknown_outcomes=len(unsettled(engine.exposed)),
         manifest_uri=context.store.uri_of(job.manifest_name),
         costs=_sheet(job, **tally.sums()),
         error={**err.as_data(), "message": message},
-        retry=err.retryable and exposed <= job.max_resends,
+        retry=engine.may_help_to_retry(err) and exposed <= job.max_resends,
     )
 
 

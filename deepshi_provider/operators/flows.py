@@ -7,7 +7,7 @@ of the time that importing the operators would take, each time that a DAG is par
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -24,10 +24,11 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.jobs.fallbacks import checked_fallbacks, choices
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, label, number_or_share, seconds
+from deepshi_provider.operators.rendered import amount, image_uris, label, listed, number_or_share, seconds
 
 Checked = TypeVar("Checked", Job, BatchJob)
 
@@ -63,6 +64,7 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
             deadline=time.time() + seconds("generation_timeout", task.generation_timeout),
             **_terms(task, owner, output_uri, output_conn_id),
         )
+        choices(request, job.fallbacks, job.stream)
         task.begin(context, owner, (output_uri, output_conn_id), job.operation)
         if task.deferrable:
             task.defer_job(job, job.deadline)
@@ -107,6 +109,7 @@ def run_batch_task(
                 manifest_prompts=limits.manifest_prompts,
                 **_terms(task, owner, output_uri, output_conn_id),
             )
+            choices(EditRequest(model="any", prompt="any", images=["any"]), job.fallbacks, job.stream)
             if task.deferrable:
                 run_here(store_rows(job, rows, STORES))
                 task.defer_job(job, None)
@@ -151,10 +154,23 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
         "max_resends": task.max_resends,
         "preflight": task.preflight,
         "on_mismatch": task.on_mismatch,
+        "fallbacks": _fallbacks(task),
+        "fallback_on_refusal": task.fallback_on_refusal,
+        "stream": task.stream,
         "max_run_cost_usd": limit,
         "runs_uri": runs and runs.uri,
         "runs_conn_id": runs and runs.conn_id,
     }
+
+
+def _fallbacks(task: ImageTask) -> list[dict[str, Any]]:
+    given = [] if is_blank(task.fallbacks) else [*listed("fallbacks", task.fallbacks)]
+    return checked_fallbacks(
+        {**fields, "images": image_uris(fields["images"])}
+        if isinstance(fields, Mapping) and "images" in fields
+        else fields
+        for fields in given
+    )
 
 
 def _checked(kind: type[Checked], **fields: Any) -> Checked:

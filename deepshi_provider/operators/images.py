@@ -26,7 +26,16 @@ from deepshi_provider.operators.rendered import carried_columns, image_uris, lis
 
 _TEMPLATED = (
     *REQUEST_FIELDS,
-    *("extra_params", "key", "metadata", "output_uri", "output_conn_id", "deepshi_conn_id", "max_run_cost_usd"),
+    *(
+        "extra_params",
+        "key",
+        "metadata",
+        "output_uri",
+        "output_conn_id",
+        "deepshi_conn_id",
+        "max_run_cost_usd",
+        "fallbacks",
+    ),
 )
 
 
@@ -63,6 +72,9 @@ class DeepshiGenerateImageOperator(ImageTask):
         what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
     :param on_mismatch: what to make of images that are not as they were asked for, by pixels, aspect ratio, format or
         number: ``warn`` tells it in ``warnings``, ``fail`` fails the task too. They are paid for and stored either way.
+    :param fallbacks: fields that replace those of the request, such as ``[{"model": "flux-2-pro"}]``; sent in order
+        after errors that were surely free: the server failed, the rate limit lasts, or the model is not allowed.
+    :param fallback_on_refusal: also if the content policy refused the request.
     :param generation_timeout: seconds for the request with its retries.
     :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
     :param deferrable: wait in the triggerer, so that no worker slot is held.
@@ -73,7 +85,11 @@ class DeepshiGenerateImageOperator(ImageTask):
     """
 
     template_fields: Sequence[str] = _TEMPLATED
-    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json", "metadata": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "extra_params": "json",
+        "metadata": "json",
+        "fallbacks": "json",
+    }
     ui_color = "#f3e8ff"
 
     def __init__(
@@ -101,6 +117,8 @@ class DeepshiGenerateImageOperator(ImageTask):
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
+        fallbacks: list[dict[str, Any]] | str | None = None,
+        fallback_on_refusal: bool = False,
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -129,6 +147,8 @@ class DeepshiGenerateImageOperator(ImageTask):
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
             on_mismatch=on_mismatch,
+            fallbacks=fallbacks,
+            fallback_on_refusal=fallback_on_refusal,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,
@@ -179,6 +199,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
+        fallbacks: list[dict[str, Any]] | str | None = None,
+        fallback_on_refusal: bool = False,
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -207,6 +229,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
             on_mismatch=on_mismatch,
+            fallbacks=fallbacks,
+            fallback_on_refusal=fallback_on_refusal,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,
@@ -284,6 +308,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         "sql_parameters": "json",
         "extra_params": "json",
         "metadata": "json",
+        "fallbacks": "json",
     }
     file_fields: ClassVar[tuple[str, ...]] = ("prompt", "requests_sql")
     ui_color = "#f3e8ff"
@@ -327,6 +352,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
+        fallbacks: list[dict[str, Any]] | str | None = None,
+        fallback_on_refusal: bool = False,
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -355,6 +382,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
             max_run_cost_usd=max_run_cost_usd,
             preflight=preflight,
             on_mismatch=on_mismatch,
+            fallbacks=fallbacks,
+            fallback_on_refusal=fallback_on_refusal,
             generation_timeout=generation_timeout,
             stream=stream,
             deferrable=deferrable,

@@ -88,6 +88,8 @@ class ImageTask(BaseOperator):
         max_run_cost_usd: float | str | None = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
+        fallbacks: list[dict[str, Any]] | str | None = None,
+        fallback_on_refusal: bool = False,
         generation_timeout: float = 600,
         stream: bool | None = None,
         deferrable: bool = DEFERRABLE,
@@ -119,6 +121,8 @@ class ImageTask(BaseOperator):
         self.max_run_cost_usd = max_run_cost_usd
         self.preflight = preflight
         self.on_mismatch = on_mismatch
+        self.fallbacks = fallbacks
+        self.fallback_on_refusal = fallback_on_refusal
         self.generation_timeout = generation_timeout
         self.stream = stream
         self.deferrable = deferrable

@@ -40,6 +40,19 @@ with DAG("generate", params={"season": "winter", "side": 512}):
     )
     # [END several]
 
+    # [START fallbacks]
+    DeepshiGenerateImageOperator(
+        task_id="surely",
+        prompt="a pier",
+        width=1024,
+        height=768,
+        fallbacks=[
+            {"model": "flux-2-pro"},
+            {"model": "nano-banana-2", "width": None, "height": None, "aspect_ratio": "4:3", "resolution": "1K"},
+        ],
+    )
+    # [END fallbacks]
+
     # [START other_fields]
     DeepshiGenerateImageOperator(
         task_id="styled", prompt="a bridge", width=512, height=512, seed=7, extra_params={"style": "ink"}

@@ -97,6 +97,7 @@ def test_return_value_of_a_generation(emulator: Emulator, place: Place) -> None:
         "sends": 1,
         "unknown_outcomes": 0,
         "reused": False,
+        "fallback": None,
         "warnings": [],
         "manifest_uri": f"{place.uri}/{manifest}",
         "map_index": -1,

@@ -210,7 +210,16 @@ def test_constructor_only_assigns(kind: type[DeepshiGenerateImageOperator]) -> N
 
 
 def test_everything_but_the_policies_is_templated() -> None:
-    policies = {"reuse", "max_resends", "preflight", "on_mismatch", "generation_timeout", "stream", "deferrable"}
+    policies = {
+        "reuse",
+        "max_resends",
+        "preflight",
+        "on_mismatch",
+        "fallback_on_refusal",
+        "generation_timeout",
+        "stream",
+        "deferrable",
+    }
     assert not policies & set(DeepshiGenerateImageOperator.template_fields)
     assert set(DeepshiEditImageOperator.template_fields) - set(DeepshiGenerateImageOperator.template_fields) == {
         "images"

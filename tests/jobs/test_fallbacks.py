@@ -1,0 +1,291 @@
+"""What replaces a request is sent after errors that were surely free, and after no others."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.outcome import ImageOutcome
+from deepshi_provider.journal.lease import Times
+from tests.services.processes import start_module
+from tests.support.batches import batch, counts, ended, lines_of, result_of
+from tests.support.calls import image_file
+from tests.support.counts import error, posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import Place, document, images, state
+from tests.support.tasks import TaskInstance, execute, generate
+from tests.support.waiting import until
+
+MODELS = ["deepshi-banana-pro", "flux-2-pro", "deepshi-image-1"]
+#: The emulator's faults are told which request they are for by its prompt.
+PROMPTS = ["first boat", "second boat", "third boat"]
+FALLBACKS = [{"model": model, "prompt": prompt} for model, prompt in zip(MODELS[1:], PROMPTS[1:], strict=True)]
+QUICK = Times(lease=2, heartbeat=0.5, poll=0.1)
+
+Fault = tuple[str, dict[str, Any]]
+FREE: list[Fault] = [
+    ("status", {"status": 500}),
+    ("status", {"status": 503, "body": "html"}),
+    ("status", {"status": 429, "retry_after": 600}),
+    ("status", {"status": 403, "code": "permission_denied"}),
+    ("status", {"status": 400, "code": "model_not_found"}),
+    ("status", {"status": 404, "code": "model_not_found"}),
+]
+REFUSED: Fault = ("status", {"status": 400, "code": "content_policy_violation"})
+NEVER: list[tuple[Fault, str]] = [
+    (("status", {"status": 400, "code": "invalid_value"}), "InvalidRequest"),
+    (("status", {"status": 401}), "AuthenticationFailed"),
+    (("status", {"status": 402, "code": "insufficient_quota"}), "InsufficientQuota"),
+    (REFUSED, "ContentRefused"),
+    (("status", {"status": 504}), "OutcomeUnknown"),
+    (("status", {"status": 524, "charged": True}), "OutcomeUnknown"),
+    (("cut", {}), "OutcomeUnknown"),
+    (("cut", {"at": "body", "charged": False}), "OutcomeUnknown"),
+    (("no_terminal", {}), "OutcomeUnknown"),
+    (("error_event", {}), "ServerFailed"),
+    (("not_an_image", {}), "InvalidResponse"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_retries(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request is sent once, unless a test wants more."""
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
+
+
+def job(place: Place, **more: Any) -> Job:
+    fields = {"model": MODELS[0], "prompt": PROMPTS[0], **more.pop("fields", {})}
+    return make_job(place, fields=fields, fallbacks=more.pop("fallbacks", FALLBACKS), **more)
+
+
+def fail(emulator: Emulator, fault: Fault, position: int, **more: Any) -> None:
+    """Let a request fail, and all before it for nothing."""
+    for prompt in PROMPTS[:position]:
+        emulator.fault("status", status=503, prompt=prompt, times=None)
+    emulator.fault(fault[0], prompt=PROMPTS[position], **fault[1], **more)
+
+
+def prompts(emulator: Emulator) -> list[str]:
+    return [request["prompt"] for request in emulator.requests()]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("fault", FREE, ids=str)
+async def test_after_an_error_that_was_free_the_next_one_serves(
+    emulator: Emulator, local: Place, fault: Fault, position: int
+) -> None:
+    fail(emulator, fault, position)
+    outcome = await run(job(local))
+    assert (outcome.status, outcome.fallback, outcome.sends) == ("success", position, position + 2)
+    assert (prompts(emulator), images(local)) == (PROMPTS[: position + 2], ["image-0.png"])
+    assert outcome.costs
+    assert outcome.task_cost_usd == outcome.cost_usd == taken(emulator) > 0
+    assert [(entry.model, entry.cost_usd) for entry in outcome.costs.models] == [
+        (MODELS[position + 1], taken(emulator))
+    ]
+    assert (len(state(local, "claim")), len(state(local, "record")), outcome.unknown_outcomes) == (1, 1, 0)
+    assert (outcome.as_xcom()["fallback"], outcome.as_xcom()["model"]) == (position, MODELS[position + 1])
+    again = await run(job(local, owner={"try_number": 2}))
+    assert (again.reused, again.fallback, again.cost_usd, posts(emulator)) == (True, position, Decimal(0), position + 2)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize(("fault", "kind"), NEVER, ids=str)
+async def test_after_any_other_error_nothing_else_is_sent(
+    emulator: Emulator, local: Place, fault: Fault, kind: str, position: int
+) -> None:
+    fail(emulator, fault, position)
+    outcome = await run(job(local))
+    assert (error(outcome)["type"], outcome.model, outcome.sends) == (kind, MODELS[position], position + 1)
+    assert (prompts(emulator), images(local)) == (PROMPTS[: position + 1], [])
+    assert outcome.costs
+    in_doubt = outcome.costs.unknown_outcomes + outcome.costs.untold
+    assert outcome.task_cost_usd == taken(emulator) or in_doubt == 1, "what was taken is told, or that it may have been"
+
+
+@pytest.mark.parametrize("fault", FREE, ids=str)
+async def test_if_none_serves_the_error_names_all_and_nothing_was_paid(
+    emulator: Emulator, local: Place, fault: Fault
+) -> None:
+    fail(emulator, fault, 2)
+    outcome = await run(job(local))
+    before = f"Before it failed, for nothing: {MODELS[0]}: ServerFailed; {MODELS[1]}: ServerFailed"
+    assert before in error(outcome)["message"]
+    assert (error(outcome)["charged"], outcome.retry) == ("no", True), "the first ones may serve later"
+    assert (posts(emulator), taken(emulator), outcome.sends, state(local, "claim")) == (3, Decimal(0), 3, [])
+
+
+@pytest.mark.parametrize("position", [0, 1])
+async def test_a_refused_prompt_falls_back_only_if_the_user_wants_that(
+    emulator: Emulator, local: Place, position: int
+) -> None:
+    fail(emulator, REFUSED, position)
+    outcome = await run(job(local, fallback_on_refusal=True))
+    assert (outcome.status, outcome.fallback, posts(emulator)) == ("success", position, position + 2)
+
+
+async def test_the_server_has_its_retries_first(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = emulator.connection_json(max_retries=2, max_retry_wait=0.01)
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    emulator.fault("status", status=500, prompt=PROMPTS[0], times=None)
+    outcome = await run(job(local))
+    assert (outcome.sends, outcome.fallback, prompts(emulator)) == (4, 0, [*[PROMPTS[0]] * 3, PROMPTS[1]])
+
+
+@pytest.mark.parametrize(("max_resends", "kind"), [(1, None), (0, "ResendsExhausted")])
+async def test_the_next_try_begins_with_what_may_have_been_paid_for(
+    emulator: Emulator, local: Place, max_resends: int, kind: str | None
+) -> None:
+    fail(emulator, ("cut", {}), 1)
+    await run(job(local, max_resends=max_resends))
+    emulator.clear_faults()
+    outcome = await run(job(local, max_resends=max_resends, owner={"try_number": 2}))
+    assert outcome.costs
+    assert outcome.costs.unknown_outcomes == 1
+    if kind:
+        assert (error(outcome)["type"], prompts(emulator)) == (kind, PROMPTS[:2])
+    else:
+        assert (outcome.fallback, outcome.unknown_outcomes) == (0, 1)
+        assert prompts(emulator) == [*PROMPTS[:2], PROMPTS[1]]
+
+
+async def test_a_free_error_after_an_unknown_outcome_is_no_reason_to_fall_back(
+    emulator: Emulator, local: Place
+) -> None:
+    emulator.fault("cut", prompt=PROMPTS[0])
+    await run(job(local))
+    emulator.fault("status", status=503, prompt=PROMPTS[0])
+    outcome = await run(job(local, owner={"try_number": 2}))
+    assert (error(outcome)["type"], prompts(emulator)) == ("ServerFailed", [PROMPTS[0]] * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", [0, 1])
+async def test_a_killed_process_leaves_no_second_picture_that_nobody_knows_of(
+    emulator: Emulator, local: Place, position: int
+) -> None:
+    """At 1, the first has failed for nothing: its claim is gone before the second's is there."""
+    fail(emulator, ("silence", {"charged": True}), position)
+    process: subprocess.Popen[str] = start_module("tests.support.run_job", job(local).model_dump_json())
+    await until("the request", lambda: posts(emulator) == position + 1)
+    (claim,) = state(local, "claim")
+    assert document(local, claim)["model"] == MODELS[position]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    emulator.clear_faults()
+    outcome: ImageOutcome = await run(job(local, owner={"try_number": 2}), times=QUICK)
+    assert (outcome.status, outcome.unknown_outcomes) == ("success", 1)
+    assert outcome.fallback == (position - 1 if position else None)
+    assert prompts(emulator) == [*PROMPTS[: position + 1], PROMPTS[position]]
+    assert outcome.costs
+    paid, doubt = outcome.costs.cost_usd, outcome.costs.may_have_cost_usd
+    assert (outcome.costs.unknown_outcomes, paid, doubt) == (1, outcome.cost_usd, outcome.cost_usd)
+    assert paid
+    assert taken(emulator) in (paid, 2 * paid)
+
+
+@pytest.mark.slow
+async def test_a_second_process_waits_for_the_fallback_of_the_first(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=503, prompt=PROMPTS[0])
+    emulator.settings(hold=True)
+    first = asyncio.create_task(run(job(local), times=QUICK))
+    await until("the fallback", lambda: prompts(emulator) == PROMPTS[:2] or posts(emulator) == 2)
+    second = asyncio.create_task(run(job(local), times=QUICK))
+    await asyncio.sleep(1)  # it would have sent the first request by now, which the server takes again
+    assert posts(emulator) == 2
+    emulator.settings(hold=False)
+    outcomes = await asyncio.gather(first, second)
+    assert [(outcome.status, outcome.fallback) for outcome in outcomes] == [("success", 0)] * 2
+    assert posts(emulator) == 2
+
+
+async def test_each_is_checked_by_preflight_before_the_first_is_sent(emulator: Emulator, local: Place) -> None:
+    wrong = [{"model": "flux-2-pro"}, {"model": "nano-banana-2"}]
+    outcome = await run(job(local, fallbacks=wrong, preflight="error"))
+    said = "fallbacks[1]: width is 64, but nano-banana-2 is sized by aspect_ratio and resolution"
+    assert (error(outcome)["type"], said in error(outcome)["message"]) == ("PreflightFailed", True)
+    right = [wrong[0], {"model": "nano-banana-2", "width": None, "height": None, "aspect_ratio": "4:3"}]
+    assert (await run(job(local, fallbacks=right, preflight="error"))).fallback is None
+    assert posts(emulator) == 1
+    unlisted = await run(job(local, fallbacks=[{"model": "flux-3"}], preflight="error", owner={"run_id": "b"}))
+    assert unlisted.reused
+
+
+async def test_a_model_that_the_key_may_not_use_is_not_even_sent(emulator: Emulator, local: Place) -> None:
+    outcome = await run(job(local, fields={"model": "not-yours"}, preflight="error"))
+    assert (outcome.fallback, prompts(emulator), outcome.sends) == (0, [PROMPTS[1]], 1)
+    typo = await run(job(local, fallbacks=[{"model": "not-yours"}], fields={"seed": 2}, preflight="error"))
+    assert "fallbacks[0]: model is not-yours, which is not in the catalog" in error(typo)["message"]
+    assert posts(emulator) == 1
+
+
+async def test_an_edit_falls_back_with_its_images(emulator: Emulator, local: Place, tmp_path: Path) -> None:
+    file = tmp_path / "in.png"
+    file.write_bytes(image_file("png"))
+    emulator.fault("status", status=503)
+    fields = {"model": "deepshi-image-1", "images": [str(file)]}
+    outcome = await run(job(local, operation="edit", fields=fields, fallbacks=[{"model": "flux-2-pro"}]))
+    assert (outcome.status, outcome.fallback, posts(emulator)) == ("success", 0, 2)
+
+
+async def test_a_budget_counts_the_price_of_what_is_sent(emulator: Emulator, local: Place) -> None:
+    free = await run(job(local, fields={"seed": 1}, owner={"run_id": "a"}))
+    emulator.fault("status", status=503, prompt=PROMPTS[0])
+    outcome = await run(job(local, owner={"run_id": "b"}, max_cost_usd=free.cost_usd))
+    assert outcome.fallback == 0
+    assert posts(emulator) == 3
+
+
+BAD: list[tuple[Any, str]] = [
+    ([{"modle": "flux-2-pro"}], "fallbacks[0]: 'modle' is no field; .* Did you mean model?"),
+    (["flux-2-pro"], "fallbacks[0]: a dictionary of fields is needed, got str"),
+    ([{}, {"n": "many"}], "fallbacks[1]: The request was not sent: n: a whole number is needed"),
+    ([{"images": ["a.png"]}], "fallbacks[0]: the request has no images"),
+    ("flux", "fallbacks: the rendered text is neither JSON nor a Python literal"),
+]
+
+
+@pytest.mark.parametrize(("fallbacks", "says"), BAD, ids=str)
+def test_a_fallback_that_is_no_request_is_refused_at_the_start(
+    emulator: Emulator, local: Place, fallbacks: Any, says: str
+) -> None:
+    said = says.replace("[", r"\[").replace("]", r"\]").replace("?", r"\?")
+    with pytest.raises(Exception, match=said):
+        execute(generate(output_uri=local.uri, fallbacks=fallbacks), TaskInstance(task_id="boat"))
+    assert posts(emulator) == 0
+
+
+def test_fallbacks_are_templates_and_may_have_extra_params(emulator: Emulator, local: Place) -> None:
+    emulator.fault("status", status=503)
+    fallback = {"model": "{{ params.other }}", "extra_params": {"style": "ink"}, "width": 32}
+    ti = TaskInstance(task_id="boat")
+    value = execute(generate(output_uri=local.uri, fallbacks=[fallback]), ti, {"other": "flux-2-pro"})
+    sent = emulator.requests()[-1]["fields"]
+    assert (sent["model"], sent["style"], sent["width"], sent["height"]) == ("flux-2-pro", "ink", 32, 48)
+    assert (value["fallback"], value["model"], value["size"]) == (0, "flux-2-pro", "32x48")
+
+
+def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) -> None:
+    rows = [{"key": "a", "prompt": "a cup"}, {"key": "b", "prompt": "a jug"}, {"key": "c", "prompt": "a pot"}]
+    emulator.fault("status", status=503, prompt="a jug")
+    emulator.fault("cut", prompt="a pot", charged=False)
+    fields: dict[str, Any] = {"model": MODELS[0], "fallbacks": [{"model": MODELS[1]}], "max_resends": 0}
+    _, failed = ended(batch(local, rows, **fields))
+    assert "1 of 3 rows failed (c: OutcomeUnknown)" in str(failed)
+    assert [line["model"] for line in lines_of(local)][:2] == MODELS[:2]
+    assert posts(emulator) == 4
+    value = result_of(batch(local, rows, **fields, on_error="partial"), try_number=2)
+    assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)
