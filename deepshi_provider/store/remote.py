@@ -37,7 +37,8 @@ class RemoteDirectory(Directory):
         self._fs.invalidate_cache(path)
         try:
             found = self._fs.ls(path, detail=True)
-        except FileNotFoundError:
+        except FileNotFoundError as err:
+            self._check_bucket(err)
             return
         for entry in found:
             name = entry["name"].rpartition("/")[2]
@@ -48,7 +49,7 @@ class RemoteDirectory(Directory):
         try:
             return bytes(self._fs.cat_file(self._path(name)))
         except FileNotFoundError as err:
-            _check_bucket(err)
+            self._check_bucket(err)
             return None
 
     def size(self, name: str) -> int | None:
@@ -57,7 +58,7 @@ class RemoteDirectory(Directory):
         try:
             return int(self._fs.info(path)["size"])
         except FileNotFoundError as err:
-            _check_bucket(err)
+            self._check_bucket(err)
             return None
 
     def modified(self, name: str) -> float:
@@ -105,7 +106,7 @@ class RemoteDirectory(Directory):
         try:
             self._fs.rm_file(self._path(name))
         except FileNotFoundError as err:
-            _check_bucket(err)
+            self._check_bucket(err)
 
     def unnamed_file(self) -> io.FileIO | None:
         return None
@@ -115,6 +116,9 @@ class RemoteDirectory(Directory):
 
     def has_custom_endpoint(self) -> bool:
         return False
+
+    def _check_bucket(self, err: FileNotFoundError) -> None:
+        """Raise an error again if it is about a bucket: only an object may be missing. File servers have no buckets."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -156,6 +160,7 @@ class ObjectDirectory(RemoteDirectory):
     def __init__(self, fs: Any, path: str, content_type: str | None = None) -> None:
         super().__init__(fs, path)
         self._content_type = content_type
+        self._has_bucket = False
 
     def write(self, name: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(name), data)
@@ -170,6 +175,17 @@ class ObjectDirectory(RemoteDirectory):
         except NotImplementedError:
             return None
         return url if "?" in url else None  # without credentials there is no signature
+
+    def _check_bucket(self, err: FileNotFoundError) -> None:
+        if self._has_bucket:
+            return
+        try:
+            self._fs.info(self._root.lstrip("/").partition("/")[0])
+        except FileNotFoundError:
+            raise err from None
+        except Exception:  # noqa: BLE001, S110 -- keys that may not look at buckets; each store has its own error
+            pass
+        self._has_bucket = True
 
     def _abandon(self, target: Any) -> None:
         target.discard()
@@ -202,6 +218,10 @@ class S3Directory(ObjectDirectory):
         config = {"signature_version": "s3v4", **(fs.storage_options.get("config_kwargs") or {})}
         signing = type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config})
         return ObjectDirectory(signing, self._root).sign(name, seconds)
+
+    def _check_bucket(self, err: FileNotFoundError) -> None:
+        if _s3_code(err) == "NoSuchBucket":
+            raise err
 
     def has_custom_endpoint(self) -> bool:
         options = getattr(self._fs, "client_kwargs", None) or {}
@@ -249,12 +269,6 @@ class _Whole(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def _check_bucket(err: FileNotFoundError) -> None:
-    """Raise an error again if it is about a bucket: only an object may be missing."""
-    if _s3_code(err) == "NoSuchBucket":
-        raise err
 
 
 def _s3_code(err: BaseException) -> str | None:
