@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,6 +96,16 @@ class Columns:
             except (ValueError, RecursionError) as err:
                 raise InvalidRequest(f"the column {column[:100]!r} cannot be carried: it {err}") from None
         return cells
+
+
+def check_differ(source: str, columns: Sequence[str]) -> None:
+    """Make sure that no two columns have one name: only one of them would count.
+
+    :param source: of the rows, for the message.
+    :raises InvalidRequest: two do.
+    """
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InvalidRequest(f"{source}: two columns have the same name, {', '.join(map(repr, twice[:5]))}")
 
 
 class CarriedNames:

@@ -6,11 +6,12 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from deepshi_provider.api.texts import shown_uri
-from deepshi_provider.batch.columns import COLUMNS, Columns
+from deepshi_provider.batch.arrow import batch_rows
+from deepshi_provider.batch.columns import COLUMNS, Columns, check_differ
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows, used_columns
 from deepshi_provider.exceptions import InvalidRequest
@@ -41,16 +42,6 @@ async def read_requests(
         table.fill(check_rows(read_file(uri, file, known), defaults, stream, columns))
 
     await store.process(name, fill)
-
-
-def check_differ(source: str, columns: Sequence[str]) -> None:
-    """Make sure that no two columns have one name: only one of them would count.
-
-    :param source: of the rows, for the message.
-    :raises InvalidRequest: two do.
-    """
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise InvalidRequest(f"{source}: two columns have the same name, {', '.join(map(repr, twice[:5]))}")
 
 
 def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Iterator[dict[str, Any]]:
@@ -129,8 +120,7 @@ def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     try:
         parquet = pyarrow.parquet.ParquetFile(file)
         check_differ(uri, parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+        yield from batch_rows(parquet.iter_batches(batch_size=1000))
     except pyarrow.ArrowException as err:
         raise InvalidRequest(f"{uri} is not a Parquet file: {err}") from err
 

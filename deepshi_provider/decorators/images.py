@@ -21,7 +21,7 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.operators.flows import run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
 from deepshi_provider.operators.lifecycle import owner_of
-from deepshi_provider.operators.rendered import dictionary
+from deepshi_provider.operators.rendered import dictionary, handed_over
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
@@ -62,7 +62,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **kwargs)
-        if isinstance(asked, str | Mapping):
+        if isinstance(asked, str | Mapping) and handed_over(asked) is asked:
             return run_single_task(self, context, lambda: self._request(asked))
         if asked is None:
             nothing = InvalidRequest(f"{self.task_id}: the function returned nothing to draw")

@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook
 
-from deepshi_provider.batch.requests_file import check_differ
+from deepshi_provider.batch.columns import check_differ
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 
 #: Rows that are in memory at once.

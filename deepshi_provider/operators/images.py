@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from airflow.sdk import Context
+from airflow.sdk import Context, ObjectStoragePath
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.api.texts import is_blank
+from deepshi_provider.batch.arrow import is_table, table_rows
 from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.manifest import ManifestFormat
 from deepshi_provider.batch.requests_file import read_requests
@@ -22,7 +24,7 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import MismatchMode, PreflightMode
 from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
-from deepshi_provider.operators.rendered import carried_columns, image_uris, listed
+from deepshi_provider.operators.rendered import FileUri, carried_columns, handed_over, image_uris, listed
 
 _TEMPLATED = (
     *REQUEST_FIELDS,
@@ -258,7 +260,9 @@ class DeepshiGenerateImagesOperator(ImageTask):
     braces, after Jinja. Rows whose images are stored for the same request cost nothing: with an ``output_uri`` that
     all runs share, every run buys only what changed.
 
-    :param requests: the rows, or the XCom of an upstream task that returns them.
+    :param requests: the rows, or the XCom of an upstream task that returns them: a list, a frame of pandas or polars or
+        any table with Arrow's C stream interface, a path of a file, or an asset event with ``requests`` or
+        ``requests_uri`` in its ``extra``.
     :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
     :param requests_sql: a query whose rows they are instead, or the name of a ``.sql`` file beside the DAG. It is read
         in the worker, with a server-side cursor where the driver has one. Needs the extra ``sql``.
@@ -421,7 +425,9 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def input_uris(self) -> list[str]:
         """Return the file of rows, and the images to start from that the operator or rows in a list name."""
-        uris = [] if is_blank(self.requests_uri) else [str(self.requests_uri)]
+        read = self.requests_uri if is_blank(self.requests) else handed_over(self.requests)
+        is_file = isinstance(read, os.PathLike | ObjectStoragePath | FileUri) or not is_blank(self.requests_uri)
+        uris = [str(read)] if is_file else []
         uris += image_uris(self.images)
         rows = self.requests if isinstance(self.requests, list) else []
         return [*uris, *(uri for row in rows if isinstance(row, Mapping) for uri in image_uris(row.get("images")))]
@@ -449,15 +455,26 @@ class DeepshiGenerateImagesOperator(ImageTask):
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
         defaults = self.defaults()
         columns = self.columns()
+        uri, found = self._source()
+        if uri is not None:
+            run_here(read_requests(uri, output_conn_id, rows, defaults, self.stream, STORES, columns))
+        else:
+            rows.fill(check_rows(found, defaults, self.stream, columns))
+
+    def _source(self) -> tuple[str | None, Iterable[Any]]:
+        """Return the file that the rows are in, or the rows.
+
+        :raises InvalidRequest: there is none, or more than one.
+        """
         given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(self, name))]
         if len(given) != 1:
             raise InvalidRequest("One of requests, requests_uri and requests_sql is needed, and not two of them")
-        if given == ["requests_uri"]:
-            uri = str(self.requests_uri)
-            run_here(read_requests(uri, output_conn_id, rows, defaults, self.stream, STORES, columns))
-        else:
-            found = self._queried() if given == ["requests_sql"] else map(with_uris, listed("requests", self.requests))
-            rows.fill(check_rows(found, defaults, self.stream, columns))
+        if given == ["requests_sql"]:
+            return None, self._queried()
+        value = self.requests_uri if given == ["requests_uri"] else handed_over(self.requests)
+        if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
+            return str(value), ()
+        return None, table_rows(value) if is_table(value) else map(with_uris, listed("requests", value))
 
     def _queried(self) -> Iterator[dict[str, Any]]:
         from deepshi_provider.hooks.sql_rows import query_rows

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
+from deepshi_provider.batch.arrow import is_table
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.journal.entries import Owner, path_part
 
@@ -107,6 +108,28 @@ def _of_xcom(value: Mapping[str, Any]) -> list[str]:
     if isinstance(value.get("images"), Iterable):
         return image_uris(value["images"])
     raise InvalidRequest(f"images: a dictionary without uri or images is no result of an image task: {list(value)}")
+
+
+class FileUri(str):
+    """The URI of a file of rows."""
+
+    __slots__ = ()
+
+
+def handed_over(value: Any) -> Any:
+    """Return the rows, or the path of their file, that an asset event or its ``extra`` names; else the value itself.
+
+    :param value: the ``requests`` of a batch.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with contextlib.suppress(InvalidRequest):
+            value = from_text("requests", value)
+    extra = getattr(value, "extra", value) if not isinstance(value, Mapping) and not is_table(value) else value
+    if not isinstance(extra, Mapping):
+        return value
+    if isinstance(extra.get("requests_uri"), str) and "requests" not in extra:
+        return FileUri(extra["requests_uri"])
+    return extra["requests"] if isinstance(extra.get("requests"), list) else value
 
 
 def listed(name: str, value: Any) -> Iterable[Any]:
