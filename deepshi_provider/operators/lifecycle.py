@@ -33,6 +33,7 @@ from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
 from deepshi_provider.operators.outlets import add_asset_events
 from deepshi_provider.operators.rendered import default_output_uri, dictionary
+from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store
 
@@ -99,6 +100,8 @@ class ImageTask(BaseOperator):
             super().__init__(**kwargs)
         except TypeError as err:
             raise TypeError(f"{err}{_advice(type(self), kwargs)}") from err
+        if RETRY_AFTER is not None and self.retry_policy is None:
+            self.retry_policy = RETRY_AFTER
         self.prompt = prompt
         self.model = model
         self.n = n

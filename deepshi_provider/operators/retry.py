@@ -1,0 +1,46 @@
+"""When the next try of a task starts if the server said how long to wait: a retry policy, as Airflow has from 3.3."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.blocking import run_here
+
+try:
+    from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+except ImportError:  # Airflow 3.1 and 3.2: its own delay
+    RETRY_AFTER = None
+else:
+
+    class RetryAfterPolicy(RetryPolicy):
+        """Lets a ``Retry-After`` that is longer than the hook waits decide when the next try starts.
+
+        All other errors, and waits of the hook's own length, keep the task's ``retry_delay``. Whether there is another
+        try is for the task's ``retries`` to say.
+        """
+
+        def evaluate(
+            self, exception: BaseException, try_number: int, max_tries: int, context: Any = None
+        ) -> RetryDecision:
+            """Return the decision about one failure; called by Airflow in the worker."""
+            asked = exception.retry_after if isinstance(exception, DeepshiError) else None
+            if asked is None or context is None or asked <= run_here(context["task"].hook.asettings()).max_retry_wait:
+                return RetryDecision.default()
+            wait = timedelta(seconds=min(asked, LONGEST_WAIT))
+            return RetryDecision.retry(delay=wait, reason=f"Deepshi asks to wait {wait.total_seconds():g} s")
+
+        def serialize(self) -> dict[str, Any]:
+            """Return the policy for a serialized DAG."""
+            return {"__type": "RetryAfterPolicy"}
+
+        @classmethod
+        def deserialize(cls, data: dict[str, Any]) -> RetryAfterPolicy:
+            """Return the policy again."""
+            return cls()
+
+    RETRY_AFTER = RetryAfterPolicy()
+
+#: Seconds; a server that asks for more is not believed: the task would seem to hang.
+LONGEST_WAIT = 86_400.0
