@@ -13,6 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import DAG
 from jinja2 import TemplateNotFound
 
@@ -170,3 +171,24 @@ def test_a_large_table_is_bought_by_what_changed_and_read_piece_by_piece(
     }
     assert counts(result_of(batch(local, **query), run_id="tuesday")) == (4, 37, 0, 0)
     assert (posts(emulator), taken(emulator)) == (44, 44 * PRICE)
+
+
+@pytest.mark.slow
+def test_a_manifest_goes_into_a_table_and_a_run_replaces_its_own_rows(
+    emulator: Emulator, local: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", f"postgres://{postgres.address}")
+    shop = [{"sku": f"00{n}", "category": "mugs", "name": f"mug {n}"} for n in range(3)]
+    result_of(batch(local, shop, **{**ASKED, "sql_conn_id": None}))
+    manifest = lines_of(local)
+    hook: Any = PostgresHook("shop")
+    hook.run("CREATE TABLE pictures (run_id TEXT, key TEXT, category TEXT, uri TEXT, cost_usd NUMERIC(18, 12))")
+    for run_id in ("monday", "tuesday", "monday"):
+        columns = ["key", "category", "uri", "cost_usd"]
+        hook.run("DELETE FROM pictures WHERE run_id = %s", parameters=[run_id])
+        rows = ([run_id, *(line[name] for name in columns)] for line in manifest)
+        hook.insert_rows("pictures", rows, ["run_id", *columns])
+    found = hook.get_records("SELECT run_id, key, category, uri, cost_usd FROM pictures ORDER BY 1, 2")
+    assert [tuple(row) for row in found] == [
+        (run, f"00{n}", "mugs", f"{local.uri}/00{n}-0.png", PRICE) for run in ("monday", "tuesday") for n in range(3)
+    ]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
@@ -18,13 +20,21 @@ from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ("catalog_incremental", "edit_chain", "product_images", "taskflow", "warehouse_etl")
+EXAMPLES = (
+    *("catalog_incremental", "edit_chain", "parquet_to_duckdb", "polars_frame", "product_images", "taskflow"),
+    "warehouse_etl",
+)
 RUNS = (
     *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
-    *("warehouse_etl", "warehouse_etl"),
+    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame"),
 )
 #: What the shop of ``warehouse_etl`` sells: SKU, category, name.
 SHOP = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]
+#: The file of ``parquet_to_duckdb``.
+PRODUCTS = [
+    {"sku": f"{number:03}", "name": name, "colour": colour, "price": number / 4}
+    for number, (name, colour) in enumerate([("jar", "green"), ("jar", "blue"), ("bowl", "green")])
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
         env |= etl_connections(root)
+        images.mkdir()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(PRODUCTS), images / "products.parquet")
         new_home(root / "airflow")
         call("airflow", "dags", "reserialize", env=env)
         log = call("tests.examples.run_dags", *RUNS, env=env)

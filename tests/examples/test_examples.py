@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from dags_examples.catalog_incremental import PRODUCTS
+from tests.examples.conftest import PRODUCTS as FILE
 from tests.examples.conftest import ROOT, RUNS, SHOP, Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -145,6 +146,27 @@ def test_the_warehouse_knows_what_each_category_cost(runs: Runs) -> None:
         {"category": "rug", "pictures": 1, "bought": 1, "cost_usd": rugs},
     ]
     assert [(row["bought"], row["cost_usd"]) for row in costs[1]] == [(0, 0), (0, 0)]
+
+
+def test_a_file_of_products_goes_through_the_batch_into_duckdb(runs: Runs) -> None:
+    asked = {request["prompt"]: float(request["cost_usd"]) for request in runs.requests}
+    paid = {p["sku"]: asked[f"Studio photo of a {p['name']}, {p['colour']} background"] for p in FILE}
+    assert runs.xcoms("parquet_to_duckdb", "costs")[0] == [
+        {"colour": "blue", "pictures": 1, "cost_usd": pytest.approx(paid["001"])},
+        {"colour": "green", "pictures": 2, "cost_usd": pytest.approx(paid["000"] + paid["002"])},
+    ]
+    (batch,) = runs.xcoms("parquet_to_duckdb", "render")
+    manifest = duckdb.read_parquet(str(local(batch["manifest_uri"])))
+    assert manifest.project("key, name, colour, price").fetchall() == [tuple(p.values()) for p in FILE]
+
+
+def test_a_frame_goes_in_and_a_frame_comes_out(runs: Runs) -> None:
+    asked = {request["prompt"]: float(request["cost_usd"]) for request in runs.requests}
+    fox, owl, elk = (asked[f"a large {animal} in a meadow"] for animal in ("fox", "owl", "elk"))
+    assert runs.xcoms("polars_frame", "costs")[0] == [
+        {"legs": 2, "pictures": 1, "cost_usd": pytest.approx(owl)},
+        {"legs": 4, "pictures": 2, "cost_usd": pytest.approx(fox + elk)},
+    ]
 
 
 def decorated(runs: Runs, task: str) -> Any:
