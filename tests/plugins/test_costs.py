@@ -97,6 +97,7 @@ def test_who_may_not_read_a_dag_sees_nothing_of_it(site: Site) -> None:
     secret = run_of(site, "secret_pictures")
     (picture,) = site.pictures(**secret)
     assert (picture["key"], picture["metadata"]) == ("boat/7", '{"table": "boats"}'), "as the task was given them"
+    assert picture["warnings"] == ["Image 0 has 96x64 pixels, which is not 1:1"]
     assert site.get("/image", **task_of(picture)).status_code == 200
 
     seen = site.data("viewer")

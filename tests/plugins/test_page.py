@@ -136,6 +136,12 @@ def test_the_gallery_shows_pictures_and_opens_them(site: Site, open_page: Callab
     expect(card).to_be_focused()
 
 
+def test_a_picture_that_is_not_as_it_was_asked_for_says_so(site: Site, open_page: Callable[..., Page]) -> None:
+    page = loaded(open_page(run_address(site, "secret_pictures")))
+    page.get_by_role("button", name="a secret boat").click()
+    expect(page.get_by_role("dialog").get_by_text("Image 0 has 96x64 pixels, which is not 1:1")).to_be_visible()
+
+
 def test_prompts_are_text(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site)))
 

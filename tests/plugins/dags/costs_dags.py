@@ -37,6 +37,8 @@ with DAG("secret_pictures", schedule=None):
         prompt="a secret boat",
         key="boat/7",
         metadata={"table": "boats"},
+        aspect_ratio="1:1",  # ignored, and so told of
+        preflight="warn",
         **SIZE,
     )
 
