@@ -82,9 +82,9 @@ test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
 
 .PHONY: test-load
-test-load: $(INSTALLED)  ## 200 large pictures at once in one triggerer, and each benchmark once; needs an idle machine and minutes
+test-load: $(INSTALLED)  ## 200 large pictures at once in one triggerer, a table of 50,000 rows, each benchmark once; needs an idle machine and minutes
 	@$(BIN)/python -m tests.services.programs
-	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/triggers/in_airflow tests/benchmarks $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/triggers/in_airflow tests/benchmarks tests/batch/test_large_table.py $(ARGS)
 
 .PHONY: test-python
 test-python: $(INSTALLED)  ## the fast tests and a real Airflow on each Python that is there; the others are named
