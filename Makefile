@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLUSTER := $(VENV)/.cluster-installed
+LOAD := $(VENV)/.load-installed
 UV := $(BIN)/uv
 EXTRAS := .[amazon,emulator,parquet,sql]
 
@@ -82,9 +83,9 @@ test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
 
 .PHONY: test-load
-test-load: $(INSTALLED)  ## 200 large pictures at once in one triggerer, a table of 50,000 rows, each benchmark once; needs an idle machine and minutes
-	@$(BIN)/python -m tests.services.programs
-	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx tests/triggers/in_airflow tests/benchmarks tests/batch/test_large_table.py $(ARGS)
+test-load: $(LOAD) programs  ## what fills a machine for minutes, or is large to install (Spark, Java, PostgreSQL)
+	@$(BIN)/python -m tests.services.programs test-load
+	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx $(ARGS)
 
 .PHONY: test-python
 test-python: $(INSTALLED)  ## the fast tests and a real Airflow on each Python that is there; the others are named
@@ -139,6 +140,10 @@ clean:  ## remove environments, caches and results
 
 $(INSTALLED): pyproject.toml constraints.txt $(UV)
 	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	@touch $@
+
+$(LOAD): $(INSTALLED)
+	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --group load
 	@touch $@
 
 $(CLUSTER): $(INSTALLED)

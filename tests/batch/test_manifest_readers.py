@@ -185,6 +185,7 @@ def test_polars_reads_the_same_from_both(written: tuple[Path, list[str]]) -> Non
     check(manifest.select(COMPARED).iter_rows(), keys)
 
 
+@pytest.mark.load  # Spark and Java are large to install
 def test_spark_reads_the_same_from_both(written: tuple[Path, list[str]], spark: Any) -> None:
     folder, keys = written
     path = str(folder / "manifest.jsonl")

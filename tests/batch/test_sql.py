@@ -143,7 +143,7 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.mark.slow
+@pytest.mark.load  # PostgreSQL is large to install
 def test_a_large_table_is_bought_by_what_changed_and_read_piece_by_piece(
     emulator: Emulator, local: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_large_table_is_bought_by_what_changed_and_read_piece_by_piece(
     assert (posts(emulator), taken(emulator)) == (44, 44 * PRICE)
 
 
-@pytest.mark.slow
+@pytest.mark.load  # PostgreSQL is large to install
 def test_a_manifest_goes_into_a_table_and_a_run_replaces_its_own_rows(
     emulator: Emulator, local: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

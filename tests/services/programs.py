@@ -173,10 +173,12 @@ PROGRAMS = {
     "test": [
         Program(name="chromium", find=chromium, installers=_install_chromium),
         _debian("nginx-light", "nginx"),
-        _debian("default-jre-headless", "java"),
-        _debian("postgresql", "postgres", "initdb", "pg_isready", "createdb"),
         Program(name="node", find=node, installers=_install_node),
         Program(name="aimock", find=aimock, installers=_install_aimock),
+    ],
+    "test-load": [
+        _debian("default-jre-headless", "java"),
+        _debian("postgresql", "postgres", "initdb", "pg_isready", "createdb"),
     ],
     "test-cluster": [
         _debian("postgresql", "postgres", "initdb", "pg_isready", "createdb"),
