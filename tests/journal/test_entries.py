@@ -214,6 +214,7 @@ def test_return_value_is_plain_json_and_money_a_number() -> None:
         "map_index": SUCCESS.map_index,
         "key": None,
         "metadata": None,
+        "fallback": None,
     }
 
 
@@ -223,6 +224,7 @@ def test_event_of_a_success_names_the_manifest_only() -> None:
         "status": "success",
         "manifest_uri": "s3://bucket/a/_deepshi/x.manifest.json",
         "storage_conn_id": "aws",
+        "error": None,
     }
 
 
