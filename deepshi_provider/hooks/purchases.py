@@ -44,7 +44,7 @@ async def record_purchase(
     ti = _task_instance()
     if ti is None:
         return
-    owner = _owner_of(ti)
+    owner = Owner.of(ti)
     uri, conn_id = settings.output_uri, settings.output_conn_id
     store = STORES.at(uri, conn_id, patience=TIMES.run_entry) if uri else None
     entry = RunEntry(
@@ -135,8 +135,3 @@ def _task_instance() -> Any:
         return get_current_context()["ti"]
     except RuntimeError:
         return None
-
-
-def _owner_of(ti: Any) -> Owner:
-    map_index = -1 if ti.map_index is None else ti.map_index
-    return Owner(dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=map_index, try_number=ti.try_number)

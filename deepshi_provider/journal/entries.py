@@ -42,6 +42,13 @@ class Owner(BaseModel):
     map_index: int = -1
     try_number: int = 1
 
+    @classmethod
+    def of(cls, ti: Any) -> Owner:
+        """Return which try this is, by Airflow's task instance."""
+        map_index = -1 if ti.map_index is None else ti.map_index
+        names = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id}
+        return cls(**names, map_index=map_index, try_number=ti.try_number)
+
     @property
     def task_key(self) -> str:
         """Name of the task instance over all its tries, short and safe in paths."""

@@ -379,11 +379,4 @@ def _advice(kind: type[ImageTask], given: Iterable[str]) -> str:
 
 def owner_of(context: Context) -> Owner:
     """Return which try of which task instance this is."""
-    ti = context["ti"]
-    return Owner(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        try_number=ti.try_number,
-    )
+    return Owner.of(context["ti"])
