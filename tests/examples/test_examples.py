@@ -56,7 +56,7 @@ def test_the_catalog_tells_its_asset(runs: Runs) -> None:
     sql = "SELECT e.extra FROM asset_event e JOIN asset a ON e.asset_id = a.id WHERE a.name = ? ORDER BY e.id"
     first, second = (json.loads(extra) for (extra,) in runs.query(sql, "deepshi_catalog"))
     results = [runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1)]
-    labels = {"map_index": -1, "key": None, "metadata": None, "warnings": []} | NO_DOUBT
+    labels: dict[str, object] = {"map_index": -1, "key": None, "metadata": None, "warnings": [], **NO_DOUBT}
     uris = [result["manifest_uri"] for result in results]
     assert first == {"images": 12, "cost_usd": results[0]["cost_usd"], "manifest_uri": uris[0], **labels}
     assert second == {"images": 12, "cost_usd": 0.0, "manifest_uri": uris[1], **labels}
