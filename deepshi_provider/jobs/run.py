@@ -136,7 +136,7 @@ async def _load(store: Store, name: str, what: str) -> bytes:
 async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purchase) -> ImageOutcome:
     record, store = purchase.record, context.store
     reused = record.owner != job.owner
-    differences = mismatches(engine.request, record.images)
+    differences = mismatches(engine.request, record.images, record.one_colour)
     warnings = added(record.warnings, differences)
     if reused:
         log.info("Nothing was sent: reused %s", record.images[0].uri)

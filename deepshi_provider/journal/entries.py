@@ -143,6 +143,7 @@ class Record(Purchased):
         exists, leave two records.
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
     :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
+    :param one_colour: indices of images that are all one colour.
     :param recorded_at: unix seconds.
     """
 
@@ -152,6 +153,7 @@ class Record(Purchased):
     lease_owner: str
     price_class: str = ""
     cost_is_complete: bool = True
+    one_colour: list[int] = []
     recorded_at: float
 
 
