@@ -18,6 +18,7 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import request_of
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.pace import Pace
+from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed, StorageFailed
@@ -99,7 +100,8 @@ async def _run(
         await journal.open()
         async with context.client.session(Pace(), context.store.files):
             batch = Batch(job, context, journal, rows)
-            await batch.run()
+            with of_task(job.owner.attributes):
+                await batch.run()
         await _write_down(job, context, journal, rows, batch.error)
         tally = await latest_tally(journal, job.owner, context.account.prices)
         await context.account.correct(tally.cost_usd)

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.client.client import Client
+from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import (
     DeepshiError,
@@ -66,7 +67,8 @@ async def run_single(
         context = JobContext.of(job, client, stores, store, journal, times=times)
         engine = Engine(context, IMAGE, job.request)
         try:
-            return await _ended(job, context, engine)
+            with of_task(job.owner.attributes):
+                return await _ended(job, context, engine)
         except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
             if interrupted is not None:
                 tally = known_tally(context.journal, job.owner, context.account.prices)
