@@ -156,6 +156,7 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         status="failed" if error else "success",
         error=error.as_data() if error else None,
         operation=job.operation,
+        prompt=engine.request.prompt,
         **job.labels(),
         **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,
