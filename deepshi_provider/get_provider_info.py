@@ -21,11 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Deepshi",
-                "python-modules": [
-                    "deepshi_provider.operators.images",
-                    "deepshi_provider.operators.cost_report",
-                    "deepshi_provider.operators.review",
-                ],
+                "python-modules": ["deepshi_provider.operators.images", "deepshi_provider.operators.cost_report"],
             }
         ],
         "hooks": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.hooks.deepshi"]}],
@@ -56,6 +52,13 @@ def get_provider_info() -> dict[str, Any]:
                     "max_retry_wait": _field("Longest wait", "number", "Before a retry, in seconds; 60 if empty"),
                     "verify": _field("Verify TLS", "string", "true, false, or the path of a CA file; true if empty"),
                     "proxy": _field("Proxy", "string", "URL of an HTTP proxy"),
+                    "max_cost_usd_per_day": _field("Most per day", "number", "USD, of all tasks together"),
+                    "max_cost_usd_per_month": _field("Most per month", "number", "USD, of all tasks together"),
+                    "budget_groups": _field(
+                        "Budget groups", "string", 'Such as {"team-a": {"max_cost_usd_per_day": 5}}'
+                    ),
+                    "budget_time_zone": _field("Time zone of budgets", "string", "Such as Europe/Berlin; UTC if empty"),
+                    "warn_at": _field("Warn at", "number", "Share of these limits; 0.8 if empty"),
                 },
             }
         ],

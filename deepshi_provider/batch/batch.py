@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.batch.planning import Planner
 from deepshi_provider.batch.row_results import RowResults
 from deepshi_provider.batch.row_table import Row, RowTable
 from deepshi_provider.batch.rows import request_of
@@ -24,6 +25,7 @@ from deepshi_provider.exceptions import (
 from deepshi_provider.jobs.context import JobContext
 from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import BatchJob
+from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.directory import DirectoryJournal
 from deepshi_provider.journal.entries import Attempt, Record, may_have_images, unsettled
 from deepshi_provider.journal.sheets import NameCosts, name_costs
@@ -36,10 +38,11 @@ _HOPELESS = (AuthenticationFailed, InsufficientQuota, ConnectionFailed, RateLimi
 
 
 class Batch:
-    """Carries out the rows of one job; :meth:`run` is its only use.
+    """Carries out the rows of one job: :meth:`prepare`, then :meth:`run`.
 
     :ivar error: why the batch stopped starting rows, if it did.
     :ivar results: what became of the rows.
+    :ivar plan: what it is about to buy.
     """
 
     def __init__(self, job: BatchJob, context: JobContext, journal: DirectoryJournal, rows: RowTable) -> None:
@@ -49,11 +52,46 @@ class Batch:
         self._rows = rows
         self.results = RowResults(rows, job, context.account)
         self.error: DeepshiError | None = None
+        self.plan: Plan | None = None
+
+    async def prepare(self) -> None:
+        """Make the plan, and take note of the rows that are stored unless the plan is all that is asked for.
+
+        If the plan is surely over a limit, or cannot be made, no row will start that costs money.
+
+        :raises StorageFailed: what was paid before is not known.
+        """
+        await self._look_back()
+        try:
+            plan = self.plan = await self._plan()
+        except StorageFailed as err:
+            self._stop(err)
+            return
+        log.info("%s", plan.in_words())
+        refusal = plan.refusal()
+        if refusal and self._job.plan_only:
+            log.warning("%s", refusal.message)
+        elif refusal and not self._job.start_over_budget:
+            self._stop(refusal)
+
+    async def _plan(self) -> Plan:
+        planner = Planner(self._job, self._context, self._journal)
+        for row in self._rows:
+            request = request_of(row.fields)
+            record = self._stored(row, request)
+            if record is None:
+                await planner.add(row, request)
+            else:
+                planner.add_stored()
+                if not self._job.plan_only:
+                    metrics.reused(request, len(record.images))
+                    self._done(row, request, record, None)
+            await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
+        return await planner.plan()
 
     async def run(self) -> None:
-        """Work the rows off; afterwards every started row has its line in the table."""
-        await self._look_back()
-        rows = iter(self._rows)
+        """Work off the rows that are not stored; afterwards every started row has its line in the table."""
+        rows = self._rows.unfinished()
         async with self._context.lease:
             workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, self._job.max_concurrency))]
             try:
@@ -80,20 +118,17 @@ class Batch:
         """Let the account know what pictures have cost before, and what earlier tries have spent."""
         account = self._context.account
         account.prices.take(await in_thread(self._journal.prices))
-        await account.begin(await self._journal.tally(self._job.owner))
+        owner, since = self._job.owner, account.counts_since
+        earlier = await self._journal.tally(owner)
+        today = None if since is None else await in_thread(self._journal.known_tally, owner, since)
+        await account.begin(earlier, today, report=not self._job.plan_only)
 
     async def _work(self, rows: Iterator[Row]) -> None:
         for row in rows:
             if self.error and not isinstance(self.error, BudgetExceeded):
                 return
-            request = request_of(row.fields)
-            record = self._stored(row, request)
-            if record:
-                metrics.reused(request, len(record.images))
-                self._done(row, request, record, None)
-            else:
-                await self._buy(row, request)
-            await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
+            await self._buy(row, request_of(row.fields))
+            await asyncio.sleep(0)  # nor must thousands that may not be bought
 
     def _stored(self, row: Row, request: GenerateRequest) -> Record | None:
         """Return the record whose images are this row's, if the listings alone show it."""
@@ -142,8 +177,7 @@ class Batch:
                 failure = err
             else:
                 was_sent = purchase.record.owner == self._job.owner
-                seconds = time.monotonic() - begun if was_sent else None
-                self._done(row, engine.request, purchase.record, seconds, engine.fallback)
+                self._done(row, request, purchase.record, time.monotonic() - begun if was_sent else None)
                 return
             lost = lost or failure.charged == "unknown"
             known = None
@@ -165,10 +199,8 @@ class Batch:
         self._context.account.close(error)
         self.error = self._context.account.closed_by
 
-    def _done(
-        self, row: Row, request: GenerateRequest, record: Record, seconds: float | None, fallback: int | None = None
-    ) -> None:
-        self.results.done(row, request, record, self._costs(row), seconds, fallback)
+    def _done(self, row: Row, request: GenerateRequest, record: Record, seconds: float | None) -> None:
+        self.results.done(row, request, record, self._costs(row), seconds)
 
     def _costs(self, row: Row) -> NameCosts:
         return name_costs(self._journal, self._job.owner, row.name, self._context.account.prices)

@@ -87,6 +87,10 @@ class RowTable:
     def __iter__(self) -> Iterator[Row]:
         return self._rows("")
 
+    def unfinished(self) -> Iterator[Row]:
+        """Yield the rows that nothing became of, in their order."""
+        return self._rows("AND NOT EXISTS (SELECT 1 FROM lines WHERE lines.number = rows.number)")
+
     def edits(self) -> Iterator[Row]:
         """Yield the rows that edit images, in their order."""
         return self._rows("AND json_extract(fields, '$.images[0]') IS NOT NULL")

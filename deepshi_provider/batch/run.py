@@ -18,7 +18,6 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import request_of
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.pace import Pace
-from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed, StorageFailed
@@ -100,12 +99,15 @@ async def _run(
         await journal.open()
         async with context.client.session(Pace(), context.store.files):
             batch = Batch(job, context, journal, rows)
-            with of_task(job.owner.attributes):
+            await batch.prepare()
+            if not job.plan_only:
                 await batch.run()
-        await _write_down(job, context, journal, rows, batch.error)
+        if not job.plan_only:
+            await _write_down(job, context, journal, rows, batch.error)
         tally = await latest_tally(journal, job.owner, context.account.prices)
-        await context.account.correct(tally.cost_usd)
-        costs = _sheet(job, batch, tally, manifest_uri=context.store.uri_of(job.table_name))
+        if not job.plan_only:
+            await context.account.correct(tally.cost_usd)
+        costs = _sheet(job, batch, tally, manifest_uri=_manifest_uri(job, context))
         return _outcome(job, context, batch, costs)
     except DeepshiError as err:
         return _failure(job, context, batch, err)
@@ -140,6 +142,7 @@ def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = Tr
         job.output_conn_id,
         ended=ended,
         images=images,
+        plan=batch.plan.in_words() if batch and batch.plan else None,
         warnings=sheet_warnings(batch.results.warnings if batch else []),
         **tally.sums(),
         **more,
@@ -157,7 +160,7 @@ def _failure(job: BatchJob, context: JobContext, batch: Batch | None, err: Deeps
 
 
 def _outcome(job: BatchJob, context: JobContext, batch: Batch, costs: CostSheet) -> BatchOutcome:
-    uri = context.store.uri_of(job.table_name)
+    uri = _manifest_uri(job, context)
     error = _error(job, batch, uri)
     counts = batch.results.counts
     retry = batch.results.may_retry if isinstance(error, RowsFailed) else error is not None and error.retryable
@@ -170,15 +173,22 @@ def _outcome(job: BatchJob, context: JobContext, batch: Batch, costs: CostSheet)
         failed=counts["failed"],
         skipped=job.rows - counts.total(),
         warnings=batch.results.warnings,
+        plan=batch.plan,
         unknown_outcomes=costs.unknown_outcomes,
         manifest_uri=uri,
         costs=costs,
+        budget_warnings=context.account.warnings,
         error=error.as_data() if error else None,
         retry=retry,
     )
 
 
-def _error(job: BatchJob, batch: Batch, uri: str) -> DeepshiError | None:
+def _manifest_uri(job: BatchJob, context: JobContext) -> str | None:
+    """Return where the manifest is; a plan writes none."""
+    return None if job.plan_only else context.store.uri_of(job.table_name)
+
+
+def _error(job: BatchJob, batch: Batch, uri: str | None) -> DeepshiError | None:
     """Return what the task is to fail with, if it is to."""
     counts = batch.results.counts
     left = f"{job.rows - counts.total()} of {job.rows} rows were not started. Manifest: {uri}"

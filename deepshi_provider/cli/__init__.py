@@ -1,1 +1,1 @@
-"""The command line. It asks for the catalog, which is free, and sends nothing that costs money."""
+"""The command line. It asks for the catalog, reads what is stored, and sends nothing that costs money."""

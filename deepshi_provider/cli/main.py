@@ -8,11 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 
 from deepshi_provider.api.requests import REQUEST_FIELDS
 from deepshi_provider.batch.columns import Columns
 from deepshi_provider.cli.check import check_file
 from deepshi_provider.cli.models import as_json, as_table
+from deepshi_provider.cli.plan import as_table as as_price_table
+from deepshi_provider.cli.plan import known_prices, plan_file
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.deepshi import DeepshiHook
 
@@ -23,7 +26,8 @@ _CONN_ID = "deepshi_command_line"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    :returns: exit code: 0 = all is well, 1 = the file has complaints, 2 = the command could not be carried out.
+    :returns: exit code: 0 = all is well, 1 = the file has complaints, or surely costs more than it may, 2 = the command
+        could not be carried out.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--base-url needs a key: set DEEPSHI_API_KEY, or --api-key")
     try:
         hook = _hook(options)
-        return _check(hook, options) if options.command == "check" else _models(hook, options)
+        return {"models": _models, "check": _check, "plan": _plan, "prices": _prices}[options.command](hook, options)
     except DeepshiError as err:
         print(f"error: {err.message}", file=sys.stderr)
         return _FAILED
@@ -47,8 +51,7 @@ def _models(hook: DeepshiHook, options: argparse.Namespace) -> int:
 
 
 def _check(hook: DeepshiHook, options: argparse.Namespace) -> int:
-    defaults = dict(options.default)
-    columns = Columns(key=options.key_column, carry="*" if "*" in options.carry else tuple(options.carry))
+    defaults, columns = dict(options.default), _columns(options)
 
     def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
@@ -56,6 +59,25 @@ def _check(hook: DeepshiHook, options: argparse.Namespace) -> int:
     report = asyncio.run(check_file(hook, options.file, options.file_conn_id, defaults, columns, print, warn))
     print(report.summary, file=sys.stderr)
     return _COMPLAINTS if report.complaints else _FITS
+
+
+def _plan(hook: DeepshiHook, options: argparse.Namespace) -> int:
+    place = options.output_uri, options.output_conn_id
+    rows = options.file, options.file_conn_id, dict(options.default), _columns(options)
+    plan = asyncio.run(plan_file(hook, *rows, place, options.max_cost_usd))
+    print(plan.model_dump_json(indent=2) if options.json else "\n".join(plan.as_lines()))
+    return _COMPLAINTS if plan.refusal() else _FITS
+
+
+def _prices(hook: DeepshiHook, options: argparse.Namespace) -> int:
+    prices = asyncio.run(known_prices(hook))
+    found = [price.model_dump(mode="json") for price in prices]
+    print(json.dumps(found, indent=2) if options.json else as_price_table(prices))
+    return _FITS
+
+
+def _columns(options: argparse.Namespace) -> Columns:
+    return Columns(key=options.key_column, carry="*" if "*" in options.carry else tuple(options.carry))
 
 
 def _hook(options: argparse.Namespace) -> DeepshiHook:
@@ -77,20 +99,40 @@ def _parser() -> argparse.ArgumentParser:
         help="with --base-url; better in the environment, as DEEPSHI_API_KEY: other users can see arguments",
     )
     parser = argparse.ArgumentParser(
-        prog="python -m deepshi_provider", description="Ask the model catalog, which is free; nothing is ever bought."
+        prog="python -m deepshi_provider",
+        description="Ask the model catalog, look what is stored, and add up; nothing is ever bought.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     models = commands.add_parser("models", parents=[account], help="list the image models and what they take")
     models.add_argument("--json", action="store_true", help="all that is understood of the catalog; null is unknown")
-    check = commands.add_parser(
+    prices = commands.add_parser("prices", parents=[account], help="list what each price class has cost lately")
+    prices.add_argument("--json", action="store_true", help="the same as JSON; money is text")
+    rows = _rows()
+    commands.add_parser(
         "check",
-        parents=[account],
+        parents=[account, rows],
         help="compare a file of requests with the catalog",
         description="Exit code 1 if a row has a complaint, 2 if the file cannot be checked.",
     )
-    check.add_argument("file", help="JSONL, CSV or Parquet, as DeepshiGenerateImagesOperator(requests_uri=…) takes it")
-    check.add_argument("--file-conn-id", help="Airflow connection of the object store that the file is in")
-    check.add_argument(
+    plan = commands.add_parser(
+        "plan",
+        parents=[account, rows],
+        help="find out what a file of requests would cost",
+        description="Exit code 1 if it surely costs more than --max-cost-usd, 2 if that cannot be found out.",
+    )
+    plan.add_argument("--output-uri", required=True, help="as the operator's: where images may be stored already")
+    plan.add_argument("--output-conn-id", help="Airflow connection of its object store")
+    plan.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="as the operator's max_cost_usd")
+    plan.add_argument("--json", action="store_true", help="the same as JSON; money is text")
+    return parser
+
+
+def _rows() -> argparse.ArgumentParser:
+    """Return the arguments that say what the rows are."""
+    rows = argparse.ArgumentParser(add_help=False)
+    rows.add_argument("file", help="JSONL, CSV or Parquet, as DeepshiGenerateImagesOperator(requests_uri=…) takes it")
+    rows.add_argument("--file-conn-id", help="Airflow connection of the object store that the file is in")
+    rows.add_argument(
         "--default",
         action="append",
         default=[],
@@ -98,15 +140,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="a field for rows that do not name it, as the operator's own, also a template; may be repeated",
     )
-    check.add_argument("--key-column", metavar="COLUMN", help="as the operator's key_column")
-    check.add_argument(
+    rows.add_argument("--key-column", metavar="COLUMN", help="as the operator's key_column")
+    rows.add_argument(
         "--carry",
         action="append",
         default=[],
         metavar="COLUMN",
         help="as the operator's carry; '*' for all; repeatable",
     )
-    return parser
+    return rows
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not found.is_finite() or found < 0:
+        raise argparse.ArgumentTypeError("an amount in USD is needed")
+    return found
 
 
 def _default(text: str) -> tuple[str, str]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+from decimal import Decimal
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+from zoneinfo import ZoneInfo
 
 import httpx
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from typing_extensions import Self
 
+from deepshi_provider.client.budgets import Budgets, GroupBudgets, Limit, checked_zone, limits_of
 from deepshi_provider.exceptions import InvalidConnection
 
 #: The usual port of each scheme.
@@ -51,6 +55,11 @@ class Settings(BaseModel):
     :param max_retry_wait: longest single wait before such a retry, in seconds.
     :param verify: check TLS certificates: ``True``, ``False``, or the path of a CA file.
     :param proxy: URL of an HTTP proxy.
+    :param max_cost_usd_per_day: most that all tasks with this connection may spend in a day, in USD.
+    :param max_cost_usd_per_month: the same in a month.
+    :param budget_groups: the same limits for parts of the tasks, by the name that they give as ``budget_group``.
+    :param budget_time_zone: where days and months begin.
+    :param warn_at: share of each of these limits at which a warning is given.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
@@ -66,6 +75,31 @@ class Settings(BaseModel):
     max_retry_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     verify: Annotated[bool | str, BeforeValidator(_flag_or_path)] = True
     proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)  # it may hold a password
+    max_cost_usd_per_day: Limit | None = None
+    max_cost_usd_per_month: Limit | None = None
+    budget_groups: GroupBudgets | None = None
+    budget_time_zone: Annotated[str, AfterValidator(checked_zone)] = "UTC"
+    warn_at: Annotated[Decimal, Field(gt=0, le=1)] = Decimal("0.8")
+
+    @model_validator(mode="after")
+    def _budgets_can_be_kept(self) -> Self:
+        if self.output_uri is None and (self.budget_groups or limits_of(self)):
+            raise ValueError("budgets need an output_uri, where tasks share what they have spent")
+        return self
+
+    def budgets(self, group: str | None = None) -> Budgets:
+        """Return the limits over time that hold for a task.
+
+        :param group: its ``budget_group``.
+        """
+        own = [limit for named in self.budget_groups or () if named.group == group for limit in limits_of(named, group)]
+        return Budgets(
+            conn_id=self.conn_id,
+            zone=ZoneInfo(self.budget_time_zone),
+            limits=(*limits_of(self), *own),
+            group=group,
+            warn_at=self.warn_at,
+        )
 
     @property
     def account(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from decimal import Decimal
+from typing import NamedTuple
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 
@@ -10,6 +12,17 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 _PRICED = ("n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
 #: Longest name of a price class, in characters; what is longer ends with a hash.
 _LONGEST_CLASS = 200
+
+
+class PriceRange(NamedTuple):
+    """What requests of one price class have cost, in USD."""
+
+    low: Decimal
+    high: Decimal
+
+    def widened(self, cost_usd: Decimal) -> PriceRange:
+        """Return the range with one more cost in it."""
+        return PriceRange(min(self.low, cost_usd), max(self.high, cost_usd))
 
 
 def price_class(request: GenerateRequest) -> str:

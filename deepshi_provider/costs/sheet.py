@@ -114,6 +114,7 @@ class CostSheet(BaseModel):
     :param models: the most expensive first.
     :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
     :param warnings: what is not as it was asked for: the first :data:`MOST_WARNINGS` sentences.
+    :param plan: what a batch was about to buy, as one line.
     :param output_uri: where records and claims lie; empty if the task did not come that far.
     """
 
@@ -137,6 +138,7 @@ class CostSheet(BaseModel):
     models: list[ModelCosts] = []
     images: list[SheetImage] = []
     warnings: list[str] = []
+    plan: str | None = None
     output_uri: str = ""
     output_conn_id: str | None = None
     manifest_uri: str | None = None

@@ -18,10 +18,12 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.cells import as_json
 from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.operators.flows import run_single_task
+from deepshi_provider.jobs.plan import Plan
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.operators.flows import fill_with, run_batch_task, run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
 from deepshi_provider.operators.lifecycle import owner_of
-from deepshi_provider.operators.rendered import dictionary, handed_over
+from deepshi_provider.operators.rendered import dictionary, flag, handed_over
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
@@ -62,7 +64,13 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **kwargs)
+        try:
+            is_plan = flag("plan_only", self.plan_only)
+        except InvalidRequest as err:
+            self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
         if isinstance(asked, str | Mapping) and handed_over(asked) is asked:
+            if is_plan:
+                return run_batch_task(self, context, self.bounds(), fill_with(lambda: self._request(asked)))
             return run_single_task(self, context, lambda: self._request(asked))
         if asked is None:
             nothing = InvalidRequest(f"{self.task_id}: the function returned nothing to draw")
@@ -70,6 +78,13 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         self.requests = asked
         result: dict[str, Any] = super().execute(context)
         return result
+
+    def plan(self, owner: Owner) -> Plan:
+        """Say that there is none: only a run of the task knows what its function asks for.
+
+        :raises InvalidRequest: always.
+        """
+        raise InvalidRequest("A dry run does not call the function; use plan_only=True")
 
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
         """Return the request by the rules of a batch's rows: what is not known is refused before it is paid for."""

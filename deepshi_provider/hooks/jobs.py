@@ -10,14 +10,18 @@ from collections.abc import Callable
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.run import run_batch
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
 from deepshi_provider.jobs.run import run_single
+from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.run_costs import RunEntry
+from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import PATIENCE, Store
 
 
@@ -53,6 +57,19 @@ async def run_batch_job(
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience)
+
+
+async def window_states(hook: DeepshiHook, group: str | None = None) -> list[WindowState]:
+    """Return what is spent of a connection's budgets per day and month.
+
+    :param group: whose budgets count besides those of the whole connection.
+    :raises DeepshiError: that cannot be read.
+    """
+    settings = await hook.asettings()
+    store = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
+    nobody = RunEntry(owner=Owner(dag_id="", run_id="", task_id=""), operation="generate", output_uri="")
+    windows = WindowCosts(nobody, store, settings.account, settings.budgets(group))
+    return [limit.state() for limit in await windows.limits()]
 
 
 def prices_of(settings: Settings, directory: Store | None = None) -> Prices:

@@ -23,6 +23,8 @@ from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries
 from deepshi_provider.journal.sheets import ask_prices, make_sheet
+from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -64,19 +66,13 @@ async def record_purchase(
     )
     bought = await _bought_before(ti, store, owner)
     if store:
-        await _write(store, entry)
+        await _write(store, entry, settings)
     bought.append(entry)
     try:
         (sheet,) = await purchase_sheets(bought, Prices(settings.account, store))
         ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
     except Exception:  # of Airflow's API; the run's entry has the money, and the picture is paid for
         log.warning("The page of costs does not count what the hook has spent, %s", cost_usd, exc_info=True)
-
-
-def task_attributes() -> dict[str, str | int]:
-    """Return the attributes of the spans of requests in this task; none outside of a task."""
-    ti = _task_instance()
-    return {} if ti is None else Owner.of(ti).attributes
 
 
 async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
@@ -93,12 +89,15 @@ async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[Run
     return _bought[1]
 
 
-async def _write(store: Store, entry: RunEntry) -> None:
-    """Write an entry of its own: purchases of one task may come at once, and in several tries."""
+async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:
+    """Write entries of its own: purchases of one task may come at once, and in several tries."""
     assert entry.purchase is not None  # noqa: S101 -- it is about one
     cost = paid(entry.purchase)
     spent = f"{cost or Decimal(0):f}{'' if is_known(cost) else '_0_1'}"
-    name = f"{RUNS}/{entry.owner.run_key}/{uuid.uuid4().hex[:16]}.{spent}.json"
+    key = uuid.uuid4().hex[:16]
+    windows = WindowCosts(entry, store, settings.account, settings.budgets(), key=key)
+    await windows.report(windows.today(), Spending(cost or Decimal(0), blind=int(not is_known(cost))))
+    name = f"{RUNS}/{entry.owner.run_key}/{key}.{spent}.json"
     try:
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)
     except DeepshiError as err:

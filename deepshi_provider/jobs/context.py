@@ -13,6 +13,7 @@ from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store
 from deepshi_provider.store.stores import Stores
 
@@ -76,6 +77,13 @@ class JobContext:
                 Prices(client.settings.account, runs, store),
                 RunCosts(entry, runs, limit=job.max_run_cost_usd, patience=times.run_entry),
                 job.max_cost_usd,
+                WindowCosts(
+                    entry,
+                    runs,
+                    client.settings.account,
+                    client.settings.budgets(job.budget_group),
+                    patience=times.run_entry,
+                ),
             ),
             lease=Lease(store, times),
             watch=Watch(store, times),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
@@ -29,6 +30,7 @@ from deepshi_provider.jobs.fallbacks import Choice, choices, may_fall_back
 from deepshi_provider.jobs.inputs import read_inputs
 from deepshi_provider.jobs.own_output import refuse_own_output
 from deepshi_provider.jobs.publisher import Publisher, described
+from deepshi_provider.journal.account import Reservation
 from deepshi_provider.journal.entries import (
     IMAGE,
     Attempt,
@@ -74,6 +76,8 @@ class Engine:
         self._known = known
         self._waits_for = self._refused_k = self._refusals = 0
         self._is_in_doubt = False
+        self._reservation: Reservation | None = None
+        self._claimed_at = 0.0
 
     @property
     def _choice(self) -> Choice:
@@ -175,8 +179,8 @@ class Engine:
         self._at = next(in_doubt, self._at)
         unknown = self._bounded(since_purchase(attempts, self.fingerprint))
         await self._prepare(unknown)
-        async with self._account.reserved(self._choice.price_class) as has_waited:
-            if has_waited:
+        async with self._account.reserved(self._choice.price_class) as self._reservation:
+            if self._reservation.has_waited:
                 self._deadline = self._job.deadline_from(time.time())
                 if await self._attempts() != attempts:
                     return None
@@ -224,7 +228,8 @@ class Engine:
         if not self._account.has_begun:
             earlier = await self._journal.tally_of(self._job.owner, self._name)
         if earlier:  # a process may have died before it could tell the run
-            await self._account.begin(earlier)
+            today = self._journal.known_tally_of(self._job.owner, self._name, self._account.counts_since or 0.0)
+            await self._account.begin(earlier, today)
         return await self._stored(attempts)
 
     async def _stored(self, attempts: list[Attempt]) -> Purchase | None:
@@ -292,13 +297,14 @@ class Engine:
             await self._context.preflight.check(choice.request, choice.inputs, choice.where)
 
     async def _claim(self, k: int, heartbeat: int) -> bool:
+        self._claimed_at = time.time()
         claim = Claim(
             fingerprint=self.fingerprint,
             owner=self._job.owner,
             lease_owner=self._context.lease.owner,
             model=self.request.model,
             price_class=self._choice.price_class,
-            claimed_at=time.time(),
+            claimed_at=self._claimed_at,
             heartbeat=heartbeat,
         )
         return await self._journal.claim(self._name, k, claim)
@@ -330,7 +336,7 @@ class Engine:
             self._is_in_doubt = err.charged != "no"
             raise
         except (asyncio.CancelledError, Exception):
-            await _to_its_end(self._account.add(self._choice.price_class, None))
+            await _to_its_end(self._count(None, self._claimed_at))
             raise
         record = await _to_its_end(self._publish(publisher, k, unknown, result))
         self._is_in_doubt = False
@@ -339,15 +345,22 @@ class Engine:
         return Purchase(k=k, record=record) if record.kind == "stored" else None
 
     async def _settle(self, publisher: Publisher, k: int, unknown: int, err: DeepshiError) -> None:
+        now = time.time()
         await publisher.settle(k, unknown, err)
         if err.charged != "no":
-            await self._account.add(self._choice.price_class, paid(err))
+            await self._count(paid(err), now if err.charged == "yes" else self._claimed_at)
 
     async def _publish(self, publisher: Publisher, k: int, unknown: int, result: ImagesResult) -> Record:
+        record: Record | None = None
         try:
-            return await publisher.publish(k, unknown, replace(result, sends=result.sends + self._earlier_sends))
+            record = await publisher.publish(k, unknown, replace(result, sends=result.sends + self._earlier_sends))
+            return record
         finally:
-            await self._account.add(self._choice.price_class, paid(result))
+            await self._count(paid(result), record.recorded_at if record else time.time())
+
+    async def _count(self, cost_usd: Decimal | None, at: float) -> None:
+        """Count what was or may have been paid, at the time that record or claim will say to later tries."""
+        await self._account.add(self._choice.price_class, cost_usd, at=at, reservation=self._reservation)
 
     async def _send(self) -> ImagesResult:
         if isinstance(self.request, EditRequest):

@@ -34,7 +34,8 @@ class Terms(BaseModel):
     :param stream: ask for Server-Sent Events; ``None`` does so for requests of one picture.
     :param max_cost_usd: most that the task instance may spend, over all its tries.
     :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
-    :param runs_uri: where the tasks of a run share what they have spent: the connection's ``output_uri``.
+    :param budget_group: whose budgets over time count besides those of the whole connection.
+    :param runs_uri: where tasks share what they have spent: the connection's ``output_uri``.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -55,6 +56,7 @@ class Terms(BaseModel):
     stream: bool | None = None
     max_cost_usd: Usd | None = None
     max_run_cost_usd: Usd | None = None
+    budget_group: str | None = None
     runs_uri: str | None = None
     runs_conn_id: str | None = None
 
@@ -125,6 +127,8 @@ class BatchJob(Terms):
     :param rows: how many.
     :param generation_timeout: seconds for each row's request with its retries.
     :param max_concurrency: most requests in flight.
+    :param plan_only: whether to find out what would be bought, and buy nothing.
+    :param start_over_budget: whether to buy what fits, if the whole is surely over a limit.
     :param on_error: what to make of failed rows in the end.
     :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves
         it to ``on_error``.
@@ -137,9 +141,10 @@ class BatchJob(Terms):
     rows: int
     generation_timeout: float
     max_concurrency: Annotated[int, Field(ge=1)]
+    plan_only: bool = False
+    start_over_budget: bool = False
     on_error: Literal["fail", "partial"] = "fail"
     max_failed: Annotated[Decimal, Field(ge=0)] | None = None
-
     manifest_format: Literal["jsonl", "parquet"] = "jsonl"
     manifest_prompts: bool = True
 

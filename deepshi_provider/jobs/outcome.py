@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number, plain
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Purchased
 
 #: Longest message of an error in a trigger's event, in characters of JSON.
 _LONGEST_MESSAGE = 500
+#: Bytes of an event that a plan does not exceed.
+_MOST_BYTES = 5000
 
 
 class Outcome(BaseModel):
@@ -23,6 +27,7 @@ class Outcome(BaseModel):
     :param key: JSON that names the result for who reads it; likewise ``metadata``.
     :param manifest_uri: of a single request, its manifest; of a batch, JSONL with one line per row.
     :param costs: the task instance's cost sheet, over all its tries.
+    :param budget_warnings: of days and months whose limit is nearly spent, as this try was the first to see.
     :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
     :param retry: whether another try of the task may help.
     """
@@ -36,6 +41,7 @@ class Outcome(BaseModel):
     unknown_outcomes: int = 0
     manifest_uri: str | None = None
     costs: CostSheet | None = None
+    budget_warnings: list[WindowState] = []
     error: dict[str, Any] | None = None
     retry: bool = False
 
@@ -46,7 +52,7 @@ class Outcome(BaseModel):
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the small event that a trigger fires: JSON types, below 5 kB."""
-        shown = self.model_dump(mode="json", exclude={"costs", "prompt"})
+        shown = self.model_dump(mode="json", exclude={"costs"})
         return {**shown, "error": _short(self.error), "costs": self.costs and self.costs.as_xcom()}
 
     def labels(self) -> dict[str, Any]:
@@ -57,7 +63,6 @@ class Outcome(BaseModel):
 class ImageOutcome(Outcome, Purchased):
     """How a single request ended; after a success it is stored, as the manifest.
 
-    :param prompt: that the images were made by; it does not leave the manifest.
     :param cost_usd: what this try paid; ``None`` if the API reported no cost.
     :param fallback: position in ``fallbacks``, from 0, of the request that served; ``None`` if it is the job's own.
     :param reused: whether the images were stored before, so that nothing was sent.
@@ -65,7 +70,6 @@ class ImageOutcome(Outcome, Purchased):
 
     kind: Literal["single"] = "single"
     operation: Literal["generate", "edit"] = "generate"
-    prompt: str | None = None
     sends: int = 0
     reused: bool = False
     fallback: int | None = None
@@ -97,6 +101,7 @@ class BatchOutcome(Outcome):
     :param skipped: rows that were not started.
     :param unknown_outcomes: attempts that may have been paid for and are not in the cost.
     :param warnings: what is not as it was asked for, of the first such rows; the manifest has all.
+    :param plan: what it was about to buy; ``None`` if it did not come that far.
     """
 
     kind: Literal["batch"] = "batch"
@@ -106,6 +111,14 @@ class BatchOutcome(Outcome):
     failed: int = 0
     skipped: int = 0
     warnings: list[str] = []
+    plan: Plan | None = None
+
+    def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
+        """Return the event; the plan is in it as its XCom is, with as many price classes as fit."""
+        event = {**super().as_event(storage_conn_id), "plan": self.plan and self.plan.as_xcom()}
+        while self.plan and len(json.dumps(event)) > _MOST_BYTES and event["plan"]["classes"]:
+            event["plan"]["classes"].pop()
+        return event
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the task's ``return_value``: JSON types only, money as a number."""

@@ -13,7 +13,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.client.client import Client
-from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import (
     DeepshiError,
@@ -67,8 +66,7 @@ async def run_single(
         context = JobContext.of(job, client, stores, store, journal, times=times)
         engine = Engine(context, IMAGE, job.request)
         try:
-            with of_task(job.owner.attributes):
-                return await _ended(job, context, engine)
+            return await _ended(job, context, engine)
         except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
             if interrupted is not None:
                 tally = known_tally(context.journal, job.owner, context.account.prices)
@@ -138,7 +136,7 @@ async def _load(store: Store, name: str, what: str) -> bytes:
 async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purchase) -> ImageOutcome:
     record, store = purchase.record, context.store
     reused = record.owner != job.owner
-    differences = mismatches(engine.request, record.images, record.one_colour)
+    differences = mismatches(engine.request, record.images)
     warnings = added(record.warnings, differences)
     if reused:
         log.info("Nothing was sent: reused %s", record.images[0].uri)
@@ -156,13 +154,13 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         status="failed" if error else "success",
         error=error.as_data() if error else None,
         operation=job.operation,
-        prompt=engine.request.prompt,
         **job.labels(),
         **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,
         fallback=engine.fallback,
         manifest_uri=uri,
         costs=costs,
+        budget_warnings=context.account.warnings,
     )
     try:
         await store.patiently(lambda: store.write(job.manifest_name, outcome.model_dump_json().encode()))
@@ -203,6 +201,7 @@ async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiEr
         unknown_outcomes=len(unsettled(engine.exposed)),
         manifest_uri=context.store.uri_of(job.manifest_name),
         costs=_sheet(job, **tally.sums()),
+        budget_warnings=context.account.warnings,
         error={**err.as_data(), "message": message},
         retry=engine.may_help_to_retry(err) and exposed <= job.max_resends,
     )

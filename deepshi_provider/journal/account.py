@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import is_known, usd
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts
-from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.spending import Limit, Spending
+from deepshi_provider.journal.window_costs import WindowCosts
+
+log = logging.getLogger(__name__)
 
 #: Requests of unknown price that are paid for, or may be, before a limit stops further ones: over all tries of a task
 #: for its own limit, over all its tasks for a run's.
@@ -28,6 +34,52 @@ class _Doubt(NamedTuple):
     reported: Decimal
 
 
+class _Sum:
+    """What was spent, with what is in doubt at the prices that are known by now."""
+
+    def __init__(self) -> None:
+        self.usd = Decimal(0)
+        self.doubts: Counter[_Doubt] = Counter()
+        #: Requests that have started and not ended, by price class.
+        self.under_way: Counter[str] = Counter()
+
+    def add(self, price_class: str, cost_usd: Decimal | None) -> None:
+        self.usd += cost_usd or Decimal(0)
+        if not is_known(cost_usd):
+            self.doubts[_Doubt(price_class, cost_usd or Decimal(0))] += 1
+
+    def add_tally(self, tally: Tally) -> None:
+        self.usd += tally.cost_usd or Decimal(0)
+        for doubt in tally.doubts():
+            self.doubts[_Doubt(doubt.price_class, doubt.reported)] += 1
+
+    def spending(self, prices: Prices) -> Spending:
+        possible, blind = Decimal(0), 0
+        for doubt, count in self.doubts.items():
+            price = prices.at_hand(doubt.price_class)
+            possible += max(Decimal(0), (price or Decimal(0)) - doubt.reported) * count
+            blind += count if price is None else 0
+        return Spending(self.usd, possible, blind)
+
+    def with_what_is_under_way(self, prices: Prices) -> Spending:
+        flying = (count * (prices.at_hand(name) or Decimal(0)) for name, count in self.under_way.items())
+        return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)))
+
+
+@dataclass(kw_only=True)
+class Reservation:
+    """The price of one request that is under way, kept free.
+
+    :param day: on which it began.
+    :param has_waited: whether it had to wait for others.
+    """
+
+    price_class: str
+    day: str
+    has_waited: bool
+    is_open: bool = True
+
+
 class Account:
     """Adds up what a task instance spends over all its tries, and lets requests start while they are affordable.
 
@@ -39,149 +91,236 @@ class Account:
     :param prices: the known prices of the connection.
     :param run: shares all spending with the run's other tasks, and knows theirs.
     :param limit: USD that the task instance may spend; ``None`` for no limit.
+    :param windows: shares what is spent on a day with all tasks of the connection, and knows theirs.
     :ivar has_begun: whether it knows what earlier tries have spent.
     :ivar closed_by: why no further request may start: the first refusal is final.
+    :ivar warnings: of days and months whose limit is spent to a large part, as this task was the first to see.
     """
 
-    def __init__(self, prices: Prices, run: RunCosts, limit: Decimal | None = None) -> None:
+    def __init__(
+        self, prices: Prices, run: RunCosts, limit: Decimal | None = None, windows: WindowCosts | None = None
+    ) -> None:
         self.prices = prices
         self._run = run
         self._limit = limit
-        self._usd = Decimal(0)
-        self._doubts: Counter[_Doubt] = Counter()
-        #: Requests that have started and not ended, by price class.
-        self.under_way: Counter[str] = Counter()
+        self._windows = windows if windows and windows.has_limits else None
+        self._all = _Sum()
+        self._days: dict[str, _Sum] = {}
         self._changed = asyncio.Event()
         self.has_begun = False
         self.closed_by: DeepshiError | None = None
+        self.warnings: list[WindowState] = []
 
     @property
     def spending(self) -> Spending:
         """What the task instance has spent, with what is in doubt at the prices that are known by now."""
-        possible, blind = Decimal(0), 0
-        for doubt, count in self._doubts.items():
-            price = self.prices.at_hand(doubt.price_class)
-            possible += max(Decimal(0), (price or Decimal(0)) - doubt.reported) * count
-            blind += count if price is None else 0
-        return Spending(self._usd, possible, blind)
+        return self._all.spending(self.prices)
 
-    async def begin(self, earlier: Tally) -> None:
-        """Add what earlier tries have spent, and report it to the run; only the first call counts. Never raises."""
+    @property
+    def under_way(self) -> Counter[str]:
+        """Requests that have started and not ended, by price class."""
+        return self._all.under_way
+
+    @property
+    def counts_since(self) -> float | None:
+        """When the day began that is counted by itself, in unix seconds; ``None`` if none is."""
+        return self._windows.began_at() if self._windows else None
+
+    async def limits(self) -> list[Limit]:
+        """Return all limits that hold, with what is spent.
+
+        :raises StorageFailed: that is not known.
+        """
+        return self._with_own(*await self._ask())
+
+    async def begin(self, earlier: Tally, today: Tally | None = None, *, report: bool = True) -> None:
+        """Add what earlier tries have spent, and report it to the run; only the first call counts. Never raises.
+
+        :param today: the part of it since :attr:`counts_since`.
+        :param report: not so if nothing will be bought.
+        """
         if self.has_begun:
             return
         self.has_begun = True
-        self._usd += earlier.cost_usd or Decimal(0)
-        for doubt in earlier.doubts():
-            self._doubts[_Doubt(doubt.price_class, doubt.reported)] += 1
-        await self._learn_prices(doubt.price_class for doubt in [*self._doubts])
-        await self._run.begin(self.spending)
+        self._all.add_tally(earlier)
+        if self._windows and today:
+            self._day(self._windows.today()).add_tally(today)
+        await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
+        if report:
+            await asyncio.gather(self._run.begin(self.spending), self._report_days())
 
-    async def add(self, price_class: str, cost_usd: Decimal | None) -> None:
-        """Add a request that was or may have been paid for, and report it to the run. Never raises.
+    async def add(
+        self,
+        price_class: str,
+        cost_usd: Decimal | None,
+        *,
+        at: float | None = None,
+        reservation: Reservation | None = None,
+    ) -> None:
+        """Add a request that was or may have been paid for, and report it to run, day and month. Never raises.
 
         :param cost_usd: as :func:`~deepshi_provider.costs.money.paid` returns it.
+        :param at: when its record was made, or its claim if it has no record, in unix seconds; now by default.
+        :param reservation: of the request, which ends with this.
         """
-        self._usd += cost_usd or Decimal(0)
+        if reservation:
+            self._settle(reservation)
+        self._all.add(price_class, cost_usd)
+        if self._windows:
+            self._day(self._windows.today() if at is None else self._windows.day_of(at)).add(price_class, cost_usd)
         if is_known(cost_usd):
-            await asyncio.gather(self.prices.learn(price_class, cost_usd), self._run.report(self.spending))
-            return
-        self._doubts[_Doubt(price_class, cost_usd or Decimal(0))] += 1
-        await self._learn_prices([price_class])
-        await self._run.report(self.spending)
+            await asyncio.gather(self.prices.learn(price_class, cost_usd), self._report())
+        else:
+            await self._learn_prices([price_class])
+            await self._report()
+        await self._warn()
 
     async def correct(self, spent: Decimal | None) -> None:
         """Raise the sum to what the records say in the end: a second process on this same job may have paid too."""
-        self._usd = max(self._usd, spent or Decimal(0))
+        more = max(Decimal(0), (spent or Decimal(0)) - self._all.usd)
+        self._all.usd += more
+        if more and self._windows:
+            self._day(self._windows.today()).usd += more
         if self.has_begun:
-            await self._run.report(self.spending)
+            await self._report()
 
     @contextlib.asynccontextmanager
-    async def reserved(self, price_class: str) -> AsyncIterator[bool]:
+    async def reserved(self, price_class: str) -> AsyncIterator[Reservation]:
         """Keep the price of a request free while it is under way.
 
-        It gives whether the request had to wait for others.
-
         :raises BudgetExceeded: it may not start, and nothing that is under way can change that.
-        :raises StorageFailed: what the run has spent is not known.
+        :raises StorageFailed: what was spent is not known, or that this request is under way cannot be reported.
         """
         try:
-            has_waited = await self._reserve(price_class)
+            reservation = await self._reserve(price_class)
         except DeepshiError as err:
             self.close(err)
             raise
         try:
-            yield has_waited
+            yield reservation
         finally:
-            self.under_way -= Counter([price_class])
-            self._wake()
+            if reservation.is_open:
+                self._settle(reservation)
+                await self._report_days()
 
     def close(self, error: DeepshiError) -> None:
         """Let no further request start: those that wait, and all later ones, get this error."""
         self.closed_by = self.closed_by or error
         self._wake()
 
-    async def _reserve(self, price_class: str) -> bool:
+    async def _reserve(self, price_class: str) -> Reservation:
         has_waited = False
-        is_limited = self._limit is not None or self._run.limit is not None
+        is_limited = self._limit is not None or self._run.limit is not None or self._windows is not None
         if is_limited:
             await self._learn_prices([price_class])
         while True:
             if self.closed_by:
                 raise self.closed_by
-            others = await self._run.others() if self._run.limit is not None else Spending()
+            run, windows = await self._ask()
             if self.closed_by:
                 raise self.closed_by
-            # From here to the end nothing is awaited, so that two requests cannot both take the last of the money.
-            refused = self._refusal(price_class, others) if is_limited else ""
+            # From here to the reservation nothing is awaited, so that two requests cannot both take the last money.
+            refused = self._refusal(price_class, self._with_own(run, windows)) if is_limited else ""
             if not refused:
-                self.under_way[price_class] += 1
-                return has_waited
+                break
             if not self.under_way.total():
                 raise BudgetExceeded(refused)
             has_waited = True
             await self._changed.wait()
+        reservation = self._open(price_class, has_waited=has_waited)
+        try:
+            await self._report_days()
+            if self._windows:
+                self._windows.check()
+        except BaseException:
+            self._settle(reservation)
+            raise
+        return reservation
+
+    def _open(self, price_class: str, *, has_waited: bool) -> Reservation:
+        day = self._windows.today() if self._windows else ""
+        self._all.under_way[price_class] += 1
+        self._day(day).under_way[price_class] += 1
+        return Reservation(price_class=price_class, day=day, has_waited=has_waited)
+
+    def _settle(self, reservation: Reservation) -> None:
+        reservation.is_open = False
+        for total in (self._all, self._day(reservation.day)):
+            total.under_way -= Counter([reservation.price_class])
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _refusal(self, price_class: str, others: Spending) -> str:
+    def _day(self, day: str) -> _Sum:
+        return self._days.setdefault(day, _Sum())
+
+    async def _report(self) -> None:
+        await asyncio.gather(self._run.report(self.spending), self._report_days())
+
+    async def _report_days(self) -> None:
+        if self._windows:
+            sums = [(day, spent.with_what_is_under_way(self.prices)) for day, spent in self._days.items()]
+            await asyncio.gather(*(self._windows.report(day, spent) for day, spent in sums))
+
+    async def _warn(self) -> None:
+        """Warn of what was crossed, by a listing after this task's own entry: the last of many at once sees all."""
+        if self._windows is None:
+            return
+        try:
+            limits = self._with_own([], await self._windows.limits())
+        except DeepshiError as err:
+            log.warning("Whether a budget is nearly spent is not known: %s", err)
+            return
+        for state in await self._windows.newly_crossed(limit for limit in limits if limit.window):
+            self.warnings.append(state)
+            log.warning("Budget: %s", state.text)
+
+    async def _ask(self) -> tuple[list[Limit], list[Limit]]:
+        """Return the limits of run, day and month, with what others have spent."""
+        run, windows = await asyncio.gather(self._run.limits(), self._windows.limits() if self._windows else _nothing())
+        return run, windows
+
+    def _with_own(self, run: list[Limit], windows: list[Limit]) -> list[Limit]:
+        own = self.spending
+        today = self._day(self._windows.today()).spending(self.prices) if self._windows else own
+        task = [Limit("max_cost_usd", self._limit, own)] if self._limit is not None else []
+        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(today) for limit in windows)]
+
+    def _refusal(self, price_class: str, limits: list[Limit]) -> str:
         """Return why a request may not start now; empty if it may."""
         in_flight = self.under_way
         prices = {name: self.prices.at_hand(name) for name in in_flight}
         if None in prices.values():
             return "A price is being learned"
         flying = sum(((prices[name] or Decimal(0)) * count for name, count in in_flight.items()), Decimal(0))
-        own, price = self.spending, self.prices.at_hand(price_class)
-        whose = f" by this DAG run, {own} of them by this task"
-        limits = [("max_cost_usd", self._limit, own, ""), ("max_run_cost_usd", self._run.limit, others + own, whose)]
-        refusals = (
-            _refusal(name, limit, spent, price, whose, flying=flying if in_flight else None)
-            for name, limit, spent, whose in limits
-            if limit is not None
-        )
+        price = self.prices.at_hand(price_class)
+        refusals = (_refusal(limit, price, flying=flying if in_flight else None) for limit in limits)
         return next(filter(None, refusals), "")
 
     async def _learn_prices(self, price_classes: Iterable[str]) -> None:
         await asyncio.gather(*map(self.prices.known, dict.fromkeys(price_classes)))
 
 
-def _refusal(
-    name: str, limit: Decimal, spent: Spending, price: Decimal | None, whose: str, *, flying: Decimal | None
-) -> str:
+async def _nothing() -> list[Limit]:
+    return []
+
+
+def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> str:
     """Return why a request may not start under a limit; empty if it may.
 
     :param price: of the request, the highest known of its class; ``None`` if there is none.
-    :param whose: more about what was spent.
     :param flying: what the requests under way will cost; ``None`` if there are none.
     """
-    known = f"Not sent: {spent} of {name} {usd(limit)} are spent{whose}"
-    advice = f"Raise {name} and clear the task to go on"
+    spent = limit.spent
+    known = f"Not sent: {spent} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
+    advice = limit.advice
     if price is not None:
-        if spent.most_usd + (flying or Decimal(0)) + price <= limit:
+        if spent.most_usd + (flying or Decimal(0)) + price <= limit.usd:
             return ""
         return f"{known}, and the next picture costs {usd(price)}. {advice}"
     if spent.blind >= MOST_BLIND:
         lost = f"{spent.blind} requests were or may have been paid for without a reported price"
         return f"{known} as far as is known; {lost}. {advice}"
-    return f"{known}. {advice}" if flying is not None or spent.most_usd >= limit else ""
+    return f"{known}. {advice}" if flying is not None or spent.most_usd >= limit.usd else ""

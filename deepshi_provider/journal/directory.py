@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from decimal import Decimal
 from itertools import islice
 from typing import BinaryIO
 
+from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.journal.entries import Attempt, Owner, Record
@@ -112,8 +112,8 @@ class DirectoryJournal(Journal):
         except sqlite3.Error as err:  # the disk for temporary files is full
             raise StorageFailed(f"The records of {self._store.uri} could not be added up: {err}") from err
 
-    def prices(self) -> dict[str, Decimal]:
-        """Return the highest cost of each price class in the records that were read, in USD."""
+    def prices(self) -> dict[str, PriceRange]:
+        """Return what requests of each price class have cost, by the records that were read."""
         return self._records.prices()
 
     def _load_index(self, file: BinaryIO) -> None:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from deepshi_provider.costs.money import paid
+from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import InvalidRequest, StorageFailed
 from deepshi_provider.journal.entries import (
@@ -264,32 +265,35 @@ class Journal:
         await asyncio.gather(*(self.record_of(a) for a in own if not self._knows(a)))
         return self._known_tally(owner, attempts)
 
-    def known_tally(self, owner: Owner) -> Tally:
-        """Add up the same as far as this process knows; the store is not asked."""
-        return self._known_tally(owner)
+    def known_tally(self, owner: Owner, since: float = 0.0) -> Tally:
+        """Add up the same as far as this process knows; the store is not asked.
+
+        :param since: leave out what was recorded, or claimed if it has no record, before; unix seconds.
+        """
+        return self._known_tally(owner, since=since)
 
     def costs_of(self, owner: Owner, name: str) -> list[Decimal | None]:
         """Return what each attempt of a task instance under a name has cost, in USD, as far as this process knows."""
         known = [self._known(a) for a in self._snapshot.attempts(name) if a.task_key == owner.task_key]
         return [paid(record) for record in known if record and record.owner.is_same_task(owner)]
 
-    def known_tally_of(self, owner: Owner, name: str) -> Tally:
+    def known_tally_of(self, owner: Owner, name: str, since: float = 0.0) -> Tally:
         """Add up the same for the attempts under one name, as far as this process knows."""
-        return self._known_tally(owner, self._snapshot.attempts(name))
+        return self._known_tally(owner, self._snapshot.attempts(name), since)
 
-    def _known_tally(self, owner: Owner, attempts: list[Attempt] | None = None) -> Tally:
+    def _known_tally(self, owner: Owner, attempts: list[Attempt] | None = None, since: float = 0.0) -> Tally:
         tally = Tally()
         for attempt in self._snapshot.unsettled() if attempts is None else unsettled(attempts):
             claim = self._claims.get(str(attempt.claim))
             if claim is None and attempt.claim in self._claims:
                 tally.lost(None)
-            elif claim and claim.owner.is_same_task(owner):
+            elif claim and claim.owner.is_same_task(owner) and claim.claimed_at >= since:
                 tally.lost(claim.model, claim.fingerprint, claim.price_class)
         for attempt in self._snapshot.records(owner.task_key) if attempts is None else attempts:
             record = self._known(attempt)
             if record is None:
                 tally.is_partial |= attempt.task_key == owner.task_key
-            elif record.owner.is_same_task(owner):
+            elif record.owner.is_same_task(owner) and record.recorded_at >= since:
                 tally.paid(record.model, record.fingerprint, paid(record), len(record.images), record.price_class)
         return tally
 
@@ -345,8 +349,8 @@ class Journal:
         return record.model_copy(update={"images": images})
 
 
-async def highest_prices(store: Store, most: int) -> dict[str, Decimal]:
-    """Return the highest cost of each price class in some of a directory's records, in USD.
+async def recorded_prices(store: Store, most: int) -> dict[str, PriceRange]:
+    """Return what requests of each price class have cost, by some of a directory's records.
 
     :param most: records that are read at most; one that cannot be read is left out.
     :raises StorageFailed: the directory cannot be listed.
@@ -354,10 +358,11 @@ async def highest_prices(store: Store, most: int) -> dict[str, Decimal]:
     some = await store.scan(
         lambda objects: deque((e for e, _ in objects if (a := parse_entry(e)[1]) and a.record), maxlen=most)
     )
-    prices: dict[str, Decimal] = {}
+    prices: dict[str, PriceRange] = {}
     for record in await asyncio.gather(*(_read_record(store, entry) for entry in some), return_exceptions=True):
         if isinstance(record, Record) and record.cost_usd is not None and record.cost_is_complete:
-            prices[record.price_class] = max(record.cost_usd, prices.get(record.price_class, record.cost_usd))
+            first = PriceRange(record.cost_usd, record.cost_usd)
+            prices[record.price_class] = prices.get(record.price_class, first).widened(record.cost_usd)
     return prices
 
 

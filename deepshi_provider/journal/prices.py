@@ -1,8 +1,8 @@
 """What requests of each price class have cost lately, remembered for each connection.
 
-``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class. Nothing
-is locked: the last writer wins, and a price that is lost that way comes back with the next paid answer. There is no
-built-in price list: what was never paid for has no price.
+``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class, of which
+:data:`MOST_CLASSES` are kept. Nothing is locked: the last writer wins, and a price that is lost that way comes back
+with the next paid answer. There is no built-in price list: what was never paid for has no price.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import random
 import time
 from collections.abc import Awaitable
 from decimal import Decimal
@@ -18,8 +19,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs.money import Usd, is_known
+from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.exceptions import DeepshiError
-from deepshi_provider.journal.journal import highest_prices
+from deepshi_provider.journal.journal import recorded_prices
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 PRICES = "_deepshi_prices"
 #: Seconds for which the highest price counts; one that is older gives way to the next that is paid.
 LATELY = 30 * 24 * 3600.0
+#: Price classes of one connection that are remembered; of more, any are forgotten.
+MOST_CLASSES = 1000
 #: Seconds that a price is waited for. It is good to know, and no more.
 _IN_TIME = 10.0
 #: Records of a directory that are read at most when no price is remembered.
@@ -40,14 +44,21 @@ class Price(BaseModel):
     """What a request of a price class has cost.
 
     :param cost_usd: the highest cost within :data:`LATELY`.
-    :param seen_at: unix seconds.
+    :param lowest_usd: the lowest since then.
+    :param seen_at: when the highest was paid, in unix seconds.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     price_class: str
     cost_usd: Usd
+    lowest_usd: Usd | None = None
     seen_at: float
+
+    @property
+    def range(self) -> PriceRange:
+        """The lowest and the highest cost."""
+        return PriceRange(self.cost_usd if self.lowest_usd is None else self.lowest_usd, self.cost_usd)
 
 
 class Prices:
@@ -65,10 +76,10 @@ class Prices:
         self._directory = directory
         self._remembered: dict[str, Price | None] = {}
         self._paid: dict[str, Decimal] = {}
-        self._recorded: dict[str, Decimal] | None = None
+        self._recorded: dict[str, PriceRange] | None = None
 
-    def take(self, recorded: dict[str, Decimal]) -> None:
-        """Take the highest price of each class in the directory's records, from who has read them all."""
+    def take(self, recorded: dict[str, PriceRange]) -> None:
+        """Take the prices of each class in the directory's records, from who has read them all."""
         self._recorded = dict(recorded)
 
     def at_hand(self, price_class: str) -> Decimal | None:
@@ -76,7 +87,7 @@ class Prices:
         remembered = self._remembered.get(price_class)
         known = [remembered.cost_usd] if remembered else []
         if self._recorded and price_class in self._recorded:
-            known.append(self._recorded[price_class])
+            known.append(self._recorded[price_class].high)
         if price_class in self._paid:
             known.append(self._paid[price_class])
         return max(known, default=None)
@@ -87,6 +98,23 @@ class Prices:
             self._recorded = await _quietly(self._read_directory(), "The prices in the directory's records") or {}
         return self.at_hand(price_class)
 
+    async def range_of(self, price_class: str) -> PriceRange | None:
+        """Return what requests of a class cost: by the directory's records, else by what is remembered."""
+        await self.known(price_class)
+        remembered = self._remembered.get(price_class)
+        return (self._recorded or {}).get(price_class) or (remembered.range if remembered else None)
+
+    async def remembered(self) -> list[Price]:
+        """Return all that is remembered, by the names of the classes.
+
+        :raises StorageFailed: it cannot be read.
+        """
+        if self._memory is None:
+            return []
+        memory, folder = self._memory, self._folder
+        found = await asyncio.gather(*(memory.read(f"{folder}/{name}") for name in await memory.list(folder)))
+        return sorted(filter(None, map(_price, found)), key=lambda price: price.price_class)
+
     async def learn(self, price_class: str, cost_usd: Decimal | None) -> None:
         """Remember what a request has cost, if that is news."""
         if cost_usd is None or not is_known(cost_usd) or not price_class:
@@ -94,11 +122,14 @@ class Prices:
         self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
         old = await self._recall(price_class)
         now = time.time()
-        if old and cost_usd <= old.cost_usd and now - old.seen_at < LATELY:
+        lately = old.range if old and now - old.seen_at < LATELY else None
+        if lately and lately.low <= cost_usd <= lately.high:
             return
-        price = Price(price_class=price_class, cost_usd=cost_usd, seen_at=now)
+        known = lately.widened(cost_usd) if lately else PriceRange(cost_usd, cost_usd)
+        seen_at = old.seen_at if old and lately and known.high == lately.high else now
+        price = Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
         self._remembered[price_class] = price
-        await _quietly(self._write(price), "A price for later requests")
+        await _quietly(self._write(price, is_new=old is None), "A price for later requests")
 
     async def _recall(self, price_class: str) -> Price | None:
         if price_class not in self._remembered:
@@ -106,21 +137,32 @@ class Prices:
         return self._remembered[price_class]
 
     async def _read(self, price_class: str) -> Price | None:
-        data = await self._memory.read(self._name(price_class)) if self._memory else None
-        try:
-            return None if data is None else Price.model_validate_json(data)
-        except ValidationError:  # being written, or of another version: as if there were none
-            return None
+        return _price(await self._memory.read(self._name(price_class)) if self._memory else None)
 
-    async def _write(self, price: Price) -> None:
-        if self._memory:
-            await self._memory.write(self._name(price.price_class), price.model_dump_json().encode())
+    async def _write(self, price: Price, *, is_new: bool) -> None:
+        if self._memory is None:
+            return
+        await self._memory.write(self._name(price.price_class), price.model_dump_json().encode())
+        names = sorted(await self._memory.list(self._folder)) if is_new else []
+        for name in random.sample(names, max(0, len(names) - MOST_CLASSES)):
+            await self._memory.remove(f"{self._folder}/{name}")
+
+    @property
+    def _folder(self) -> str:
+        return f"{PRICES}/{_short(self._account)}"
 
     def _name(self, price_class: str) -> str:
-        return f"{PRICES}/{_short(self._account)}/{_short(price_class)}.json"
+        return f"{self._folder}/{_short(price_class)}.json"
 
-    async def _read_directory(self) -> dict[str, Decimal]:
-        return {} if self._directory is None else await highest_prices(self._directory, _MOST_RECORDS)
+    async def _read_directory(self) -> dict[str, PriceRange]:
+        return {} if self._directory is None else await recorded_prices(self._directory, _MOST_RECORDS)
+
+
+def _price(data: bytes | None) -> Price | None:
+    try:
+        return None if data is None else Price.model_validate_json(data)
+    except ValidationError:  # being written, or of another version: as if there were none
+        return None
 
 
 async def _quietly(work: Awaitable[Found], what: str) -> Found | None:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,7 +26,7 @@ from deepshi_provider.costs.sheet import Operation
 from deepshi_provider.exceptions import Charged, DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
-from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,54 @@ class RunEntry(BaseModel):
     purchase: HookPurchase | None = None
 
 
+class SharedSum:
+    """A sum of this task that others read: an object in the store, whose name holds the sum.
+
+    :param name_of: returns the object's name.
+    :param patience: seconds for which a store that does not take an entry is tried; the records have the money anyway.
+    :ivar failure: why nothing more is reported.
+    """
+
+    def __init__(self, store: Store, entry: RunEntry, name_of: Callable[[Spending], str], patience: float) -> None:
+        self._store = store
+        self._entry = entry
+        self._name_of = name_of
+        self._patience = patience
+        self._latest = Spending()
+        self._reported: Spending | None = None
+        self._reporting = asyncio.Lock()
+        self.failure: DeepshiError | None = None
+
+    async def begin(self, spent: Spending) -> None:
+        """Report the first sum, which is not tried twice. Never raises."""
+        self._latest = spent
+        try:
+            await in_time(self._write(spent), self._patience)
+        except DeepshiError as err:
+            log.warning("The costs of this task are not reported: %s", err)
+            self.failure = err
+
+    async def report(self, spent: Spending) -> None:
+        """Report another sum; return when that is written. Never raises."""
+        self._latest = spent
+        async with self._reporting:  # the next one reports for all who wait here
+            latest = self._latest
+            if self.failure or latest == self._reported:
+                return
+            try:
+                await in_time(self._store.patiently(lambda: self._write(latest)), self._patience)
+            except DeepshiError as err:
+                log.warning("Further costs of this task are not reported: %s", err)
+                self.failure = err
+
+    async def _write(self, spent: Spending) -> None:
+        entry = self._entry.model_copy(update={"cost_usd": spent.usd})
+        await self._store.write(self._name_of(spent), entry.model_dump_json().encode())
+        before, self._reported = self._reported, spent
+        if before is not None and self._name_of(before) != self._name_of(spent):
+            await self._store.remove(self._name_of(before))
+
+
 class RunCosts:
     """Reports to the run what this task has spent, and reads what its other tasks have.
 
@@ -83,7 +131,7 @@ class RunCosts:
 
     :param entry: of this task; its cost is filled in.
     :param store: the connection's ``output_uri``.
-    :param patience: seconds for which a store that does not take an entry is tried; the records have the money anyway.
+    :param patience: see :class:`SharedSum`.
     :ivar limit: USD that the run may spend; ``None`` for no limit.
     """
 
@@ -96,14 +144,10 @@ class RunCosts:
         patience: float = TIMES.run_entry,
     ) -> None:
         self.limit = limit
-        self._patience = patience
-        self._entry = entry
+        self._task_key = entry.owner.task_key
         self._store = store
         self._folder = f"{RUNS}/{entry.owner.run_key}"
-        self._failure: DeepshiError | None = None
-        self._latest = Spending()
-        self._reported: Spending | None = None
-        self._reporting = asyncio.Lock()
+        self._sum = SharedSum(store, entry, self._name, patience) if store else None
         self._listing = asyncio.Lock()
         self._others = Spending()
         self._listed_at = float("-inf")
@@ -111,58 +155,42 @@ class RunCosts:
     async def begin(self, spent: Spending) -> None:
         """Report what earlier tries have spent. It also proves that the store takes entries.
 
-        Never raises: :meth:`others` does, if there is a limit.
+        Never raises: :meth:`limits` does, if there is a limit.
         """
-        if self._store is None:
-            return
-        self._latest = spent
-        try:
-            await in_time(self._write(self._store, spent), self._patience)
-        except DeepshiError as err:
-            log.warning("The costs of this task are not reported to its run: %s", err)
-            self._failure = err
+        if self._sum:
+            await self._sum.begin(spent)
 
     async def report(self, spent: Spending) -> None:
         """Report what the task instance has spent by now; return when that is written. Never raises."""
-        self._latest = spent
-        async with self._reporting:  # the next one reports for all who wait here
-            store, latest = self._store, self._latest
-            if store is None or self._failure or latest == self._reported:
-                return
-            try:
-                await in_time(store.patiently(lambda: self._write(store, latest)), self._patience)
-            except DeepshiError as err:
-                log.warning("Further costs of this task are not reported to its run: %s", err)
-                self._failure = err
+        if self._sum:
+            await self._sum.report(spent)
 
-    async def others(self) -> Spending:
-        """Return what the run's other tasks have spent; tasks that ask at one moment share one listing.
+    async def limits(self) -> list[Limit]:
+        """Return the run's limit with what its other tasks have spent; empty if it has none.
+
+        Tasks that ask at one moment share one listing.
 
         :raises StorageFailed: that is not known, which is never taken for "nothing".
         """
-        if self._store is None or self._failure:
-            reason = self._failure.message if self._failure else "the connection has no output_uri"
+        if self.limit is None:
+            return []
+        if self._store is None or self._sum is None or self._sum.failure:
+            failure = self._sum.failure if self._sum else None
+            reason = failure.message if failure else "the connection has no output_uri"
             raise StorageFailed(f"Not sent: what this DAG run has spent is not known ({reason})")
         asked_at = time.monotonic()
         async with self._listing:
             if self._listed_at < asked_at:
                 begun = time.monotonic()
                 entries = _greatest(await self._store.list(self._folder))
-                entries.pop(self._entry.owner.task_key, None)
+                entries.pop(self._task_key, None)
                 self._others = sum((spent for spent, _ in entries.values()), Spending())
                 self._listed_at = begun
-            return self._others
-
-    async def _write(self, store: Store, spent: Spending) -> None:
-        entry = self._entry.model_copy(update={"cost_usd": spent.usd})
-        await store.write(self._name(spent), entry.model_dump_json().encode())
-        before, self._reported = self._reported, spent
-        if before is not None and self._name(before) != self._name(spent):
-            await store.remove(self._name(before))
+            return [Limit("max_run_cost_usd", self.limit, self._others, "by this DAG run")]
 
     def _name(self, spent: Spending) -> str:
         doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
-        return f"{self._folder}/{self._entry.owner.task_key}.{spent.usd:f}{doubt}.json"
+        return f"{self._folder}/{self._task_key}.{spent.usd:f}{doubt}.json"
 
 
 async def read_entries(store: Store, run_key: str) -> list[RunEntry]:

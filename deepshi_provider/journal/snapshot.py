@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from pydantic import ConfigDict, TypeAdapter
 
+from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.journal.entries import (
     CACHE_STRINGS,
     Attempt,
@@ -178,16 +179,17 @@ class Records:
         query = "SELECT 1 FROM sizes WHERE name = ? AND size = ?"
         return self._db.execute(query, (name, image.size_bytes)).fetchone() is not None
 
-    def prices(self) -> dict[str, Decimal]:
-        """Return the highest cost of each price class in the records, in USD."""
+    def prices(self) -> dict[str, PriceRange]:
+        """Return what requests of each price class have cost, by the records."""
         query = (
             "SELECT DISTINCT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records "
             "WHERE json_extract(record, '$.cost_is_complete')"
         )
-        prices: dict[str, Decimal] = {}
-        for price_class, cost in self._db.execute(query):
-            if cost is not None:
-                prices[price_class] = max(Decimal(cost), prices.get(price_class, Decimal(0)))
+        prices: dict[str, PriceRange] = {}
+        for price_class, text in self._db.execute(query):
+            if text is not None:
+                cost = Decimal(text)
+                prices[price_class] = prices.get(price_class, PriceRange(cost, cost)).widened(cost)
         return prices
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import usd
 
 
@@ -38,3 +39,47 @@ class Spending(NamedTuple):
 
     def __str__(self) -> str:
         return usd(self.usd) + (f" and perhaps {usd(self.possible_usd)} more" if self.possible_usd else "")
+
+
+class Limit(NamedTuple):
+    """What may be spent, and what is.
+
+    :param name: of the user's setting.
+    :param usd: its value.
+    :param whose: more about what was spent, for a message.
+    :param group: budget group that it is for.
+    :param window: day or month that it is for, ISO 8601; empty if it is for a task or a DAG run.
+    :param resets_at: when that ends, ISO 8601 with the offset of its time zone.
+    """
+
+    name: str
+    usd: Decimal
+    spent: Spending
+    whose: str = ""
+    group: str | None = None
+    window: str = ""
+    resets_at: str = ""
+
+    def with_own(self, own: Spending) -> Limit:
+        """Return the limit with what this task has spent as well."""
+        own_part = "" if self.window else f", {own} of them by this task"  # of a month, only what it has spent today
+        return self._replace(spent=self.spent + own, whose=f" {self.whose}{own_part}")
+
+    def state(self) -> WindowState:
+        """Return the state of a day's or month's limit."""
+        return WindowState(
+            name=self.name,
+            limit_usd=self.usd,
+            spent_usd=self.spent.usd,
+            may_have_cost_usd=self.spent.possible_usd,
+            group=self.group,
+            window=self.window,
+            resets_at=self.resets_at,
+        )
+
+    @property
+    def advice(self) -> str:
+        """What a user can do when it is reached."""
+        if self.resets_at:
+            return f"The budget begins anew at {self.resets_at}: clear the task then, or raise it and clear the task"
+        return f"Raise {self.name} and clear the task to go on"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -26,9 +26,19 @@ from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.fallbacks import checked_fallbacks, choices
 from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.journal.entries import Owner
+from deepshi_provider.jobs.plan import Plan
+from deepshi_provider.journal.entries import IMAGE, Owner
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, image_uris, label, listed, number_or_share, seconds
+from deepshi_provider.operators.rendered import (
+    amount,
+    flag,
+    group_name,
+    image_uris,
+    label,
+    listed,
+    number_or_share,
+    seconds,
+)
 
 Checked = TypeVar("Checked", Job, BatchJob)
 
@@ -43,6 +53,21 @@ class BatchLimits:
     max_failed: Any
     manifest_format: ManifestFormat
     manifest_prompts: bool
+    plan_only: Any
+    start_over_budget: Any
+
+
+#: What a plan of one request needs of them.
+JUST_A_PLAN = BatchLimits(
+    max_concurrency=1,
+    max_cost_usd=None,
+    on_error="fail",
+    max_failed=None,
+    manifest_format="jsonl",
+    manifest_prompts=True,
+    plan_only=True,
+    start_over_budget=False,
+)
 
 
 def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
@@ -97,19 +122,7 @@ def run_batch_task(
     with RowTable() as rows:
         try:
             fill(rows, output_conn_id)
-            job = _checked(
-                BatchJob,
-                rows=len(rows),
-                generation_timeout=seconds("generation_timeout", task.generation_timeout),
-                max_concurrency=limits.max_concurrency,
-                max_cost_usd=amount("max_cost_usd", limits.max_cost_usd),
-                on_error=limits.on_error,
-                max_failed=number_or_share("max_failed", limits.max_failed),
-                manifest_format=limits.manifest_format,
-                manifest_prompts=limits.manifest_prompts,
-                **_terms(task, owner, output_uri, output_conn_id),
-            )
-            choices(EditRequest(model="any", prompt="any", images=["any"]), job.fallbacks, job.stream)
+            job = _batch_job(task, limits, len(rows), owner, output_uri, output_conn_id)
             if task.deferrable:
                 run_here(store_rows(job, rows, STORES))
                 task.defer_job(job, None)
@@ -122,6 +135,55 @@ def run_batch_task(
             task.push_costs(context, *(known or [task.costs_so_far(owner, (output_uri, output_conn_id))]))
             raise
     return task.finish(context, outcome)
+
+
+def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[RowTable, str | None], None]) -> Plan:
+    """Return what a batch would buy; nothing is sent that costs money, and nothing is stored.
+
+    :param fill: as for :func:`run_batch_task`.
+    :raises DeepshiError: that cannot be found out.
+    """
+    from deepshi_provider.hooks.jobs import run_batch_job
+
+    output_uri, output_conn_id = task.place(owner)
+    with RowTable() as rows:
+        fill(rows, output_conn_id)
+        asked = replace(limits, plan_only=True)
+        job = _batch_job(task, asked, len(rows), owner, output_uri, output_conn_id)
+        outcome = run_here(run_batch_job(job, rows, hook=task.hook))
+    if outcome.error or outcome.plan is None:
+        raise DeepshiError.from_data(outcome.error or {"message": "There is no plan"})
+    return outcome.plan
+
+
+def fill_with(make_request: Callable[[], GenerateRequest]) -> Callable[[RowTable, str | None], None]:
+    """Return what fills a table with one request, whose images are called as those of a single task are."""
+
+    def fill(rows: RowTable, output_conn_id: str | None) -> None:
+        rows.add(1, IMAGE, make_request().model_dump(exclude_none=True))
+
+    return fill
+
+
+def _batch_job(
+    task: ImageTask, limits: BatchLimits, rows: int, owner: Owner, output_uri: str, output_conn_id: str | None
+) -> BatchJob:
+    job = _checked(
+        BatchJob,
+        rows=rows,
+        generation_timeout=seconds("generation_timeout", task.generation_timeout),
+        max_concurrency=limits.max_concurrency,
+        max_cost_usd=amount("max_cost_usd", limits.max_cost_usd),
+        plan_only=flag("plan_only", limits.plan_only),
+        start_over_budget=flag("start_over_budget", limits.start_over_budget),
+        on_error=limits.on_error,
+        max_failed=number_or_share("max_failed", limits.max_failed),
+        manifest_format=limits.manifest_format,
+        manifest_prompts=limits.manifest_prompts,
+        **_terms(task, owner, output_uri, output_conn_id),
+    )
+    choices(EditRequest(model="any", prompt="any", images=["any"]), job.fallbacks, job.stream)
+    return job
 
 
 def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | None]:
@@ -158,6 +220,7 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
         "fallback_on_refusal": task.fallback_on_refusal,
         "stream": task.stream,
         "max_run_cost_usd": limit,
+        "budget_group": group_name(task.budget_group),
         "runs_uri": runs and runs.uri,
         "runs_conn_id": runs and runs.conn_id,
     }

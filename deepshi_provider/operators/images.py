@@ -22,8 +22,18 @@ from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import MismatchMode, PreflightMode
-from deepshi_provider.operators.flows import BatchLimits, run_batch_task, run_single_task
+from deepshi_provider.jobs.plan import Plan
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.operators.flows import (
+    JUST_A_PLAN,
+    BatchLimits,
+    fill_with,
+    plan_of,
+    run_batch_task,
+    run_single_task,
+)
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
+from deepshi_provider.operators.notifications import Callbacks
 from deepshi_provider.operators.rendered import FileUri, carried_columns, handed_over, image_uris, listed
 
 _TEMPLATED = (
@@ -36,6 +46,7 @@ _TEMPLATED = (
         "output_conn_id",
         "deepshi_conn_id",
         "max_run_cost_usd",
+        "budget_group",
         "fallbacks",
     ),
 )
@@ -70,6 +81,11 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param max_resends: how often a request is sent again that may have been paid for already; 0 fails instead.
     :param max_run_cost_usd: most that all image tasks of the DAG run may spend together, in USD; when they have,
         nothing is sent and the task fails. The connection needs an ``output_uri``.
+    :param budget_group: a team, a DAG or a customer, whose budgets per day and month the connection names; they hold
+        besides those of the whole connection.
+    :param on_budget_warning: a callback of Airflow's kind, such as a notifier, or a list of them, called when the task
+        ends if it was the first to see that a budget per day or month is spent to the connection's ``warn_at``. The
+        context has ``deepshi_budget``, a :class:`~deepshi_provider.costs.budget_state.WindowState`.
     :param preflight: check against the model catalog before paying: ``error`` refuses what contradicts it and warns of
         what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
     :param on_mismatch: what to make of images that are not as they were asked for, by pixels, aspect ratio, format or
@@ -117,6 +133,8 @@ class DeepshiGenerateImageOperator(ImageTask):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
+        budget_group: str | None = None,
+        on_budget_warning: Callbacks = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
         fallbacks: list[dict[str, Any]] | str | None = None,
@@ -147,6 +165,8 @@ class DeepshiGenerateImageOperator(ImageTask):
             reuse=reuse,
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
+            budget_group=budget_group,
+            on_budget_warning=on_budget_warning,
             preflight=preflight,
             on_mismatch=on_mismatch,
             fallbacks=fallbacks,
@@ -159,7 +179,14 @@ class DeepshiGenerateImageOperator(ImageTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Carry out the request here, or hand it to the triggerer."""
-        return run_single_task(self, context, lambda: build(GenerateRequest, self.request_fields()))
+        return run_single_task(self, context, self._request)
+
+    def plan(self, owner: Owner) -> Plan:
+        """Return what the task would buy."""
+        return plan_of(self, owner, JUST_A_PLAN, fill_with(self._request))
+
+    def _request(self) -> GenerateRequest:
+        return build(GenerateRequest, self.request_fields())
 
 
 class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
@@ -199,6 +226,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
+        budget_group: str | None = None,
+        on_budget_warning: Callbacks = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
         fallbacks: list[dict[str, Any]] | str | None = None,
@@ -229,6 +258,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
             reuse=reuse,
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
+            budget_group=budget_group,
+            on_budget_warning=on_budget_warning,
             preflight=preflight,
             on_mismatch=on_mismatch,
             fallbacks=fallbacks,
@@ -240,11 +271,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         )
         self.images = images
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Carry out the request here, or hand it to the triggerer."""
-        return run_single_task(
-            self, context, lambda: build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
-        )
+    def _request(self) -> GenerateRequest:
+        return build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
 
     def input_uris(self) -> list[str]:
         """Return the images to start from."""
@@ -276,6 +304,10 @@ class DeepshiGenerateImagesOperator(ImageTask):
     :param max_concurrency: most requests in flight.
     :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
         row, finishes what is in flight, and fails. Raise it and clear the task to go on.
+    :param plan_only: find out what would be bought, and for how much, push that as XCom ``deepshi_plan``, and buy
+        nothing. A task with outlets is skipped then, so that its assets are not taken for updated.
+    :param start_over_budget: what to do if the rows surely cost more than is left of a limit: buy none of them and
+        fail, or with ``True`` as many as fit.
     :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed; the manifest says which.
     :param max_failed: how many rows may fail before the task does, whatever ``on_error`` is: a number, or a share of
         the rows below 1, such as 0.05.
@@ -303,6 +335,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
             "images",
             "max_cost_usd",
             "max_failed",
+            "plan_only",
         ),
         *_TEMPLATED,
     )
@@ -330,6 +363,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         images: Any = None,
         max_concurrency: int = 8,
         max_cost_usd: float | str | None = None,
+        plan_only: bool | str = False,
+        start_over_budget: bool = False,
         on_error: Literal["fail", "partial"] = "fail",
         max_failed: float | str | None = None,
         manifest_format: ManifestFormat = "jsonl",
@@ -354,6 +389,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
+        budget_group: str | None = None,
+        on_budget_warning: Callbacks = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
         fallbacks: list[dict[str, Any]] | str | None = None,
@@ -384,6 +421,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
             reuse=reuse,
             max_resends=max_resends,
             max_run_cost_usd=max_run_cost_usd,
+            budget_group=budget_group,
+            on_budget_warning=on_budget_warning,
             preflight=preflight,
             on_mismatch=on_mismatch,
             fallbacks=fallbacks,
@@ -403,6 +442,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         self.images = images
         self.max_concurrency = max_concurrency
         self.max_cost_usd = max_cost_usd
+        self.plan_only = plan_only
+        self.start_over_budget = start_over_budget
         self.on_error = on_error
         self.max_failed = max_failed
         self.manifest_format = manifest_format
@@ -412,11 +453,17 @@ class DeepshiGenerateImagesOperator(ImageTask):
         """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
         return run_batch_task(self, context, self.bounds(), self._fill)
 
+    def plan(self, owner: Owner) -> Plan:
+        """Return what the batch would buy."""
+        return plan_of(self, owner, self.bounds(), self._fill)
+
     def bounds(self) -> BatchLimits:
         """Return how far the batch may go."""
         return BatchLimits(
             max_concurrency=self.max_concurrency,
             max_cost_usd=self.max_cost_usd,
+            plan_only=self.plan_only,
+            start_over_budget=self.start_over_budget,
             on_error=self.on_error,
             max_failed=self.max_failed,
             manifest_format=self.manifest_format,

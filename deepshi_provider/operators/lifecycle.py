@@ -11,7 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowException, conf
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, conf
 from airflow.sdk import BaseOperator, Context
 from jinja2 import TemplateNotFound
 
@@ -25,12 +25,14 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob, Job, MismatchMode, PreflightMode
 from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome, outcome_of
+from deepshi_provider.jobs.plan import PLAN_KEY, Plan
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.sheets import known_sheet, make_sheet
 from deepshi_provider.links.images import LINKS, links_of
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
+from deepshi_provider.operators.notifications import Callbacks, warn
 from deepshi_provider.operators.outlets import add_asset_events
 from deepshi_provider.operators.rendered import default_output_uri, dictionary
 from deepshi_provider.operators.retry import RETRY_AFTER
@@ -57,6 +59,8 @@ class ImageTask(BaseOperator):
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     _killed = False
     _hook: DeepshiHook | None = None
+    #: The try that the fields were rendered for.
+    _owner: Owner | None = None
     #: What the last try in this process read and made, once it has ended.
     lineage: Lineage | None = None
     operator_extra_links = LINKS
@@ -87,6 +91,8 @@ class ImageTask(BaseOperator):
         reuse: bool = True,
         max_resends: int = 1,
         max_run_cost_usd: float | str | None = None,
+        budget_group: str | None = None,
+        on_budget_warning: Callbacks = None,
         preflight: PreflightMode = "error",
         on_mismatch: MismatchMode = "warn",
         fallbacks: list[dict[str, Any]] | str | None = None,
@@ -122,6 +128,8 @@ class ImageTask(BaseOperator):
         self.reuse = reuse
         self.max_resends = max_resends
         self.max_run_cost_usd = max_run_cost_usd
+        self.budget_group = budget_group
+        self.on_budget_warning = on_budget_warning
         self.preflight = preflight
         self.on_mismatch = on_mismatch
         self.fallbacks = fallbacks
@@ -139,6 +147,7 @@ class ImageTask(BaseOperator):
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render as all operators do, but take only prompts and queries for names of files."""
         self._read_files(jinja_env or self.get_template_env())
+        self._owner = owner_of(context) if context.get("ti") else None
         before = self.template_ext
         self.template_ext = ()
         try:
@@ -258,16 +267,38 @@ class ImageTask(BaseOperator):
         costs = (ended.costs or self.costs_so_far(owner_of(context))).model_copy(
             update={"key": ended.key, "metadata": ended.metadata}
         )
+        for state in ended.budget_warnings:
+            warn(self.on_budget_warning, context, state)
+        if isinstance(ended, BatchOutcome) and ended.plan:
+            context["ti"].xcom_push(key=PLAN_KEY, value=ended.plan.as_xcom())
         try:
             if ended.error:
                 self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
             self.push_costs(context, costs)
-            if self.outlets:
+            if isinstance(ended, BatchOutcome) and ended.manifest_uri is None:
+                self._stop_after_plan()
+            elif self.outlets:
                 self._add_asset_events(context, ended, costs)
             return ended.as_xcom()
         finally:  # a failed batch has images too
             self.lineage = report_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
             self.operator_extra_links = links_of(self.lineage)
+
+    def dry_run(self) -> None:
+        """Log what the task would buy; nothing is sent that costs money, and nothing is stored.
+
+        :raises DeepshiError: that cannot be found out.
+        """
+        owner = self._owner or Owner(dag_id=self.dag_id, run_id="dry_run", task_id=self.task_id)
+        for line in self.plan(owner).as_lines():
+            self.log.info("%s", line)
+
+    def plan(self, owner: Owner) -> Plan:
+        """Return what the task would buy; the operators say it.
+
+        :raises DeepshiError: that cannot be found out.
+        """
+        raise NotImplementedError
 
     def input_uris(self) -> list[str]:
         """Return what the task reads, for its lineage; the operators that read override it."""
@@ -282,6 +313,11 @@ class ImageTask(BaseOperator):
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
         """Return the same after a failure: what was paid for until then."""
         return self.get_openlineage_facets_on_complete(task_instance)
+
+    def _stop_after_plan(self) -> None:
+        """Keep Airflow from telling other DAGs that assets were updated, which nothing was bought for."""
+        if self.outlets:
+            raise AirflowSkipException("plan_only: nothing was bought, and the task's assets are as they were")
 
     def _add_asset_events(self, context: Context, ended: ImageOutcome | BatchOutcome, costs: CostSheet) -> None:
         def images() -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from deepshi_provider.journal.entries import Owner, path_part
 
 #: Bytes of the JSON of a result's ``key`` or ``metadata``: they lie in Airflow's database.
 LONGEST_LABEL = 1024
+#: Characters of the name of a ``budget_group``.
+LONGEST_GROUP = 100
 
 #: How Airflow writes the results of mapped tasks as text.
 _LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResult(", "_ConcatResult(")
@@ -58,6 +60,32 @@ def number_or_share(name: str, value: Any) -> Decimal | None:
     if found.is_finite() and (text.isdecimal() or 0 <= found < 1):
         return found
     raise InvalidRequest(f"{name}: a whole number or a share below 1, such as 0.05, is needed, got {text[:40]!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a truth value, or what a template made of one; ``False`` if none was given.
+
+    :param name: of the operator's field, for the message.
+    :raises InvalidRequest: it is none.
+    """
+    words = {"true": True, "1": True, "false": False, "0": False}
+    found = False if is_blank(value) else words.get(str(value).strip().lower())
+    if found is None:  # to take "no" for yes, or the other way round, is a matter of money
+        raise InvalidRequest(f"Nothing was sent: {name}: true or false is needed, got {str(value)[:40]!r}")
+    return found
+
+
+def group_name(value: Any) -> str | None:
+    """Return the name of a ``budget_group``, or ``None`` if none was given.
+
+    :raises InvalidRequest: it is too long.
+    """
+    if is_blank(value):
+        return None
+    name = str(value).strip()
+    if len(name) > LONGEST_GROUP:
+        raise InvalidRequest(f"budget_group: at most {LONGEST_GROUP} characters, got {len(name):,}")
+    return name
 
 
 def seconds(name: str, value: Any) -> float:

@@ -58,6 +58,7 @@ def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
             ("By task", _bars([(task.task_id, task.cost_usd) for task in report.tasks])),
             ("By model", _bars([(model.model, model.cost_usd) for model in report.models])),
         ],
+        plans=[instance.sheet for instance in report.instances if instance.sheet.plan],
         limit_percent=_percent(report.cost_usd, report.max_cost_usd),
         usd=_usd,
         bounds=bounds,

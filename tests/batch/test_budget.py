@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
-from deepshi_provider.costs.price_class import price_class
+from deepshi_provider.costs.price_class import PriceRange, price_class
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded
@@ -187,7 +187,7 @@ async def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
     account, tally = account_of("0.10"), Tally()
     tally.paid("m", "f", Decimal("0.080"), 1)
     await account.begin(tally)
-    account.prices.take({"a": Decimal("0.039")})
+    account.prices.take({"a": PriceRange(Decimal("0.039"), Decimal("0.039"))})
     with pytest.raises(BudgetExceeded) as raised:
         await buy(account, "a", None)
     assert raised.value.message == (
@@ -234,7 +234,7 @@ def test_a_price_that_is_not_reported_any_more_still_counts(emulator: Emulator, 
     ended(batch(local, rows_of(1), **BANANA), run_id="sunday")
     emulator.settings(cost_form="absent")
     for number in range(1, 4):
-        operator = batch(local, rows_of(40), **BANANA, max_cost_usd=0.2, max_concurrency=8)
+        operator = batch(local, rows_of(40), **BANANA, max_cost_usd=0.2, max_concurrency=8, start_over_budget=True)
         ti, err = ended(operator, try_number=number)
         assert "$0 and perhaps $0.195 more of max_cost_usd $0.2 are spent, and the next picture costs" in str(err)
         assert ti.sheets[-1].may_have_cost_usd == 5 * Decimal("0.039")
@@ -258,7 +258,8 @@ def test_a_price_known_to_the_connection_needs_no_trial(
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     where = {"output_uri": f"{local.uri}/other"}
     ended(batch(local, rows_of(1), **BANANA, **where))
-    _, err = ended(batch(local, rows_of(3), **BANANA, output_uri=f"{local.uri}/new", max_cost_usd=0.03))
+    new: dict[str, Any] = {"output_uri": f"{local.uri}/new", "max_cost_usd": 0.03, "start_over_budget": True}
+    _, err = ended(batch(local, rows_of(3), **BANANA, **new))
     assert "$0 of max_cost_usd $0.03 are spent, and the next picture costs $0.039" in str(err)
     assert posts(emulator) == 1
 

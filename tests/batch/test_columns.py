@@ -14,9 +14,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from deepshi_provider.batch.manifest import MANIFEST_COLUMNS
 from deepshi_provider.decorators.images import DeepshiImageDecoratedOperator
 from deepshi_provider.emulator.testing import Emulator
-from tests.batch.test_failures import deferred
 from tests.batch.test_rows import parquet
-from tests.support.batches import PRICE, batch, counts, ended, lines_of, manifests, result_of
+from tests.support.batches import PRICE, batch, counts, deferred, ended, lines_of, manifests, result_of
 from tests.support.counts import posts, taken
 from tests.support.places import LocalPlace, Place
 from tests.support.tasks import run_try

@@ -12,8 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
-from airflow.triggers.base import TriggerEvent
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.row_table import RowTable
@@ -24,7 +23,6 @@ from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
-from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.services.s3_proxy import S3Proxy
 from tests.support.answering import Answer, answering
 from tests.support.batches import (
@@ -32,6 +30,7 @@ from tests.support.batches import (
     batch,
     cost_of,
     counts,
+    deferred,
     ended,
     lines_of,
     manifests,
@@ -363,31 +362,6 @@ def job_of(place: Place, **more: Any) -> BatchJob:
         "max_concurrency": 8,
     }
     return BatchJob(**{**said, **more})
-
-
-def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, dict[str, Any]]:
-    """Run a deferrable batch as worker, triggerer and worker do; return its XComs and the event."""
-    ti = TaskInstance(task_id=operator.task_id, **identity)
-    copy = operator.prepare_for_execution()
-    copy.render_template_fields(context_of(ti))
-    with pytest.raises(TaskDeferred) as raised:
-        copy.execute(context_of(ti))
-    path, arguments = raised.value.trigger.serialize()
-    assert path == "deepshi_provider.triggers.images.DeepshiImagesTrigger"
-    assert raised.value.timeout is None, "each request has its own"
-    assert len(json.dumps(arguments)) < 1000
-
-    async def event() -> TriggerEvent:
-        return await anext(aiter(DeepshiImagesTrigger(**arguments).run()))
-
-    payload = asyncio.run(event()).payload
-    assert len(json.dumps(payload)) < 5 * 1024
-    again = operator.prepare_for_execution()
-    try:
-        ti.xcom_push("return_value", again.execute_complete(context_of(ti), json.loads(json.dumps(payload))))
-    except AirflowException as err:
-        ti.xcoms["error"] = err
-    return ti, payload
 
 
 def test_a_deferred_batch_gives_the_same(emulator: Emulator, place: Place, new_place: Callable[[str], Place]) -> None:

@@ -15,7 +15,7 @@ import jsonschema  # type: ignore[import-untyped]  # its stubs are a package tha
 import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepshi_provider.batch.cells import native
@@ -25,9 +25,8 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.entries import Owner
-from tests.batch.test_failures import deferred
 from tests.docs.pages import DOCS, table
-from tests.support.batches import PRICE, batch, counts, ended, lines_of, manifests, result_of, rows_of
+from tests.support.batches import PRICE, batch, counts, deferred, ended, lines_of, manifests, result_of, rows_of
 from tests.support.counts import posts
 from tests.support.places import Place
 
@@ -180,9 +179,6 @@ COLUMN = st.one_of(
 
 
 @given(COLUMN)
-@example([False, []])
-@example([1, []])
-@example([["a"], [], [1]])
 def test_whatever_rows_hold_both_manifests_are_written(cells: list[Any]) -> None:
     """They are written after everything is paid for, so no cell may break them, and the deferred way neither."""
     job = BatchJob(

@@ -21,9 +21,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.batch.test_columns import carried
-from tests.batch.test_failures import deferred
 from tests.services.postgres import Postgres
-from tests.support.batches import PRICE, batch, counts, ended, lines_of, result_of
+from tests.support.batches import PRICE, batch, counts, deferred, ended, lines_of, result_of
 from tests.support.counts import posts, taken
 from tests.support.places import Place
 from tests.support.tasks import run_try

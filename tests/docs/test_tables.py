@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from decimal import Decimal
 
 import pytest
 
@@ -51,8 +52,8 @@ def test_each_field_of_the_connection_is_explained() -> None:
     assert list(rows) == list(connection_type["conn-fields"])
     for name, (_, _, default) in rows.items():
         known = Settings.model_fields[name].default
-        shown = {"none": None, "the store's own defaults": None, "true": True}.get(default)
-        assert known == (float(default) if default.isdecimal() else shown), name
+        shown = {"none": None, "the store's own defaults": None, "true": True, "UTC": "UTC"}.get(default)
+        assert known == (Decimal(default) if re.fullmatch(r"[\d.]+", default) else shown), name
 
 
 def test_each_parameter_is_explained() -> None:

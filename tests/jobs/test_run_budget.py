@@ -140,7 +140,7 @@ def test_parallel_batches_overshoot_by_what_is_in_flight(
     processes = []
     for task in ("one", "two"):
         where = {"task_id": task, "output_uri": f"{place.uri}/{task}", "output_conn_id": place.conn_id}
-        arguments = json.dumps({**said, **where, "max_run_cost_usd": "0.5"})
+        arguments = json.dumps({**said, **where, "max_run_cost_usd": "0.5", "start_over_budget": True})
         processes.append(start_module("tests.support.run_operator", arguments))
     told = [json.loads(last_line_of(process)) for process in processes]
     assert all("max_run_cost_usd" in one["error"] for one in told)
@@ -157,7 +157,7 @@ def test_a_batch_counts_what_other_tasks_have_spent(
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     asyncio.run(run(job(local, "a")))
     catalog = LocalPlace(local.path / "catalog") if isinstance(local, LocalPlace) else local
-    ti, err = ended(batch(catalog, rows_of(10), **BANANA, max_run_cost_usd="0.2"))
+    ti, err = ended(batch(catalog, rows_of(10), **BANANA, max_run_cost_usd="0.2", start_over_budget=True))
     assert isinstance(err, AirflowFailException)
     assert "$0.195 of max_run_cost_usd $0.2 are spent by this DAG run, $0.156 of them by this task" in str(err)
     assert "Raise max_run_cost_usd and clear the task to go on; 6 of 10 rows were not started" in str(err)

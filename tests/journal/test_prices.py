@@ -163,3 +163,18 @@ async def test_a_store_without_prices_fails_no_task(emulator: Emulator, local: P
     local.write(name, b"{")
     assert (await run(job(local, "b", max_run_cost_usd="0.08"))).status == "success"
     assert [price["cost_usd"] for price in remembered(local)] == ["0.039"], "and it is mended"
+
+
+async def test_lower_prices_widen_the_range_and_leave_the_highest(local: Place) -> None:
+    for cost in ("0.2", "0.1", "0.3"):
+        await Prices("account", Store(local.uri)).learn("c", Decimal(cost))
+    (price,) = await Prices("account", Store(local.uri)).remembered()
+    assert price.range == (Decimal("0.1"), Decimal("0.3"))
+
+
+async def test_the_price_book_stays_small(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prices, "MOST_CLASSES", 5)
+    for number in range(20):
+        await Prices("account", Store(local.uri)).learn(f"class {number}", Decimal(number))
+    assert len(await Prices("account", Store(local.uri)).remembered()) == 5
+    assert await Prices("other", Store(local.uri)).remembered() == [], "each connection has its own"

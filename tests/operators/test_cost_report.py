@@ -116,6 +116,15 @@ def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
     assert Decimal(json.loads(written(local, "json"))["cost_usd"]) == taken(server)
 
 
+def test_the_report_says_what_batches_had_planned(server: Emulator, local: Place) -> None:
+    made = dag()
+    report_on(made, done(made, "boat", "catalog"))
+    line = "plan: 10 new, 0 changed, 0 stored"
+    plans = [instance["sheet"]["plan"] for instance in json.loads(written(local, "json"))["instances"]]
+    assert [str(plan).startswith(line) for plan in plans] == [False, True]
+    assert f"catalog, {line}" in written(local, "html")
+
+
 def test_savings_by_reuse_are_what_the_pictures_cost(server: Emulator, local: Place) -> None:
     made = dag()
     for task_id in ("boat", "catalog"):

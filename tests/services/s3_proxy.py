@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,7 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar no_listing: listings are answered with this code and 404, ``""`` for an empty body; ``None`` = not.
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: bytes of each object that are sent, without telling how many come, before the connection ends.
+    :ivar delay: seconds that each request waits.
     :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
@@ -48,6 +50,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.lists_nothing = False
         self.no_listing: str | None = None
         self.ends_after: int | None = None
+        self.delay = 0.0
         self.seen: list[tuple[str, str]] = []
         self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
@@ -79,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.seen.append((self.command, self.path))
+        time.sleep(self.server.delay)
         is_write = self.command in ("PUT", "POST")
         is_listing = self.command == "GET" and "list-type" in parse_qs(urlsplit(self.path).query)
         if is_listing and self.server.lists_nothing:

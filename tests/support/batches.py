@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.support.places import Place
-from tests.support.tasks import TaskInstance, execute
+from tests.support.tasks import TaskInstance, context_of, execute
 
 #: USD of one picture of :func:`batch`.
 PRICE = Decimal("0.000001582031")
@@ -45,6 +51,31 @@ def ended(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[Tas
     except Exception as err:  # noqa: BLE001 -- the tests look at it
         return ti, err
     return ti, None
+
+
+def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, dict[str, Any]]:
+    """Run a deferrable batch as worker, triggerer and worker do; return its XComs and the event."""
+    ti = TaskInstance(task_id=operator.task_id, **identity)
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+    with pytest.raises(TaskDeferred) as raised:
+        copy.execute(context_of(ti))
+    path, arguments = raised.value.trigger.serialize()
+    assert path == "deepshi_provider.triggers.images.DeepshiImagesTrigger"
+    assert raised.value.timeout is None, "each request has its own"
+    assert len(json.dumps(arguments)) < 1000
+
+    async def event() -> TriggerEvent:
+        return await anext(aiter(DeepshiImagesTrigger(**arguments).run()))
+
+    payload = asyncio.run(event()).payload
+    assert len(json.dumps(payload)) < 5 * 1024
+    again = operator.prepare_for_execution()
+    try:
+        ti.xcom_push("return_value", again.execute_complete(context_of(ti), json.loads(json.dumps(payload))))
+    except AirflowException as err:
+        ti.xcoms["error"] = err
+    return ti, payload
 
 
 def result_of(operator: DeepshiGenerateImagesOperator, **identity: Any) -> dict[str, Any]:

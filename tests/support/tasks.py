@@ -9,6 +9,7 @@ from typing import Any, cast
 from airflow.sdk import DAG, BaseOperator, Context
 
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
+from deepshi_provider.jobs.plan import PLAN_KEY, Plan
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
 
 GENERATIONS = "/v1/images/generations"
@@ -20,6 +21,7 @@ class TaskInstance:
     """One try; XComs are those of Airflow: JSON, and gone with the try.
 
     :ivar sheets: the cost sheets, apart from the other XComs, in the order in which they were pushed.
+    :ivar plans: likewise.
     """
 
     dag_id: str = "shop"
@@ -29,12 +31,16 @@ class TaskInstance:
     try_number: int = 1
     xcoms: dict[str, Any] = field(default_factory=dict)
     sheets: list[CostSheet] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
 
     def xcom_push(self, key: str, value: Any) -> None:
         assert json.loads(json.dumps(value, allow_nan=False)) == value, f"XCom {key} is not JSON: {value!r}"
         if key == XCOM_KEY:
             assert len(json.dumps(value)) < 4096
             self.sheets.append(CostSheet.model_validate(value))
+        elif key == PLAN_KEY:
+            assert len(json.dumps(value)) < 2048
+            self.plans.append(Plan.model_validate(value))
         else:
             self.xcoms[key] = value
 

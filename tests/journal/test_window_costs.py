@@ -1,0 +1,350 @@
+"""What all tasks of a connection spend in a day and in a month, whoever is killed, retried or cleared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.price_class import PriceRange
+from deepshi_provider.costs.tally import Tally
+from deepshi_provider.exceptions import BudgetExceeded, StorageFailed
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.window_costs import WindowCosts
+from tests.services.s3_proxy import S3Proxy
+from tests.services.seaweedfs import SeaweedFS
+from tests.support.places import Place
+
+PRICE = Decimal("0.039")
+
+
+@dataclass
+class Clock:
+    """Unix seconds that the test sets."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def set(self, text: str, zone: str = "UTC") -> None:
+        self.now = datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+@dataclass
+class World:
+    """Tasks of one connection."""
+
+    place: Place
+    extra: dict[str, Any]
+    clock: Clock = field(default_factory=Clock)
+    patience: float = 60
+
+    def account(self, task: str, *, try_number: int = 1, group: str | None = None, price: Decimal = PRICE) -> Account:
+        """The account of one try, as its process has it."""
+        owner = Owner(dag_id="d", run_id="r", task_id=task, try_number=try_number)
+        entry = RunEntry(owner=owner, operation="generate", output_uri="file:///nowhere")
+        store = STORES.at(self.place.uri, self.place.conn_id, patience=self.patience)
+        settings = Settings(
+            conn_id="c", base_url="http://x", api_key=SecretStr("k"), output_uri=self.place.uri, **self.extra
+        )
+        windows = WindowCosts(
+            entry, store, settings.account, settings.budgets(group), patience=self.patience, clock=self.clock
+        )
+        prices = Prices(settings.account)
+        prices.take({"a": PriceRange(price, price)})
+        return Account(prices, RunCosts(entry, None), None, windows)
+
+    async def buy(self, task: str, cost: Decimal | None = PRICE, **more: Any) -> Account:
+        """Buy one picture in a task of its own; a cost that is ``None`` is an unknown outcome."""
+        account = self.account(task, **more)
+        await account.begin(Tally())
+        async with account.reserved("a") as reservation:
+            await account.add("a", cost, at=self.clock.now, reservation=reservation)
+        return account
+
+    async def spent(self, **more: Any) -> list[Spending]:
+        """What a new task would learn of each limit."""
+        return [limit.spent for limit in await self.account("looker", **more).limits()]
+
+    def entries(self) -> list[str]:
+        names = [
+            name for name in self.place.names() if name.startswith("_deepshi_spending/") and "/warned/" not in name
+        ]
+        return sorted(name.split("/")[2] + " " + name.rpartition("/")[2].split(".", 1)[1] for name in names)
+
+
+@pytest.fixture
+def world(place: Place) -> World:
+    made = World(place, {"max_cost_usd_per_day": "1.00", "max_cost_usd_per_month": "2"})
+    made.clock.set("2026-11-26T12:00:00")
+    return made
+
+
+async def test_tasks_count_together_until_the_day_is_over(world: World) -> None:
+    for number in range(25):
+        await world.buy(f"task {number}")
+    assert await world.spent() == [Spending(25 * PRICE), Spending(25 * PRICE)]
+    with pytest.raises(BudgetExceeded) as raised:
+        await world.buy("one more")
+    assert raised.value.message == (
+        "Not sent: $0.975 of max_cost_usd_per_day $1.00 are spent on 2026-11-26 with connection 'c', and the next "
+        "picture costs $0.039. The budget begins anew at 2026-11-27T00:00:00+00:00: clear the task then, or raise it "
+        "and clear the task"
+    )
+    world.clock.set("2026-11-27T00:00:00")
+    await world.buy("one more")
+    assert await world.spent() == [Spending(PRICE), Spending(26 * PRICE)]
+
+
+async def test_a_month_adds_up_across_days_and_ends(world: World) -> None:
+    world.extra = {"max_cost_usd_per_month": "0.5"}
+    for day in range(1, 13):
+        world.clock.set(f"2026-11-{day:02}T23:59:59")
+        await world.buy(f"task {day}")
+        assert await world.spent() == [Spending(day * PRICE)]
+    with pytest.raises(BudgetExceeded, match=r"\$0.468 of max_cost_usd_per_month \$0.5 are spent in 2026-11 with"):
+        await world.buy("one more")
+    for name in [name for name in world.place.names() if name.endswith("/2026-11.json")]:
+        world.place.write(name, b"{")  # it is a cache
+    assert await world.spent() == [Spending(12 * PRICE)]
+    world.clock.set("2026-12-01T00:00:00")
+    assert await world.spent() == [Spending()]
+
+
+async def test_days_begin_at_midnight_in_the_budgets_time_zone(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.04", "budget_time_zone": "Europe/Berlin"}
+    world.clock.set("2026-11-26T23:30:00", "Europe/Berlin")
+    await world.buy("a")
+    with pytest.raises(BudgetExceeded, match=r"anew at 2026-11-27T00:00:00\+01:00"):
+        await world.buy("b")
+    world.clock.set("2026-11-26T23:00:00")
+    await world.buy("b")
+    assert {entry.partition(" ")[0] for entry in world.entries()} == {"2026-11-26", "2026-11-27"}
+
+
+async def test_a_retried_or_cleared_task_counts_once(world: World) -> None:
+    await world.buy("a")
+    earlier = Tally()
+    earlier.paid("m", "", PRICE, 1, "a")
+    await world.account("a", try_number=2).begin(earlier, earlier)
+    account = world.account("a", try_number=3)
+    await account.begin(earlier, earlier)
+    assert (await world.spent())[0] == Spending(PRICE)
+    async with account.reserved("a") as reservation:
+        await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert (await world.spent())[0] == Spending(2 * PRICE)
+    world.clock.set("2026-11-27T09:00:00")
+    both = Tally()
+    both.paid("m", "", 2 * PRICE, 2, "a")
+    tomorrow = world.account("a", try_number=4)
+    await tomorrow.begin(both, Tally())
+    assert await world.spent() == [Spending(), Spending(2 * PRICE)]
+
+
+async def test_a_killed_worker_leaves_what_it_had_in_flight(world: World) -> None:
+    account = world.account("a")
+    await account.begin(Tally())
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(account.reserved("a"))
+        assert (await world.spent())[0] == Spending(possible_usd=3 * PRICE)
+        # The process dies here, and its next try finds one picture recorded and one claim without a record.
+        left = Tally()
+        left.lost("m", "", "a")
+        left.paid("m", "", PRICE, 1, "a")
+        await world.account("a", try_number=2).begin(left, left)
+        assert (await world.spent())[0] == Spending(PRICE, PRICE)
+
+
+async def test_what_was_free_is_given_back(world: World) -> None:
+    account = world.account("a")
+    await account.begin(Tally())
+    async with account.reserved("a"):
+        pass
+    assert (await world.spent())[0] == Spending()
+
+
+async def test_an_unknown_outcome_counts_at_its_price(world: World) -> None:
+    await world.buy("a", None)
+    assert (await world.spent())[0] == Spending(possible_usd=PRICE)
+
+
+async def test_midnight_in_mid_request_counts_it_on_one_day(world: World) -> None:
+    world.clock.set("2026-11-26T23:59:59")
+    account = world.account("a")
+    await account.begin(Tally())
+    for cost in (PRICE, None):
+        world.clock.set("2026-11-26T23:59:59")
+        async with account.reserved("a") as reservation:
+            claimed = world.clock.now
+            world.clock.set("2026-11-27T00:00:10")
+            at = world.clock.now if cost else claimed
+            await account.add("a", cost, at=at, reservation=reservation)
+    assert await world.spent() == [Spending(PRICE), Spending(PRICE, PRICE)]
+
+
+async def test_groups_have_budgets_of_their_own(world: World) -> None:
+    groups = {"team-a": {"max_cost_usd_per_day": "0.08"}, "b": {"max_cost_usd_per_month": "10"}}
+    world.extra = {"max_cost_usd_per_day": "0.2", "budget_groups": groups}
+    for number in range(2):
+        await world.buy(f"a{number}", group="team-a")
+    with pytest.raises(BudgetExceeded, match=r"max_cost_usd_per_day of budget group 'team-a' \$0.08 are spent on"):
+        await world.buy("a3", group="team-a")
+    for number in range(3):
+        await world.buy(f"b{number}", group="b")
+    with pytest.raises(BudgetExceeded, match=r"\$0.195 of max_cost_usd_per_day \$0.2 are spent on"):
+        await world.buy("nobody's")
+    assert await world.spent(group="b") == [Spending(5 * PRICE), Spending(3 * PRICE)]
+    assert await world.spent(group="unnamed") == [Spending(5 * PRICE)]
+
+
+async def test_many_at_once_go_over_by_what_is_in_flight_at_most(world: World) -> None:
+    ends = await asyncio.gather(*(world.buy(f"t{n}") for n in range(60)), return_exceptions=True)
+    bought = sum(isinstance(end, Account) for end in ends)
+    assert all(isinstance(end, Account | BudgetExceeded) for end in ends)
+    assert (await world.spent())[0] == Spending(bought * PRICE)
+    assert bought >= 25
+    with pytest.raises(BudgetExceeded):
+        await world.buy("late")
+
+
+@pytest.mark.s3
+async def test_store_that_takes_no_entries_lets_nothing_start(proxy: S3Proxy, s3_place: Place) -> None:
+    world = World(s3_place, {"max_cost_usd_per_day": "1"}, patience=1)
+    world.clock.set("2026-11-26T12:00:00")
+    world.place = ProxiedPlace(s3_place, proxy.conn_id)
+    proxy.refuse = "_deepshi_spending"
+    with pytest.raises(StorageFailed, match="this day's costs cannot be shared"):
+        await world.buy("a")
+    proxy.refuse = None
+    await world.buy("a")
+    proxy.no_listing = "AccessDenied"
+    with pytest.raises(StorageFailed):
+        await world.buy("b")
+
+
+@dataclass(frozen=True)
+class ProxiedPlace:
+    """A place behind the proxy."""
+
+    place: Place
+    conn_id: str | None
+
+    @property
+    def uri(self) -> str:
+        return self.place.uri
+
+    def names(self) -> list[str]:
+        return self.place.names()
+
+    def read(self, name: str) -> bytes:
+        return self.place.read(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.place.write(name, data)
+
+    def delete(self, name: str) -> None:
+        self.place.delete(name)
+
+
+def asked(proxy: S3Proxy) -> tuple[set[str], int, int]:
+    """Folders that were listed, all calls, and objects that were read."""
+    queries = [parse_qs(urlsplit(path).query) for method, path in proxy.seen if method == "GET"]
+    listed = [query["prefix"][0] for query in queries if "list-type" in query]
+    return set(listed), len(proxy.seen), len([query for query in queries if "list-type" not in query])
+
+
+@pytest.mark.s3
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("count", [900, pytest.param(100_000, marks=pytest.mark.load)])
+async def test_a_month_is_known_from_two_listings_and_one_read(
+    proxy: S3Proxy, s3: SeaweedFS, s3_place: Place, count: int
+) -> None:
+    world = World(s3_place, {"max_cost_usd_per_day": "1000000", "max_cost_usd_per_month": "1000000"})
+    world.clock.set("2026-11-01T12:00:00")
+    await world.buy("first")
+    (first,) = [name for name in s3_place.names() if name.startswith("_deepshi_spending/")]
+    client, body = s3.client(), s3_place.read(first)
+
+    def fill(number: int) -> None:
+        folder, _, name = first.rpartition("/")
+        day = f"{folder.rpartition('/')[0]}/2026-11-{number % 30 + 1:02}"
+        key = f"{s3_place.uri.partition('images/')[2]}/{day}/{number:016x}.{name.partition('.')[2]}"
+        client.put_object(Bucket="images", Key=key, Body=body)
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(fill, range(count), chunksize=100):
+            pass
+    world.clock.set("2026-11-30T12:00:00")
+    world.place = ProxiedPlace(s3_place, proxy.conn_id)
+    proxy.delay = 0.01
+    today = Spending((count // 30) * PRICE)
+    assert await world.spent() == [today, Spending((count + 1) * PRICE)], "the first one adds up the days"
+    proxy.seen.clear()
+    account = world.account("looker")
+    begun = time.monotonic()
+    await account.limits()
+    took = time.monotonic() - begun
+    listed, calls, read = asked(proxy)
+    print(f"{count:,} entries in a month: {calls} calls of 10 ms, {1000 * took:.0f} ms")  # noqa: T201 -- a figure
+    assert {prefix.rpartition("/2026")[2] for prefix in listed} == {"-11-30/", "-11-29/"}
+    assert read == 1
+    pages = 1 + count // 30 // 1000
+    assert calls <= 2 * pages + 2, "s3fs asks for the head of an object before it reads it"
+    proxy.seen.clear()
+    assert [limit.spent for limit in await account.limits()] == [today, Spending((count + 1) * PRICE)]
+    assert asked(proxy)[1] <= pages, "what is over is asked for once a minute"
+
+
+def settings(**extra: Any) -> Settings:
+    return Settings(conn_id="c", base_url="http://x", api_key=SecretStr("k"), **extra)
+
+
+@pytest.mark.parametrize(
+    ("extra", "problem"),
+    [
+        ({"max_cost_usd_per_day": 1}, "budgets need an output_uri"),
+        ({"budget_groups": '{"a": {"max_cost_usd_per_day": 1}}'}, "budgets need an output_uri"),
+        ({"output_uri": "file:///x", "max_cost_usd_per_day": "much"}, "max_cost_usd_per_day"),
+        ({"output_uri": "file:///x", "max_cost_usd_per_month": -1}, "max_cost_usd_per_month"),
+        ({"output_uri": "file:///x", "max_cost_usd_per_month": "nan"}, "max_cost_usd_per_month"),
+        ({"budget_time_zone": "Middle-earth/Shire"}, "not a time zone"),
+        ({"budget_time_zone": "../etc"}, "not a time zone"),
+        ({"budget_groups": "team-a"}, "an object is needed"),
+        ({"budget_groups": {"a": 5}}, "an object is needed"),
+        ({"budget_groups": {"a": {"max_cost_usd_per_week": 5}}}, "max_cost_usd_per_week"),
+        ({"warn_at": 80}, "warn_at"),
+    ],
+)
+def test_settings_that_cannot_hold_are_refused(extra: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        settings(**extra)
+
+
+def test_budgets_are_the_same_as_json_text_and_as_an_object() -> None:
+    groups = '{"a": {"max_cost_usd_per_day": 5.10}}'
+    text = settings(output_uri="file:///x", budget_groups=groups, max_cost_usd_per_day="2.50")
+    (day, group) = text.budgets("a").limits
+    assert (day.usd, group.usd, group.name) == (
+        Decimal("2.50"),
+        Decimal("5.1"),
+        "max_cost_usd_per_day of budget group 'a'",
+    )
+    assert hash(text) == hash(text.model_copy())
