@@ -21,7 +21,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Deepshi",
-                "python-modules": ["deepshi_provider.operators.images", "deepshi_provider.operators.cost_report"],
+                "python-modules": [
+                    "deepshi_provider.operators.images",
+                    "deepshi_provider.operators.cost_report",
+                    "deepshi_provider.operators.review",
+                ],
             }
         ],
         "hooks": [{"integration-name": "Deepshi", "python-modules": ["deepshi_provider.hooks.deepshi"]}],

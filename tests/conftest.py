@@ -31,7 +31,7 @@ tempfile.tempdir = _HOME.name
 Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 
 #: Fixtures that start all processes of an Airflow.
-_AIRFLOWS = frozenset({"observed", "running_world", "site"})
+_AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
 
 # A busy machine is no fault of the code: no deadline, no complaint about slow examples.
 hypothesis.settings.register_profile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from deepshi_provider.api.requests import GenerateRequest
@@ -39,12 +39,17 @@ class Pixels(Protocol):
         """Of its bytes, in hex."""
 
 
-def mismatches(request: GenerateRequest, images: Sequence[Pixels]) -> list[str]:
-    """Return how images differ from what was asked for, as sentences without a full stop."""
+def mismatches(request: GenerateRequest, images: Sequence[Pixels], one_colour: Collection[int] = ()) -> list[str]:
+    """Return how images differ from what was asked for, as sentences without a full stop.
+
+    :param one_colour: indices of the images that show nothing.
+    """
     found = [wrong_number(request.n, len(images))] if len(images) != request.n else []
     first: dict[str, int] = {}
     for image in images:
         found += _of_image(request, image)
+        if image.index in one_colour:
+            found.append(f"Image {image.index} is all one colour")
         twin = first.setdefault(image.sha256, image.index)
         if twin != image.index:
             found.append(f"Images {twin} and {image.index} are the same, byte for byte")

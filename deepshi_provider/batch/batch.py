@@ -177,7 +177,8 @@ class Batch:
                 failure = err
             else:
                 was_sent = purchase.record.owner == self._job.owner
-                self._done(row, request, purchase.record, time.monotonic() - begun if was_sent else None)
+                seconds = time.monotonic() - begun if was_sent else None
+                self._done(row, engine.request, purchase.record, seconds, engine.fallback)
                 return
             lost = lost or failure.charged == "unknown"
             known = None
@@ -199,8 +200,10 @@ class Batch:
         self._context.account.close(error)
         self.error = self._context.account.closed_by
 
-    def _done(self, row: Row, request: GenerateRequest, record: Record, seconds: float | None) -> None:
-        self.results.done(row, request, record, self._costs(row), seconds)
+    def _done(
+        self, row: Row, request: GenerateRequest, record: Record, seconds: float | None, fallback: int | None = None
+    ) -> None:
+        self.results.done(row, request, record, self._costs(row), seconds, fallback)
 
     def _costs(self, row: Row) -> NameCosts:
         return name_costs(self._journal, self._job.owner, row.name, self._context.account.prices)

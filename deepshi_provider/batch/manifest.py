@@ -22,6 +22,7 @@ EMPTY_LINE: dict[str, Any] = {
     "size_bytes": None,
     "sha256": None,
     "model": None,
+    "fallback": None,
     "prompt": None,
     "revised_prompt": None,
     "prompt_hash": None,

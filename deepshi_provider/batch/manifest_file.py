@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from deepshi_provider.batch.manifest import EMPTY_LINE, asked, write_jsonl
@@ -35,13 +35,21 @@ def images_in(name: str, file: BinaryIO) -> list[dict[str, Any]]:
 
     :param name: of the file, whose ending is its format.
     """
-    lines: Iterable[Mapping[str, Any]] = _of_parquet(file) if name.endswith(".parquet") else map(json.loads, file)
-    good = (line for line in lines if line["status"] != "failed")
-    return [{"uri": uri, **{name: line[name] for name in _SHOWN}} for line in good for uri in line["uris"]]
+    lines = stored_lines(name, file, _SHOWN)
+    return [{"uri": uri, **{name: line[name] for name in _SHOWN}} for line in lines for uri in line["uris"]]
 
 
-def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
+def stored_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of the rows that did not fail, with ``uris``, ``status`` and the columns asked for.
+
+    :param name: of the file, whose ending is its format.
+    """
+    lines = _of_parquet(file, columns) if name.endswith(".parquet") else map(json.loads, file)
+    return (line for line in lines if line["status"] != "failed")
+
+
+def _of_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet
 
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=["uris", "status", *_SHOWN]):
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=["uris", "status", *columns]):
         yield from batch.to_pylist()

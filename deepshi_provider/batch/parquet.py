@@ -78,8 +78,9 @@ class CellTypes:
             "texts": pa.list_(pa.string()),
             "ints": pa.list_(pa.int64()),
         }
-        if "empty" in kinds:  # a list that fits to any other
-            kinds = kinds - {"empty"} or {"texts"}
+        others = kinds - {"empty"} or {"texts"}
+        if "empty" in kinds and others in ({"texts"}, {"ints"}):  # an empty list fits to any other
+            kinds = others
         if len(kinds) == 1 and (only := next(iter(kinds))) in plain:
             return plain[only], lambda cell: cell
         if kinds == {"int"} and self._largest < 2**63:
@@ -122,7 +123,7 @@ def _own_columns() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         **dict.fromkeys(EMPTY_LINE, (pa.string(), str)),
         **dict.fromkeys(("uris", "warnings"), (pa.list_(pa.string()), list)),
         **dict.fromkeys(("cost_usd", "may_have_cost_usd"), (pa.decimal128(_DIGITS, _PLACES), _money)),
-        **dict.fromkeys(("width", "height", "attempts"), (pa.int32(), int)),
+        **dict.fromkeys(("width", "height", "fallback", "attempts"), (pa.int32(), int)),
         **dict.fromkeys(("size_bytes", "seed", "tokens_in", "tokens_out"), (pa.int64(), int)),
         "seconds": (pa.float64(), float),
     }

@@ -56,10 +56,20 @@ class RowResults:
     def images(self) -> list[SheetImage]:  # noqa: D102 -- described above
         return [image for number in sorted(self._first) for image in self._first[number]][:MOST_IMAGES]
 
-    def done(self, row: Row, request: GenerateRequest, record: Record, costs: NameCosts, seconds: float | None) -> None:
+    def done(
+        self,
+        row: Row,
+        request: GenerateRequest,
+        record: Record,
+        costs: NameCosts,
+        seconds: float | None,
+        fallback: int | None = None,
+    ) -> None:
         """Take note of a row whose images are stored.
 
+        :param request: whose images they are: the row's own, or one of its fallbacks.
         :param seconds: that it took; ``None`` if it was done before.
+        :param fallback: position of that one, from 0.
         """
         own = record.owner.is_same_task(self._owner)
         differences = self._differences(row, request, record)
@@ -79,6 +89,7 @@ class RowResults:
             "size_bytes": image.size_bytes,
             "sha256": image.sha256,
             "model": record.model,
+            "fallback": fallback,
             "revised_prompt": image.revised_prompt if self._with_prompts else None,
             "tokens_in": int64(record.usage.get("prompt_tokens")),
             "tokens_out": int64(record.usage.get("completion_tokens")),
@@ -86,6 +97,8 @@ class RowResults:
             "charged": charged,
             "warnings": added(record.warnings, differences),
         }
+        if fallback is not None:
+            line = {**asked(request.model_dump(exclude_none=True), with_prompt=self._with_prompts), **line}
         self._put(row, status, costs, seconds or 0.0, line)
         self._progress.add(status, self._account.spending, sent=own and seconds is not None)
 
@@ -123,7 +136,7 @@ class RowResults:
 
     def _differences(self, row: Row, request: GenerateRequest, record: Record) -> list[str]:
         """Return what is not as it was asked for; the log and the outcome name the first rows, the manifest all."""
-        found = mismatches(request, record.images)
+        found = mismatches(request, record.images, record.one_colour)
         for image in record.images:
             other = self._rows.twin(image.sha256, prompt_hash(request.prompt), row.key)
             if other is not None:

@@ -18,6 +18,7 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import request_of
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.pace import Pace
+from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, Charged, DeepshiError, RowsFailed, StorageFailed
@@ -101,7 +102,8 @@ async def _run(
             batch = Batch(job, context, journal, rows)
             await batch.prepare()
             if not job.plan_only:
-                await batch.run()
+                with of_task(job.owner.attributes):
+                    await batch.run()
         if not job.plan_only:
             await _write_down(job, context, journal, rows, batch.error)
         tally = await latest_tally(journal, job.owner, context.account.prices)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from decimal import Decimal
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +35,20 @@ log = logging.getLogger(__name__)
 
 #: Generating and editing pictures are both this one of the convention's operations.
 _OPERATION = "generate_content"
+
+
+#: Of the task that requests are sent for.
+_task: ContextVar[Mapping[str, str | int]] = ContextVar("task")
+
+
+@contextlib.contextmanager
+def of_task(attributes: Mapping[str, str | int]) -> Iterator[None]:
+    """Give the spans of all requests inside of the block these attributes."""
+    token = _task.set(attributes)
+    try:
+        yield
+    finally:
+        _task.reset(token)
 
 
 class Observed:
@@ -92,6 +109,7 @@ class Observed:
             "deepshi.operation": request.operation,
             "gen_ai.request.choice.count": request.n if request.n > 1 else None,
             "gen_ai.request.seed": request.seed,
+            **_task.get({}),
         }
         tracer = trace.get_tracer("deepshi_provider", __version__)
         self._span = self._in_span.enter_context(
@@ -115,7 +133,7 @@ class Observed:
 
 
 def _told(received: Received | None, error: DeepshiError | None) -> dict[str, Any]:
-    """Return the attributes that are known at the end of a request; money is text, as exact as it came."""
+    """Return the attributes that are known at the end of a request."""
     ended: dict[str, Any] = {}
     if received:
         answer = received.answer
@@ -125,19 +143,31 @@ def _told(received: Received | None, error: DeepshiError | None) -> dict[str, An
             "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
             "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
             "deepshi.images": len(received.images),
-            "deepshi.cost_usd": None if answer.cost_usd is None else str(answer.cost_usd),
+            **_cost(answer.cost_usd),
         }
     elif error:
         ended = {
             "http.response.status_code": error.status_code,
             "deepshi.charged": error.charged,
-            "deepshi.cost_usd": None if error.cost_usd is None else str(error.cost_usd),
+            **_cost(error.cost_usd),
         }
     return _given(ended)
 
 
+def _cost(cost_usd: Decimal | None) -> dict[str, Any]:
+    """Return what a request has cost: exact as text, as a number, and as Langfuse reads it."""
+    if cost_usd is None:
+        return {}
+    number = float(cost_usd)
+    return {
+        "deepshi.cost_usd": str(cost_usd),
+        "gen_ai.usage.cost": number,
+        "langfuse.observation.cost_details": json.dumps({"total": number}),
+    }
+
+
 def _given(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if isinstance(value, str | int)}
+    return {name: value for name, value in attributes.items() if isinstance(value, str | int | float)}
 
 
 @contextlib.contextmanager

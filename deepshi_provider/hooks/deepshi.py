@@ -16,6 +16,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.money import paid
 from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection
 from deepshi_provider.hooks.blocking import run_here
@@ -124,8 +125,11 @@ class DeepshiHook(BaseHook):
 
     async def _counted(self, request: GenerateRequest, work: Coroutine[Any, Any, ImagesResult]) -> ImagesResult:
         """Await a purchase, and let the budget of the DAG run count what was paid or may have been."""
+        from deepshi_provider.hooks.purchases import task_attributes  # not while DAGs are parsed
+
         try:
-            result = await work
+            with of_task(task_attributes()):
+                result = await work
         except DeepshiError as err:
             if err.charged != "no":
                 await self._record(request, paid(err), err.charged)

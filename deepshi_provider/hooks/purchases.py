@@ -75,6 +75,12 @@ async def record_purchase(
         log.warning("The page of costs does not count what the hook has spent, %s", cost_usd, exc_info=True)
 
 
+def task_attributes() -> dict[str, str | int]:
+    """Return the attributes of the spans of requests in this task; none outside of a task."""
+    ti = _task_instance()
+    return {} if ti is None else Owner.of(ti).attributes
+
+
 async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
     """Return what hooks have bought in this task instance: Airflow deletes the XComs of earlier tries."""
     global _bought

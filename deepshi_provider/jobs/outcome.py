@@ -52,7 +52,7 @@ class Outcome(BaseModel):
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the small event that a trigger fires: JSON types, below 5 kB."""
-        shown = self.model_dump(mode="json", exclude={"costs"})
+        shown = self.model_dump(mode="json", exclude={"costs", "prompt"})
         return {**shown, "error": _short(self.error), "costs": self.costs and self.costs.as_xcom()}
 
     def labels(self) -> dict[str, Any]:
@@ -63,6 +63,7 @@ class Outcome(BaseModel):
 class ImageOutcome(Outcome, Purchased):
     """How a single request ended; after a success it is stored, as the manifest.
 
+    :param prompt: that the images were made by; it does not leave the manifest.
     :param cost_usd: what this try paid; ``None`` if the API reported no cost.
     :param fallback: position in ``fallbacks``, from 0, of the request that served; ``None`` if it is the job's own.
     :param reused: whether the images were stored before, so that nothing was sent.
@@ -70,6 +71,7 @@ class ImageOutcome(Outcome, Purchased):
 
     kind: Literal["single"] = "single"
     operation: Literal["generate", "edit"] = "generate"
+    prompt: str | None = None
     sends: int = 0
     reused: bool = False
     fallback: int | None = None

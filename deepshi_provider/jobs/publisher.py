@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deepshi_provider.api.one_colour import is_one_colour
 from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.result import Image, ImagesResult
@@ -63,10 +66,11 @@ class Publisher:
         with result:
             try:
                 superseded = False
+                one_colour = await in_thread(functools.partial(_of_one_colour, result))
                 for image in result.images:
                     superseded = superseded or not await self._store.patiently(functools.partial(self._put, k, image))
                 superseded = superseded or await self._store.patiently(functools.partial(self._was_superseded, k))
-                record = self._record_of(result, "superseded" if superseded else "stored", unknown)
+                record = self._record_of(result, "superseded" if superseded else "stored", unknown, one_colour)
                 await self._journal.settle(self._name, k, record)
             except Exception as err:  # whatever failed: the money is spent, and this process knows how much it was
                 self._journal.keep(self._name, k, self._record_of(result, "lost", unknown))
@@ -94,15 +98,17 @@ class Publisher:
     def _image_name(self, image: Image) -> str:
         return f"{self._name}-{image.index}.{image.extension}"
 
-    def _warnings(self, result: ImagesResult) -> list[str]:
+    def _warnings(self, result: ImagesResult, one_colour: Sequence[int]) -> list[str]:
         """Return what is not as it was asked for; what the answer itself did not show is logged here."""
-        warnings = added(result.warnings, mismatches(self._request, result.images))
+        warnings = added(result.warnings, mismatches(self._request, result.images, one_colour))
         level = logging.WARNING if self._context.image_log_level >= logging.INFO else logging.DEBUG
         for warning in warnings[len(result.warnings) :]:
             log.log(level, "%s", warning)
         return warnings
 
-    def _record_of(self, result: ImagesResult, kind: RecordKind, unknown: int) -> Record:
+    def _record_of(
+        self, result: ImagesResult, kind: RecordKind, unknown: int, one_colour: Sequence[int] = ()
+    ) -> Record:
         images = [
             StoredImage(
                 uri=self._store.uri_of(self._image_name(image)),
@@ -127,7 +133,8 @@ class Publisher:
             cost_usd=result.cost_usd,
             cost_is_complete=result.cost_is_complete,
             sends=result.sends,
-            warnings=self._warnings(result) if kind == "stored" else result.warnings,
+            one_colour=list(one_colour),
+            warnings=self._warnings(result, one_colour) if kind == "stored" else result.warnings,
         )
 
     def _record(self, kind: RecordKind, unknown: int, **fields: Any) -> Record:
@@ -145,6 +152,15 @@ class Publisher:
             recorded_at=time.time(),
             **{"model": self._request.model, **fields},
         )
+
+
+def _of_one_colour(result: ImagesResult) -> list[int]:
+    found = []
+    for image in result.images:
+        with contextlib.suppress(OSError), image.open() as file:  # a paid image is stored, whatever it shows
+            if is_one_colour(file, image.media_type, image.width, image.height, image.size_bytes):
+                found.append(image.index)
+    return found
 
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.api.postcheck import added, mismatches
 from deepshi_provider.client.client import Client
+from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import (
     DeepshiError,
@@ -66,7 +67,8 @@ async def run_single(
         context = JobContext.of(job, client, stores, store, journal, times=times)
         engine = Engine(context, IMAGE, job.request)
         try:
-            return await _ended(job, context, engine)
+            with of_task(job.owner.attributes):
+                return await _ended(job, context, engine)
         except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
             if interrupted is not None:
                 tally = known_tally(context.journal, job.owner, context.account.prices)
@@ -136,7 +138,7 @@ async def _load(store: Store, name: str, what: str) -> bytes:
 async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purchase) -> ImageOutcome:
     record, store = purchase.record, context.store
     reused = record.owner != job.owner
-    differences = mismatches(engine.request, record.images)
+    differences = mismatches(engine.request, record.images, record.one_colour)
     warnings = added(record.warnings, differences)
     if reused:
         log.info("Nothing was sent: reused %s", record.images[0].uri)
@@ -154,6 +156,7 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         status="failed" if error else "success",
         error=error.as_data() if error else None,
         operation=job.operation,
+        prompt=engine.request.prompt,
         **job.labels(),
         **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,

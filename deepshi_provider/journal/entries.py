@@ -59,6 +59,17 @@ class Owner(BaseModel):
         """Name of the DAG run, short and safe in paths."""
         return _digest(self.dag_id, self.run_id)
 
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        """The try as attributes of spans, by the names that Airflow's own have."""
+        return {
+            "airflow.dag_id": self.dag_id,
+            "airflow.task_id": self.task_id,
+            "airflow.dag_run.run_id": self.run_id,
+            "airflow.task_instance.try_number": self.try_number,
+            "airflow.task_instance.map_index": self.map_index,
+        }
+
     def is_same_task(self, other: Owner) -> bool:
         """Whether both are tries of one task instance."""
         return self.model_copy(update={"try_number": other.try_number}) == other
@@ -143,6 +154,7 @@ class Record(Purchased):
         exists, leave two records.
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
     :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
+    :param one_colour: indices of images that are all one colour.
     :param recorded_at: unix seconds.
     """
 
@@ -152,6 +164,7 @@ class Record(Purchased):
     lease_owner: str
     price_class: str = ""
     cost_is_complete: bool = True
+    one_colour: list[int] = []
     recorded_at: float
 
 

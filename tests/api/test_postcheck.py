@@ -66,3 +66,9 @@ def test_one_picture_twice_is_a_difference() -> None:
     request = GenerateRequest(model="m", prompt="x", n=3)
     came = [Came(index=0), Came(index=1, sha256="b"), Came(index=2)]
     assert mismatches(request, came) == ["Images 0 and 2 are the same, byte for byte"]
+
+
+def test_an_image_of_one_colour_is_a_difference() -> None:
+    request = GenerateRequest(model="m", prompt="x", n=2)
+    came = [Came(index=0), Came(index=1, sha256="b")]
+    assert mismatches(request, came, [1]) == ["Image 1 is all one colour"]

@@ -15,7 +15,7 @@ import jsonschema  # type: ignore[import-untyped]  # its stubs are a package tha
 import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepshi_provider.batch.cells import native
@@ -179,6 +179,9 @@ COLUMN = st.one_of(
 
 
 @given(COLUMN)
+@example([False, []])
+@example([1, []])
+@example([["a"], [], [1]])
 def test_whatever_rows_hold_both_manifests_are_written(cells: list[Any]) -> None:
     """They are written after everything is paid for, so no cell may break them, and the deferred way neither."""
     job = BatchJob(

@@ -134,6 +134,7 @@ def test_duckdb_reads_the_same_from_both(written: tuple[Path, list[str]]) -> Non
         "size_bytes": "BIGINT",
         "sha256": "VARCHAR",
         "model": "VARCHAR",
+        "fallback": "INTEGER",
         "prompt": "VARCHAR",
         "revised_prompt": "VARCHAR",
         "prompt_hash": "VARCHAR",

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import json
+import threading
+from collections.abc import Iterator
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -15,6 +23,10 @@ from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import ContentRefused
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.jobs import run_job
+from tests.support.batches import batch, result_of, rows_of
+from tests.support.jobs import make_job
+from tests.support.places import Place
 
 PROMPT = "a secret boat"
 
@@ -34,11 +46,12 @@ class _Breakable(SpanProcessor):
 
 
 @pytest.fixture(scope="module")
-def provider() -> TracerProvider:
+def provider() -> Iterator[TracerProvider]:
     """The tracer provider of this process; there can be only one."""
     provider = TracerProvider()
     trace.set_tracer_provider(provider)
-    return provider
+    yield provider
+    provider.shutdown()
 
 
 @pytest.fixture
@@ -77,10 +90,57 @@ def test_request_has_a_span_by_the_conventions(
         "deepshi.operation": "generate",
         "deepshi.images": 2,
         "deepshi.cost_usd": entry["cost_usd"],
+        "gen_ai.usage.cost": float(entry["cost_usd"]),
+        "langfuse.observation.cost_details": json.dumps({"total": float(entry["cost_usd"])}),
     }
     assert isinstance(port, int)
     assert (span.name, span.kind) == ("generate_content grok-imagine", SpanKind.CLIENT)
     assert (span.status.status_code, span.parent) == (StatusCode.UNSET, task.get_span_context())
+
+
+def test_a_collector_gets_cost_as_a_number_and_the_task_by_airflows_names(
+    emulator: Emulator, hook: DeepshiHook, provider: TracerProvider, local: Place
+) -> None:
+    """OpenTelemetry's own exporter sends, as Airflow's does; the server reads the protocol's own messages."""
+    received: list[ExportTraceServiceRequest] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces")
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        outcome = asyncio.run(run_job(make_job(local, owner={"map_index": 3, "try_number": 2})))
+        exporter.shutdown()  # type: ignore[no-untyped-call] # it is not annotated; the provider keeps it
+        server.shutdown()
+    (span,) = [s for request in received for r in request.resource_spans for c in r.scope_spans for s in c.spans]
+    told = {attribute.key: attribute.value for attribute in span.attributes}
+    assert told["gen_ai.usage.cost"].WhichOneof("value") == "double_value"
+    assert told["gen_ai.usage.cost"].double_value == float(outcome.cost_usd or 0) > 0
+    assert json.loads(told["langfuse.observation.cost_details"].string_value)["total"] == float(outcome.cost_usd or 0)
+    assert told["deepshi.cost_usd"].string_value == str(outcome.cost_usd)
+    assert [told[f"airflow.{name}"].string_value for name in ("dag_id", "task_id", "dag_run.run_id")] == [
+        "shop",
+        "boat",
+        "monday",
+    ]
+    assert [told[f"airflow.task_instance.{name}"].int_value for name in ("try_number", "map_index")] == [2, 3]
+
+
+def test_spans_of_a_batch_name_its_task(emulator: Emulator, spans: InMemorySpanExporter, local: Place) -> None:
+    result_of(batch(local, rows_of(3), max_concurrency=2))
+    told = [dict(span.attributes or {}) for span in spans.get_finished_spans()]
+    assert [attributes["airflow.task_id"] for attributes in told] == ["catalog"] * 3
 
 
 def test_each_sending_has_its_span(emulator: Emulator, hook: DeepshiHook, spans: InMemorySpanExporter) -> None:

@@ -21,12 +21,12 @@ from tests.services.airflow_programs import call, environment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
-    *("catalog_incremental", "edit_chain", "parquet_to_duckdb", "polars_frame", "product_images", "taskflow"),
-    "warehouse_etl",
+    *("catalog_incremental", "edit_chain", "parquet_to_duckdb", "polars_frame", "product_images", "quality_gate"),
+    *("taskflow", "warehouse_etl"),
 )
 RUNS = (
     *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
-    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame"),
+    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate"),
 )
 #: What the shop of ``warehouse_etl`` sells: SKU, category, name.
 SHOP = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import signal
 import subprocess
 from decimal import Decimal
@@ -21,7 +23,8 @@ from tests.support.batches import batch, counts, ended, lines_of, result_of
 from tests.support.calls import image_file
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
-from tests.support.places import Place, document, images, state
+from tests.support.killed_jobs import killed_at
+from tests.support.places import LocalPlace, Place, document, images, state
 from tests.support.tasks import TaskInstance, execute, generate
 from tests.support.waiting import until
 
@@ -198,6 +201,33 @@ async def test_a_killed_process_leaves_no_second_picture_that_nobody_knows_of(
 
 
 @pytest.mark.slow
+async def test_wherever_a_process_dies_no_picture_is_paid_for_without_being_counted(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """It is killed before each change of the directory in turn: those between the two requests are among them."""
+    between = 0
+    for at in itertools.count(1):
+        emulator.reset()
+        fail(emulator, ("status", {"status": 503}), 0, times=None)
+        place = LocalPlace(tmp_path / str(at))
+        if not await asyncio.to_thread(killed_at, at, job(place), place):
+            break
+        between += prompts(emulator) == PROMPTS[:1]
+        outcome = await run(job(place, owner={"try_number": 2}), times=Times(lease=0.3, heartbeat=0.1, poll=0.05))
+        if outcome.status == "failed":  # the first request's claim is still there, and goes before all others
+            assert (error(outcome)["type"], outcome.unknown_outcomes) == ("ServerFailed", 1)
+        assert outcome.costs
+        paid, doubt = outcome.costs.cost_usd, outcome.costs.may_have_cost_usd
+        assert paid is not None
+        assert paid <= taken(emulator), f"killed before change {at}"
+        assert doubt is None or taken(emulator) <= paid + doubt, f"killed before change {at}"
+        bought = sum(request["cost_usd"] is not None for request in emulator.requests())
+        assert bought - 1 <= outcome.costs.unknown_outcomes, f"killed before change {at}"
+    assert at > 5
+    assert between > 0
+
+
+@pytest.mark.slow
 async def test_a_second_process_waits_for_the_fallback_of_the_first(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=503, prompt=PROMPTS[0])
     emulator.settings(hold=True)
@@ -289,3 +319,22 @@ def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) 
     assert posts(emulator) == 4
     value = result_of(batch(local, rows, **fields, on_error="partial"), try_number=2)
     assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)
+
+
+def test_the_manifest_says_which_request_served_each_row(emulator: Emulator, local: Place) -> None:
+    """Also in the next run, and what it says was asked for is what that request asked for."""
+    emulator.fault("status", status=503, prompt="a jug", times=None)
+    rows = [{"key": "cup", "prompt": "a cup"}, {"key": "jug", "prompt": "a jug"}]
+    other = {"model": "nano-banana-2", "width": None, "height": None, "aspect_ratio": "4:3", "prompt": "a jar"}
+    fields: dict[str, Any] = {"width": 64, "height": 48, "fallbacks": [{"model": "flux-2-pro"}, other]}
+    for owner in ({}, {"run_id": "tuesday"}):
+        value = result_of(batch(local, rows, on_mismatch="fail", **fields), **owner)
+        manifest = local.read(value["manifest_uri"].rpartition("/")[2])
+        lines = {line["key"]: line for line in map(json.loads, manifest.splitlines())}
+        assert [lines[key]["fallback"] for key in ("cup", "jug")] == [None, 1]
+        assert (lines["jug"]["model"], lines["jug"]["size_asked"], lines["jug"]["prompt"]) == (
+            "nano-banana-2",
+            "4:3",
+            "a jar",
+        )
+        assert (value["warnings"], value["failed"]) == ([], 0), "what came is what that one asked for"

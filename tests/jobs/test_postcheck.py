@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
 from decimal import Decimal
@@ -73,6 +74,34 @@ async def test_fail_keeps_the_picture_and_a_second_try_fails_without_paying(emul
         assert (outcome.task_cost_usd, [image.uri for image in outcome.costs.images]) == (paid, [outcome.images[0].uri])
     accepted = await run(make_job(local, fields=WIDE, owner={"try_number": 3}))
     assert (accepted.status, accepted.reused, posts(emulator)) == ("success", True, 1)
+
+
+@pytest.fixture
+def plain_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
+    """A server that always sends a red picture of 64 x 48 pixels."""
+    with answering(Answer(body=answer_text(bodies.picture("PNG", 64, 48)))) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json())
+        yield server
+
+
+async def test_a_picture_of_one_colour_is_told_of_and_fails_if_the_user_wants_that(
+    plain_picture: AnsweringServer, local: Place
+) -> None:
+    says = "Image 0 is all one colour"
+    first = await run(make_job(local))
+    assert (first.status, first.warnings) == ("success", [says])
+    again = await run(make_job(local, owner={"run_id": "tuesday"}, on_mismatch="fail"))
+    assert again.error
+    assert (again.error["type"], again.reused, again.warnings) == ("ResultMismatch", True, [says])
+    assert again.error["message"].startswith(f"{says}. on_mismatch is fail")
+    assert (plain_picture.posts, images(local)) == (1, ["image-0.png"])
+
+
+def test_a_row_of_one_colour_says_so_in_the_manifest(plain_picture: AnsweringServer, local: Place) -> None:
+    for owner in ({}, {"run_id": "tuesday"}):
+        value = result_of(batch(local, [{"key": "a", "prompt": "a cup"}]), **owner)
+        line = json.loads(local.read(value["manifest_uri"].rpartition("/")[2]))
+        assert line["warnings"] == ["Image 0 is all one colour"]
 
 
 async def test_missing_images_are_a_mismatch_too(same_picture: AnsweringServer, local: Place) -> None:

@@ -8,26 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.plugins.site import Site
-from tests.services import programs
 from tests.services.airflow import Airflow
+from tests.support.browser import chromium
+
+__all__ = ["chromium"]
 
 ROOT = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
-
-#: As root, without a graphics card, and without asking anyone on the internet.
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="package")
@@ -70,12 +60,3 @@ def strange(site: Site) -> Iterator[Site]:
     """The site, for a test that writes XComs; they are gone afterwards."""
     yield site
     site.forget_sheets()
-
-
-# Not for the session: until it ends, Playwright's event loop runs in this thread, where no other can.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=programs.chromium(), args=CHROMIUM)
-        yield browser
-        browser.close()

@@ -37,7 +37,7 @@ class AirflowApi:
         self._http = httpx.Client(base_url=base_url, trust_env=False, timeout=120)
 
     def token(self, user: str = "admin") -> str:
-        """Log in with the API as ``admin`` or ``viewer``; the token lives for a day."""
+        """Log in with the API as one of :data:`USERS`; the token lives for a day."""
         login = {"username": user, "password": USERS[user]}
         answer = self._http.post("/auth/token", json=login).raise_for_status()
         return str(answer.json()["access_token"])

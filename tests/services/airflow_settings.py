@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-USERS = {"admin": "admin", "viewer": "viewer"}
+USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
 """User name to password; each user's role has the user's name."""
 
 

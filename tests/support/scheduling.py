@@ -17,6 +17,7 @@ AIRFLOWS = (
     "tests/triggers/in_airflow/",
     "tests/plugins/",
     "tests/operators/in_airflow/",
+    "tests/review/",
     "tests/examples/test_ui.py",
     "tests/benchmarks/",
 )

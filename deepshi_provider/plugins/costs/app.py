@@ -9,11 +9,14 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from fastapi.responses import StreamingResponse
 
-from deepshi_provider.plugins.costs.access import Reader, ReaderDep, create_session, logged_in
+from deepshi_provider.costs.sheet import XCOM_KEY
+from deepshi_provider.plugins.costs.access import ReaderDep, create_session, logged_in
 from deepshi_provider.plugins.costs.gallery import newest_pictures, read_sheet
 from deepshi_provider.plugins.costs.pictures import PictureMissingError, PictureRefusedError, open_picture
+from deepshi_provider.plugins.costs.reviews import reviewed
 from deepshi_provider.plugins.costs.sheets import Scope, one_row, sheet_rows
 from deepshi_provider.plugins.costs.totals import Totals
+from deepshi_provider.reports.review import XCOM_KEY as REVIEW_KEY
 
 #: Days of a period at most.
 MOST_DAYS = 366
@@ -107,20 +110,26 @@ def gallery(
 
 
 @app.get("/image")
-def image(reader: ReaderDep, dag_id: str, run_id: str, task_id: str, number: int, map_index: int = -1) -> Response:
-    """Return an image that the sheet of a task instance names."""
-    sheet = _sheet(reader, dag_id, run_id, task_id, map_index)
+def image(
+    reader: ReaderDep,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    number: int,
+    map_index: int = -1,
+    review: bool = False,
+) -> Response:
+    """Return an image that the sheet of a task instance names, or its review."""
+    key = REVIEW_KEY if review else XCOM_KEY
+    with create_session() as session:
+        text = one_row(session, reader.dag_ids, dag_id, run_id, task_id, map_index, key)
+    sheet = None if text is None else reviewed(text, number) if review else read_sheet(text)
     if sheet is None:
-        raise HTTPException(404, "The task has no cost sheet that you may read", headers=_DATA_HEADERS)
+        what = "review" if review else "cost sheet"
+        raise HTTPException(404, f"The task has no {what} that you may read", headers=_DATA_HEADERS)
     try:
         opened = open_picture(sheet, number)
     except (PictureMissingError, PictureRefusedError) as err:
         raise HTTPException(404, str(err), headers=_DATA_HEADERS) from err
     headers = {**_IMAGE_HEADERS, "Content-Length": str(opened.size_bytes)}
     return StreamingResponse(opened.pieces, media_type=opened.media_type, headers=headers)
-
-
-def _sheet(reader: Reader, dag_id: str, run_id: str, task_id: str, map_index: int) -> Any:
-    with create_session() as session:
-        text = one_row(session, reader.dag_ids, dag_id, run_id, task_id, map_index)
-    return None if text is None else read_sheet(text)

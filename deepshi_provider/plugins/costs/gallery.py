@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
+from deepshi_provider.plugins.costs.reviews import Decisions
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows, utc
 
 #: Sheets that are looked through for pictures.
@@ -53,12 +55,9 @@ def newest_pictures(
     if dag_id:
         scope = Scope(dag_ids=scope.dag_ids & {dag_id}, start=scope.start, end=scope.end, run=scope.run)
     rows = newest_rows(session, scope, _MOST_ROWS)
-    found: list[Picture] = []
-    for picture in _pictures(rows, model):
-        if len(found) == limit:
-            return {"pictures": _described(session, found, may_read_prompts), "more": True}
-        found.append(picture)
-    return {"pictures": _described(session, found, may_read_prompts), "more": False}
+    found = list(islice(_pictures(rows, model), limit + 1))
+    described = _described(session, found[:limit], may_read_prompts, Decisions(session, scope))
+    return {"pictures": described, "more": len(found) > limit}
 
 
 def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
@@ -71,14 +70,14 @@ def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
 
 
 def _described(
-    session: Session, pictures: list[Picture], may_read_prompts: Callable[[str], bool]
+    session: Session, pictures: list[Picture], may_read_prompts: Callable[[str], bool], decisions: Decisions
 ) -> list[dict[str, Any]]:
     allowed = {dag_id for dag_id in {picture.row.dag_id for picture in pictures} if may_read_prompts(dag_id)}
     fields = _rendered_fields(session, {_task(p.row) for p in pictures if p.row.dag_id in allowed})
-    return [_description(picture, fields.get(_task(picture.row), {})) for picture in pictures]
+    return [_description(picture, fields.get(_task(picture.row), {}), decisions) for picture in pictures]
 
 
-def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
+def _description(picture: Picture, fields: dict[str, Any], decisions: Decisions) -> dict[str, Any]:
     row, sheet, number = picture
     image = sheet.images[number]
     return {
@@ -105,6 +104,7 @@ def _description(picture: Picture, fields: dict[str, Any]) -> dict[str, Any]:
         "reused": sum(entry.reused for entry in sheet.models),
         "uri": image.uri,
         "warnings": sheet.warnings,
+        "review": decisions.of(image.uri, row.timestamp),
     }
 
 

@@ -34,12 +34,14 @@ class Scope:
     :param start: first day, UTC; not used for a run.
     :param end: last day, UTC, included.
     :param run: DAG id and run id.
+    :param key: of the XComs that are meant.
     """
 
     dag_ids: Set[str]
     start: date
     end: date
     run: tuple[str, str] | None = None
+    key: str = XCOM_KEY
 
     def narrow(self, *columns: Any) -> Select[Any]:
         """Return a query for columns of the XComs in this scope.
@@ -52,9 +54,9 @@ class Scope:
             found = select(DagRun.id).where(
                 DagRun.dag_id == dag_id, DagRun.run_id == run_id, DagRun.dag_id.in_(self.dag_ids & {dag_id})
             )
-            return select(*columns).where(_XCOM.dag_run_id == found.scalar_subquery(), _XCOM.key + "" == XCOM_KEY)
+            return select(*columns).where(_XCOM.dag_run_id == found.scalar_subquery(), _XCOM.key + "" == self.key)
         return select(*columns).where(
-            _XCOM.key == XCOM_KEY,
+            _XCOM.key == self.key,
             (_XCOM.dag_id + "").in_(self.dag_ids),
             _XCOM.timestamp >= _midnight(self.start),
             _XCOM.timestamp < _midnight(self.end + timedelta(days=1)),
@@ -97,9 +99,11 @@ def newest_rows(session: Session, scope: Scope, limit: int) -> list[SheetRow]:
     return typing.cast("list[SheetRow]", list(rows))
 
 
-def one_row(session: Session, dag_ids: Set[str], dag_id: str, run_id: str, task_id: str, map_index: int) -> str | None:
-    """Return the text of one task instance's sheet, or ``None``."""
-    scope = Scope(dag_ids=dag_ids, start=date.min, end=date.min, run=(dag_id, run_id))
+def one_row(
+    session: Session, dag_ids: Set[str], dag_id: str, run_id: str, task_id: str, map_index: int, key: str = XCOM_KEY
+) -> str | None:
+    """Return the text of one task instance's sheet, or of another of its XComs, or ``None``."""
+    scope = Scope(dag_ids=dag_ids, start=date.min, end=date.min, run=(dag_id, run_id), key=key)
     query = scope.narrow(cast(_XCOM.value, Text))
     text: str | None = session.scalar(query.where(_XCOM.task_id == task_id, _XCOM.map_index == map_index))
     return text

@@ -179,7 +179,7 @@ function card(picture) {
   image.addEventListener("error", () => explain(image, address), { once: true });
   image.src = address;
   const button = element("button", { type: "button", className: "card" },
-    element("span", { className: "frame" }, image),
+    element("span", { className: "frame" }, image, ...(picture.review === "rejected" ? [element("span", { className: "mark", textContent: "Rejected" })] : [])),
     element("span", { className: "prompt", textContent: picture.prompt ?? picture.key ?? taskOf(picture) }),
     element("span", { className: "facts" },
       element("span", { className: "quiet", textContent: `${picture.width} × ${picture.height}` }),

@@ -52,6 +52,7 @@ export function show(picture) {
     DAG: picture.dag_id,
     Run: picture.run_id,
     Stored: picture.uri,
+    ...(picture.review === null ? {} : { Review: picture.review }),
     ...(picture.warnings.length === 0 ? {} : { Warnings: picture.warnings.join(". ") }),
     ...(picture.metadata === null ? {} : { Metadata: picture.metadata }),
   }).map(([name, value]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));

@@ -1,0 +1,140 @@
+"""Results of image tasks → the images that a person can choose from."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from itertools import islice
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from deepshi_provider.api.media import EXTENSIONS
+from deepshi_provider.api.texts import is_blank
+from deepshi_provider.batch.manifest_file import stored_lines
+from deepshi_provider.costs.money import usd
+from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.operators.rendered import from_text
+from deepshi_provider.reports.review import MOST, Candidate
+
+log = logging.getLogger(__name__)
+
+_MEDIA_TYPES = {ending: media_type for media_type, ending in EXTENSIONS.items()} | {"jpeg": "image/jpeg"}
+#: What a row of a manifest says of its first image.
+_OF_IMAGE = ("media_type", "width", "height", "size_bytes", "sha256", "revised_prompt")
+
+
+class Found:
+    """The images of some results, in order; those that come twice count once.
+
+    :ivar candidates: the first :data:`~deepshi_provider.reports.review.MOST`.
+    :ivar more: how many others there are.
+    :ivar results: of single requests, as they were given.
+    """
+
+    def __init__(self, value: Any, conn_id: str | None) -> None:
+        self._conn_id = conn_id
+        self._seen: set[str] = set()
+        self.candidates: list[Candidate] = []
+        self.more = 0
+        self.results: list[Mapping[str, Any]] = []
+        for candidate in self._of(value):
+            uri = candidate.image["uri"]
+            if uri in self._seen:
+                continue
+            self._seen.add(uri)
+            if len(self.candidates) < MOST:
+                self.candidates.append(candidate)
+            else:
+                self.more += 1
+
+    def _of(self, value: Any) -> Iterator[Candidate]:
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            value = from_text("images", value)
+        if is_blank(value):
+            return
+        if isinstance(value, str | os.PathLike):
+            yield _candidate({"uri": os.fspath(value)})
+        elif isinstance(value, Mapping):
+            yield from self._of_result(value)
+        elif isinstance(value, Iterable) and not isinstance(value, bytes):
+            for item in value:
+                yield from self._of(item)
+        else:
+            raise InvalidRequest(f"images: URIs or results of image tasks are needed, got {type(value).__name__}")
+
+    def _of_result(self, value: Mapping[str, Any]) -> Iterator[Candidate]:
+        if isinstance(value.get("uri"), str):
+            yield _candidate(value)
+        elif isinstance(value.get("images"), Iterable):
+            self.results.append(value)
+            images = [{"uri": image} if isinstance(image, str) else image for image in value["images"]]
+            known = {"key": value.get("key"), "model": value.get("model"), "prompt": self._prompt(value)}
+            for image in images:
+                yield _candidate({**known, **image}, cost=_cost(value, len(images)))
+        elif "rows" in value and isinstance(value.get("manifest_uri"), str):
+            yield from self._of_batch(value["manifest_uri"])
+        else:
+            raise InvalidRequest(f"images: a dictionary without uri or images is no result: {list(value)}")
+
+    def _of_batch(self, manifest_uri: str) -> Iterator[Candidate]:
+        store, name = STORES.object_at(manifest_uri, self._conn_id)
+        images, more = run_here(store.process(name, functools.partial(_of_manifest, name)))
+        yield from images
+        self.more += more
+
+    def _prompt(self, result: Mapping[str, Any]) -> str | None:
+        """Return the prompt of a single request, which its manifest has and its XCom has not."""
+        from deepshi_provider.jobs.run import load_outcome
+
+        if not isinstance(result.get("manifest_uri"), str):
+            return None
+        try:
+            return run_here(load_outcome(result["manifest_uri"], self._conn_id, STORES)).prompt
+        except DeepshiError as err:
+            log.warning("The prompt is not shown: %s", err)
+            return None
+
+
+def _candidate(image: Mapping[str, Any], cost: str | None = None) -> Candidate:
+    if not isinstance(image.get("uri"), str):
+        raise InvalidRequest("images: an image without a uri")
+    ending = urlsplit(image["uri"]).path.rpartition(".")[2].lower()
+    about = {name: image.get(name) for name in ("key", "model", "prompt")}
+    return Candidate(
+        image={name: value for name, value in image.items() if name != "prompt"},
+        media_type=image.get("media_type") or _MEDIA_TYPES.get(ending, ""),
+        cost=cost,
+        **about,
+    )
+
+
+def _cost(result: Mapping[str, Any], images: int) -> str | None:
+    if "cost_usd" not in result:
+        return None
+    if result.get("reused"):
+        return "reused"
+    cost = result["cost_usd"]
+    if cost is None:
+        return "cost not reported"
+    return usd(Decimal(str(cost))) + (f" for all {images}" if images > 1 else "")
+
+
+def _of_manifest(name: str, file: BinaryIO) -> tuple[list[Candidate], int]:
+    """Return the first images of the rows that did not fail, and how many others there are."""
+    images = _images_of(stored_lines(name, file, ("key", "model", "prompt", "cost_usd", "uri", *_OF_IMAGE)))
+    return list(islice(images, MOST)), sum(1 for _ in images)
+
+
+def _images_of(lines: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
+    for line in lines:
+        cost = "reused" if line["status"] == "reused" else _cost(line, len(line["uris"]))
+        about = {name: line[name] for name in ("key", "model", "prompt")}
+        for index, uri in enumerate(line["uris"]):
+            # Of further images the manifest has only the URIs.
+            known = {name: line[name] if uri == line["uri"] else None for name in _OF_IMAGE}
+            yield _candidate({"uri": uri, "index": index, **known, **about}, cost=cost)

@@ -1,0 +1,66 @@
+"""Reviews by people: the images that one shows, and which images they rejected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+
+import msgspec
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from deepshi_provider.costs.sheet import CostSheet, SheetImage
+from deepshi_provider.plugins.costs.sheets import Scope, newest_rows, utc
+from deepshi_provider.reports.review import XCOM_KEY, Review
+
+#: Reviews that are looked through for what became of pictures.
+_MOST_REVIEWS = 1_000
+
+
+class Decisions:
+    """What people have chosen of pictures, by the reviews of a period or a run."""
+
+    def __init__(self, session: Session, scope: Scope) -> None:
+        self._of: dict[str, list[tuple[datetime, bool]]] = {}
+        # Somebody may have looked later than the period ends.
+        today = datetime.now(timezone.utc).date()
+        reviews = replace(scope, key=XCOM_KEY, end=max(scope.end, today))
+        for row in newest_rows(session, reviews, _MOST_REVIEWS):
+            review = read_review(row.text)
+            for image in review.images if review else ():
+                if image.chosen is not None:
+                    self._of.setdefault(image.uri, []).append((utc(row.timestamp), image.chosen))
+
+    def of(self, uri: str, made_at: datetime) -> str | None:
+        """Return ``chosen`` or ``rejected`` by the newest review since an image was made; ``None`` without one."""
+        newest = next((chosen for at, chosen in self._of.get(uri, ()) if at >= utc(made_at)), None)
+        return None if newest is None else "chosen" if newest else "rejected"
+
+
+def read_review(text: str) -> Review | None:
+    """Return the review that an XCom's text holds, or ``None`` if it is not one."""
+    try:
+        return Review.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+    except (ValidationError, msgspec.DecodeError):
+        return None
+
+
+def reviewed(text: str, number: int) -> CostSheet | None:
+    """Return the images of a review as a sheet names them, or ``None`` if the XCom's text is no review.
+
+    What a sheet names must lie in its output directory; here that is the directory of the image at ``number``.
+    """
+    review = read_review(text)
+    if review is None:
+        return None
+    directory = next((image.uri.rpartition("/")[0] for image in review.images[max(0, number) :]), "")
+    return CostSheet(
+        ended=True,
+        operation="generate",
+        dag_id="",
+        run_id="",
+        task_id="",
+        images=[SheetImage(uri=image.uri, media_type=image.media_type, width=0, height=0) for image in review.images],
+        output_uri=directory,
+        output_conn_id=review.output_conn_id,
+    )

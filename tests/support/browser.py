@@ -1,0 +1,30 @@
+"""A real browser, without a window and without asking anyone on the internet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.services import programs
+
+#: As root, and without a graphics card.
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+# Not for the session: until it ends, Playwright's event loop runs in this thread, where no other can.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=programs.chromium(), args=CHROMIUM)
+        yield browser
+        browser.close()
