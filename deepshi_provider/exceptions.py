@@ -4,7 +4,7 @@
 
     DeepshiError
     ├── InvalidRequest            400 and other 4xx, or a request that is wrong before it is sent
-    │   ├── PreflightFailed       the model's catalog entry says that this request cannot work
+    │   ├── PreflightFailed       the request contradicts the model's catalog entry
     │   └── ContentRefused        refused by the content policy
     ├── InvalidConnection         the Airflow connection is missing or cannot be used
     ├── AuthenticationFailed      401
@@ -19,11 +19,11 @@
     ├── InvalidResponse           answered, but not with images
     ├── ResultMismatch            the images are stored, and not as they were asked for; ``on_mismatch`` is ``fail``
     ├── BudgetExceeded            a limit set by the user was reached before sending
-    ├── RowsFailed                some rows of a batch failed; its manifest says which
-    ├── TasksFailed               some image tasks of a DAG run failed; the cost report says which
+    ├── RowsFailed                some rows of a batch failed; its manifest lists them
+    ├── TasksFailed               some image tasks of a DAG run failed; the cost report lists them
     └── StorageFailed             the object store did not do what was asked
 
-``charged`` says what happened to the money, as far as anyone can know: ``"no"``, ``"yes"`` or ``"unknown"``.
+``charged`` is whether the request was paid for: ``"no"``, ``"yes"`` or ``"unknown"``.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class InvalidRequest(DeepshiError):
 
 
 class PreflightFailed(InvalidRequest):
-    """The model's catalog entry says that the request cannot work; nothing was sent."""
+    """The request contradicts the model's catalog entry; nothing was sent."""
 
 
 class ContentRefused(InvalidRequest):

@@ -70,7 +70,7 @@ class AnswerReader:
         """Return the images; call it at the end of the body, or once :attr:`complete`.
 
         :param lost: why the body ends here, if not by itself.
-        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` say what was paid all the same.
+        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` hold what was paid nevertheless.
         """
         if self._is_stream:
             self._end_stream(lost)
@@ -165,7 +165,7 @@ class AnswerReader:
             self._taken.add_cost(document)
 
     def _fail(self, error: DeepshiError) -> None:
-        """Take note that a result is broken; of several others may still follow, and they would have been paid for."""
+        """Record that a result is broken, and read on: more paid results may follow."""
         self._taken.error = self._taken.error or error
         self._is_over = self._is_over or self._taken.wanted == 1
 

@@ -1,4 +1,4 @@
-"""What the models of a key take, as far as ``GET /v1/models`` says.
+"""The models of a key and the fields they accept, from ``GET /v1/models``.
 
 The catalog's exact shape is not documented (API.md, "GET /v1/models"), so reading it never raises, and what is not
 understood is unknown.
@@ -37,7 +37,7 @@ class Parameter(BaseModel):
     :param type: as the catalog calls it, such as ``integer``.
     :param allowed: the values it takes, as text.
     :param default: what it is if it is not sent, as text.
-    :param is_clear: whether all that the catalog says of it is understood, as far as it is looked at.
+    :param is_clear: whether every part of its catalog entry that is used here was understood.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -1,4 +1,4 @@
-"""What the catalog says against a request, before it is paid for.
+"""Contradictions between a request and the catalog, found before the request is paid for.
 
 Only what the catalog states is a contradiction that refuses a request. What it does not state, or states in a form that
 is not understood, lets the request through.
@@ -14,7 +14,7 @@ from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Para
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean
 
-#: Most pictures of one request, of models whose catalog entry does not say it (API.md, "generations").
+#: Most pictures of one request, for models whose catalog entry has no limit (API.md, "generations").
 _DOCUMENTED_N = {"deepshi-banana-pro": 1, "deepshi-image-1": 1}
 #: Fields of one sizing style: a catalog that lists one of them does not deny the others.
 _STYLES = ({"width", "height"}, {"aspect_ratio", "resolution"})
@@ -42,7 +42,7 @@ class Complaint:
 
 
 def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence[int] = ()) -> list[Complaint]:
-    """Return what the catalog says against a request; empty if nothing.
+    """Return the contradictions between a request and the catalog.
 
     :param input_bytes: length of each input image, if they were read.
     """
@@ -190,7 +190,7 @@ def _edit_complaints(
 def _ignored_fields(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
     """Complain of fields that the entry does not list, if it lists some that this provider knows.
 
-    What the API does not document was meant for the model by whoever wrote it.
+    Undocumented fields are the user's choice for this model.
     """
     listed = model.parameters or {}
     if not listed.keys() & (_PICTURE_FIELDS | {"n", "seed"}):

@@ -74,7 +74,7 @@ _QUOTA = frozenset(
     {"insufficientquota", "billinghardlimitreached", "billingnotactive", "insufficientcredits", "insufficientbalance"}
 )
 _REQUEST = frozenset({"modelnotfound", "prompttoolong", "invalidrequesterror"})
-#: What other codes mean inside of an answer; before it, the status says it.
+#: Other codes inside an answer; before an answer, the HTTP status decides.
 _BY_CODE = {
     "invalidapikey": 401,
     "authenticationerror": 401,

@@ -30,7 +30,7 @@ REQUEST_FIELDS = (
     "seed",
 )
 
-#: Fields that say how the answer travels, not what is in the picture.
+#: Fields that change how the answer is sent, not the picture.
 TRANSPORT_FIELDS = frozenset({"stream", "response_format"})
 
 

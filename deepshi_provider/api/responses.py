@@ -1,4 +1,4 @@
-"""What an answer says beside its images, pruned to what can be stored and counted with, whatever the sender meant."""
+"""The parts of an answer besides its images, pruned to bounded size and safe numbers."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ class Picture(BaseModel):
 
 
 class Answer(BaseModel):
-    """What an answer says beside its images; whatever is missing or odd is ``None``.
+    """The parts of an answer besides its images; what is missing or malformed is ``None``.
 
     :param created: unix seconds.
     :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
     :param usage: tokens and cost as sent, :func:`pruned`.
-    :param cost_usd: what was taken from the balance, or ``None`` if the answer does not say.
+    :param cost_usd: what was taken from the balance, or ``None`` if the answer does not state it.
     """
 
     model_config = ConfigDict(extra="ignore", defer_build=True)

@@ -66,7 +66,7 @@ class Spool:
                 self.fail(err)
 
     def fail(self, err: OSError) -> None:
-        """Take note that this machine does not keep the bytes."""
+        """Record that this machine cannot keep the bytes."""
         self.failure = err
         self.give_up(f"the directory for temporary files does not take it ({err})")
 

@@ -213,5 +213,5 @@ class Batch:
         try:
             known = await self._journal.recent(row.name)
         except StorageFailed:
-            return None  # the engine lists them by itself, and says what is wrong
+            return None  # the engine lists them itself, and raises what is wrong
         return None if known and unsettled(known) else known  # the outcome of one may not have been listed

@@ -39,7 +39,7 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Return a cell as it stands in a prompt.
+    """Return a cell as text for a prompt.
 
     :raises ValueError: it is a list, a dictionary or bytes.
     """

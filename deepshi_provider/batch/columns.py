@@ -12,7 +12,7 @@ from deepshi_provider.batch.cells import check_name, is_missing, native
 from deepshi_provider.batch.manifest import MANIFEST_COLUMNS
 from deepshi_provider.exceptions import InvalidRequest
 
-#: Columns that a row may have whatever the operator says.
+#: Columns that every row may have.
 COLUMNS = frozenset(EditRequest.model_fields) - {"stream"} | {"key", "extra_params"}
 
 _RESERVED = {name.casefold(): name for name in MANIFEST_COLUMNS}
@@ -22,7 +22,7 @@ _MOST_CARRIED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What an operator says of its rows' columns.
+    """How an operator uses the columns of its rows.
 
     :param key: the column that holds the row's key; ``None`` for ``key`` itself, which may be missing.
     :param carry: columns that go to the manifest: names, or ``"*"`` for all that are no fields of a request.

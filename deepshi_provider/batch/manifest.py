@@ -47,7 +47,7 @@ _TO_JSON = msgspec.json.Encoder(decimal_format="number")
 
 
 def asked(fields: Mapping[str, Any], *, with_prompt: bool) -> dict[str, Any]:
-    """Return the columns that say what a row asks for.
+    """Return the columns of a row's request.
 
     :param fields: of its request.
     :param with_prompt: whether the prompt itself is named, or only its hash.

@@ -19,7 +19,7 @@ _SHOWN = ("key", "model", "warnings")
 
 
 def write_manifest(job: BatchJob, rows: RowTable, file: BinaryIO) -> None:
-    """Write what became of each row, in the job's format."""
+    """Write the outcome of each row, in the job's format."""
 
     def skipped(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {**EMPTY_LINE, **asked(fields, with_prompt=job.manifest_prompts)}

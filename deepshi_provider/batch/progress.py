@@ -15,7 +15,7 @@ INTERVAL = 10.0
 
 
 class Progress:
-    """Counts rows by what became of them.
+    """Counts rows by outcome.
 
     :param rows: how many there are.
     """

@@ -32,7 +32,7 @@ async def read_requests(
 ) -> None:
     """Fill a table with the checked rows of a file.
 
-    :raises InvalidRequest: the URI or a row cannot be used, or the file is not what its name says.
+    :raises InvalidRequest: the URI or a row cannot be used, or the file is not of the type that its name implies.
     :raises StorageFailed: the file cannot be read.
     """
     store, name = stores.object_at(uri, conn_id)
@@ -49,7 +49,7 @@ def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Ite
 
     :param known: columns of which a header has at least one.
 
-    :raises InvalidRequest: the file is not what its name says; the message names the line.
+    :raises InvalidRequest: the file is not of the type that its name implies; the message names the line.
     """
     ending = uri.rpartition(".")[2].lower()
     uri = shown_uri(uri)

@@ -1,4 +1,4 @@
-"""Rows of a batch and what became of each, outside of memory: a private SQLite database that vanishes when closed."""
+"""Rows of a batch and their outcomes, kept on disk: a private SQLite database that is deleted when closed."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ class RowTable:
             last = chunk[-1][0]
 
     def put(self, row: Row, line: dict[str, Any]) -> None:
-        """Write down what became of a row."""
+        """Store the outcome of a row."""
         self._db.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (row.number, _packed(line)))
 
     def twin(self, sha256: str, prompt: str, key: str) -> str | None:
-        """Take note of a picture; return the key of another row that has the same for another prompt.
+        """Store the hash of a picture; return the key of another row that has the same for another prompt.
 
         :param prompt: its SHA-256, in hex.
         """

@@ -37,7 +37,7 @@ def as_json(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 
 
 def as_table(models: Sequence[ModelInfo]) -> str:
-    """Return two tables for people, the models and their fields; ``?`` is what the catalog does not say."""
+    """Return two tables for people, the models and their fields; ``?`` means that the catalog does not state it."""
     lines = [("MODEL", "SIZED BY", "SIZES", "N", "PROMPT", "EDITS", "FORMATS")]
     lines += [
         (
@@ -57,7 +57,7 @@ def as_table(models: Sequence[ModelInfo]) -> str:
         for model in models
         for name, parameter in (model.parameters or {}).items()
     ]
-    note = f"{len(models)} image models; {_UNKNOWN} is what the catalog does not say."
+    note = f"{len(models)} image models; {_UNKNOWN} means that the catalog does not state it."
     return "\n".join([*_aligned(lines), "", *(_aligned(fields) if len(fields) > 1 else []), note])
 
 

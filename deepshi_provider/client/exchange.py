@@ -73,7 +73,7 @@ class Exchange:
         """
         await own_turn()
         if timeout is not None and timeout <= 0:
-            raise TimedOut("The time that generation_timeout allows is over, and nothing was sent")
+            raise TimedOut("generation_timeout has passed, and nothing was sent")
         try:
             lost = await self._lost(timeout)
             return self._reader.close(lost)
@@ -184,7 +184,7 @@ class _Departure:
         return self._limits
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of an event; called before it happens."""
+        """Record an event; called before it happens."""
         if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
             self.begun = True
             self._limits["read"] = self._silence
@@ -197,7 +197,7 @@ async def own_turn() -> None:
 
 
 def error_of(response: httpx.Response, body: bytes) -> DeepshiError:
-    """Return what an answer says whose status is not 2xx."""
+    """Return the error of an answer whose status is not 2xx."""
     return error_from_status(response.status_code, body, response.headers, now=time.time())
 
 
@@ -225,5 +225,5 @@ async def _beginning(response: httpx.Response) -> bytes:
                 if len(body) > _ERROR_LIMIT:
                     return body
     except (httpx.HTTPError, OutcomeUnknown):
-        pass  # the status says enough
+        pass  # the status is enough
     return body

@@ -47,11 +47,11 @@ class Pace:
             return now
 
     def accepted(self) -> None:
-        """Take note that the service took a request."""
+        """Record that the service accepted a request."""
         self._speed_up()
 
     def refused(self, sent_at: float, wait: float) -> None:
-        """Take note of a 429.
+        """Record a 429.
 
         :param sent_at: what :meth:`turn` returned for the request.
         :param wait: seconds for which no request may start.

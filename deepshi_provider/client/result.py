@@ -116,7 +116,7 @@ class ImagesResult:
     :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
     :param created: unix seconds.
     :param usage: tokens and cost as the API reports them.
-    :param cost_usd: what was taken from the balance; ``None`` if the answer does not say.
+    :param cost_usd: what was taken from the balance; ``None`` if the answer does not state it.
     :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
     :param sends: how many POSTs it took, refused ones included.
     :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.

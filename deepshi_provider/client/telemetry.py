@@ -72,7 +72,7 @@ class Observed:
         return self
 
     def received(self, received: Received) -> Received:
-        """Take note of the answer, and return it."""
+        """Record the answer on the span, and return it."""
         self._received = received
         return received
 

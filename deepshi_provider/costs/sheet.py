@@ -65,7 +65,7 @@ class ModelCosts(BaseModel):
 
     @property
     def has_costs(self) -> bool:
-        """Whether anything was paid, as far as is known: a cost of 0 says nothing where no attempt was paid."""
+        """Whether any attempt is known to have been paid: only then is a cost of 0 a price."""
         return self.cost_usd != 0 or bool(self.images or self.untold)
 
     def __add__(self, other: ModelCosts) -> ModelCosts:

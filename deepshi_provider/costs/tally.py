@@ -97,7 +97,7 @@ class Tally:
         return classes - self._of_class.keys() - {""}
 
     def learn(self, price_class: str, cost_usd: Decimal) -> None:
-        """Take note of what others paid for a request of a class."""
+        """Record what another request of a price class cost."""
         self._elsewhere[price_class] = cost_usd
 
     def sums(self) -> dict[str, Any]:

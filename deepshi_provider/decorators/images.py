@@ -1,4 +1,4 @@
-"""``@task.deepshi_image``: a function says what to draw."""
+"""``@task.deepshi_image``: a function returns the prompt or the request."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
 
 
 def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Make a task of a function that says what to draw; see :class:`DeepshiImageDecoratedOperator`.
+    """Make a task from a function that returns a prompt or a request; see :class:`DeepshiImageDecoratedOperator`.
 
     :param python_callable: the function.
     :param multiple_outputs: accepted as for every task decorator.

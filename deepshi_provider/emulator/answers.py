@@ -1,4 +1,4 @@
-"""The API's answers as documents, in all the forms that API.md says they may have."""
+"""The API's answers as documents, in all the forms of API.md."""
 
 from __future__ import annotations
 

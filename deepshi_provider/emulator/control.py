@@ -1,4 +1,4 @@
-"""``/emulator/…``: how a test looks into the emulator and tells it what to do. Needs no key."""
+"""``/emulator/…``: how a test inspects and controls the emulator. Needs no key."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ModelsEndpoint:
         except ApiError as error:
             await exchange.answer_error(error)
         except (ClientGone, ClientDisconnect):
-            pass  # a list of models costs nothing, so nobody asks whether it arrived
+            pass  # a list of models costs nothing, so its delivery is not recorded
         finally:
             exchange.close()
 

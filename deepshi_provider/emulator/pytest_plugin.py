@@ -34,7 +34,7 @@ def deepshi_emulator_process(deepshi_emulator_tls: bool) -> Iterator[Emulator]:
 def deepshi_emulator(deepshi_emulator_process: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Emulator:
     """The emulator, fresh, as the connection ``deepshi_default``; images go to ``tmp_path / "deepshi"``.
 
-    Its ``stats()`` counts calls, images and dollars, ``requests()`` tells what was asked for, and ``fault(…)`` lets
+    Its ``stats()`` counts calls, images and dollars, ``requests()`` lists what was asked for, and ``fault(…)`` lets
     something go wrong.
     """
     deepshi_emulator_process.reset()

@@ -58,7 +58,7 @@ class Engine:
     A request with an attempt that cost money, or may have, goes before all others: nothing is sent in its place.
 
     :param name: what its images, claims and records are called, in its directory.
-    :param known: the attempts under this name, if they were listed a moment ago.
+    :param known: the attempts under this name, if they have just been listed.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Engine:
         """Go on to the next choice if that can be done without paying twice; else return ``False``."""
         if not may_fall_back(err, on_refusal=self._job.fallback_on_refusal) or self._at + 1 == len(self._choices):
             return False
-        if self.exposed:  # of an earlier attempt nobody knows whether it was paid for
+        if self.exposed:  # an earlier attempt may have been paid for
             return False
         self._failures.append(err)
         log.warning("%s failed, and nothing was charged: %s", self.request.model, err)
@@ -286,7 +286,7 @@ class Engine:
     async def _prepare(self, unknown: int) -> None:
         """Do everything that can fail for free, before the claim."""
         if self._remaining() <= 0:
-            over = "The time that generation_timeout allows is over"
+            over = "generation_timeout has passed"
             if unknown:
                 raise OutcomeUnknown(f"{over}; an earlier attempt of this request may have been paid for")
             raise TimedOut(f"{over}, and nothing was sent")
@@ -378,7 +378,7 @@ class _Unstoppable(asyncio.Task[Result]):
 
 
 async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work about money that was spent; however often this is cancelled, it waits, and only then says so."""
+    """Await work on money that was spent. If cancelled, finish the work first, then raise ``CancelledError``."""
     task = _Unstoppable(work, loop=asyncio.get_running_loop())
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

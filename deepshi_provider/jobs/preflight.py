@@ -27,9 +27,9 @@ _AGAIN = 10.0
 
 
 class Preflight:
-    """Complains about requests by what the catalog says of their models; a job looks at one state of it.
+    """Checks requests against the catalog entries of their models; a job uses one state of the catalog.
 
-    What the catalog does not say, or this provider does not understand, is let through; so is everything if the catalog
+    What the catalog leaves out, or this provider does not understand, passes; so is everything if the catalog
     cannot be read.
     """
 
@@ -76,7 +76,7 @@ class Preflight:
 
 
 class _Catalog:
-    """What one connection's catalog said last, or why it could not be read."""
+    """The last catalog of one connection, or why it could not be read."""
 
     def __init__(self) -> None:
         self._reading = asyncio.Lock()

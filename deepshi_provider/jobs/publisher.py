@@ -1,4 +1,4 @@
-"""After the answer: put paid images in place, and write down what became of the money."""
+"""After the answer: store the paid images, then write the record."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _of_one_colour(result: ImagesResult) -> list[int]:
 
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
-    """Save paid images on this machine, since the store does not take them, and say where."""
+    """Save paid images on this machine because the store refuses them, and log where."""
     saved, problem = _saved(result)
     here = f"on {socket.gethostname()}"
     parts = [f"they are saved {here}: {', '.join(saved)}"] if saved else []

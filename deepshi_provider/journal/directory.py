@@ -91,7 +91,7 @@ class DirectoryJournal(Journal):
         return all(self._records.has_image(image) for image in record.images)
 
     async def save_index(self) -> None:
-        """Write the index, if it would say more than the old one.
+        """Write the index, if it would hold more than the old one.
 
         :raises StorageFailed: the store did not take it.
         """

@@ -122,7 +122,7 @@ _KINDS = frozenset(get_args(RecordKind))
 
 
 class Purchased(BaseModel):
-    """What one request brought, as its record and its task's result say it.
+    """What one request bought, as stored in its record and returned by its task.
 
     :param cost_usd: ``None`` if the API did not report it.
     :param sends: POSTs, refused ones included.
@@ -198,7 +198,7 @@ def record_name(name: str, k: int, record: Record) -> str:
 
 
 def slot_name(name: str, owner: Owner) -> str:
-    """Return the name of the object that says which task of a run uses a name first."""
+    """Return the name of the object that reserves a name for the first task of a run that uses it."""
     return f"{name}.{owner.run_key}.slot.json"
 
 

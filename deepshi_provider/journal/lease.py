@@ -2,7 +2,7 @@
 
 Two triggerers may run one job at once, and a claim alone does not show whether its sender still waits for the answer.
 So each claim names its *lease owner*: a process that keeps changing its lease, a small object, and deletes it at the
-end. The lease lists the attempts that are under way, so that nobody waits for one whose answer a live process has lost.
+end. The lease lists the attempts that are under way, so that no process waits for one whose answer was lost.
 Another process that finds a claim without a record waits until the lease is gone, or has not changed for
 :attr:`Times.lease` seconds *by the waiting process's own clock*; no clocks are compared.
 """

@@ -6,7 +6,7 @@ tries. If some of its costs were not reported or some outcomes are unknown, the 
 the name, so that one listing shows what all tasks have spent. A new entry is written before the old one is removed, and
 of several entries of a task the greatest counts.
 
-An entry repeats what the task's records and claims say. It is written after each paid attempt, before the task may
+An entry repeats the costs of the task's records and claims. It is written after each paid attempt, before the task may
 send again; if the process dies between record and entry, the task's next try mends the entry.
 """
 

@@ -1,6 +1,6 @@
 """Buttons of a task instance: its first image, and the directory that its images are in.
 
-The worker makes them when the task ends; Airflow keeps them as XComs. A signed URL opens without a login for whoever
+The worker makes them when the task ends; Airflow keeps them as XComs. A signed URL opens without a login for anyone who
 has it, so its signature is masked in task logs.
 """
 

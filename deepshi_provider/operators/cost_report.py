@@ -188,7 +188,7 @@ def _is_more(report: CostReport, limit: Decimal) -> bool:
 
 
 def _failed(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
-    """Return which of the tasks Airflow says have failed, or could not run because others had."""
+    """Return the tasks that failed, or could not run because an upstream task failed."""
     states_of = getattr(context["ti"], "get_task_states", None)
     if states_of is None:  # the context of a user's unit test knows no other tasks
         return []
@@ -209,7 +209,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def _is_image_task(task: Any) -> bool:
-    kind = getattr(task, "operator_class", type(task))  # a mapped task says what it will be
+    kind = getattr(task, "operator_class", type(task))  # the class that a mapped task will have
     return isinstance(kind, type) and issubclass(kind, ImageTask)
 
 

@@ -196,7 +196,8 @@ def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | 
 def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
     if task.stream is not None and not isinstance(task.stream, bool):
         raise InvalidRequest(f"Nothing was sent: stream: True, False or None is needed, got {str(task.stream)[:40]!r}")
-    settings = run_here(task.hook.asettings())
+    settings = task.settings
+    assert settings is not None  # noqa: S101 -- place() has looked it up
     limit = amount("max_run_cost_usd", task.max_run_cost_usd)
     if limit is not None and settings.output_uri is None:
         raise InvalidRequest(

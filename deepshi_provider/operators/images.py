@@ -1,4 +1,4 @@
-"""Operators that generate and edit images, store them, and say what they cost."""
+"""Operators that generate and edit images, store them, and report what they cost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class DeepshiGenerateImageOperator(ImageTask):
     ``None``, ``""`` and ``"None"`` are not sent. Which sizing fields count depends on the model: pixels (``width``,
     ``height``), ``aspect_ratio``, ``aspect_ratio`` with ``resolution``, or ``image_size``.
 
-    :param prompt: what to draw.
+    :param prompt: text that describes the image.
     :param model: model id.
     :param n: pictures to make, 1 to 4.
     :param width: pixels.
@@ -89,7 +89,7 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param preflight: check against the model catalog before paying: ``error`` refuses what contradicts it and warns of
         what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
     :param on_mismatch: what to make of images that are not as they were asked for, by pixels, aspect ratio, format or
-        number: ``warn`` tells it in ``warnings``, ``fail`` fails the task too. They are paid for and stored either way.
+        number: ``warn`` lists them in ``warnings``, ``fail`` fails the task too. They are paid for and stored.
     :param fallbacks: fields that replace those of the request, such as ``[{"model": "flux-2-pro"}]``; sent in order
         after errors that were surely free: the server failed, the rate limit lasts, or the model is not allowed.
     :param fallback_on_refusal: also if the content policy refused the request.

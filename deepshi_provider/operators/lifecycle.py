@@ -1,4 +1,4 @@
-"""What all image operators do: find the place, run or defer, survive being killed, and say what it cost."""
+"""What all image operators share: resolve the output directory, run or defer, stop cleanly, and report the cost."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jinja2 import TemplateNotFound
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.money import as_number
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, in_words
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
@@ -42,7 +43,7 @@ from deepshi_provider.store.store import Store
 #: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
 DEFERRAL_MARGIN = 600
 
-#: What ``deferrable`` is if a DAG does not say.
+#: Default of ``deferrable``.
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 Result = TypeVar("Result")
@@ -54,13 +55,15 @@ class ImageTask(BaseOperator):
     Parameters are described at :class:`~deepshi_provider.operators.images.DeepshiGenerateImageOperator`.
     """
 
-    #: What the cost sheet says if the task fails before it has a request.
+    #: The operation on the cost sheet of a task that fails before it has a request.
     operation: ClassVar[Operation] = "generate"
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     _killed = False
     _hook: DeepshiHook | None = None
     #: The try that the fields were rendered for.
     _owner: Owner | None = None
+    #: Of the connection, once :meth:`place` has looked it up.
+    settings: Settings | None = None
     #: What the last try in this process read and made, once it has ended.
     lineage: Lineage | None = None
     operator_extra_links = LINKS
@@ -176,7 +179,10 @@ class ImageTask(BaseOperator):
         :raises InvalidRequest: neither the operator nor the connection names one.
         """
         self._hook = None  # a try begins, perhaps of another operator's copy
-        settings = run_here(self.hook.asettings())
+        return run_here(self._place(owner))
+
+    async def _place(self, owner: Owner) -> tuple[str, str | None]:
+        settings = self.settings = await self.hook.asettings()
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
             # Absolute, whatever the directory that a triggerer runs in.
@@ -188,7 +194,7 @@ class ImageTask(BaseOperator):
                 "There is no place for the images: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
-        run_here(store.check())
+        await store.check()
         return store.uri, store.conn_id
 
     def await_here(self, work: Awaitable[Result]) -> Result:
@@ -197,7 +203,7 @@ class ImageTask(BaseOperator):
         What was paid for and received is stored first, in both cases.
 
         :raises AirflowException: it was killed.
-        :raises AirflowTaskTimeout: the time is over.
+        :raises AirflowTaskTimeout: ``execution_timeout`` has passed.
         """
 
         async def interruptible() -> Result:

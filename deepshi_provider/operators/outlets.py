@@ -1,4 +1,4 @@
-"""What the outlets of an image task say: images, cost and manifest, on asset events."""
+"""Asset events of an image task's outlets: images, cost and manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the next try of a task starts if the server said how long to wait: a retry policy, as Airflow has from 3.3."""
+"""A retry policy (Airflow 3.3 and later) that starts the next try when the server's ``Retry-After`` has passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
         """Lets a ``Retry-After`` that is longer than the hook waits decide when the next try starts.
 
         All other errors, and waits of the hook's own length, keep the task's ``retry_delay``. Whether there is another
-        try is for the task's ``retries`` to say.
+        try is decided by the task's ``retries``.
         """
 
         def evaluate(

@@ -82,7 +82,7 @@ class CostReport(Sums):
     """What a DAG run has cost.
 
     :param created_at: ISO 8601.
-    :param failed: image tasks that failed, as Airflow says: ``task`` or ``task[map index]``.
+    :param failed: image tasks that failed in Airflow: ``task`` or ``task[map index]``.
     """
 
     version: Literal[1] = 1

@@ -144,7 +144,7 @@ class Store:
         The server's word is not enough until it has refused to create an object twice: until then the object is read
         back. A client may also have sent twice, because an answer was lost, and then be refused its own object.
 
-        :raises StorageFailed: the server says that it took the object, and does not have it.
+        :raises StorageFailed: the server accepted the object, and does not have it.
         """
         creates_once = await self._creates_once()
         if creates_once is None:

@@ -55,7 +55,7 @@ def test_table_shows_sizing_limits_and_editing(emulator: Emulator, capsys: pytes
     assert cells["gpt-image-2"][1:3] == ["preset", "image_size auto 1024x1024 1536x1024 1024x1536"]
     # Its entry has no edit block, and no images among what it takes.
     assert (cells["deepshi-banana-pro"][3], cells["deepshi-banana-pro"][5]) == ("1", "no")
-    assert note == "10 image models; ? is what the catalog does not say."
+    assert note == "10 image models; ? means that the catalog does not state it."
     assert "deepshi-chat-large" not in cells
     assert fields_head.split() == ["MODEL", "FIELD", "TYPE", "ALLOWED", "DEFAULT"]
     described = {tuple(row[:2]): row[2:] for row in (re.split(r"\s{2,}", line) for line in fields)}

@@ -21,11 +21,11 @@ _REFUSED = frozenset({"http", "https", "ftp", "data", "memory", ""})
 
 
 class PictureRefusedError(Exception):
-    """The sheet names something that is not served; the message says why."""
+    """The sheet names an object that is not served; the message gives the reason."""
 
 
 class PictureMissingError(Exception):
-    """The image is not there, or cannot be read; the message says why."""
+    """The image is missing or cannot be read; the message gives the reason."""
 
 
 class OpenPicture(NamedTuple):

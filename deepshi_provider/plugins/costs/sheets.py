@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.plugins.costs.access import DagRun, XComModel
 
-#: Sheets that one answer reads at most. Beyond it, the answer says that it is not complete.
+#: Sheets that one answer reads at most. Beyond it, the answer is marked as incomplete.
 MOST_SHEETS = 250_000
 
 _ROWS_AT_ONCE = 5_000

@@ -83,7 +83,7 @@ def _sums() -> defaultdict[Any, Sum]:
 
 @dataclass
 class Totals:
-    """Adds up sheets, and says the sums as JSON types: money as text.
+    """Adds up sheets, and returns the sums as JSON types, money as text.
 
     :param dag_id: count this DAG only.
     :param model: count what was paid for this model only.
