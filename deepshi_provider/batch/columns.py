@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ from deepshi_provider.api.texts import did_you_mean
 from deepshi_provider.batch.cells import check_name, is_missing, native
 from deepshi_provider.batch.manifest import MANIFEST_COLUMNS
 from deepshi_provider.exceptions import InvalidRequest
+
+log = logging.getLogger(__name__)
 
 #: Columns that every row may have.
 COLUMNS = frozenset(EditRequest.model_fields) - {"stream"} | {"key", "extra_params"}
@@ -54,6 +58,21 @@ class Columns:
             f"extra_params.{meant} The columns are {', '.join(sorted(known))}. To take others to the manifest, name "
             "them in carry, or all with carry='*'"
         )
+
+    def warn_of_typing_errors(self, names: AbstractSet[Any], used: frozenset[str]) -> None:
+        """Warn of carried columns that look like fields of a request: what they hold is not sent.
+
+        :param names: columns that no earlier row had.
+        :param used: by templates.
+        """
+        known = self.known(used)
+        for name in sorted(names - known, key=repr) if self.carry == "*" else ():
+            if meant := did_you_mean(name, COLUMNS):
+                log.warning(
+                    "The column %r goes to the manifest and is not sent.%s If not, name the columns in carry",
+                    name,
+                    meant,
+                )
 
     def key_of(self, row: Mapping[Any, Any]) -> str | None:
         """Return the key that a row names, if it names one.

@@ -47,9 +47,13 @@ def check_rows(
     :param columns: what other columns mean.
     :raises InvalidRequest: a row cannot be a request; the message names it, from 1.
     """
+    seen: set[Any] = set()
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise InvalidRequest(f"Row {number} is not a dictionary but {type(row).__name__}")
+        if new := row.keys() - seen:
+            seen |= new
+            columns.warn_of_typing_errors(new, used_columns(defaults))
         try:
             yield check_row(row, defaults, stream, columns)
         except InvalidRequest as err:

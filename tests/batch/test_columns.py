@@ -227,3 +227,14 @@ def test_a_decorated_function_returns_one_row_with_business_columns(emulator: Em
     (sent,) = emulator.requests()
     assert sent["fields"]["prompt"] == "Studio photo of a mug"
     assert "price" not in sent["fields"]
+
+
+def test_a_carried_column_that_looks_like_a_field_is_warned_of_once(
+    emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [{"sku": str(n), "name": "mug", "widht": 512, "price": 1} for n in range(3)]
+    result_of(batch(local, asked, **ASKED))
+    assert [record.getMessage() for record in caplog.records if "goes to the manifest" in record.getMessage()] == [
+        "The column 'widht' goes to the manifest and is not sent. Did you mean width? If not, name the columns in carry"
+    ]
+    assert [line["widht"] for line in lines_of(local)] == [512, 512, 512]
