@@ -32,8 +32,8 @@ TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.3.2 :=
 
 FAST := not airflow and not s3 and not slow
-# A worker per processor; tests/support/scheduling.py says which tests share one.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
+# tests/conftest.py says how many workers, tests/support/scheduling.py which tests share one.
+PARALLEL := --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

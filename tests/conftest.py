@@ -30,6 +30,8 @@ os.environ |= {
 tempfile.tempdir = _HOME.name
 Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 
+#: Each takes about 500 MB.
+MOST_WORKERS = 5
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
 
@@ -55,6 +57,12 @@ __all__ = ["connect", "hook", "local", "log_lines", "new_place", "place", "proxy
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     """Give each file to one worker, and all that start a whole Airflow to the same."""
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than processors: most of the long tests wait for other processes."""
+    return min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.get_provider_info import get_provider_info
 from tests.packaging.conftest import ROOT
 
@@ -39,6 +41,20 @@ def test_discovery_loads_nothing() -> None:
     modules = loaded_by("from deepshi_provider.get_provider_info import get_provider_info; get_provider_info()")
     own = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
     assert own == {"deepshi_provider", "deepshi_provider.get_provider_info"}
+
+
+@pytest.mark.slow
+def test_a_task_that_writes_to_a_local_directory_loads_no_object_store(emulator: Emulator, tmp_path: Path) -> None:
+    program = (
+        "from deepshi_provider.operators.images import DeepshiGenerateImageOperator\n"
+        f"operator = DeepshiGenerateImageOperator(task_id='t', prompt='a boat', output_uri={str(tmp_path)!r})\n"
+        "assert run_try(operator).xcoms['return_value']['images']"
+    )
+    modules = loaded_by(program, before="import airflow.sdk; from tests.support.tasks import run_try")
+    assert "deepshi_provider.jobs.engine" in modules
+    assert {module.partition(".")[0] for module in modules} & HEAVY == set()
+    assert not any(module.startswith("airflow.providers.amazon") for module in modules)
+    assert (emulator.stats()["images"], len(list(tmp_path.glob("*.png")))) == (1, 1)
 
 
 @pytest.mark.slow
