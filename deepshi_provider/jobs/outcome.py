@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -129,17 +130,18 @@ class BatchOutcome(Outcome):
         return {**counts, **where, "warnings": self.warnings, **self.labels()}
 
 
-_ANY: TypeAdapter[ImageOutcome | BatchOutcome] = TypeAdapter(
-    Annotated[ImageOutcome | BatchOutcome, Field(discriminator="kind")]
-)
-
-
 def outcome_of(event: object) -> ImageOutcome | BatchOutcome:
     """Return the outcome that :meth:`Outcome.as_event` made an event of; of a single success only its place.
 
     :raises ValueError: it is no such event.
     """
-    return _ANY.validate_python(event)
+    return _any_outcome().validate_python(event)
+
+
+@functools.cache
+def _any_outcome() -> TypeAdapter[ImageOutcome | BatchOutcome]:
+    """Built when it is needed: that takes longer than to import the module."""
+    return TypeAdapter(Annotated[ImageOutcome | BatchOutcome, Field(discriminator="kind")])
 
 
 def _short(error: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -37,9 +38,6 @@ from deepshi_provider.store.stores import Stores
 log = logging.getLogger(__name__)
 
 Parsed = TypeVar("Parsed")
-
-_OUTCOME = TypeAdapter(ImageOutcome)
-_JOB: TypeAdapter[Job | BatchJob] = TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
 async def run_single(
@@ -93,7 +91,7 @@ async def load_job(uri: str, conn_id: str | None, stores: Stores) -> Job | Batch
     :raises StorageFailed: it cannot be read, or is not there.
     """
     store, name = stores.object_at(uri, conn_id)
-    job = _parsed(uri, _JOB, await _load(store, name, "job"))
+    job = _parsed(uri, _any_job(), await _load(store, name, "job"))
     if isinstance(job, BatchJob):
         return job  # each of its requests has a time of its own
     try:
@@ -111,7 +109,7 @@ async def load_outcome(uri: str, conn_id: str | None, stores: Stores) -> ImageOu
     :raises StorageFailed: it cannot be read, or is not there.
     """
     store, name = stores.object_at(uri, conn_id)
-    return _parsed(uri, _OUTCOME, await _load(store, name, "manifest"))
+    return _parsed(uri, TypeAdapter(ImageOutcome), await _load(store, name, "manifest"))
 
 
 async def store_job(job: Job | BatchJob, stores: Stores) -> str:
@@ -119,6 +117,12 @@ async def store_job(job: Job | BatchJob, stores: Stores) -> str:
     store = stores.at(job.output_uri, job.output_conn_id)
     await store.write(job.job_name, job.model_dump_json().encode())
     return store.uri_of(job.job_name)
+
+
+@functools.cache
+def _any_job() -> TypeAdapter[Job | BatchJob]:
+    """Built when it is needed: a task that does not defer reads no stored job."""
+    return TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
 def _parsed(uri: str, kind: TypeAdapter[Parsed], data: bytes) -> Parsed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
@@ -28,7 +29,6 @@ _ATTEMPTS = """
 CREATE TABLE entries (name BLOB, attempt BLOB, entry BLOB, task_key BLOB, PRIMARY KEY (name, attempt, entry))
 WITHOUT ROWID
 """
-_LINE: TypeAdapter[tuple[str, Record]] = TypeAdapter(tuple[str, Record], config=ConfigDict(cache_strings=CACHE_STRINGS))
 
 
 class NameSnapshot:
@@ -203,10 +203,16 @@ def _row(entry: str) -> tuple[bytes, bytes, bytes, bytes | None] | None:
     return name.encode(*_CODING), key, entry.encode(*_CODING), task_key
 
 
+@functools.cache
+def _index_line() -> TypeAdapter[tuple[str, Record]]:
+    """Built when it is needed: a single request has no index."""
+    return TypeAdapter(tuple[str, Record], config=ConfigDict(cache_strings=CACHE_STRINGS))
+
+
 def _line(line: bytes) -> tuple[str, str] | None:
     """Return name and record of a line of the index, or ``None``: what it lacks is read one by one."""
     try:
-        entry, record = _LINE.validate_json(line)
+        entry, record = _index_line().validate_json(line)
     except ValueError:
         return None
     return entry, record.model_dump_json()
