@@ -122,7 +122,7 @@ def test_an_address_and_a_key_do_instead_of_a_connection(emulator: Emulator) -> 
 def test_a_connection_in_the_environment_is_found_by_its_id(emulator: Emulator) -> None:
     done = run("models", "--conn-id", "mine", AIRFLOW_CONN_MINE=emulator.connection_json())
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("10 image models; ? is what the catalog does not say.\n")
+    assert done.stdout.endswith("10 image models; ? means that the catalog does not state it.\n")
 
 
 @pytest.mark.airflow
