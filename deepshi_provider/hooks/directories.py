@@ -8,6 +8,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
 from deepshi_provider.exceptions import InvalidConnection
+from deepshi_provider.journal.entries import Owner, path_part
 from deepshi_provider.store.locations import Location
 from deepshi_provider.store.stores import Stores
 
@@ -27,3 +28,11 @@ def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str
 
 
 STORES = Stores(open_remote=open_with_airflow)
+
+
+def default_output_uri(base: str, owner: Owner) -> str:
+    """Return the directory of a task instance: ``<base>/<dag_id>/<run_id>/<task_id>[/<map_index>]``."""
+    parts = [owner.dag_id, owner.run_id, owner.task_id]
+    if owner.map_index >= 0:
+        parts.append(str(owner.map_index))
+    return "/".join([base.rstrip("/"), *(path_part(part) for part in parts)])

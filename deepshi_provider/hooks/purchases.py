@@ -75,6 +75,23 @@ async def record_purchase(
         log.warning("The page of costs does not count what the hook has spent, %s", cost_usd, exc_info=True)
 
 
+async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Prices] | None:
+    """Return the running task, what hooks have bought in it over all its tries, and prices; ``None`` outside of one."""
+    ti = _task_instance()
+    if ti is None:
+        return None
+    owner = Owner.of(ti)
+    uri, conn_id = settings.output_uri, settings.output_conn_id
+    store = STORES.at(uri, conn_id, patience=TIMES.run_entry) if uri else None
+    prices = Prices(settings.account, store)
+    entries = await _bought_before(ti, store, owner)
+    for entry in entries:
+        if entry.purchase:
+            await prices.learn(entry.purchase.price_class, paid(entry.purchase))
+    sheets = await purchase_sheets(entries, prices)
+    return owner, sheets[0] if sheets else make_sheet(owner, "hook", "", None, ended=False), prices
+
+
 def task_attributes() -> dict[str, str | int]:
     """Return the attributes of the spans of requests in this task; none outside of a task."""
     ti = _task_instance()

@@ -16,7 +16,7 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.directories import STORES, default_output_uri
 from deepshi_provider.hooks.jobs import prices_of
 from deepshi_provider.hooks.purchases import purchase_sheets
 from deepshi_provider.journal.entries import Owner
@@ -24,7 +24,7 @@ from deepshi_provider.journal.run_costs import RunEntry, read_entries
 from deepshi_provider.journal.sheets import read_sheet
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, default_output_uri
+from deepshi_provider.operators.rendered import amount
 from deepshi_provider.reports.page import as_html
 from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report

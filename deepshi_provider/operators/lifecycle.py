@@ -23,7 +23,7 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, in_word
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.directories import STORES, default_output_uri
 from deepshi_provider.jobs.job import BatchJob, Job, MismatchMode, PreflightMode
 from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome, outcome_of
 from deepshi_provider.jobs.plan import PLAN_KEY, Plan
@@ -35,7 +35,7 @@ from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
 from deepshi_provider.operators.notifications import Callbacks, warn
 from deepshi_provider.operators.outlets import add_asset_events
-from deepshi_provider.operators.rendered import default_output_uri, dictionary
+from deepshi_provider.operators.rendered import dictionary
 from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store

@@ -15,7 +15,6 @@ from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.batch.arrow import is_table
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.journal.entries import Owner, path_part
 
 #: Bytes of the JSON of a result's ``key`` or ``metadata``: they lie in Airflow's database.
 LONGEST_LABEL = 1024
@@ -120,14 +119,6 @@ def image_uris(value: Any) -> list[str]:
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [uri for item in value for uri in image_uris(item)]
     raise InvalidRequest(f"images: a URI or the result of an image task is needed, got {type(value).__name__}")
-
-
-def default_output_uri(base: str, owner: Owner) -> str:
-    """Return the directory of a task instance: ``<base>/<dag_id>/<run_id>/<task_id>[/<map_index>]``."""
-    parts = [owner.dag_id, owner.run_id, owner.task_id]
-    if owner.map_index >= 0:
-        parts.append(str(owner.map_index))
-    return "/".join([base.rstrip("/"), *(path_part(part) for part in parts)])
 
 
 def _of_xcom(value: Mapping[str, Any]) -> list[str]:

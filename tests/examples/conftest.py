@@ -22,12 +22,14 @@ from tests.services.airflow_programs import call, environment
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
     *("catalog_incremental", "edit_chain", "parquet_to_duckdb", "polars_frame", "product_images", "quality_gate"),
-    *("taskflow", "warehouse_etl"),
+    *("taskflow", "warehouse_etl", "llm_check", "agent"),
 )
 RUNS = (
     *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
-    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate"),
+    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate", "llm_check", "agent"),
 )
+#: A model of pydantic-ai's for tests: it answers at random, and calls each tool once.
+MODEL = {"AIRFLOW_CONN_PYDANTICAI_DEFAULT": json.dumps({"conn_type": "pydanticai", "extra": {"model": "test"}})}
 #: What the shop of ``warehouse_etl`` sells: SKU, category, name.
 SHOP = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]
 #: The file of ``parquet_to_duckdb``.
@@ -89,7 +91,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         shutil.copy(ROOT / "dags_examples" / f"{name}.py", dags)
     with Emulator() as emulator:
         env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
-        env |= etl_connections(root)
+        env |= etl_connections(root) | MODEL
         images.mkdir()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(PRODUCTS), images / "products.parquet")
         new_home(root / "airflow")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.directories import default_output_uri
 from deepshi_provider.journal.entries import Owner
-from deepshi_provider.operators.rendered import default_output_uri, image_uris
+from deepshi_provider.operators.rendered import image_uris
 from tests.support.counts import posts
 from tests.support.places import LocalPlace
 from tests.support.tasks import generate, run_try

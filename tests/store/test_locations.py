@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.directories import default_output_uri
 from deepshi_provider.journal.entries import Owner
-from deepshi_provider.operators.rendered import default_output_uri
 from deepshi_provider.store.locations import checked, locate, split
 
 CHARACTERS = "ab.~%4/ \\?#*[]:@+=-_ä\n\t"

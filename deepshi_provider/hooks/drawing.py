@@ -1,0 +1,69 @@
+"""A picture for an agent: plain arguments in, JSON out, and a limit on what may be spent."""
+
+from __future__ import annotations
+
+import functools
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.costs.money import as_number, usd
+from deepshi_provider.costs.price_class import price_class
+from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.exceptions import BudgetExceeded, InvalidRequest, StorageFailed
+from deepshi_provider.hooks.directories import STORES, default_output_uri
+from deepshi_provider.hooks.purchases import purchases_of_task
+from deepshi_provider.store.store import STATE, Store
+
+if TYPE_CHECKING:
+    from deepshi_provider.hooks.deepshi import DeepshiHook
+
+_PROBE = f"{STATE}/draw.json"
+
+
+async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decimal | None) -> dict[str, Any]:
+    """Buy and store images in the task's own directory; see :meth:`DeepshiHook.draw`."""
+    settings = await hook.asettings()
+    before = await purchases_of_task(settings)
+    if before is None or settings.output_uri is None:
+        raise InvalidRequest(
+            "Nothing was sent: draw() stores images for the task that runs it. It works inside of a task, and the "
+            f"connection {settings.conn_id!r} needs an output_uri in its extra"
+        )
+    owner, sheet, prices = before
+    if max_cost_usd is not None:
+        _check(sheet, max_cost_usd, await prices.known(price_class(request)) or Decimal(0))
+    store = STORES.at(default_output_uri(settings.output_uri, owner), settings.output_conn_id)
+    # Proved writable before anything is paid for.
+    await store.write(_PROBE, b"{}")
+    await store.remove(_PROBE)
+    with await hook.agenerate(request) as result:
+        images = []
+        for image in result.images:
+            name = f"{image.sha256[:16]}.{image.extension}"
+            try:
+                await store.patiently(functools.partial(store.publish, name, image.open, image.media_type))
+            except StorageFailed as err:
+                raise _lost(err, result.cost_usd) from err
+            images.append(_described(store, name, image.width, image.height, image.media_type))
+        return {"images": images, "model": result.model or request.model, "cost_usd": as_number(result.cost_usd)}
+
+
+def _check(sheet: CostSheet, most: Decimal, price: Decimal) -> None:
+    """Refuse a purchase that would, or may, pass the limit of the task."""
+    doubt = sheet.may_have_cost_usd
+    spent = (sheet.cost_usd or Decimal(0)) + (doubt or Decimal(0))
+    if doubt is None or spent >= most or spent + price > most:
+        shown = "a sum that nobody knows" if doubt is None else usd(spent)
+        raise BudgetExceeded(
+            f"Not sent: hooks have spent {shown} in this task, and max_cost_usd is {usd(most)}; the price of this "
+            f"request is {usd(price) if price else 'not known yet'}"
+        )
+
+
+def _lost(err: StorageFailed, cost_usd: Decimal | None) -> StorageFailed:
+    return StorageFailed(f"{err.message}. The image was paid for", charged="yes", cost_usd=cost_usd, sends=1)
+
+
+def _described(store: Store, name: str, width: int, height: int, media_type: str) -> dict[str, Any]:
+    return {"uri": store.uri_of(name), "width": width, "height": height, "media_type": media_type}
