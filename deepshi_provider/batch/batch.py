@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.batch.kept_pace import KeptPace
 from deepshi_provider.batch.planning import Planner
 from deepshi_provider.batch.row_results import RowResults
 from deepshi_provider.batch.row_table import Row, RowTable
@@ -45,11 +46,14 @@ class Batch:
     :ivar plan: what it is about to buy.
     """
 
-    def __init__(self, job: BatchJob, context: JobContext, journal: DirectoryJournal, rows: RowTable) -> None:
+    def __init__(
+        self, job: BatchJob, context: JobContext, journal: DirectoryJournal, rows: RowTable, pace: KeptPace
+    ) -> None:
         self._job = job
         self._context = context
         self._journal = journal
         self._rows = rows
+        self._pace = pace
         self.results = RowResults(rows, job, context.account)
         self.error: DeepshiError | None = None
         self.plan: Plan | None = None
@@ -128,6 +132,7 @@ class Batch:
             if self.error and not isinstance(self.error, BudgetExceeded):
                 return
             await self._buy(row, request_of(row.fields))
+            await self._pace.keep()
             await asyncio.sleep(0)  # nor must thousands that may not be bought
 
     def _stored(self, row: Row, request: GenerateRequest) -> Record | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.batch import Batch
+from deepshi_provider.batch.kept_pace import KeptPace
 from deepshi_provider.batch.manifest_file import MEDIA_TYPES, images_in, write_manifest
 from deepshi_provider.batch.parquet import check_installed
 from deepshi_provider.batch.row_results import NAMED
@@ -98,8 +99,9 @@ async def _run(
             await in_thread(check_installed)
         await in_thread(lambda: refuse_circles(_edits(rows), context.store.location))
         await journal.open()
-        async with context.client.session(Pace(), context.store.files):
-            batch = Batch(job, context, journal, rows)
+        pace = KeptPace(context.store, Pace()) if job.plan_only else await KeptPace.recall(context.store)
+        async with context.client.session(pace.pace, context.store.files):
+            batch = Batch(job, context, journal, rows, pace)
             await batch.prepare()
             if not job.plan_only:
                 with of_task(job.owner.attributes):

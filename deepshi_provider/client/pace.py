@@ -24,12 +24,16 @@ class Pace:
     As in TCP's congestion control (RFC 5681), the interval between two requests doubles at most once per refused
     *generation* of requests: several that were under way together count as one refusal. Until the first refusal of all
     it shrinks with each request that is sent: a refusal comes at once, and a success only after seconds.
+
+    :param interval: seconds between two requests, if refusals have shown it before.
+    :ivar refusals: generations that were refused.
     """
 
-    def __init__(self) -> None:
-        self.interval = START
+    def __init__(self, interval: float | None = None) -> None:
+        self.interval = START if interval is None else min(SLOWEST, max(FASTEST, interval))
+        self.refusals = 0
         self._next = 0.0
-        self._cut_at = 0.0
+        self._cut_at = 0.0 if interval is None else time.monotonic()
         self._turns = asyncio.Lock()
 
     async def turn(self) -> float:
@@ -61,6 +65,7 @@ class Pace:
         if sent_at >= self._cut_at:
             self.interval = min(SLOWEST, max(FIRST_CUT, 2 * self.interval))
             self._cut_at = now
+            self.refusals += 1
 
     def _speed_up(self) -> None:
         self.interval = max(FASTEST, self.interval * RECOVERY)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from deepshi_provider.batch import kept_pace
+from deepshi_provider.batch.kept_pace import KeptPace
 from deepshi_provider.client.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.directories import STORES
 from tests.support.batches import PRICE, batch, counts, ended, result_of, rows_of
 from tests.support.counts import posts, taken
 from tests.support.places import Place
@@ -85,3 +89,35 @@ def test_the_pace_has_bounds() -> None:
         return fastest, pace.interval
 
     assert asyncio.run(scenario()) == (FASTEST, SLOWEST)
+
+
+@pytest.mark.slow
+def test_the_pace_survives_a_restart(emulator: Emulator, place: Place) -> None:
+    emulator.settings(rate_limit=5)
+    rows = rows_of(60)
+    result_of(batch(place, rows[:40], max_concurrency=20))
+    first = emulator.stats()["by_status"]["429"]
+    kept = json.loads(place.read("_deepshi/pace.json"))["interval"]
+    assert kept >= FIRST_CUT
+    result_of(batch(place, rows, max_concurrency=20), try_number=2)
+    again = emulator.stats()["by_status"]["429"] - first
+    assert (again < first, taken(emulator)) == (True, 60 * PRICE)
+
+
+async def test_a_pace_that_is_old_or_cannot_be_read_is_found_anew(
+    local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = STORES.at(local.uri)
+    assert (await KeptPace.recall(store)).pace.interval == START
+    kept = KeptPace(store, Pace())
+    await kept.keep()
+    assert local.names() == [], "without a refusal there is nothing to keep"
+    kept.pace.refused(await kept.pace.turn(), 0)
+    await kept.keep()
+    assert (await KeptPace.recall(store)).pace.interval == FIRST_CUT
+    monkeypatch.setattr(kept_pace, "LASTING", -1.0)
+    assert (await KeptPace.recall(store)).pace.interval == START
+    monkeypatch.undo()
+    for text in (b"{", b"[]", b'{"interval": "soon"}', b'{"interval": null}'):
+        local.write("_deepshi/pace.json", text)
+        assert (await KeptPace.recall(store)).pace.interval == START
