@@ -17,5 +17,7 @@ with DAG("boats", params={"colour": "red"}):
         images=boat.output,
         prompt="the same boat at night",
         model="deepshi-image-1",
+        width=1024,
+        height=768,
     )
 # [END boats]
