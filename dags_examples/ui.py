@@ -14,12 +14,12 @@ import os
 import secrets
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,6 +27,8 @@ from urllib.parse import quote
 
 import httpx
 import psutil
+
+from dags_examples.history import add_history
 
 USERS = {"admin": "admin", "viewer": "viewer"}
 """User name to password; each user's role has the user's name."""
@@ -148,16 +150,14 @@ class LocalAirflow:
         self._wait("the end of all runs", _RUN_TIMEOUT_S, ended)
         return states
 
-    def spread(self, runs: Sequence[tuple[str, str]], days: int) -> None:
-        """Move what runs have cost back in time, evenly over some days, so that the page has a past to show."""
-        with contextlib.closing(sqlite3.connect(self._home / "airflow.db", timeout=30)) as database, database:
-            for number, (dag_id, run_id) in enumerate(runs):
-                back = f"-{days * (len(runs) - 1 - number) // len(runs)} days"
-                database.execute(
-                    "UPDATE xcom SET timestamp = strftime('%Y-%m-%d %H:%M:%f', timestamp, ?) "
-                    "WHERE dag_id = ? AND run_id = ? AND key = 'deepshi_cost'",
-                    (back, dag_id, run_id),
-                )
+    def add_history(self, runs: Sequence[tuple[str, str]]) -> int:
+        """Copy runs into the last 60 days, and set a budget that is nearly reached; return it, in USD per month."""
+        budget = max(1, round(add_history(self._home / "airflow.db", runs) * Decimal("1.05")))
+        connection = json.loads(self._deepshi)
+        extra = json.dumps({**connection["extra"], "max_cost_usd_per_month": budget})
+        body = {"connection_id": "deepshi_default", "conn_type": connection["conn_type"], "extra": extra}
+        self.api("PATCH", "/connections/deepshi_default", params={"update_mask": "extra"}, json=body)
+        return budget
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -253,9 +253,9 @@ def _serve(port: int) -> None:
         print(f"Running {len(RUNS)} DAGs, so that there is something to see …", flush=True)
         runs = airflow.trigger(RUNS)
         states = airflow.wait_for(runs)
-        airflow.spread(runs, days=14)
-        done = sum(state == "success" for state in states.values())
-        print(f"{done} of {len(runs)} succeeded; the page shows them as if they were of the last 14 days.")
+        done = [run for run, state in states.items() if state == "success"]
+        budget = airflow.add_history(done)
+        print(f"{len(done)} of {len(runs)} succeeded; copies of them are the last 60 days, with a budget of ${budget}.")
         print("Ctrl-C ends Airflow and the emulator, and deletes all of this.", flush=True)
         while not airflow.ended:
             time.sleep(0.5)

@@ -63,6 +63,7 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     "budget_time_zone": _field("Time zone of budgets", "string", "Such as Europe/Berlin; UTC if empty"),
                     "warn_at": _field("Warn at", "number", "Share of these limits; 0.8 if empty"),
+                    "keep_prompts": _field("Keep prompts", "string", "In records and costs; true if empty, or false"),
                 },
             }
         ],

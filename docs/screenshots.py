@@ -37,7 +37,7 @@ def main() -> None:
         )
         runs = airflow.trigger(RUNS)
         airflow.wait_for(runs)
-        airflow.spread(runs, days=28)
+        airflow.add_history(runs)
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
         _costs(browser, airflow, runs)

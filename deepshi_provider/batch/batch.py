@@ -28,7 +28,8 @@ from deepshi_provider.jobs.engine import Engine
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.directory import DirectoryJournal
-from deepshi_provider.journal.entries import Attempt, Record, may_have_images, unsettled
+from deepshi_provider.journal.entries import Attempt, may_have_images, unsettled
+from deepshi_provider.journal.journal import Purchase
 from deepshi_provider.journal.sheets import NameCosts, name_costs
 from deepshi_provider.store.store import in_thread
 
@@ -54,7 +55,7 @@ class Batch:
         self._journal = journal
         self._rows = rows
         self._pace = pace
-        self.results = RowResults(rows, job, context.account)
+        self.results = RowResults(rows, context)
         self.error: DeepshiError | None = None
         self.plan: Plan | None = None
 
@@ -82,14 +83,14 @@ class Batch:
         planner = Planner(self._job, self._context, self._journal)
         for row in self._rows:
             request = request_of(row.fields)
-            record = self._stored(row, request)
-            if record is None:
+            purchase = self._stored(row, request)
+            if purchase is None:
                 await planner.add(row, request)
             else:
                 planner.add_stored()
                 if not self._job.plan_only:
-                    metrics.reused(request, len(record.images))
-                    self._done(row, request, record, None)
+                    metrics.reused(request, len(purchase.record.images))
+                    self._done(row, request, purchase, None)
             await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
         return await planner.plan()
 
@@ -135,14 +136,14 @@ class Batch:
             await self._pace.keep()
             await asyncio.sleep(0)  # nor must thousands that may not be bought
 
-    def _stored(self, row: Row, request: GenerateRequest) -> Record | None:
+    def _stored(self, row: Row, request: GenerateRequest) -> Purchase | None:
         """Return the record whose images are this row's, if the listings alone show it."""
-        record = self._bought(row, request)
-        if record is None or not (self._job.reuse or record.owner == self._job.owner):
+        purchase = self._bought(row, request)
+        if purchase is None or not (self._job.reuse or purchase.record.owner == self._job.owner):
             return None
-        return record if self._journal.images_were_in_place(record) else None
+        return purchase if self._journal.images_were_in_place(purchase.record) else None
 
-    def _bought(self, row: Row, request: GenerateRequest) -> Record | None:
+    def _bought(self, row: Row, request: GenerateRequest) -> Purchase | None:
         """Return the newest record under a row's name, if it is surely of this request.
 
         For an edit, the input images would have to be read.
@@ -158,7 +159,7 @@ class Batch:
         if newest.fingerprint != fingerprint[:16] or any(map(may_have_images, others)):
             return None  # if another attempt may have replaced the images, the engine looks closer
         record = self._journal.known_record(newest)
-        return record if record and record.fingerprint == fingerprint else None
+        return Purchase(k=newest.k, record=record) if record and record.fingerprint == fingerprint else None
 
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
         """Buy a row's images, within the budget; an attempt that is lost is made again, within ``max_resends``."""
@@ -183,7 +184,7 @@ class Batch:
             else:
                 was_sent = purchase.record.owner == self._job.owner
                 seconds = time.monotonic() - begun if was_sent else None
-                self._done(row, engine.request, purchase.record, seconds, engine.fallback)
+                self._done(row, engine.request, purchase, seconds, engine.fallback)
                 return
             lost = lost or failure.charged == "unknown"
             known = None
@@ -206,9 +207,9 @@ class Batch:
         self.error = self._context.account.closed_by
 
     def _done(
-        self, row: Row, request: GenerateRequest, record: Record, seconds: float | None, fallback: int | None = None
+        self, row: Row, request: GenerateRequest, purchase: Purchase, seconds: float | None, fallback: int | None = None
     ) -> None:
-        self.results.done(row, request, record, self._costs(row), seconds, fallback)
+        self.results.done(row, request, purchase, self._costs(row), seconds, fallback)
 
     def _costs(self, row: Row) -> NameCosts:
         return name_costs(self._journal, self._job.owner, row.name, self._context.account.prices)

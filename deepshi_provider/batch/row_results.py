@@ -13,9 +13,10 @@ from deepshi_provider.batch.progress import Progress
 from deepshi_provider.batch.row_table import Row, RowTable
 from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_IMAGES, SheetImage
 from deepshi_provider.exceptions import Charged, DeepshiError, ResultMismatch
+from deepshi_provider.jobs.context import JobContext
 from deepshi_provider.jobs.job import BatchJob
-from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Record
+from deepshi_provider.journal.journal import Purchase
 from deepshi_provider.journal.sheets import NameCosts, sheet_images
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,14 @@ class RowResults:
     :ivar may_retry: whether another try may help one of the failed rows.
     """
 
-    def __init__(self, rows: RowTable, job: BatchJob, account: Account) -> None:
+    def __init__(self, rows: RowTable, context: JobContext) -> None:
+        job = context.job
+        assert isinstance(job, BatchJob)  # noqa: S101 -- the context of a batch
         self._rows = rows
         self._owner = job.owner
         self._with_prompts = job.manifest_prompts
-        self._account = account
+        self._keeps_prompts = context.keeps_prompts
+        self._account = context.account
         self._progress = Progress(job.rows)
         self.counts = self._progress.counts
         self.reused: dict[str | None, tuple[int, Decimal]] = {}
@@ -60,7 +64,7 @@ class RowResults:
         self,
         row: Row,
         request: GenerateRequest,
-        record: Record,
+        purchase: Purchase,
         costs: NameCosts,
         seconds: float | None,
         fallback: int | None = None,
@@ -71,12 +75,13 @@ class RowResults:
         :param seconds: that it took; ``None`` if it was done before.
         :param fallback: position of that one, from 0.
         """
+        record = purchase.record
         own = record.owner.is_same_task(self._owner)
         differences = self._differences(row, request, record)
         is_refused = bool(differences) and self._on_mismatch == "fail"
         status = "failed" if is_refused else "created" if own else "reused"
         charged: Charged = "yes" if costs.paid else "no"
-        self._note(row, record, own=own)
+        self._note(row, request, purchase, own=own)
         if is_refused:
             self._failed(row, ResultMismatch.__name__, charged)
         image = record.images[0]
@@ -148,12 +153,14 @@ class RowResults:
             log.warning("Row %s", self.warnings[-1])
         return found
 
-    def _note(self, row: Row, record: Record, *, own: bool) -> None:
+    def _note(self, row: Row, request: GenerateRequest, purchase: Purchase, *, own: bool) -> None:
         """Keep what the cost sheet shows of a row."""
+        record = purchase.record
         if not own:
             count, saved = self.reused.get(record.model, (0, Decimal(0)))
             self.reused[record.model] = count + len(record.images), saved + (record.cost_usd or Decimal(0))
-        self._first[row.number] = sheet_images(record.images, row.key)
+        prompt = request.prompt if self._keeps_prompts else None
+        self._first[row.number] = sheet_images(purchase, prompt, key=row.key, reused=not own)
         if len(self._first) > MOST_IMAGES:
             del self._first[max(self._first)]
 

@@ -60,6 +60,7 @@ class Settings(BaseModel):
     :param budget_groups: the same limits for parts of the tasks, by the name that they give as ``budget_group``.
     :param budget_time_zone: where days and months begin.
     :param warn_at: share of each of these limits at which a warning is given.
+    :param keep_prompts: whether records and cost sheets hold the prompts.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
@@ -80,6 +81,7 @@ class Settings(BaseModel):
     budget_groups: GroupBudgets | None = None
     budget_time_zone: Annotated[str, AfterValidator(checked_zone)] = "UTC"
     warn_at: Annotated[Decimal, Field(gt=0, le=1)] = Decimal("0.8")
+    keep_prompts: bool = True
 
     @model_validator(mode="after")
     def _budgets_can_be_kept(self) -> Self:

@@ -14,7 +14,7 @@ from functools import reduce
 from operator import add
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from deepshi_provider.costs.money import Usd, total, usd
 
@@ -25,6 +25,10 @@ Operation = Literal["generate", "edit", "batch", "hook"]
 XCOM_KEY = "deepshi_cost"
 #: Images of a batch that its sheet names.
 MOST_IMAGES = 8
+#: Characters of a prompt that it shows; the record has all of it.
+LONGEST_PROMPT = 160
+#: Input images of an edit that it names.
+MOST_SOURCES = 3
 #: Warnings that it names, and characters of each.
 MOST_WARNINGS = 3
 LONGEST_WARNING = 200
@@ -36,6 +40,8 @@ UNNAMED = "(unnamed)"
 
 #: Bytes of a sheet as XCom: it lies in Airflow's database.
 _MOST_BYTES = 4000
+#: Characters of a prompt that are left if it is too large.
+_SHORT_PROMPT = 60
 #: Characters of a model's name.
 _LONGEST_NAME = 100
 
@@ -50,6 +56,7 @@ class ModelCosts(BaseModel):
     :param saved_usd: what the reused ones cost when they were bought.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: what untold costs and unknown outcomes may come to; ``None`` if that is not known.
+    :param failed_usd: the part of ``cost_usd`` that brought no picture; not written if it is 0.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -62,6 +69,11 @@ class ModelCosts(BaseModel):
     saved_usd: Usd = Decimal(0)
     unknown_outcomes: int = 0
     may_have_cost_usd: Usd | None = Decimal(0)
+    failed_usd: Usd = Decimal(0)
+
+    @model_serializer(mode="wrap")
+    def _short(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in written(self).items() if name != "failed_usd" or self.failed_usd}
 
     @property
     def has_costs(self) -> bool:
@@ -79,6 +91,7 @@ class ModelCosts(BaseModel):
             saved_usd=self.saved_usd + other.saved_usd,
             unknown_outcomes=self.unknown_outcomes + other.unknown_outcomes,
             may_have_cost_usd=None if None in doubts else total(doubts),
+            failed_usd=self.failed_usd + other.failed_usd,
         )
 
 
@@ -88,6 +101,11 @@ class SheetImage(BaseModel):
     :param width: pixels.
     :param height: pixels.
     :param key: of the row, in a batch.
+    :param prompt: its first :data:`LONGEST_PROMPT` characters; ``None`` if prompts are not kept.
+    :param cost_usd: of the request that made it, with all its images; ``None`` if the API did not report it.
+    :param of: how many images that request made.
+    :param reused: whether another task instance bought it.
+    :param attempt: number of the attempt that brought it, by which its record is found.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -97,6 +115,16 @@ class SheetImage(BaseModel):
     width: int
     height: int
     key: str | None = None
+    prompt: str | None = None
+    cost_usd: Usd | None = None
+    of: int = 1
+    reused: bool = False
+    attempt: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"prompt": None, "cost_usd": None, "of": 1, "reused": False, "attempt": None}
+        return {name: value for name, value in written(self).items() if name not in usual or value != usual[name]}
 
 
 class CostSheet(BaseModel):
@@ -115,6 +143,7 @@ class CostSheet(BaseModel):
     :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
     :param warnings: what is not as it was asked for: the first :data:`MOST_WARNINGS` sentences.
     :param plan: what a batch was about to buy, as one line.
+    :param sources: the first :data:`MOST_SOURCES` input images of an edit.
     :param output_uri: where records and claims lie; empty if the task did not come that far.
     """
 
@@ -137,6 +166,7 @@ class CostSheet(BaseModel):
     may_have_cost_usd: Usd | None = Decimal(0)
     models: list[ModelCosts] = []
     images: list[SheetImage] = []
+    sources: list[str] = []
     warnings: list[str] = []
     plan: str | None = None
     output_uri: str = ""
@@ -144,15 +174,20 @@ class CostSheet(BaseModel):
     manifest_uri: str | None = None
 
     def as_xcom(self) -> dict[str, Any]:
-        """Return the sheet as JSON types, below 4 kB: images that are too many are left out."""
+        """Return the sheet as JSON types, below 4 kB: prompts are cut, then images that are too many are left out."""
         sheet = self
         while len(json.dumps(value := sheet.model_dump(mode="json"))) > _MOST_BYTES:
-            if sheet.images:
+            if any(len(image.prompt or "") > _SHORT_PROMPT for image in sheet.images):
+                cut = [i.model_copy(update={"prompt": i.prompt and i.prompt[:_SHORT_PROMPT]}) for i in sheet.images]
+                sheet = sheet.model_copy(update={"images": cut})
+            elif sheet.images:
                 sheet = sheet.model_copy(update={"images": sheet.images[:-1]})
             elif len(sheet.models) > 1:
                 sheet = sheet.model_copy(update={"models": shortened(sheet.models, len(sheet.models) - 1)})
             elif sheet.warnings:
                 sheet = sheet.model_copy(update={"warnings": sheet.warnings[:-1]})
+            elif sheet.sources:
+                sheet = sheet.model_copy(update={"sources": []})
             elif sheet.metadata is not None:
                 sheet = sheet.model_copy(update={"metadata": None})
             else:

@@ -71,7 +71,9 @@ class Tally:
         """
         name = model_name(model)
         is_reported = is_known(cost_usd)
-        self._add(ModelCosts(model=name, cost_usd=cost_usd, untold=int(not is_reported), images=images))
+        failed = Decimal(0) if images else cost_usd or Decimal(0)
+        untold = int(not is_reported)
+        self._add(ModelCosts(model=name, cost_usd=cost_usd, failed_usd=failed, untold=untold, images=images))
         if cost_usd is None or not is_reported:
             self._unreported[Doubt(name, "", price_class, cost_usd or Decimal(0))] += 1
             return

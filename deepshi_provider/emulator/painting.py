@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .scenes import COLOURS, SHADE, SKY, SUBJECT, WHITE, Scene, draw_scene, palette, scene_of
+from .scenes import COLOURS, SKY, Scene, draw_scene, palette, scene_of
+from .subjects import SHADE, SUBJECT, WHITE
 
 _CANVAS_SIDE = 512  # painted at this size and enlarged, which is a quarter of the work or less
 _MOST_LINES = 3

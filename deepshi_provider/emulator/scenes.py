@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from .subjects import WHITE, Place, draw_subject, subject_of
+
 #: Hue (0 to 1), saturation and value of colour words in prompts; the first one in a prompt counts.
 _COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.0, 0.80, 0.85),
@@ -37,8 +39,8 @@ _COLOURS: dict[str, tuple[float, float, float]] = {
 _DARK = frozenset({"night", "midnight", "dark", "moon", "moonlight", "stars", "evening"})
 _WARM = frozenset({"sunset", "sunrise", "dusk", "dawn", "autumn", "desert", "candlelight"})
 
-#: Places in the palette: white, the subject and its shade, the light in the sky, hills, then sky and water.
-WHITE, SUBJECT, SHADE, LIGHT, HILLS = 0, 1, 2, 3, 4
+#: Places in the palette behind white, the subject and its shade: the light in the sky, hills, then sky and water.
+LIGHT, HILLS = 3, 4
 _HILL_COUNT = 3
 _BANDS = 24
 SKY = HILLS + _HILL_COUNT
@@ -54,12 +56,14 @@ class Scene:
     """How a scene looks.
 
     :param is_dark: at night, with stars.
+    :param thing: what stands in the middle.
     """
 
     hue: float
     subject: tuple[float, float, float]
     is_dark: bool
     is_warm: bool
+    thing: str
     seed: int
 
 
@@ -73,6 +77,7 @@ def scene_of(prompt: str) -> Scene:
         subject=named[0] if named else (digest[1] / 255, 0.60, 0.85),
         is_dark=not _DARK.isdisjoint(words),
         is_warm=not _WARM.isdisjoint(words),
+        thing=subject_of(words, digest[8]),
         seed=int.from_bytes(digest[2:8], "big"),
     )
 
@@ -117,7 +122,9 @@ def draw_scene(image: Image.Image, scene: Scene) -> None:
         glint = chance.uniform(horizon + 1, max(horizon + 2, height))
         reach = radius * chance.uniform(0.3, 1.2)
         draw.line((x - reach, glint, x + reach, glint), fill=LIGHT)
-    _subject(draw, chance, width, height, horizon)
+    size = min(width, height) * chance.uniform(0.32, 0.42)
+    foot = horizon + (height - horizon) * 0.5
+    draw_subject(scene.thing, Place(draw, width * chance.uniform(0.35, 0.65), foot, size))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Rgb:
@@ -150,15 +157,3 @@ def _hill(
         for k in range(steps + 1)
     ]
     draw.polygon([(0, horizon), *ridge, (width, horizon)], fill=colour)
-
-
-def _subject(draw: ImageDraw.ImageDraw, chance: random.Random, width: int, height: int, horizon: int) -> None:
-    """Draw a sailing boat; it is what the subject's colour is seen on."""
-    size = min(width, height) * chance.uniform(0.30, 0.40)
-    x = width * chance.uniform(0.35, 0.65)
-    y = horizon + (height - horizon) * 0.45
-    hull = [(x - size * 0.6, y - size * 0.14), (x + size * 0.6, y - size * 0.14), (x + size * 0.4, y + size * 0.08)]
-    draw.polygon([*hull, (x - size * 0.42, y + size * 0.08)], fill=SHADE)
-    draw.polygon([(x - 2, y - size), (x - 2, y - size * 0.2), (x - size * 0.5, y - size * 0.2)], fill=SUBJECT)
-    draw.polygon([(x + 3, y - size * 0.88), (x + 3, y - size * 0.2), (x + size * 0.45, y - size * 0.2)], fill=SHADE)
-    draw.line((x, y - size * 1.02, x, y - size * 0.14), fill=WHITE, width=max(1, int(size // 40)))

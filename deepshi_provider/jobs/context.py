@@ -44,6 +44,11 @@ class JobContext:
     times: Times
     image_log_level: int
 
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether records and cost sheets may hold prompts: neither the connection nor the job forbids it."""
+        return self.client.settings.keep_prompts and self.job.keeps_prompts
+
     @classmethod
     def of(
         cls,

@@ -65,6 +65,11 @@ class Terms(BaseModel):
         return {"map_index": self.owner.map_index, "key": self.key, "metadata": self.metadata}
 
     @property
+    def keeps_prompts(self) -> bool:
+        """Whether records and cost sheets may hold its prompts."""
+        return True
+
+    @property
     def job_name(self) -> str:
         """Where the job is stored, inside its output directory."""
         return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.job.json"
@@ -133,7 +138,7 @@ class BatchJob(Terms):
     :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves
         it to ``on_error``.
     :param manifest_format: of the file with one line per row.
-    :param manifest_prompts: whether it holds the prompts.
+    :param manifest_prompts: whether it holds the prompts; if not, records and cost sheets do not either.
     """
 
     kind: Literal["batch"] = "batch"
@@ -147,6 +152,11 @@ class BatchJob(Terms):
     max_failed: Annotated[Decimal, Field(ge=0)] | None = None
     manifest_format: Literal["jsonl", "parquet"] = "jsonl"
     manifest_prompts: bool = True
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether records and cost sheets may hold its prompts."""
+        return self.manifest_prompts
 
     def tolerates(self, failed: int) -> bool:
         """Return whether the job succeeds although so many rows have failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import socket
 import tempfile
@@ -14,16 +15,20 @@ from typing import Any
 
 from deepshi_provider.api.one_colour import is_one_colour
 from deepshi_provider.api.postcheck import added, mismatches
-from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client.result import Image, ImagesResult
 from deepshi_provider.costs.money import plain, usd
 from deepshi_provider.costs.price_class import price_class
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.jobs.context import JobContext
 from deepshi_provider.journal.entries import Record, RecordKind, StoredImage
+from deepshi_provider.journal.sheets import plain_uri
 from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
+
+#: Characters of a field, other than the prompt, that a record shows.
+_LONGEST_FIELD = 500
 
 
 class Publisher:
@@ -150,6 +155,7 @@ class Publisher:
             price_class=price_class(self._request),
             unknown_outcomes=unknown,
             recorded_at=time.time(),
+            request=_shown(self._request, with_prompt=self._context.keeps_prompts),
             **{"model": self._request.model, **fields},
         )
 
@@ -161,6 +167,19 @@ def _of_one_colour(result: ImagesResult) -> list[int]:
             if is_one_colour(file, image.media_type, image.width, image.height, image.size_bytes):
                 found.append(image.index)
     return found
+
+
+def _shown(request: GenerateRequest, *, with_prompt: bool) -> dict[str, Any]:
+    """Return the fields of a request as its record shows them; what is very long, such as a mask, is cut."""
+    fields = {name: _cut(value) for name, value in request.picture_fields().items() if name != "prompt"}
+    prompt = {"prompt": request.prompt} if with_prompt else {}
+    uris = request.images if isinstance(request, EditRequest) else []
+    return {**prompt, **fields, **({"images": [_cut(plain_uri(uri)) for uri in uris]} if uris else {})}
+
+
+def _cut(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return value if len(text) <= _LONGEST_FIELD else f"{text[:_LONGEST_FIELD]}…"
 
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from deepshi_provider.api.postcheck import added, mismatches
+from deepshi_provider.api.requests import EditRequest
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.sheet import CostSheet
@@ -31,7 +32,14 @@ from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.entries import IMAGE, Record, unsettled
 from deepshi_provider.journal.journal import Journal, Purchase
 from deepshi_provider.journal.lease import TIMES, Times
-from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_images, sheet_warnings
+from deepshi_provider.journal.sheets import (
+    known_tally,
+    latest_tally,
+    make_sheet,
+    sheet_images,
+    sheet_sources,
+    sheet_warnings,
+)
 from deepshi_provider.store.store import PATIENCE, Store
 from deepshi_provider.store.stores import Stores
 
@@ -152,15 +160,19 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     uri = store.uri_of(job.manifest_name)
-    images = sheet_images(record.images)
-    costs = _sheet(job, **tally.sums(), images=images, manifest_uri=uri, warnings=sheet_warnings(warnings))
+    prompt = engine.request.prompt if context.keeps_prompts else None
+    images = sheet_images(purchase, prompt, reused=not record.owner.is_same_task(job.owner))
+    sources = sheet_sources(engine.request.images) if isinstance(engine.request, EditRequest) else []
+    costs = _sheet(
+        job, **tally.sums(), images=images, sources=sources, manifest_uri=uri, warnings=sheet_warnings(warnings)
+    )
     this_try = {"cost_usd": Decimal(0), "sends": 0} if reused else {}
     error = _mismatch(differences, record, reused=reused) if differences and job.on_mismatch == "fail" else None
     outcome = ImageOutcome(
         status="failed" if error else "success",
         error=error.as_data() if error else None,
         operation=job.operation,
-        prompt=engine.request.prompt,
+        prompt=prompt,
         **job.labels(),
         **{**record.purchased(), "warnings": warnings, **this_try},
         reused=reused,

@@ -156,6 +156,8 @@ class Record(Purchased):
     :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
     :param one_colour: indices of images that are all one colour.
     :param recorded_at: unix seconds.
+    :param request: the fields that were sent, and the input images of an edit; without the prompt where prompts are not
+        kept. For people to read: nothing is decided by it, and copies in the index lack it.
     """
 
     kind: RecordKind
@@ -166,6 +168,7 @@ class Record(Purchased):
     cost_is_complete: bool = True
     one_colour: list[int] = []
     recorded_at: float
+    request: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

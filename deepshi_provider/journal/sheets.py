@@ -10,12 +10,20 @@ from itertools import islice
 from typing import Any
 
 from deepshi_provider.costs.money import is_known, total
-from deepshi_provider.costs.sheet import LONGEST_WARNING, MOST_WARNINGS, CostSheet, Operation, SheetImage
+from deepshi_provider.costs.sheet import (
+    LONGEST_PROMPT,
+    LONGEST_WARNING,
+    MOST_SOURCES,
+    MOST_WARNINGS,
+    CostSheet,
+    Operation,
+    SheetImage,
+)
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.directory import DirectoryJournal
-from deepshi_provider.journal.entries import IMAGE, Owner, StoredImage, unsettled
-from deepshi_provider.journal.journal import Journal
+from deepshi_provider.journal.entries import IMAGE, Owner, unsettled
+from deepshi_provider.journal.journal import Journal, Purchase
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import Store
 
@@ -100,12 +108,41 @@ def make_sheet(
     )
 
 
-def sheet_images(images: Iterable[StoredImage], key: str | None = None) -> list[SheetImage]:
-    """Return images as a sheet lists them."""
+def sheet_images(
+    purchase: Purchase, prompt: str | None, *, key: str | None = None, reused: bool = False
+) -> list[SheetImage]:
+    """Return images as a sheet lists them.
+
+    :param prompt: ``None`` if prompts are not kept.
+    :param key: of the row, in a batch.
+    :param reused: whether another task instance bought them.
+    """
+    record = purchase.record
     return [
-        SheetImage(uri=i.uri, media_type=i.media_type, width=i.width, height=i.height, key=key and key[:100])
-        for i in images
+        SheetImage(
+            uri=image.uri,
+            media_type=image.media_type,
+            width=image.width,
+            height=image.height,
+            key=key and key[:100],
+            prompt=prompt and prompt[:LONGEST_PROMPT].replace("\0", ""),  # PostgreSQL's JSON does not take it
+            cost_usd=record.cost_usd,
+            of=len(record.images),
+            reused=reused,
+            attempt=purchase.k,
+        )
+        for image in record.images
     ]
+
+
+def sheet_sources(uris: Iterable[str]) -> list[str]:
+    """Return the first input images of an edit, as a sheet names them."""
+    return [plain_uri(uri) for uri in islice(uris, MOST_SOURCES)]
+
+
+def plain_uri(uri: str) -> str:
+    """Return a URI without its query, which may hold a signature, and without what JSON and databases do not take."""
+    return uri.partition("?")[0].encode(errors="replace").decode().replace("\0", "")
 
 
 def sheet_warnings(warnings: Iterable[str]) -> list[str]:

@@ -153,7 +153,7 @@ class Records:
         return Record.model_validate_json(found[0]) if found else None
 
     def __setitem__(self, entry: str, record: Record) -> None:
-        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (entry, record.model_dump_json()))
+        self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (entry, _short(record)))
 
     def load(self, file: BinaryIO, is_wanted: Callable[[str], bool]) -> None:
         """Add those records of a file that are wanted; a line that cannot be read is left out."""
@@ -215,4 +215,9 @@ def _line(line: bytes) -> tuple[str, str] | None:
         entry, record = _index_line().validate_json(line)
     except ValueError:
         return None
-    return entry, record.model_dump_json()
+    return entry, _short(record)
+
+
+def _short(record: Record) -> str:
+    """Return a record as the index repeats it: prompts would make it many times as long."""
+    return record.model_dump_json(exclude={"request"})

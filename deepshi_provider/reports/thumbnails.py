@@ -1,10 +1,9 @@
-"""Small pictures for the report; without Pillow there are none."""
+"""Small pictures, for the report and for the page "Deepshi costs"."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import io
 import logging
 import warnings
@@ -20,17 +19,23 @@ log = logging.getLogger(__name__)
 
 #: Pictures that a report shows.
 MOST = 48
-#: Longest side, in pixels.
+#: Longest side in a report, in pixels.
 SIDE = 240
+#: Bytes of a small picture at most.
+MOST_BYTES = 64 * 1024
+#: Pixels of an image that is made small at most: it stands in memory as a whole, at four bytes each.
+MOST_PIXELS = 50_000_000
 #: Pictures that are read at once.
 _AT_ONCE = 4
+_QUALITIES = (75, 50, 25, 5)
+
+
+class UnreadableImageError(Exception):
+    """An image cannot be made small; the message says why."""
 
 
 async def thumbnails(sheets: Iterable[CostSheet], stores: Stores) -> list[Thumbnail]:
     """Return the first pictures of the sheets, small; those that cannot be read are left out."""
-    if importlib.util.find_spec("PIL") is None:
-        log.info("The report shows no pictures: Pillow is not installed (extra: report)")
-        return []
     wanted = [(sheet, image) for sheet in sheets for image in sheet.images][:MOST]
     gate = asyncio.Semaphore(_AT_ONCE)
     made = await asyncio.gather(*(_thumbnail(sheet, image, gate, stores) for sheet, image in wanted))
@@ -41,21 +46,37 @@ async def _thumbnail(sheet: CostSheet, image: SheetImage, gate: asyncio.Semaphor
     async with gate:
         try:
             store, name = stores.object_at(image.uri, sheet.output_conn_id)
-            small = await store.process(name, _small)
-        except DeepshiError as err:
+            made = await store.process(name, small)
+        except (DeepshiError, UnreadableImageError) as err:
             log.warning("Not in the report: %s", err)
             return None
-    source = f"data:image/webp;base64,{base64.b64encode(small).decode()}"
+    source = f"data:image/webp;base64,{base64.b64encode(made).decode()}"
     return Thumbnail(source=source, task_id=sheet.task_id, map_index=sheet.map_index, image=image)
 
 
-def _small(file: BinaryIO) -> bytes:
-    from PIL import Image
+def small(file: BinaryIO, side: int = SIDE) -> bytes:
+    """Return an image as WebP, its sides at most so many pixels, at most :data:`MOST_BYTES` long.
+
+    :raises UnreadableImageError: it is no image, or has too many pixels.
+    """
+    from PIL import Image  # not in every worker that imports operators
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=["PNG", "JPEG", "WEBP"]) as image:
-            image.thumbnail((SIDE, SIDE))
-            small = io.BytesIO()
-            image.convert("RGBA" if image.mode in ("RGBA", "LA", "P", "PA") else "RGB").save(small, "WEBP", quality=75)
-    return small.getvalue()
+        try:
+            with Image.open(file, formats=["PNG", "JPEG", "WEBP"]) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise UnreadableImageError("The image has too many pixels to be shown small")
+                image.draft("RGB", (2 * side, 2 * side))
+                image.thumbnail((side, side))
+                picture = image.convert("RGBA" if image.mode in ("RGBA", "LA", "P", "PA") else "RGB")
+        except UnreadableImageError:
+            raise
+        except Exception as err:  # decoders raise errors of many kinds
+            raise UnreadableImageError(f"The image cannot be decoded ({type(err).__name__})") from err
+    for quality in _QUALITIES:
+        made = io.BytesIO()
+        picture.save(made, "WEBP", quality=quality)
+        if made.tell() <= MOST_BYTES:
+            return made.getvalue()
+    raise UnreadableImageError("The image cannot be made small enough")

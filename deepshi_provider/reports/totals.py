@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,10 @@ COLUMNS = (
     "untold",
     "may_have_cost_usd",
 )
+
+
+#: What begins so is a formula to spreadsheets, also behind white space; some take the wide forms too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Sums(BaseModel):
@@ -133,20 +137,31 @@ def as_csv(report: CostReport) -> str:
     An empty ``cost_usd``: the API reported none; an empty ``may_have_cost_usd``: the price is not known.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
+
+    def write(row: Mapping[str, Any]) -> None:
+        writer.writerow({name: no_formula(value) for name, value in row.items() if name in COLUMNS})
+
     for instance in report.instances:
         sheet = instance.sheet
         common = sheet.model_dump(mode="json") | {"status": instance.status}
         for model in sheet.models:
-            writer.writerow(common | model.model_dump(mode="json"))
+            write(common | model.model_dump(mode="json"))
         if not sheet.models:
-            writer.writerow(common | {"model": "", "images": 0, "reused": 0})
+            write(common | {"model": "", "images": 0, "reused": 0})
     for task in report.tasks:
         if task.status == "not run":
             names = {"dag_id": report.dag_id, "run_id": report.run_id, "task_id": task.task_id, "status": task.status}
-            writer.writerow(names)
+            write(names)
     return text.getvalue()
+
+
+def no_formula(value: Any) -> Any:
+    """Return a cell's value; text that a spreadsheet would take for a formula is quoted as it quotes text."""
+    if isinstance(value, str) and value.lstrip(" \xa0").startswith(_FORMULA):
+        return f"'{value}"
+    return value
 
 
 def _of_task(task_id: str, instances: Sequence[InstanceCosts]) -> list[TaskCosts]:

@@ -87,6 +87,25 @@ def test_equal_seeds_buy_equal_pictures_and_no_seed_buys_another(client: httpx.C
     assert len({bought(seed=7), bought(seed=8), bought(), bought()}) == 4
 
 
+def test_words_of_the_prompt_choose_what_is_drawn_and_its_colour(client: httpx.Client) -> None:
+    def drawn(prompt: str) -> Image.Image:
+        fields = {"model": "deepshi-banana-pro", "prompt": prompt, "width": 256, "height": 192, "seed": 7}
+        return Image.open(io.BytesIO(only_picture(client.post(GENERATIONS, json=fields)))).convert("RGB")
+
+    def share(picture: Image.Image, colour: tuple[int, int, int]) -> float:
+        pixels = picture.tobytes()
+        at = range(0, len(pixels), 3)
+        near = [i for i in at if sum(abs(a - b) for a, b in zip(pixels[i : i + 3], colour, strict=True)) < 24]
+        return len(near) / len(at)
+
+    things = ["boat", "house", "tree", "balloon", "mug", "lamp", "flower", "mountain", "shoe"]
+    pictures = [drawn(f"a red {thing}") for thing in things]
+    assert len({picture.tobytes() for picture in pictures}) == len(things)
+    for picture in pictures:
+        assert share(picture, (217, 43, 43)) > 0.005
+    assert share(drawn("a green boat"), (217, 43, 43)) < 0.001
+
+
 def test_url_is_a_data_uri(client: httpx.Client) -> None:
     answer = client.post(GENERATIONS, json={**BOAT, "response_format": "url"})
     (item,) = answer.json()["data"]

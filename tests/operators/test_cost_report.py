@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -310,14 +309,3 @@ def test_pages_work_from_any_place(server: Emulator, tmp_path: Path) -> None:
     made = dag(output_uri=f"{elsewhere.uri}/{{{{ run_id }}}}")
     report_on(made, done(made, "boat"))
     assert elsewhere.names() == ["monday/report.csv", "monday/report.html", "monday/report.json"]
-
-
-def test_without_pillow_the_page_has_no_pictures(
-    server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    made = dag()
-    report_on(made, done(made, "boat"))
-    page = written(local, "html")
-    assert f"<h1>${taken(server):f}</h1>" in page
-    assert "<img" not in page

@@ -87,7 +87,7 @@ def test_metadata_says_what_it_is_and_what_it_needs(metadata: email.message.Mess
     plain = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
     assert "apache-airflow<4,>=3.1" in plain
     # They come with extras, for those who need them.
-    optional = ("amazon", "duckdb", "pillow", "pyarrow", "s3fs", "starlette", "uvicorn")
+    optional = ("amazon", "duckdb", "pyarrow", "s3fs", "starlette", "uvicorn")
     assert [need for need in plain if any(name in need for name in optional)] == []
 
 

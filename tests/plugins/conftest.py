@@ -31,7 +31,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             root / "airflow",
             DAGS,
             env={
-                "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(output_uri=images.as_uri()),
+                "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(
+                    output_uri=images.as_uri(), max_cost_usd_per_month=250
+                ),
                 "AIRFLOW__CORE__AUTH_MANAGER": "tests.plugins.auth_manager.LimitedAuthManager",
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             },
@@ -41,15 +43,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         runs = {}
         deepshi.fault("no_terminal", prompt="a lost boat", times=1)
         # One after the other, so that the ledger tells what each has cost.
-        ledger: dict[str, Any] = {}
-        for dag_id in ("pictures", "secret_pictures", "strange"):
+        ledgers: dict[str, dict[str, Any]] = {}
+        for dag_id in ("pictures", "secret_pictures", "hooked", "strange"):
             airflow.wait_for_dag(dag_id)
             runs[dag_id] = airflow.trigger(dag_id)
             state = airflow.wait_for_run(dag_id, runs[dag_id], timeout=180)
             tasks = airflow.task_instances(dag_id, runs[dag_id])
             assert state == "success", [(task["task_id"], task["map_index"], task["state"]) for task in tasks]
-            ledger = ledger or deepshi.stats()
-        found = Site(airflow=airflow, deepshi=deepshi, images=images, runs=runs, ledger=ledger)
+            ledgers[dag_id] = deepshi.stats()
+        found = Site(airflow=airflow, deepshi=deepshi, images=images, runs=runs, ledgers=ledgers)
         yield found
         for client in found.clients.values():
             client.close()

@@ -25,15 +25,20 @@ Runs = dict[str, str]
 class Site:
     """An Airflow whose runs have ended.
 
-    :ivar ledger: what the emulator charged for the run of ``pictures``.
+    :ivar ledgers: what the emulator had charged when the run of each DAG had ended, one after the other.
     """
 
     airflow: Airflow
     deepshi: Emulator
     images: Path
     runs: Runs
-    ledger: dict[str, Any]
+    ledgers: dict[str, dict[str, Any]]
     clients: dict[str | None, httpx.Client] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """What was charged for the run of ``pictures``."""
+        return self.ledgers["pictures"]
 
     def client(self, user: str | None) -> httpx.Client:
         """A client that is logged in by cookie, as a browser is; ``None`` is nobody."""

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import random
+import struct
+import zlib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deepshi_provider.api.media import identify
+from deepshi_provider.plugins.costs.question import today
 from tests.plugins.site import PREFIX, Site, sheet
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
-ROUTES = ["/", "/page/costs.js", "/page/costs.css", "/data", "/gallery", "/image?dag_id=a&run_id=b&task_id=c&number=0"]
+TASK = "dag_id=a&run_id=b&task_id=c&number=0"
+ROUTES = [
+    *("/", "/page/costs.js", "/page/costs.css", "/page/icon.svg", "/data", "/month", "/gallery"),
+    *("/costs.csv?table=dags", "/costs.csv?table=pictures"),
+    *(f"/image?{TASK}", f"/thumbnail?{TASK}", f"/picture?{TASK}"),
+]
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 400 million pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def run_of(site: Site, dag_id: str) -> dict[str, Any]:
@@ -46,7 +69,7 @@ def test_sums_equal_what_was_charged(site: Site) -> None:
     assert totals["unknown_outcomes"] == 1
     assert totals["images"] == 7
     assert totals["task_instances"] == 5
-    for part in ("dags", "tasks", "models", "runs"):
+    for part in ("instances", "tasks", "models"):
         assert sum(Decimal(entry["cost_usd"]) for entry in said[part]["entries"]) == Decimal(totals["cost_usd"])
 
 
@@ -77,7 +100,23 @@ def test_the_gallery_names_prompt_size_and_cost(site: Site) -> None:
     )
     red = next(picture for picture in found if picture["prompt"] == "a red boat")
     price = site.airflow.xcom("pictures", site.runs["pictures"], "draw", "deepshi_cost", map_index=0)["cost_usd"]
-    assert (red["width"], red["height"], red["cost_usd"], red["images"]) == (96, 64, price, 1)
+    assert (red["width"], red["height"], red["cost_usd"], red["of"]) == (96, 64, price, 1)
+
+
+def test_a_picture_of_a_batch_has_its_own_price(site: Site) -> None:
+    found = [picture for picture in site.pictures(**run_of(site, "pictures")) if picture["task_id"] == "batch"]
+    whole = site.airflow.xcom("pictures", site.runs["pictures"], "batch", "deepshi_cost")["cost_usd"]
+    assert [picture["of"] for picture in found] == [1, 1, 1]
+    assert sum(Decimal(picture["cost_usd"]) for picture in found) == Decimal(whole)
+
+
+def test_what_hooks_buy_is_counted(site: Site) -> None:
+    totals = site.data(**run_of(site, "hooked"))["totals"]
+    charged = Decimal(site.ledgers["hooked"]["cost_usd"]) - Decimal(site.ledgers["secret_pictures"]["cost_usd"])
+    assert charged > 0
+    assert (Decimal(totals["cost_usd"]), totals["images"]) == (charged, 1)
+    assert Decimal(site.data()["totals"]["cost_usd"]) >= charged
+    assert "hooked" in {entry["dag_id"] for entry in site.data()["dags"]["entries"]}
 
 
 def test_images_are_the_stored_bytes(site: Site, tmp_path: Path) -> None:
@@ -101,12 +140,19 @@ def test_who_may_not_read_a_dag_sees_nothing_of_it(site: Site) -> None:
     assert site.get("/image", **task_of(picture)).status_code == 200
 
     seen = site.data("viewer")
-    assert seen["choices"]["dags"] == ["pictures"]
-    assert seen["totals"] == site.data(dag_id="pictures")["totals"]
+    assert seen["choices"]["dags"] == ["hooked", "pictures"]
+    parts = [site.data(dag_id=dag_id)["totals"]["cost_usd"] for dag_id in ("hooked", "pictures")]
+    assert Decimal(seen["totals"]["cost_usd"]) == sum(map(Decimal, parts))
     assert {picture["dag_id"] for picture in site.pictures("viewer")} == {"pictures"}
-    for route in ("/data", "/gallery"):
+    for route in ("/data", "/gallery", "/month"):
         assert site.get(route, "viewer", **secret).status_code == 403
-    assert site.get("/image", "viewer", **task_of(picture)).status_code == 403
+    for route in ("/image", "/thumbnail", "/picture"):
+        assert site.get(route, **task_of(picture)).status_code == 200
+        assert site.get(route, "viewer", **task_of(picture)).status_code == 403
+    for table in ("dags", "runs", "tasks", "pictures"):
+        assert site.get("/costs.csv", "viewer", table=table, **secret).status_code == 403
+        assert "secret" not in site.get("/costs.csv", "viewer", table=table).text
+        assert "secret" in site.get("/costs.csv", table=table).text
 
 
 def test_a_second_dag_id_does_not_open_a_dag(site: Site) -> None:
@@ -224,3 +270,99 @@ def test_the_page_may_only_load_what_is_its_own(site: Site) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy
+
+
+def test_the_details_of_a_picture_are_those_of_its_record(site: Site) -> None:
+    found = {picture["prompt"]: picture for picture in site.pictures(**run_of(site, "pictures"))}
+    edit = site.get("/picture", **task_of(found["javascript:alert(2)"])).json()
+    assert (edit["prompt"], edit["model"], edit["sends"]) == ("javascript:alert(2)", "deepshi-image-1", 1)
+    assert edit["request"]["width"] == 96
+    assert "prompt" not in edit["request"]
+    drawn = {found[prompt]["uri"] for prompt in ("a red boat", "a lost boat", "<script>alert(1)</script>")}
+    assert {source["uri"] for source in edit["sources"]} == drawn
+    assert {picture["uri"] for source in edit["sources"] for picture in source["pictures"]} == drawn
+    red = site.get("/picture", **task_of(found["a red boat"])).json()
+    assert [picture["uri"] for picture in red["edits"]] == [edit["uri"]]
+    assert len(red["sha256"]) == 64
+
+
+def test_filters_narrow_sums_and_pictures_alike(site: Site) -> None:
+    by_text = site.data(text="LETTER b")
+    assert by_text["totals"]["task_instances"] == 1
+    assert [picture["key"] for picture in site.pictures(text="LETTER b")] == ["B"]
+    assert site.data(text="no such words")["totals"]["task_instances"] == 0
+    assert {entry["dag_id"] for entry in site.data(tag="shop")["dags"]["entries"]} == {"pictures"}
+    assert {entry["dag_id"] for entry in site.data(owner="ada")["dags"]["entries"]} == {"pictures"}
+    assert site.data(owner="ad")["totals"]["task_instances"] == 0
+    assert site.data()["choices"]["tags"] == ["shop"]
+    assert {picture["dag_id"] for picture in site.pictures(tag="shop")} == {"pictures"}
+    of_task = site.data(dag_id="pictures", task_id="draw")
+    assert {entry["task_id"] for entry in of_task["tasks"]["entries"]} == {"draw"}
+    assert {picture["task_id"] for picture in site.pictures(dag_id="pictures", task_id="draw")} == {"draw"}
+
+
+def test_csv_is_what_is_seen(site: Site) -> None:
+    for filters in ({}, {"dag_id": "pictures"}, {"model": "seedream-4.5"}, run_of(site, "pictures")):
+        seen = site.data(**filters)
+        for table in ("tasks", "models"):
+            answer = site.get("/costs.csv", table=table, **filters)
+            assert answer.headers["content-disposition"].startswith("attachment; filename=")
+            lines = list(csv.DictReader(answer.text.splitlines()))
+            shown = [
+                (entry[table[:-1] if table == "models" else "task_id"], entry["cost_usd"])
+                for entry in seen[table]["entries"]
+            ]
+            assert [(line["model" if table == "models" else "task_id"], line["cost_usd"]) for line in lines] == shown
+
+
+def test_a_thumbnail_is_small_and_made_once(strange: Site, tmp_path: Path) -> None:
+    noise = Image.frombytes("RGB", (1600, 1200), random.Random(1).randbytes(1600 * 1200 * 3))
+    noise.save(tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size > 5_000_000
+    task = strange.write_sheet("noisy", sheet((tmp_path / "noise.png").as_uri(), output_uri=tmp_path.as_uri()))
+
+    first = strange.get("/thumbnail", **task)
+
+    assert (first.status_code, first.headers["content-type"]) == (200, "image/webp")
+    assert len(first.content) <= 64 * 1024
+    with Image.open(io.BytesIO(first.content)) as picture:
+        assert picture.size == (400, 300)
+    (tmp_path / "noise.png").unlink()
+    assert strange.get("/thumbnail", **task).content == first.content
+    assert strange.get("/thumbnail", "viewer", **{**task, "dag_id": "secret_pictures"}).status_code == 403
+    assert strange.get("/image", **task).status_code == 404
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n and nothing more", bomb()])
+def test_what_cannot_be_made_small_is_refused(strange: Site, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "i.png").write_bytes(content)
+    task = strange.write_sheet("broken", sheet((tmp_path / "i.png").as_uri(), output_uri=tmp_path.as_uri()))
+    answer = strange.get("/thumbnail", **task)
+    assert answer.status_code == 404
+    assert answer.json()["detail"].startswith(("The image cannot be decoded", "The image has too many pixels"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../image-0.png", "..%2fimage-0.png", "*-0.png", "out/../../image-0.png", "image-0.png"]
+)
+def test_a_record_is_read_from_its_own_directory_only(strange: Site, tmp_path: Path, name: str) -> None:
+    secret: dict[str, Any] = {"kind": "stored", "fingerprint": "f", "lease_owner": "l", "recorded_at": 1}
+    secret |= {"owner": {"dag_id": "d", "run_id": "r", "task_id": "t"}, "request": {"prompt": "a prompt in a record"}}
+    for folder in (tmp_path, tmp_path / "out"):
+        (folder / "_deepshi").mkdir(parents=True)
+        (folder / "_deepshi" / "image.1.f.t.l.stored.json").write_text(json.dumps(secret))
+    output_uri = (tmp_path / "out").as_uri()
+    written = sheet(f"{output_uri}/{name}", output_uri=output_uri)
+    written["images"][0]["attempt"] = 1
+    answer = strange.get("/picture", **strange.write_sheet("foreign_record", written))
+    assert answer.status_code == 200
+    assert ("a prompt in a record" in answer.text) == (name == "image-0.png")
+
+
+def test_the_month_has_the_budget_of_the_connections(site: Site) -> None:
+    month = site.get("/month").json()
+    assert (month["budget_usd"], month["day_budget_usd"]) == ("250", None)
+    assert Decimal(month["spent_usd"]) == sum(Decimal(day["cost_usd"]) for day in site.data()["days"][-today().day :])
+    assert Decimal(month["forecast_usd"]) >= Decimal(month["spent_usd"])
+    assert site.get("/month", dag_id="pictures").json()["budget_usd"] is None
+    assert site.get("/month", "viewer").json()["budget_usd"] is None, "a part of the spending beside the whole budget"

@@ -11,13 +11,25 @@ from typing import Annotated, Any
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user, requires_access_dag
+from airflow.models.connection import Connection
+from airflow.models.dag import DagModel, DagTag
 from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from fastapi import Depends
 
-__all__ = ["DagRun", "Reader", "ReaderDep", "RenderedTaskInstanceFields", "XComModel", "create_session"]
+__all__ = [
+    "Connection",
+    "DagModel",
+    "DagRun",
+    "DagTag",
+    "Reader",
+    "ReaderDep",
+    "RenderedTaskInstanceFields",
+    "XComModel",
+    "create_session",
+]
 
 #: Refuses requests of those who are not logged in (401).
 logged_in: Any = Depends(get_user)

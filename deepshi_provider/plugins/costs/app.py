@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta, timezone
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import StreamingResponse
 
 from deepshi_provider.costs.sheet import XCOM_KEY
-from deepshi_provider.plugins.costs.access import ReaderDep, create_session, logged_in
+from deepshi_provider.plugins.costs.access import Reader, ReaderDep, create_session, logged_in
+from deepshi_provider.plugins.costs.details import details
 from deepshi_provider.plugins.costs.gallery import newest_pictures, read_sheet
+from deepshi_provider.plugins.costs.month import Budget, budget_of, first_day, month_as_json
 from deepshi_provider.plugins.costs.pictures import PictureMissingError, PictureRefusedError, open_picture
+from deepshi_provider.plugins.costs.question import Question, QuestionDep, today
 from deepshi_provider.plugins.costs.reviews import reviewed
-from deepshi_provider.plugins.costs.sheets import Scope, one_row, sheet_rows
-from deepshi_provider.plugins.costs.totals import Totals
+from deepshi_provider.plugins.costs.sheets import SheetRow, one_row
+from deepshi_provider.plugins.costs.tables import pictures_csv, table_csv
+from deepshi_provider.plugins.costs.thumbnails import Thumbnails
+from deepshi_provider.plugins.costs.views import Stack
 from deepshi_provider.reports.review import XCOM_KEY as REVIEW_KEY
 
-#: Days of a period at most.
-MOST_DAYS = 366
+#: Pictures that are shown at most.
+MOST_PICTURES = 240
 
 _PAGE = resources.files("deepshi_provider.plugins.costs") / "page"
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FILES = {
-    "costs.css": "text/css",
-    "costs.js": "text/javascript",
-    "dialog.js": "text/javascript",
-    "drawing.js": "text/javascript",
-    "query.js": "text/javascript",
-    "theme.js": "text/javascript",
+    entry.name: media_type
+    for entry in _PAGE.iterdir()
+    for ending, media_type in _TYPES.items()
+    if entry.name.endswith(ending)
 }
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -44,6 +47,8 @@ _IMAGE_HEADERS = {
     "Cache-Control": "private, max-age=3600",
 }
 
+_thumbnails = Thumbnails()
+
 # Descriptions of the interface would be served without login.
 app = FastAPI(title="Deepshi costs", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -56,57 +61,84 @@ def page() -> Response:
 
 @app.get("/page/{name}", dependencies=[logged_in])
 def page_file(name: str) -> Response:
-    """Return a style sheet or script of the page."""
+    """Return a style sheet, script or icon of the page."""
     if name not in _FILES:
         raise HTTPException(404, "There is no such file")
     return Response((_PAGE / name).read_bytes(), media_type=_FILES[name], headers=_PAGE_HEADERS)
 
 
-def _scope(
-    reader: ReaderDep,
-    start: date | None = None,
-    end: date | None = None,
-    dag_id: str | None = None,
-    run_id: str | None = None,
-) -> Scope:
-    end = end or datetime.now(timezone.utc).date()
-    start = start or max(date.min + timedelta(days=30), end) - timedelta(days=29)
-    if run_id and not dag_id:
-        raise HTTPException(422, "run_id needs dag_id")
-    if not 0 <= (end - start).days < MOST_DAYS or end == date.max:
-        raise HTTPException(422, f"A period has 1 to {MOST_DAYS} days")
-    return Scope(dag_ids=reader.dag_ids, start=start, end=end, run=(dag_id, run_id) if dag_id and run_id else None)
-
-
-ScopeDep = Annotated[Scope, Depends(_scope)]
-
-
 @app.get("/data")
-def data(scope: ScopeDep, response: Response, dag_id: str | None = None, model: str | None = None) -> dict[str, Any]:
+def data(question: QuestionDep, response: Response, stack: Stack = "dag") -> dict[str, Any]:
     """Return all sums of a period, or of one run."""
     response.headers.update(_DATA_HEADERS)
-    totals = Totals(dag_id=dag_id, model=model)
     with create_session() as session:
-        totals.add_all(sheet_rows(session, scope))
-    days = [] if scope.run else totals.days_as_json(scope.start, scope.end)
-    return {"start": scope.start.isoformat(), "end": scope.end.isoformat(), "days": days, **totals.as_json()}
+        view = question.view(session)
+        choices = question.labels(session, view.all_dags)
+    found = view.as_json(question.tables)
+    found["choices"] |= choices
+    days = {"days": [], "series": []} if question.scope.run else view.days_as_json(stack)
+    span = question.as_json()
+    return {**span, **days, **found}
+
+
+@app.get("/month")
+def month(question: QuestionDep, response: Response) -> dict[str, Any]:
+    """Return this month so far, its forecast, and its budget: that one only to those who see all that counts in it."""
+    response.headers.update(_DATA_HEADERS)
+    now = today()
+    with create_session() as session:
+        view = question.view(session, (first_day(now), now))
+        budget = budget_of(session)
+    return month_as_json(view, now, budget if question.sees_all(view) else Budget())
 
 
 @app.get("/gallery")
 def gallery(
-    scope: ScopeDep,
+    question: QuestionDep,
     reader: ReaderDep,
     response: Response,
-    dag_id: str | None = None,
-    model: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=240)] = 24,
+    limit: Annotated[int, Query(ge=1, le=MOST_PICTURES)] = 24,
 ) -> dict[str, Any]:
     """Return the newest pictures of a period, or of one run."""
     response.headers.update(_DATA_HEADERS)
+    return _pictures(question, reader, limit)
+
+
+@app.get("/costs.csv")
+def costs_csv(
+    question: QuestionDep,
+    reader: ReaderDep,
+    table: Literal["days", "dags", "tasks", "models", "runs", "instances", "pictures"],
+) -> Response:
+    """Return a table of the page, all its lines, for spreadsheets."""
+    if table == "pictures":
+        lines = pictures_csv(_pictures(question, reader, MOST_PICTURES)["pictures"])
+    else:
+        with create_session() as session:
+            lines = table_csv(question.view(session), table)
+    name = f"deepshi-{table}-{question.name}.csv"
+    headers = {**_DATA_HEADERS, "Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse((line.encode("utf-8") for line in lines), media_type="text/csv", headers=headers)
+
+
+@app.get("/picture")
+def picture(
+    reader: ReaderDep,
+    response: Response,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    number: int,
+    map_index: int = -1,
+) -> dict[str, Any]:
+    """Return everything about one picture."""
+    response.headers.update(_DATA_HEADERS)
+    row = _row(reader, dag_id, run_id, task_id, map_index)
     with create_session() as session:
-        return newest_pictures(
-            session, scope, dag_id=dag_id, model=model, limit=limit, may_read_prompts=reader.may_read_prompts
-        )
+        found = details(session, row, number, reader.may_read_prompts) if row else None
+    if found is None:
+        raise HTTPException(404, "The task has no such image that you may see", headers=_DATA_HEADERS)
+    return found
 
 
 @app.get("/image")
@@ -120,10 +152,8 @@ def image(
     review: bool = False,
 ) -> Response:
     """Return an image that the sheet of a task instance names, or its review."""
-    key = REVIEW_KEY if review else XCOM_KEY
-    with create_session() as session:
-        text = one_row(session, reader.dag_ids, dag_id, run_id, task_id, map_index, key)
-    sheet = None if text is None else reviewed(text, number) if review else read_sheet(text)
+    row = _row(reader, dag_id, run_id, task_id, map_index, REVIEW_KEY if review else XCOM_KEY)
+    sheet = None if row is None else reviewed(row.text, number) if review else read_sheet(row.text)
     if sheet is None:
         what = "review" if review else "cost sheet"
         raise HTTPException(404, f"The task has no {what} that you may read", headers=_DATA_HEADERS)
@@ -132,4 +162,37 @@ def image(
     except (PictureMissingError, PictureRefusedError) as err:
         raise HTTPException(404, str(err), headers=_DATA_HEADERS) from err
     headers = {**_IMAGE_HEADERS, "Content-Length": str(opened.size_bytes)}
-    return StreamingResponse(opened.pieces, media_type=opened.media_type, headers=headers)
+    return StreamingResponse(opened.pieces(), media_type=opened.media_type, headers=headers)
+
+
+@app.get("/thumbnail")
+def thumbnail(reader: ReaderDep, dag_id: str, run_id: str, task_id: str, number: int, map_index: int = -1) -> Response:
+    """Return the same image, small."""
+    row = _row(reader, dag_id, run_id, task_id, map_index)
+    sheet = read_sheet(row.text) if row else None
+    if row is None or sheet is None:
+        raise HTTPException(404, "The task has no cost sheet that you may read", headers=_DATA_HEADERS)
+    try:
+        made = _thumbnails.get(row.text, sheet, number)
+    except (PictureMissingError, PictureRefusedError) as err:
+        raise HTTPException(404, str(err), headers=_DATA_HEADERS) from err
+    return Response(made, media_type="image/webp", headers=_IMAGE_HEADERS)
+
+
+def _pictures(question: Question, reader: Reader, limit: int) -> dict[str, Any]:
+    with create_session() as session:
+        return newest_pictures(
+            session,
+            question.narrow_scope(session),
+            model=question.model,
+            text=question.text,
+            limit=limit,
+            may_read_prompts=reader.may_read_prompts,
+        )
+
+
+def _row(
+    reader: Reader, dag_id: str, run_id: str, task_id: str, map_index: int, key: str = XCOM_KEY
+) -> SheetRow | None:
+    with create_session() as session:
+        return one_row(session, reader.dag_ids, dag_id, run_id, task_id, map_index, key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
-from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,13 +12,10 @@ from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
 from deepshi_provider.plugins.costs.reviews import Decisions
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows, utc
-
-#: Sheets that are looked through for pictures.
-_MOST_ROWS = 2_000
 
 #: DAG id, run id, task id, map index.
 Task = tuple[str, str, str, int]
@@ -31,6 +27,16 @@ class Picture(NamedTuple):
     row: SheetRow
     sheet: CostSheet
     number: int
+
+    @property
+    def image(self) -> SheetImage:
+        """What the sheet says of it."""
+        return self.sheet.images[self.number]
+
+    @property
+    def task(self) -> Task:
+        """The task instance that has it."""
+        return (self.row.dag_id, self.row.run_id, self.row.task_id, self.row.map_index)
 
 
 def read_sheet(text: str) -> CostSheet | None:
@@ -46,18 +52,25 @@ def newest_pictures(
     session: Session,
     scope: Scope,
     *,
-    dag_id: str | None,
     model: str | None,
+    text: str | None,
     limit: int,
     may_read_prompts: Callable[[str], bool],
 ) -> dict[str, Any]:
-    """Return ``{"pictures": […], "more": whether there are others}``, the newest first, as JSON types."""
-    if dag_id:
-        scope = Scope(dag_ids=scope.dag_ids & {dag_id}, start=scope.start, end=scope.end, run=scope.run)
-    rows = newest_rows(session, scope, _MOST_ROWS)
-    found = list(islice(_pictures(rows, model), limit + 1))
-    described = _described(session, found[:limit], may_read_prompts, Decisions(session, scope))
-    return {"pictures": described, "more": len(found) > limit}
+    """Return ``{"pictures": […], "more": whether there are others}``, the newest first, as JSON types.
+
+    :param text: that prompts have, in upper or lower case; in those that the user may not read nothing is found.
+    """
+    found: list[Picture] = []
+    more = False
+    for picture in _pictures(newest_rows(session, scope), model):
+        if text and not (may_read_prompts(picture.row.dag_id) and text.lower() in (picture.image.prompt or "").lower()):
+            continue
+        if len(found) == limit:
+            more = True
+            break
+        found.append(picture)
+    return {"pictures": described(session, found, may_read_prompts, Decisions(session, scope)), "more": more}
 
 
 def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
@@ -69,17 +82,23 @@ def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
             yield Picture(row, sheet, number)
 
 
-def _described(
+def described(
     session: Session, pictures: list[Picture], may_read_prompts: Callable[[str], bool], decisions: Decisions
 ) -> list[dict[str, Any]]:
+    """Return pictures as JSON types; prompts only of DAGs whose prompts may be read."""
     allowed = {dag_id for dag_id in {picture.row.dag_id for picture in pictures} if may_read_prompts(dag_id)}
-    fields = _rendered_fields(session, {_task(p.row) for p in pictures if p.row.dag_id in allowed})
-    return [_description(picture, fields.get(_task(picture.row), {}), decisions) for picture in pictures]
+    # Sheets of before prompts were kept in them, or of tasks that keep none.
+    without = {p.task for p in pictures if p.row.dag_id in allowed and p.image.prompt is None}
+    fields = _rendered_fields(session, without)
+    return [
+        _description(p, _prompt(p, fields.get(p.task, {})) if p.row.dag_id in allowed else None, decisions)
+        for p in pictures
+    ]
 
 
-def _description(picture: Picture, fields: dict[str, Any], decisions: Decisions) -> dict[str, Any]:
+def _description(picture: Picture, prompt: str | None, decisions: Decisions) -> dict[str, Any]:
     row, sheet, number = picture
-    image = sheet.images[number]
+    image = picture.image
     return {
         "dag_id": row.dag_id,
         "run_id": row.run_id,
@@ -90,18 +109,26 @@ def _description(picture: Picture, fields: dict[str, Any], decisions: Decisions)
         "time": utc(row.timestamp).isoformat(),
         "key": image.key if image.key is not None else _text(sheet.key),
         "metadata": _text(sheet.metadata),
-        "prompt": _prompt(fields, image.key),
+        "prompt": prompt,
         "width": image.width,
         "height": image.height,
+        "media_type": image.media_type,
         "models": [entry.model for entry in sheet.models],
-        # Of the task instance, since that is what a sheet is about.
-        "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
-        "untold": sheet.untold,
-        "unknown_outcomes": sheet.unknown_outcomes,
-        "up_to_usd": _most(sheet),
-        "saved_usd": f"{sheet.saved_usd:f}",
-        "images": sum(entry.images for entry in sheet.models),
-        "reused": sum(entry.reused for entry in sheet.models),
+        "try_number": sheet.try_number,
+        # Of the request that made it; sheets of before have only what the task has cost.
+        "is_priced": image.attempt is not None,
+        "cost_usd": None if image.cost_usd is None else f"{image.cost_usd:f}",
+        "of": image.of,
+        "reused": image.reused,
+        "task": {
+            "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
+            "untold": sheet.untold,
+            "unknown_outcomes": sheet.unknown_outcomes,
+            "up_to_usd": _most(sheet),
+            "saved_usd": f"{sheet.saved_usd:f}",
+            "images": sum(entry.images for entry in sheet.models),
+            "reused": sum(entry.reused for entry in sheet.models),
+        },
         "uri": image.uri,
         "warnings": sheet.warnings,
         "review": decisions.of(image.uri, row.timestamp),
@@ -124,21 +151,21 @@ def _rendered_fields(session: Session, tasks: Collection[Task]) -> dict[Task, di
     return {(row[0], row[1], row[2], row[3]): row[4] for row in rows if isinstance(row[4], dict)}
 
 
-def _prompt(fields: dict[str, Any], key: str | None) -> str | None:
-    """Return the prompt of a task, or of one row of its batch."""
+def _prompt(picture: Picture, fields: dict[str, Any]) -> str | None:
+    """Return the prompt of a picture; of a row of a batch, whose prompt may be a template over its columns, its own."""
+    if picture.image.prompt is not None:
+        return picture.image.prompt
+    key = picture.image.key
+    if key is None:
+        prompt = fields.get("prompt")
+        return prompt if isinstance(prompt, str) and prompt not in ("", "None") else None
     requests = fields.get("requests")
-    if key is not None and isinstance(requests, list):
-        for request in requests:
-            if isinstance(request, dict) and str(request.get("key")) == key and request.get("prompt"):
-                return str(request["prompt"])
-    prompt = fields.get("prompt")
-    return prompt if isinstance(prompt, str) and prompt not in ("", "None") else None
+    for request in requests if isinstance(requests, list) else []:
+        if isinstance(request, dict) and str(request.get("key")) == key and request.get("prompt"):
+            return str(request["prompt"])
+    return None
 
 
 def _text(value: Any) -> str | None:
     """Return a label for people."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _task(row: SheetRow) -> Task:
-    return (row.dag_id, row.run_id, row.task_id, row.map_index)

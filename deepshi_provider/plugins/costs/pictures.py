@@ -1,21 +1,30 @@
-"""The bytes of one image, if a cost sheet names it and it is one."""
+"""The bytes of one image, if a cost sheet names it and it is one; and its record."""
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import unquote
 
 from airflow.sdk import ObjectStoragePath
+from pydantic import ValidationError
 
 from deepshi_provider.api.media import EXTENSIONS, media_type
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.journal.entries import Record
+from deepshi_provider.store.store import STATE
+
+log = logging.getLogger(__name__)
 
 #: Bytes; larger pictures are not shown.
 MOST_BYTES = 64 * 2**20
 
 _PIECE = 2**18
+#: A prompt has at most 50,000 characters, of up to six bytes in JSON.
+_MOST_RECORD_BYTES = 2**20
 # Not object stores: what they name is fetched by this server, from wherever it can reach.
 _REFUSED = frozenset({"http", "https", "ftp", "data", "memory", ""})
 
@@ -29,11 +38,19 @@ class PictureMissingError(Exception):
 
 
 class OpenPicture(NamedTuple):
-    """An image that is there; the pieces must be used up or closed."""
+    """An image that is there; the file must be closed, or the pieces used up."""
 
     media_type: str
     size_bytes: int
-    pieces: Iterator[bytes]
+    file: BinaryIO
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield no more than what was announced, should the image grow meanwhile."""
+        with self.file as file:
+            left = self.size_bytes
+            while left > 0 and (piece := file.read(min(_PIECE, left))):
+                left -= len(piece)
+                yield piece
 
 
 def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
@@ -52,16 +69,7 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     _check(image.uri, sheet.output_uri)
     if image.media_type not in EXTENSIONS:
         raise PictureRefusedError("It is not a PNG, JPEG or WebP image")
-    try:
-        path = ObjectStoragePath(image.uri, conn_id=None if image.uri.startswith("file:") else sheet.output_conn_id)
-        path.fs.invalidate_cache(
-            path.path.rpartition("/")[0]
-        )  # a listing's length would cut an image that is longer now
-        file = cast("BinaryIO", path.fs.open(path.path, "rb"))
-    except FileNotFoundError as err:
-        raise PictureMissingError("The image is no longer in its store") from err
-    except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
+    file = _opened(image.uri, sheet.output_conn_id)
     try:
         size, head = _look(file)
         if media_type(head) != image.media_type:
@@ -71,7 +79,52 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     except BaseException:
         file.close()
         raise
-    return OpenPicture(image.media_type, size, _pieces(file, head, size))
+    return OpenPicture(image.media_type, size, file)
+
+
+def read_record(sheet: CostSheet, number: int) -> Record | None:
+    """Return the record of an image of a sheet, or ``None``: the sheet is an old one, or the record cannot be read."""
+    image = sheet.images[number]
+    if image.attempt is None:
+        return None
+    try:
+        _check(image.uri, sheet.output_uri)
+        name = image.uri.rpartition("/")[2].rpartition("-")[0]
+        data = _record_bytes(sheet, f"{glob.escape(name)}.{image.attempt}.*.stored.json")
+        return None if data is None else Record.model_validate_json(data)
+    except (PictureMissingError, PictureRefusedError, ValidationError) as err:
+        log.info("The record of %s is not shown: %s", image.uri, err)
+        return None
+
+
+def _record_bytes(sheet: CostSheet, pattern: str) -> bytes | None:
+    try:
+        directory = _path(f"{sheet.output_uri.rstrip('/')}/{STATE}", sheet.output_conn_id)
+        directory.fs.invalidate_cache(directory.path)
+        found = directory.fs.glob(f"{directory.path}/{pattern}")
+        if not found:
+            return None
+        with directory.fs.open(found[-1], "rb") as file:
+            return bytes(file.read(_MOST_RECORD_BYTES))
+    except Exception as err:  # every object store raises errors of its own kind
+        raise PictureMissingError(f"Its store cannot be read ({type(err).__name__})") from err
+
+
+def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
+    return ObjectStoragePath(uri, conn_id=None if uri.startswith("file:") else conn_id)
+
+
+def _opened(uri: str, conn_id: str | None) -> BinaryIO:
+    try:
+        path = _path(uri, conn_id)
+        path.fs.invalidate_cache(
+            path.path.rpartition("/")[0]
+        )  # a listing's length would cut an image that is longer now
+        return cast("BinaryIO", path.fs.open(path.path, "rb"))
+    except FileNotFoundError as err:
+        raise PictureMissingError("The image is no longer in its store") from err
+    except Exception as err:  # every object store raises errors of its own kind
+        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
 
 
 def _check(uri: str, output_uri: str) -> None:
@@ -89,18 +142,10 @@ def _look(file: BinaryIO) -> tuple[int, bytes]:
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        return size, file.read(12)
+        head = file.read(12)
+        file.seek(0)
+        return size, head
     except FileNotFoundError as err:
         raise PictureMissingError("The image is no longer in its store") from err
     except Exception as err:  # every object store raises errors of its own kind
         raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
-
-
-def _pieces(file: BinaryIO, head: bytes, size: int) -> Iterator[bytes]:
-    """Yield no more than what was announced, should the image grow meanwhile."""
-    with file:
-        yield head
-        left = size - len(head)
-        while left > 0 and (piece := file.read(min(_PIECE, left))):
-            left -= len(piece)
-            yield piece

@@ -15,6 +15,10 @@ Message = MutableMapping[str, Any]
 PREFIX = "/deepshi-costs"
 
 
+# Served by the page itself; the browser asks for them with the login of Airflow's UI.
+_ICONS = {"icon": f"{PREFIX[1:]}/page/icon.svg", "icon_dark_mode": f"{PREFIX[1:]}/page/icon-dark.svg"}
+
+
 class CostsApp:
     """The ASGI application, made at its first request."""
 
@@ -31,7 +35,7 @@ class CostsApp:
 
 
 class DeepshiCostsPlugin(AirflowPlugin):
-    """Adds "Deepshi costs" to the navigation, and as a tab to each DAG run.
+    """Adds "Deepshi costs" to the navigation, and as a tab to each DAG, run and task instance.
 
     The addresses are relative: to where Airflow is served from, which may be below a path.
     """
@@ -48,11 +52,28 @@ class DeepshiCostsPlugin(AirflowPlugin):
             "destination": "nav",
             "category": "browse",
             "url_route": "deepshi-costs",
+            **_ICONS,
+        },
+        {
+            "name": "Deepshi costs",
+            "href": f"{PREFIX[1:]}/?dag_id={{DAG_ID}}&tab=1",
+            "destination": "dag",
+            "url_route": "deepshi-dag-costs",
+            **_ICONS,
         },
         {
             "name": "Deepshi costs",
             "href": f"{PREFIX[1:]}/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&tab=1",
             "destination": "dag_run",
             "url_route": "deepshi-run-costs",
+            **_ICONS,
+        },
+        {
+            "name": "Deepshi costs",
+            "href": f"{PREFIX[1:]}/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}"
+            "&map_index={MAP_INDEX}&tab=1",
+            "destination": "task_instance",
+            "url_route": "deepshi-task-costs",
+            **_ICONS,
         },
     ]

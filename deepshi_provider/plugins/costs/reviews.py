@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from deepshi_provider.costs.sheet import CostSheet, SheetImage
-from deepshi_provider.plugins.costs.sheets import Scope, newest_rows, utc
+from deepshi_provider.plugins.costs.sheets import Scope, last_rows, utc
 from deepshi_provider.reports.review import XCOM_KEY, Review
 
 #: Reviews that are looked through for what became of pictures.
@@ -24,8 +24,8 @@ class Decisions:
         self._of: dict[str, list[tuple[datetime, bool]]] = {}
         # Somebody may have looked later than the period ends.
         today = datetime.now(timezone.utc).date()
-        reviews = replace(scope, key=XCOM_KEY, end=max(scope.end, today))
-        for row in newest_rows(session, reviews, _MOST_REVIEWS):
+        reviews = replace(scope, key=XCOM_KEY, end=max(scope.end, today), task_id=None, map_index=None, word=None)
+        for row in last_rows(session, reviews, _MOST_REVIEWS):
             review = read_review(row.text)
             for image in review.images if review else ():
                 if image.chosen is not None:

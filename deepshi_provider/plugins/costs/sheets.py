@@ -1,28 +1,31 @@
 """The cost sheets in Airflow's database: which rows a question is about, and how they are read.
 
-Every query goes through an index: ``idx_xcom_key`` over the XComs' keys, or, for one DAG run, the primary key, which
-begins with the run. The sheets come as text and are read by ``msgspec``, which skips what is not asked for; neither the
-database nor SQLAlchemy parses JSON.
+Every query goes through an index: ``idx_xcom_key`` over the XComs' keys, or, for DAG runs that are known, the primary
+key, which begins with the run. The sheets come as text and are read by ``msgspec``, which skips what is not asked for;
+neither the database nor SQLAlchemy parses JSON.
 """
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from typing import Any, NamedTuple
 
-from sqlalchemy import DateTime, Select, Text, cast, select, type_coerce
+from sqlalchemy import DateTime, Select, Text, cast, func, or_, select, true, type_coerce
 from sqlalchemy.orm import Session
 
 from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.plugins.costs.access import DagRun, XComModel
 
 #: Sheets that one answer reads at most. Beyond it, the answer is marked as incomplete.
-MOST_SHEETS = 250_000
+MOST_SHEETS = 2_000_000
 
-_ROWS_AT_ONCE = 5_000
+_ROWS_AT_ONCE = 2_000
+#: Runs in which the newest sheets are looked for: so many at first, twice as many each time, so many times.
+_FIRST_RUNS = 20
+_MOST_STEPS = 8
 _XCOM = XComModel.__table__.c
 
 
@@ -30,17 +33,21 @@ _XCOM = XComModel.__table__.c
 class Scope:
     """Which sheets a question is about: those of one run, or those of a period.
 
-    :param dag_ids: the DAGs that the user may read.
+    :param dag_ids: the DAGs that are asked for and may be read; ``None`` is all, for sums that are narrowed later.
     :param start: first day, UTC; not used for a run.
     :param end: last day, UTC, included.
     :param run: DAG id and run id.
     :param key: of the XComs that are meant.
+    :param word: letters that the sheet's text has, in upper or lower case.
     """
 
-    dag_ids: Set[str]
+    dag_ids: Set[str] | None
     start: date
     end: date
     run: tuple[str, str] | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    word: str | None = None
     key: str = XCOM_KEY
 
     def narrow(self, *columns: Any) -> Select[Any]:
@@ -52,15 +59,44 @@ class Scope:
         if self.run:
             dag_id, run_id = self.run
             found = select(DagRun.id).where(
-                DagRun.dag_id == dag_id, DagRun.run_id == run_id, DagRun.dag_id.in_(self.dag_ids & {dag_id})
+                DagRun.dag_id == dag_id, DagRun.run_id == run_id, self._readable(DagRun.dag_id)
             )
-            return select(*columns).where(_XCOM.dag_run_id == found.scalar_subquery(), _XCOM.key + "" == self.key)
-        return select(*columns).where(
-            _XCOM.key == self.key,
-            (_XCOM.dag_id + "").in_(self.dag_ids),
-            _XCOM.timestamp >= _midnight(self.start),
-            _XCOM.timestamp < _midnight(self.end + timedelta(days=1)),
+            return self.narrow_to_run(_XCOM.dag_run_id == found.scalar_subquery(), *columns)
+        return self._narrow(_XCOM.key == self.key, *columns).where(self._readable(_XCOM.dag_id + ""), *self._in_time())
+
+    def narrow_to_run(self, is_of_run: Any, *columns: Any) -> Select[Any]:
+        """Return a query for columns of the XComs of runs that a condition names by their rows' numbers."""
+        return self._narrow(is_of_run, *columns).where(_XCOM.key + "" == self.key)
+
+    def _narrow(self, first: Any, *columns: Any) -> Select[Any]:
+        query = select(*columns).where(first)
+        if self.task_id is not None:
+            query = query.where(_XCOM.task_id + "" == self.task_id)
+        if self.map_index is not None:
+            query = query.where(_XCOM.map_index == self.map_index)
+        if self.word:
+            query = query.where(func.lower(cast(_XCOM.value, Text)).contains(self.word.lower(), autoescape=True))
+        return query
+
+    def newest_runs(self, count: int, before: int | None) -> Select[Any]:
+        """Return a query for the numbers of the newest runs that may have sheets in this period, before a number."""
+        query = select(DagRun.id).where(
+            self._readable(DagRun.dag_id), or_(DagRun.end_date.is_(None), DagRun.end_date >= _midnight(self.start))
         )
+        if before is not None:
+            query = query.where(DagRun.id < before)
+        return query.order_by(DagRun.id.desc()).limit(count)
+
+    def newest_of(self, runs: Sequence[int], *columns: Any) -> Select[Any]:
+        """Return a query for columns of the XComs of some runs in this period, those of the newest run first."""
+        query = self.narrow_to_run(_XCOM.dag_run_id.in_(runs), *columns).where(*self._in_time())
+        return query.order_by(_XCOM.dag_run_id.desc())
+
+    def _in_time(self) -> tuple[Any, Any]:
+        return _XCOM.timestamp >= _midnight(self.start), _XCOM.timestamp < _midnight(self.end + timedelta(days=1))
+
+    def _readable(self, column: Any) -> Any:
+        return true() if self.dag_ids is None else column.in_(self.dag_ids)
 
 
 class SheetRow(NamedTuple):
@@ -92,21 +128,48 @@ def sheet_rows(session: Session, scope: Scope, limit: int = MOST_SHEETS + 1) -> 
     yield from typing.cast("Iterator[SheetRow]", session.connection().execute(query))
 
 
-def newest_rows(session: Session, scope: Scope, limit: int) -> list[SheetRow]:
-    """Return the sheets that were written last, the newest first."""
-    order = (_XCOM.timestamp.desc(), _XCOM.dag_id, _XCOM.task_id, _XCOM.map_index)
-    rows = session.connection().execute(scope.narrow(*_COLUMNS).order_by(*order).limit(limit))
-    return typing.cast("list[SheetRow]", list(rows))
+def newest_rows(session: Session, scope: Scope) -> Iterator[SheetRow]:
+    """Yield the sheets of a scope, those of the newest runs first: in a period, as far as some thousands of runs go.
+
+    Sorted by their own time, all sheets of the period would have to be read: no index has it.
+    """
+    if scope.run:
+        yield from _by_time(session, scope.narrow(*_COLUMNS))
+        return
+    before: int | None = None
+    for step in range(_MOST_STEPS):
+        count = _FIRST_RUNS * 2**step
+        runs = list(session.scalars(scope.newest_runs(count, before)))
+        if runs:
+            yield from _by_time(session, scope.newest_of(runs, *_COLUMNS))
+        if len(runs) < count:
+            return
+        before = runs[-1]
+
+
+def _by_time(session: Session, query: Select[Any]) -> Iterator[SheetRow]:
+    """Yield the rows of a query, the newest first among those that are in memory together."""
+    found = session.connection().execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+    for rows in found.partitions():
+        some = typing.cast("list[SheetRow]", rows)
+        yield from sorted(
+            some, key=lambda row: (-utc(row.timestamp).timestamp(), row.dag_id, row.task_id, row.map_index)
+        )
+
+
+def last_rows(session: Session, scope: Scope, limit: int) -> list[SheetRow]:
+    """Return the XComs of a scope that were written last, the newest first: of a key that few have."""
+    query = scope.narrow(*_COLUMNS).order_by(_XCOM.timestamp.desc()).limit(limit)
+    return typing.cast("list[SheetRow]", list(session.connection().execute(query)))
 
 
 def one_row(
     session: Session, dag_ids: Set[str], dag_id: str, run_id: str, task_id: str, map_index: int, key: str = XCOM_KEY
-) -> str | None:
-    """Return the text of one task instance's sheet, or of another of its XComs, or ``None``."""
+) -> SheetRow | None:
+    """Return one task instance's sheet, or another of its XComs, or ``None``."""
     scope = Scope(dag_ids=dag_ids, start=date.min, end=date.min, run=(dag_id, run_id), key=key)
-    query = scope.narrow(cast(_XCOM.value, Text))
-    text: str | None = session.scalar(query.where(_XCOM.task_id == task_id, _XCOM.map_index == map_index))
-    return text
+    query = scope.narrow(*_COLUMNS).where(_XCOM.task_id == task_id, _XCOM.map_index == map_index)
+    return typing.cast("SheetRow | None", session.connection().execute(query).first())
 
 
 def utc(timestamp: datetime) -> datetime:

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.images import (
     DeepshiEditImageOperator,
     DeepshiGenerateImageOperator,
@@ -16,9 +18,9 @@ from deepshi_provider.operators.images import (
 
 SIZE: dict[str, Any] = {"width": 96, "height": 64}
 
-with DAG("pictures", schedule=None):
+with DAG("pictures", schedule=None, tags=["shop"], default_args={"owner": "ada"}):
     drawn = DeepshiGenerateImageOperator.partial(
-        task_id="draw", model="deepshi-banana-pro", retries=1, retry_delay=timedelta(0), **SIZE
+        task_id="draw", model="deepshi-banana-pro", retries=5, retry_delay=timedelta(0), **SIZE
     ).expand(prompt=["a red boat", "a lost boat", "<script>alert(1)</script>"])
     edited = DeepshiEditImageOperator(
         task_id="edit", model="deepshi-image-1", images=drawn.output, prompt="javascript:alert(2)", **SIZE
@@ -27,7 +29,8 @@ with DAG("pictures", schedule=None):
         task_id="batch",
         model="seedream-4.5",
         image_size="1024x1024",
-        requests=[{"key": key, "prompt": f"the letter {key}"} for key in "ABC"],
+        prompt="the letter {key}",
+        requests=[{"key": key} for key in "ABC"],
     )
 
 with DAG("secret_pictures", schedule=None):
@@ -41,6 +44,15 @@ with DAG("secret_pictures", schedule=None):
         preflight="warn",
         **SIZE,
     )
+
+with DAG("hooked", schedule=None):
+
+    @task
+    def ask() -> None:
+        with DeepshiHook().generate(GenerateRequest(model="deepshi-banana-pro", prompt="by hook", **SIZE)):
+            pass
+
+    ask()
 
 with DAG("strange", schedule=None):
     EmptyOperator(task_id="nothing")

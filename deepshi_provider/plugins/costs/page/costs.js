@@ -1,20 +1,29 @@
-import "./theme.js";
-import { costOf, explain, imageAddress, show, taskOf } from "./dialog.js";
-import { bounds, costTable, count, dayBars, element, inDoubt, money } from "./drawing.js";
-import { addressOf, daysOf, filters, go, queryOf } from "./query.js";
-
-const part = (name) => document.getElementById(name);
-const PAGE = 24;
+import { followTheme, outward, paths, sharedAddress } from "./airflow.js";
+import { bars, bucketsOf, kindOf, legend, monthLine } from "./chart.js";
+import { followAddress, open, setPictures } from "./dialog.js";
+import { amount, copies, element, part } from "./elements.js";
+import { fillGallery, MOST, PAGE } from "./gallery.js";
+import { bounds, count, exact } from "./money.js";
+import { daysOf, filters, go, hearAirflow, queryOf, questionOf, tellAirflow, viewLink } from "./query.js";
+import { costTable, nameCell } from "./tables.js";
+import { tiles } from "./tiles.js";
 
 let loading = new AbortController();
 let shownPictures = PAGE;
+let drawn = null;
+let loaded = "";
 
-async function load() {
+function viewOf(values) {
+  return queryOf({ ...values, picture: "" });
+}
+
+async function load({ anew = false } = {}) {
   loading.abort();
   loading = new AbortController();
   const { signal } = loading;
   shownPictures = PAGE;
   const chosen = filters();
+  loaded = viewOf(chosen);
   arrange(chosen);
   const { start, end } = daysOf(chosen);
   if (!chosen.run_id && start > end) {
@@ -23,16 +32,18 @@ async function load() {
   }
   state({ busy: true });
   try {
-    const [sums, pictures] = await Promise.all([ask("data", chosen, signal), ask("gallery", chosen, signal, { limit: PAGE })]);
-    fill(chosen, sums, pictures);
+    const wanted = [ask("data", chosen, signal, { stack: chosen.stack, ...(anew ? { anew: "true" } : {}) }), ask("gallery", chosen, signal, { limit: PAGE })];
+    if (!chosen.run_id) wanted.push(ask("month", chosen, signal));
+    const [sums, pictures, month = null] = await Promise.all(wanted);
+    fill(chosen, sums, pictures, month);
+    followAddress();
   } catch (error) {
     if (!signal.aborted) state({ failure: error.message });
   }
 }
 
 async function ask(what, chosen, signal, more = {}) {
-  const { dag_id, run_id, model } = chosen;
-  const query = queryOf({ dag_id, run_id, model, ...(run_id ? {} : daysOf(chosen)), ...more });
+  const query = queryOf({ ...questionOf(chosen), ...more });
   let answer;
   try {
     answer = await fetch(`${what}?${query}`, { signal });
@@ -52,20 +63,28 @@ async function ask(what, chosen, signal, more = {}) {
 function arrange(chosen) {
   const ofRun = chosen.run_id !== "";
   document.querySelectorAll("[data-period]").forEach((found) => { found.hidden = ofRun; });
+  document.querySelectorAll("[data-run]").forEach((found) => { found.hidden = !ofRun; });
   document.querySelectorAll("[data-custom]").forEach((found) => { found.hidden = ofRun || chosen.period !== "custom"; });
-  part("title").textContent = ofRun ? "Deepshi costs of this run" : "Deepshi costs";
-  const back = element("a", { href: addressOf({}), textContent: "← All costs" });
-  back.addEventListener("click", (event) => follow(event, {}));
-  part("subtitle").replaceChildren(
-    ...(ofRun ? [`${chosen.dag_id} · ${chosen.run_id}`, ...(chosen.tab ? [] : [element("br"), back])] : ["What images have cost, over all tries of a task. Days are UTC."]),
-  );
+  document.querySelectorAll("[data-tasks]").forEach((found) => { found.hidden = chosen.task_id !== ""; });
+  document.querySelectorAll("[data-dags]").forEach((found) => { found.hidden = ofRun || chosen.dag_id !== ""; });
+  // Of a task instance, its picture is what people want to see.
+  const ofTask = ofRun && chosen.task_id !== "";
+  document.body.classList.toggle("of-task", ofTask);
+  if (ofTask) part("tiles").before(part("pictures"));
+  else part("columns").append(part("pictures"));
+  document.body.classList.toggle("tab", chosen.tab !== "");
+  heading(chosen);
   const days = daysOf(chosen);
   part("period").value = chosen.period;
   part("start").value = days.start;
   part("end").value = days.end;
-  choose(part("dag"), "All DAGs", [], chosen.dag_id);
-  choose(part("model"), "All models", [], chosen.model);
+  part("text").value = chosen.text;
+  part("stack").value = chosen.stack;
+  for (const [name, all] of SELECTS) choose(part(name), all, [], chosen[FIELDS[name]]);
 }
+
+const SELECTS = [["dag", "All DAGs"], ["model", "All models"], ["tag", "All tags"], ["owner", "All owners"]];
+const FIELDS = { dag: "dag_id", model: "model", tag: "tag", owner: "owner" };
 
 function choose(select, all, values, chosen) {
   const known = new Set([...(chosen ? [chosen] : []), ...values, ...[...select.options].map((option) => option.value).filter(Boolean)]);
@@ -74,44 +93,123 @@ function choose(select, all, values, chosen) {
   select.value = chosen;
 }
 
-function state({ busy = false, failure = "", empty = "" }) {
+// From all costs down to what is shown, each step a link; and the way to the same thing in Airflow.
+function heading(chosen) {
+  const { dag_id, run_id, task_id, map_index, period, start, end, tab } = chosen;
+  const steps = [[{ period, start, end }, "All costs"]];
+  if (dag_id) steps.push([{ dag_id, period, start, end }, dag_id]);
+  if (run_id) steps.push([{ dag_id, run_id }, run_id]);
+  if (task_id) steps.push([{ dag_id, run_id, task_id, ...(run_id ? {} : { period, start, end }) }, task_id]);
+  if (task_id && map_index !== "") steps.push([{ dag_id, run_id, task_id, map_index }, `[${map_index}]`]);
+  const last = steps.at(-1)[1];
+  part("crumbs").hidden = steps.length === 1 || Boolean(tab);
+  part("crumbs").firstElementChild.replaceChildren(...steps.map(([values, name], number) => element("li", {},
+    number === steps.length - 1 ? element("span", { textContent: name, "aria-current": "page" }) : viewLink(values, name, load))));
+  const what = task_id ? "this task" : run_id ? "this run" : dag_id ? "this DAG" : "";
+  part("title").textContent = what ? `Deepshi costs of ${what}` : "Deepshi costs";
+  document.title = what ? `${last} – Deepshi costs` : "Deepshi costs";
+  part("subtitle").replaceChildren(what ? last : "What images have cost, over all tries of a task. Days are UTC.");
+  part("ways").replaceChildren(...(tab ? [] : ways(chosen)).map((way) => element("li", {}, way)));
+}
+
+function ways({ dag_id, run_id, task_id, map_index }) {
+  const found = [];
+  if (dag_id) found.push(outward(paths.dag({ dag_id }), "DAG", "Open the DAG in Airflow"));
+  if (run_id) found.push(outward(paths.run({ dag_id, run_id }), "Run", "Open the run in Airflow"));
+  if (run_id && task_id) {
+    const task = { dag_id, run_id, task_id, map_index: map_index === "" ? -1 : Number(map_index) };
+    found.push(outward(paths.taskInstance(task), "Task instance", "Open the task instance in Airflow"), outward(paths.log(task), "Log", "Open the task's log in Airflow"));
+  }
+  return found;
+}
+
+function state({ busy = false, failure = "", empty = null }) {
   document.querySelector("main").setAttribute("aria-busy", String(busy));
   part("status").hidden = !busy;
   part("failure").hidden = !failure;
   part("failure").firstElementChild.textContent = failure;
   part("empty").hidden = !empty;
-  part("empty-text").textContent = empty;
+  part("empty-text").replaceChildren(...(empty ?? []));
   part("content").hidden = busy || Boolean(failure) || Boolean(empty);
 }
 
-function fill(chosen, sums, pictures) {
-  choose(part("dag"), "All DAGs", sums.choices.dags, chosen.dag_id);
-  choose(part("model"), "All models", sums.choices.models, chosen.model);
+function fill(chosen, sums, pictures, month) {
+  const { choices } = sums;
+  for (const [name, all] of SELECTS) choose(part(name), all, choices[`${name}s`], chosen[FIELDS[name]]);
+  setPictures(pictures.pictures, load);
   if (sums.totals.task_instances === 0 && sums.unreadable === 0) {
     state({ empty: emptiness(chosen) });
     return;
   }
   notes(sums);
-  part("tiles").replaceChildren(...tiles(sums.totals, chosen));
-  if (!chosen.run_id) days(sums.days);
-  part("dags").replaceChildren(costTable("Cost by DAG", "DAG", sums.dags, ({ dag_id }) => narrowing({ ...chosen, dag_id }, dag_id)));
-  part("models").replaceChildren(costTable("Cost by model", "Model", sums.models, ({ model }) => narrowing({ ...chosen, model }, model)));
-  part("tasks").replaceChildren(costTable("Cost by task", "Task", sums.tasks, (task) => named(task.task_id, chosen.run_id || chosen.dag_id ? "" : task.dag_id)));
-  part("runs").replaceChildren(costTable("Most expensive runs", "Run", sums.runs, ({ dag_id, run_id }) => {
-    const link = narrowing({ dag_id, run_id, model: chosen.model }, run_id);
-    return chosen.dag_id ? link : named(link, dag_id);
-  }));
-  gallery(pictures);
+  part("tiles").replaceChildren(...tiles(sums, month, chosen));
+  tables(chosen, sums);
+  fillGallery(pictures, shownPictures, open);
+  downloads(chosen);
   state({});
+  drawn = chosen.run_id ? null : { days: sums.days, series: sums.series, month };
+  draw();
 }
 
-function emptiness({ run_id, dag_id, model }) {
-  if (run_id) return "No Deepshi task of this run has told costs. They appear when one starts.";
-  if (dag_id || model) return "Nothing matches these filters in this period.";
-  return "No Deepshi task has told costs in this period. They appear when one starts.";
+function tables(chosen, sums) {
+  const { dag_id, run_id, period, start, end, model } = chosen;
+  const kept = { period, start, end, model };
+  const into = (name, table) => part(name).replaceChildren(...table);
+  into("models", costTable("Cost by model", "Model", sums.models, ({ model: found }) => nameCell(found ? viewLink({ ...chosen, picture: "", model: found }, found, load) : "(unnamed)")));
+  into("tasks", costTable("Cost by task", "Task", sums.tasks, (task) => nameCell(
+    viewLink({ ...chosen, picture: "", dag_id: task.dag_id, task_id: task.task_id }, task.task_id, load), run_id || dag_id ? "" : task.dag_id)));
+  if (run_id) {
+    into("instances", costTable("Cost by task instance", "Task instance", sums.instances, (task) => nameCell(
+      viewLink({ dag_id, run_id, task_id: task.task_id, map_index: task.map_index, model }, task.map_index < 0 ? task.task_id : `${task.task_id} [${task.map_index}]`, load), "",
+      outward(paths.taskInstance(task), "Open", `Open the task instance ${task.task_id} in Airflow`), outward(paths.log(task), "Log", `Open the log of ${task.task_id} in Airflow`))));
+    return;
+  }
+  into("dags", costTable("Cost by DAG", "DAG", sums.dags, (found) => nameCell(
+    viewLink({ ...chosen, picture: "", dag_id: found.dag_id }, found.dag_id, load), "", outward(paths.dag(found), "Open", `Open the DAG ${found.dag_id} in Airflow`))));
+  into("runs", costTable("Most expensive runs", "Run", sums.runs, (run) => nameCell(
+    viewLink({ dag_id: run.dag_id, run_id: run.run_id, task_id: chosen.task_id, model }, run.run_id, load), dag_id ? "" : run.dag_id,
+    outward(paths.run(run), "Open", `Open the run ${run.run_id} in Airflow`))));
 }
 
-function notes({ truncated, unreadable, totals }) {
+// Each section's figures as CSV, with the same filters.
+function downloads(chosen) {
+  document.querySelectorAll("a[data-csv]").forEach((link) => {
+    link.href = `costs.csv?${queryOf({ table: link.dataset.csv, ...questionOf(chosen) })}`;
+  });
+}
+
+function draw() {
+  if (!drawn) return;
+  const { days, series, month } = drawn;
+  const width = Math.max(240, Math.floor(part("days").clientWidth));
+  const kind = kindOf(days, width);
+  const buckets = bucketsOf(days, kind);
+  part("days-title").textContent = `Cost per ${kind}`;
+  part("days").replaceChildren(bars(buckets, kind, series, month?.day_budget_usd ?? null, width));
+  const others = buckets.some((bucket) => Number(bucket.parts.at(-1)) > 0);
+  const failed = buckets.some((bucket) => Number(bucket.failed_usd) > 0);
+  part("legend").replaceChildren(...legend(series, others, failed));
+  part("days-table").replaceChildren(...days.filter((day) => day.images || Number(day.cost_usd) || day.unknown_outcomes).map((day) => element("tr", {},
+    element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }),
+    element("td", { textContent: Number(day.failed_usd) ? exact(day.failed_usd) : "" }), element("td", { textContent: bounds(day, exact) }))));
+  part("month").replaceChildren(monthLine(month, Math.max(240, Math.floor(part("month").clientWidth))));
+  part("month-title").textContent = `${new Date(month.start).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" })} so far`;
+  part("month-text").replaceChildren(amount(month.spent_usd), " spent, about ", amount(month.forecast_usd), " by its end if it goes on as in the last 14 days.");
+}
+
+function emptiness({ run_id, dag_id, model, tag, owner, text, task_id }) {
+  if (model || tag || owner || text || (dag_id && !run_id)) {
+    return ["Nothing matches these filters in this period. ", viewLink({}, "Show all costs", load)];
+  }
+  if (run_id) return [`No Deepshi task of this ${task_id ? "task" : "run"} has told costs. They appear when one starts.`];
+  return [
+    "No Deepshi task has told costs in this period. Run a DAG with one, and its costs and pictures are here a moment later: ",
+    element("code", { textContent: 'DeepshiGenerateImageOperator(task_id="boat", prompt="a red boat")' }),
+    ". Or ", viewLink({ period: "365" }, "look at the last 365 days", load), ".",
+  ];
+}
+
+function notes({ truncated, unreadable, totals, counted_at }) {
   const found = [];
   if (truncated) found.push("There are more task instances than are counted here: choose a shorter period.");
   if (unreadable) found.push(`${count(unreadable, "cost sheet")} cannot be read and ${unreadable === 1 ? "is" : "are"} not counted.`);
@@ -119,81 +217,18 @@ function notes({ truncated, unreadable, totals }) {
   else if (totals.not_told) found.push(`For ${count(totals.not_told, "task instance")} no cost is known.`);
   part("notes").textContent = found.join(" ");
   part("notes").hidden = found.length === 0;
-}
-
-function tiles(totals, { run_id }) {
-  const possible = totals.may_have_cost_usd === null ? "an unknown sum" : money(totals.may_have_cost_usd);
-  const doubt = totals.unknown_outcomes ? `${totals.untold ? "with unreported costs, " : ""}may have cost ${possible}` : "nothing in doubt";
-  const counted = [count(totals.task_instances, "task")];
-  if (!run_id) counted.unshift(count(totals.runs, "run"));
-  if (totals.running) counted.push(`${totals.running.toLocaleString("en")} still running`);
-  return [
-    tile("Cost", money(totals.cost_usd), [...(inDoubt(totals) ? [bounds(totals)] : []), counted.join(", ")].join(" · "), inDoubt(totals)),
-    tile("Images bought", totals.images.toLocaleString("en"), "paid for"),
-    tile("Images reused", totals.reused.toLocaleString("en"), `saved ${money(totals.saved_usd)}`),
-    tile("Unknown outcomes", totals.unknown_outcomes.toLocaleString("en"), doubt, totals.unknown_outcomes > 0),
-  ];
-}
-
-function tile(name, value, detail, warns = false) {
-  return element("div", { className: warns ? "warns" : "" },
-    element("dt", { textContent: name }), element("dd", { className: value.length > 11 ? "long" : "", textContent: value }), element("dd", { className: "quiet", textContent: detail }));
-}
-
-function days(found) {
-  part("days").replaceChildren(dayBars(found));
-  part("days-table").replaceChildren(...found.filter((day) => day.images || Number(day.cost_usd)).map((day) => element("tr", {},
-    element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }), element("td", { textContent: money(day.cost_usd), title: bounds(day) }))));
-}
-
-function named(name, detail) {
-  const whole = element("span", {}, name);
-  if (detail) whole.append(element("span", { className: "quiet detail", textContent: detail }));
-  return whole;
-}
-
-// A link that narrows what is shown.
-function narrowing(values, text) {
-  const link = element("a", { href: addressOf(values), textContent: text });
-  link.addEventListener("click", (event) => follow(event, values));
-  return link;
-}
-
-function follow(event, values) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-  event.preventDefault();
-  go(values);
-  load();
-  window.scrollTo(0, 0);
-}
-
-function gallery({ pictures, more }) {
-  part("gallery-status").textContent = pictures.length ? "" : "No images yet.";
-  part("gallery").replaceChildren(...pictures.map((picture) => element("li", {}, card(picture))));
-  part("more").hidden = !more || shownPictures >= 240;
-}
-
-function card(picture) {
-  const address = imageAddress(picture);
-  const image = element("img", { alt: "", loading: "lazy", width: picture.width, height: picture.height });
-  image.addEventListener("error", () => explain(image, address), { once: true });
-  image.src = address;
-  const button = element("button", { type: "button", className: "card" },
-    element("span", { className: "frame" }, image, ...(picture.review === "rejected" ? [element("span", { className: "mark", textContent: "Rejected" })] : [])),
-    element("span", { className: "prompt", textContent: picture.prompt ?? picture.key ?? taskOf(picture) }),
-    element("span", { className: "facts" },
-      element("span", { className: "quiet", textContent: `${picture.width} × ${picture.height}` }),
-      element("span", { textContent: costOf(picture) })));
-  button.addEventListener("click", () => show(picture));
-  return button;
+  const at = new Date(counted_at * 1000);
+  part("counted").textContent = `Counted at ${at.toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })}`;
 }
 
 async function showMore() {
   const before = part("gallery").children.length;
-  shownPictures += PAGE;
+  shownPictures = Math.min(MOST, shownPictures + PAGE);
   part("gallery-status").textContent = "Loading images …";
   try {
-    gallery(await ask("gallery", filters(), loading.signal, { limit: shownPictures }));
+    const found = await ask("gallery", filters(), loading.signal, { limit: shownPictures });
+    setPictures(found.pictures, load);
+    fillGallery(found, shownPictures, open);
     part("gallery").children[before]?.querySelector("button").focus();
   } catch (error) {
     if (!loading.signal.aborted) part("gallery-status").textContent = error.message;
@@ -201,14 +236,31 @@ async function showMore() {
 }
 
 part("filters").addEventListener("change", () => {
-  const { tab, run_id } = filters();
-  const dag_id = run_id ? filters().dag_id : part("dag").value;
-  const period = part("period").value;
-  go({ dag_id, run_id, tab, model: part("model").value, period, start: part("start").value, end: part("end").value });
+  const values = filters();
+  const dag_id = values.run_id ? values.dag_id : part("dag").value;
+  go({
+    ...values, dag_id, task_id: dag_id === values.dag_id ? values.task_id : "", picture: "",
+    model: part("model").value, tag: part("tag").value, owner: part("owner").value, text: part("text").value.trim(),
+    period: part("period").value, start: part("start").value, end: part("end").value,
+  });
+  load();
+});
+part("stack").addEventListener("change", () => {
+  go({ ...filters(), stack: part("stack").value });
   load();
 });
 part("filters").addEventListener("submit", (event) => event.preventDefault());
-part("failure").querySelector("button").addEventListener("click", load);
+part("failure").querySelector("button").addEventListener("click", () => load());
+part("again").addEventListener("click", () => load({ anew: true }));
 part("more").addEventListener("click", showMore);
-window.addEventListener("popstate", load);
+copies(part("share"), sharedAddress);
+
+window.addEventListener("popstate", () => {
+  tellAirflow();
+  if (viewOf(filters()) === loaded) followAddress(); // only a picture more or less: what is behind it stays
+  else load();
+});
+new ResizeObserver(() => draw()).observe(document.body);
+followTheme();
+hearAirflow();
 load();

@@ -1,5 +1,15 @@
 // What is shown is what the address says: filters are in its query, so that a view can be kept and sent.
 
+import { openFrom, outerSearch, setOuterSearch } from "./airflow.js";
+import { element } from "./elements.js";
+
+const NAMES = [
+  "dag_id", "run_id", "task_id", "map_index", "model", "tag", "owner", "text", "period", "start", "end", "stack", "picture", "tab",
+];
+const PERIODS = ["7", "30", "90", "365", "custom"];
+// What a tab of Airflow sets by itself.
+const FIXED = ["dag_id", "run_id", "task_id", "map_index", "tab"];
+
 // By hand: run ids hold "+", which Airflow 3.1 puts into addresses as it is and URLSearchParams takes for a space.
 function parse(search) {
   const pairs = search.replace(/^\?/, "").split("&").filter(Boolean);
@@ -23,20 +33,42 @@ export function queryOf(values) {
 }
 
 export function filters() {
-  const { dag_id = "", run_id = "", model = "", period = "30", start = "", end = "", tab = "" } = parse(location.search);
-  const known = ["7", "30", "90", "365", "custom"];
-  return { dag_id, run_id, model, period: known.includes(period) ? period : "30", start, end, tab };
-}
-
-export function go(values) {
-  history.pushState(null, "", addressOf(values));
+  const found = parse(location.search);
+  const values = Object.fromEntries(NAMES.map((name) => [name, found[name] ?? ""]));
+  if (!PERIODS.includes(values.period)) values.period = "30";
+  if (values.stack !== "model") values.stack = "dag";
+  // Airflow leaves its placeholder where a task is not mapped.
+  if (!/^-?\d+$/.test(values.map_index)) values.map_index = "";
+  return values;
 }
 
 export function addressOf(values) {
   const shown = { ...values };
   if (shown.period === "30") delete shown.period;
+  if (shown.stack === "dag") delete shown.stack;
   if (shown.period !== "custom") ["start", "end"].forEach((name) => delete shown[name]);
   return `?${queryOf(shown)}`;
+}
+
+export function go(values) {
+  history.pushState(null, "", addressOf(values));
+  tellAirflow();
+}
+
+// Keep Airflow's address bar in step, with what else is in it.
+export function tellAirflow() {
+  const values = filters();
+  const own = values.tab ? Object.fromEntries(Object.entries(values).filter(([name]) => !FIXED.includes(name))) : values;
+  const others = Object.entries(parse(outerSearch())).filter(([name]) => !NAMES.includes(name));
+  const search = `?${queryOf(Object.fromEntries(others))}&${addressOf(own).slice(1)}`.replace(/^\?&/, "?").replace(/[?&]$/, "");
+  setOuterSearch(search);
+}
+
+// At the start: what Airflow's address bar says counts where the frame's own address says nothing.
+export function hearAirflow() {
+  const own = parse(location.search);
+  const outer = Object.entries(parse(outerSearch())).filter(([name]) => NAMES.includes(name) && !(name in own));
+  if (outer.length) history.replaceState(null, "", `?${queryOf({ ...own, ...Object.fromEntries(outer) })}`);
 }
 
 // First and last day, UTC, as the server counts them.
@@ -46,4 +78,25 @@ export function daysOf({ period, start, end }) {
   const length = period === "custom" ? 30 : Number(period);
   const first = new Date(today.getTime() - (length - 1) * 86_400_000);
   return { start: first.toISOString().slice(0, 10), end: today.toISOString().slice(0, 10) };
+}
+
+// What the server is asked: a run has no period.
+export function questionOf(values) {
+  const { dag_id, run_id, task_id, map_index, model, tag, owner, text } = values;
+  return { dag_id, run_id, task_id, map_index, model, tag, owner, text, ...(run_id ? {} : daysOf(values)) };
+}
+
+// A link to another view of this page.
+export function viewLink(values, text, show) {
+  const link = element("a", { href: addressOf(values), textContent: text });
+  link.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) {
+      openFrom(event, link.href);
+      return;
+    }
+    event.preventDefault();
+    go(values);
+    show();
+  });
+  return link;
 }

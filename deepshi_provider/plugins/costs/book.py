@@ -1,0 +1,214 @@
+"""Adds up cost sheets, exact to the last digit, into lines: one for each day, run, task and model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+
+from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of
+
+#: What cannot be a sheet is not added up; how many there are is shown.
+UNREADABLE = (msgspec.DecodeError, TypeError)
+
+_ZERO = Decimal(0)
+
+
+class ModelPart(msgspec.Struct, gc=False):
+    """What sums need of a :class:`deepshi_provider.costs.sheet.ModelCosts`."""
+
+    model: str
+    cost_usd: Decimal | None
+    images: int
+    reused: int
+    saved_usd: Decimal
+    unknown_outcomes: int
+    untold: int = 0
+    may_have_cost_usd: Decimal | None = None
+    failed_usd: Decimal = _ZERO
+
+
+class _Shown(msgspec.Struct, gc=False):
+    prompt: str | None = None
+
+
+class Sheet(msgspec.Struct, gc=False):
+    """What sums need of a :class:`deepshi_provider.costs.sheet.CostSheet`."""
+
+    ended: bool
+    cost_usd: Decimal | None
+    saved_usd: Decimal
+    unknown_outcomes: int
+    may_have_cost_usd: Decimal | None
+    models: list[ModelPart]
+    untold: int = 0
+    images: list[_Shown] = []
+
+
+_DECODER = msgspec.json.Decoder(Sheet)
+
+
+def decode(text: str) -> Sheet:
+    """Return the sheet that an XCom's text holds.
+
+    :raises: one of :data:`UNREADABLE`.
+    """
+    # Who sets an XCom through the REST API stores JSON inside a JSON text.
+    return _DECODER.decode(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+
+
+@dataclass(slots=True)
+class Sum:
+    """What some task instances have cost together.
+
+    :ivar cost_usd: as far as the API reported it.
+    :ivar failed_usd: the part of it that brought no picture.
+    :ivar images: that were bought.
+    :ivar reused: pictures that others had bought.
+    :ivar untold: paid requests whose cost the API did not report.
+    :ivar unknown_outcomes: requests that may have been paid for.
+    :ivar may_have_cost_usd: what both may come to beside ``cost_usd``; ``None`` if that is not known.
+    :ivar instances: task instances, each counted with the first of its models only.
+    :ivar parts: task instances, each counted with each of its models.
+    :ivar running: those that have not come to their end, counted like instances; likewise ``not_told``, whose costs are
+        not all known.
+    """
+
+    cost_usd: Decimal = _ZERO
+    failed_usd: Decimal = _ZERO
+    images: int = 0
+    reused: int = 0
+    saved_usd: Decimal = _ZERO
+    untold: int = 0
+    unknown_outcomes: int = 0
+    may_have_cost_usd: Decimal | None = _ZERO
+    instances: int = 0
+    parts: int = 0
+    running: int = 0
+    not_told: int = 0
+
+    @property
+    def brought_usd(self) -> Decimal:
+        """What was paid for pictures that came."""
+        return self.cost_usd - self.failed_usd
+
+    def take(self, part: ModelPart) -> None:
+        """Add what a task instance has cost by one model."""
+        if part.cost_usd is not None:
+            self.cost_usd += part.cost_usd
+        if part.failed_usd:
+            self.failed_usd += part.failed_usd
+        self.images += part.images
+        if part.reused:
+            self.reused += part.reused
+            self.saved_usd += part.saved_usd
+        if part.untold or part.unknown_outcomes:
+            self.untold += part.untold
+            self.unknown_outcomes += part.unknown_outcomes
+            self._doubt(part.may_have_cost_usd)
+        self.parts += 1
+
+    def add(self, other: Sum) -> None:
+        """Add another sum."""
+        self.cost_usd += other.cost_usd
+        self.failed_usd += other.failed_usd
+        self.images += other.images
+        self.instances += other.instances
+        self.parts += other.parts
+        if other.reused:
+            self.reused += other.reused
+            self.saved_usd += other.saved_usd
+        if other.untold or other.unknown_outcomes:
+            self.untold += other.untold
+            self.unknown_outcomes += other.unknown_outcomes
+            self._doubt(other.may_have_cost_usd)
+        self.running += other.running
+        self.not_told += other.not_told
+
+    def _doubt(self, more: Decimal | None) -> None:
+        if self.may_have_cost_usd is not None:
+            self.may_have_cost_usd = None if more is None else self.may_have_cost_usd + more
+
+
+class Line(NamedTuple):
+    """What a sum is about; ``map_index`` is ``None`` where task instances are not told apart."""
+
+    day: date
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int | None
+    model: str
+
+
+@dataclass
+class Book:
+    """The lines of a period, or of one run.
+
+    :ivar counted_at: unix seconds at which counting began: what was written later is not in it.
+    :ivar seconds: that it took.
+    """
+
+    by_instance: bool = False
+    lines: dict[Line, Sum] = field(default_factory=dict)
+    unreadable: int = 0
+    truncated: bool = False
+    counted_at: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    _texts: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def count(self, rows: Iterable[SheetRow], is_wanted: Callable[[SheetRow, Sheet], bool] | None = None) -> Book:
+        """Add sheets until there are too many; return the book."""
+        begun = time.monotonic()
+        for number, row in enumerate(rows):
+            if number == MOST_SHEETS:
+                self.truncated = True
+                break
+            try:
+                sheet = decode(row.text)
+            except UNREADABLE:
+                self.unreadable += 1
+            else:
+                if is_wanted is None or is_wanted(row, sheet):
+                    self._enter(row, sheet)
+        self._texts.clear()
+        self.seconds = time.monotonic() - begun
+        return self
+
+    def _enter(self, row: SheetRow, sheet: Sheet) -> None:
+        dag_id, run_id, task_id, map_index, timestamp, _ = row
+        # One object for each name, however many rows have it.
+        dag_id, run_id, task_id = (self._texts.setdefault(text, text) for text in (dag_id, run_id, task_id))
+        where = (day_of(timestamp), dag_id, run_id, task_id, map_index if self.by_instance else None)
+        for number, part in enumerate(sheet.models or [_whole(sheet)]):
+            line = Line(*where, self._texts.setdefault(part.model, part.model))
+            found = self.lines.get(line)
+            if found is None:
+                found = self.lines[line] = Sum()
+            found.take(part)
+            if number == 0:
+                found.instances += 1
+                found.running += not sheet.ended
+                found.not_told += sheet.untold > 0 or sheet.cost_usd is None
+
+    def __iter__(self) -> Iterator[tuple[Line, Sum]]:
+        return iter(self.lines.items())
+
+
+def _whole(sheet: Sheet) -> ModelPart:
+    """Return a sheet without models, such as one whose store could not be read, as the part of a nameless one."""
+    return ModelPart(
+        model="",
+        cost_usd=sheet.cost_usd,
+        images=0,
+        reused=0,
+        saved_usd=sheet.saved_usd,
+        unknown_outcomes=sheet.unknown_outcomes,
+        untold=sheet.untold,
+        may_have_cost_usd=sheet.may_have_cost_usd,
+    )

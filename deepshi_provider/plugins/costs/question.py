@@ -1,0 +1,192 @@
+"""What a request asks about: its filters, checked, and the book and lines that answer it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta, timezone
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from deepshi_provider.plugins.costs.access import DagModel, DagTag, Reader, ReaderDep, create_session
+from deepshi_provider.plugins.costs.book import Book, Sheet
+from deepshi_provider.plugins.costs.kept import KeptBooks
+from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, sheet_rows
+from deepshi_provider.plugins.costs.views import Choice, View
+
+#: Days of a period at most.
+MOST_DAYS = 366
+_USUAL_DAYS = 30
+
+_books = KeptBooks()
+
+
+def today() -> date:
+    """Return the day, UTC, as everything here counts."""
+    return datetime.now(timezone.utc).date()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """The filters of a request, which the reader may ask for.
+
+    :param anew: count, even if a count of a minute ago is kept.
+    """
+
+    reader: Reader
+    scope: Scope
+    dag_id: str | None
+    task_id: str | None
+    map_index: int | None
+    model: str | None
+    tag: str | None
+    owner: str | None
+    text: str | None
+    anew: bool
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that answer it."""
+        return ("tasks", "models", "instances") if self.scope.run else ("dags", "tasks", "models", "runs")
+
+    @property
+    def name(self) -> str:
+        """A name for files."""
+        parts = self.scope.run or (*filter(None, [self.dag_id]), f"{self.scope.start}_{self.scope.end}")
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts))[:100]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the period, and the one before it."""
+        start, end = self.scope.start, self.scope.end
+        before = _before(start, end)
+        return {
+            "start": start.isoformat(),
+            "end": end.isoformat(),
+            "before_start": before.isoformat(),
+            "before_end": (start - timedelta(days=1)).isoformat(),
+        }
+
+    def view(self, session: Session, period: tuple[date, date] | None = None) -> View:
+        """Return the answer.
+
+        :param period: another first and last day than those that are asked for, in the last weeks.
+        """
+        start, end = period or (self.scope.start, self.scope.end)
+        choice = Choice(
+            dag_ids=self._dag_ids(session),
+            dag_id=self.dag_id,
+            run_id=self.scope.run[1] if self.scope.run else None,
+            task_id=self.task_id,
+            map_index=self.map_index,
+            model=self.model,
+        )
+        if self.scope.run:
+            return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
+        if period:  # not long ago: the book of the page's usual period has it too
+            return View(self._book(end - timedelta(days=_USUAL_DAYS - 1), end), choice, start, end)
+        return View(self._book(start, end), choice, start, end)
+
+    def _book(self, start: date, end: date) -> Book:
+        # Over all DAGs, so that one count serves everybody; the view has only what may be read.
+        scope = Scope(dag_ids=None, start=_before(start, end), end=end)
+        if self.text:
+            scope = replace(scope, word=_longest_word(self.text))
+            with create_session() as session:
+                return Book().count(sheet_rows(session, scope), self._has_text)
+
+        def count() -> Book:
+            with create_session() as session:
+                return Book().count(sheet_rows(session, scope))
+
+        return _books.get((scope.start, scope.end), count, anew=self.anew)
+
+    def _has_text(self, row: SheetRow, sheet: Sheet) -> bool:
+        if row.dag_id not in self.reader.dag_ids or not self.reader.may_read_prompts(row.dag_id):
+            return False
+        text = (self.text or "").lower()
+        return any(text in (image.prompt or "").lower() for image in sheet.images)
+
+    def narrow_scope(self, session: Session) -> Scope:
+        """Return the scope of the sheets that answer it."""
+        dag_ids = self._dag_ids(session) & ({self.dag_id} if self.dag_id else self.reader.dag_ids)
+        word = _longest_word(self.text) or (self.model if self.model and self.model.isascii() else None)
+        return replace(self.scope, dag_ids=dag_ids, task_id=self.task_id, map_index=self.map_index, word=word)
+
+    def _dag_ids(self, session: Session) -> Set[str]:
+        found = set(self.reader.dag_ids)
+        if self.tag:
+            found &= set(session.scalars(select(DagTag.dag_id).where(DagTag.name == self.tag)))
+        if self.owner:
+            query = select(DagModel.dag_id, DagModel.owners)
+            found &= {dag_id for dag_id, owners in session.execute(query) if self.owner in _names(owners)}
+        return found
+
+    def labels(self, session: Session, dag_ids: Set[str]) -> dict[str, list[str]]:
+        """Return the tags and owners of some DAGs."""
+        tags = session.execute(select(DagTag.dag_id, DagTag.name))
+        owners = session.execute(select(DagModel.dag_id, DagModel.owners))
+        return {
+            "tags": sorted({name for dag_id, name in tags if dag_id in dag_ids}),
+            "owners": sorted({name for dag_id, names in owners if dag_id in dag_ids for name in _names(names)}),
+        }
+
+    def sees_all(self, view: View) -> bool:
+        """Return whether nothing that counts is hidden from the reader, by rights or by filters."""
+        is_narrowed = any((self.dag_id, self.task_id, self.model, self.tag, self.owner, self.text, self.scope.run))
+        return not is_narrowed and view.hidden == 0
+
+
+def _question(
+    reader: ReaderDep,
+    start: date | None = None,
+    end: date | None = None,
+    dag_id: str | None = None,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    map_index: int | None = None,
+    model: str | None = None,
+    tag: str | None = None,
+    owner: str | None = None,
+    text: str | None = None,
+    anew: bool = False,
+) -> Question:
+    end = end or today()
+    start = start or max(date.min + timedelta(days=2 * MOST_DAYS), end) - timedelta(days=_USUAL_DAYS - 1)
+    if run_id and not dag_id:
+        raise HTTPException(422, "run_id needs dag_id")
+    if not 0 <= (end - start).days < MOST_DAYS or end == date.max or (start - date.min).days < MOST_DAYS:
+        raise HTTPException(422, f"A period has 1 to {MOST_DAYS} days")
+    run = (dag_id, run_id) if dag_id and run_id else None
+    return Question(
+        reader=reader,
+        scope=Scope(dag_ids=reader.dag_ids, start=start, end=end, run=run),
+        dag_id=dag_id or None,
+        task_id=task_id or None,
+        map_index=map_index,
+        model=model or None,
+        tag=tag or None,
+        owner=owner or None,
+        text=text or None,
+        anew=anew,
+    )
+
+
+QuestionDep = Annotated[Question, Depends(_question)]
+
+
+def _before(start: date, end: date) -> date:
+    """Return the first day of the period before, which is as long."""
+    return start - timedelta(days=(end - start).days + 1)
+
+
+def _longest_word(text: str | None) -> str | None:
+    """Return letters that every sheet with this text has in the database, where others may be escaped."""
+    return max(re.findall(r"[A-Za-z0-9]+", text or ""), key=len, default=None)
+
+
+def _names(owners: str | None) -> Iterable[str]:
+    return [name.strip() for name in (owners or "").split(",") if name.strip()]

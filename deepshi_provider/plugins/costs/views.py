@@ -1,0 +1,196 @@
+"""What the page shows of a book: its lines narrowed by filters, added up by day, DAG, task, model and run.
+
+Money is text here, exact to the last digit; the browser rounds what it shows.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+from deepshi_provider.plugins.costs.book import Book, Line, Sum
+
+#: Entries of each table; the others are one entry.
+MOST_ENTRIES = 20
+#: Parts of a bar; the others are one part.
+MOST_PARTS = 6
+
+Stack = Literal["dag", "model"]
+Sums = Mapping[Any, Sum]
+
+#: The tables of the page, with the names of what tells their entries apart.
+TABLES: dict[str, tuple[str, ...]] = {
+    "dags": ("dag_id",),
+    "tasks": ("dag_id", "task_id"),
+    "models": ("model",),
+    "runs": ("dag_id", "run_id"),
+    "instances": ("dag_id", "run_id", "task_id", "map_index"),
+    "days": ("day",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Filters: what is empty is not narrowed.
+
+    :param dag_ids: those that may be seen, and have the tag and the owner that is asked for.
+    """
+
+    dag_ids: Set[str]
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    model: str | None = None
+
+    def takes(self, line: Line) -> bool:
+        """Return whether a line is asked for."""
+        return (
+            line.dag_id in self.dag_ids
+            and self.dag_id in (None, line.dag_id)
+            and self.task_id in (None, line.task_id)
+            and self.run_id in (None, line.run_id)
+            and self.model in (None, line.model)
+            and self.map_index in (None, line.map_index)
+        )
+
+
+class View:
+    """A book through filters.
+
+    :param start: first day of the period; what was before it is the period before.
+    :param end: last day.
+    """
+
+    def __init__(self, book: Book, choice: Choice, start: date, end: date) -> None:
+        self._book = book
+        self._start, self._end = start, end
+        self.of_model = choice.model is not None
+        self.lines: dict[Line, Sum] = {}
+        self.before = Sum()
+        self.all_dags: set[str] = set()
+        self.all_models: set[str] = set()
+        #: Lines of DAGs that are not the reader's.
+        self.hidden = 0
+        for line, found in book:
+            if line.dag_id not in choice.dag_ids:
+                self.hidden += 1
+                continue
+            if line.day < start:
+                if choice.takes(line):
+                    self.before.add(found)
+            elif line.day <= end:
+                self.all_dags.add(line.dag_id)
+                if line.model:
+                    self.all_models.add(line.model)
+                if choice.takes(line):
+                    self.lines[line] = found
+        self._small = added(self.lines.items(), lambda line: (line.day, line.dag_id, line.task_id, line.model))
+        self.total = Sum()
+        for found in self._small.values():
+            self.total.add(found)
+
+    def sums(self, table: str) -> Sums:
+        """Return the sums of a table; a key is what its names say."""
+        return added(self.lines.items(), _KEYS[table])
+
+    def as_json(self, tables: Iterable[str]) -> dict[str, Any]:
+        """Return everything but the days."""
+        runs = len({(line.dag_id, line.run_id) for line in self.lines})
+        return {
+            "totals": {**self.written(self.total), "runs": runs},
+            "before": self.written(self.before),
+            **{table: self._table(table) for table in tables},
+            "choices": {"dags": sorted(self.all_dags), "models": sorted(self.all_models)},
+            "unreadable": self._book.unreadable,
+            "truncated": self._book.truncated,
+            "counted_at": self._book.counted_at,
+        }
+
+    def days_as_json(self, stack: Stack) -> dict[str, Any]:
+        """Return every day of the period, also those that cost nothing, with the parts of each one's bar.
+
+        A part is what was paid for pictures; what was paid and brought none is a part of its own.
+        """
+        place = 1 if stack == "dag" else 3
+        by_day = added(self._small.items(), lambda key: key[0])
+        parts = added(self._small.items(), lambda key: (key[0], key[place]))
+        names = _largest(added(self._small.items(), lambda key: key[place]), MOST_PARTS)
+        days = []
+        for number in range((self._end - self._start).days + 1):
+            day = self._start + timedelta(days=number)
+            found = by_day.get(day, Sum())
+            paid = [parts.get((day, name), Sum()).brought_usd for name in names]
+            others = found.brought_usd - sum(paid, Decimal(0))
+            amounts = [f"{amount:f}" for amount in [*paid, others]]
+            days.append({"day": day.isoformat(), **self.written(found), "parts": amounts})
+        return {"days": days, "series": names}
+
+    def written(self, found: Sum) -> dict[str, Any]:
+        """Return a sum as JSON types."""
+        doubt = found.may_have_cost_usd
+        return {
+            "cost_usd": f"{found.cost_usd:f}",
+            "failed_usd": f"{found.failed_usd:f}",
+            "images": found.images,
+            "per_image_usd": per_image(found),
+            "reused": found.reused,
+            "saved_usd": f"{found.saved_usd:f}",
+            "untold": found.untold,
+            "unknown_outcomes": found.unknown_outcomes,
+            "may_have_cost_usd": None if doubt is None else f"{doubt:f}",
+            "up_to_usd": None if doubt is None else f"{found.cost_usd + doubt:f}",
+            "task_instances": found.parts if self.of_model else found.instances,
+            "running": found.running,
+            "not_told": found.not_told,
+        }
+
+    def _table(self, table: str) -> dict[str, Any]:
+        """Return the most expensive entries, each with its names, and the sum of the rest."""
+        sums = self.sums(table)
+        shown = heapq.nsmallest(MOST_ENTRIES, sums.items(), key=most_expensive)
+        keys = {key for key, _ in shown}
+        others = Sum()
+        for key, found in sums.items():
+            if key not in keys:
+                others.add(found)
+        entries = [{**dict(zip(TABLES[table], key, strict=True)), **self.written(found)} for key, found in shown]
+        return {"entries": entries, "others": {"count": len(sums) - len(shown), **self.written(others)}}
+
+
+_KEYS: dict[str, Callable[[Line], Hashable]] = {
+    "dags": lambda line: (line.dag_id,),
+    "tasks": lambda line: (line.dag_id, line.task_id),
+    "models": lambda line: (line.model,),
+    "runs": lambda line: (line.dag_id, line.run_id),
+    "instances": lambda line: (line.dag_id, line.run_id, line.task_id, line.map_index),
+    "days": lambda line: (line.day.isoformat(),),
+}
+
+
+def added(lines: Iterable[tuple[Any, Sum]], key_of: Callable[[Any], Any]) -> dict[Any, Sum]:
+    """Return the sums of what has the same key."""
+    sums: defaultdict[Any, Sum] = defaultdict(Sum)
+    for line, found in lines:
+        sums[key_of(line)].add(found)
+    return dict(sums)
+
+
+def most_expensive(item: tuple[Any, Sum]) -> tuple[Decimal, Any]:
+    """Return what puts the most expensive first: what may have been charged counts, so that a culprit is found."""
+    key, found = item
+    return -(found.cost_usd + (found.may_have_cost_usd or Decimal(0))), key
+
+
+def per_image(found: Sum) -> str | None:
+    """Return what a picture has cost on average, to 12 decimals, failed requests included."""
+    return f"{(found.cost_usd / found.images).quantize(Decimal('1e-12')):f}" if found.images else None
+
+
+def _largest(sums: Sums, most: int) -> list[str]:
+    return [str(name) for name, _ in heapq.nsmallest(most, sums.items(), key=most_expensive)]

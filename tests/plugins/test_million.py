@@ -1,0 +1,194 @@
+"""A million task instances in PostgreSQL: how they are found, how long an answer takes, what the server keeps."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+from sqlalchemy.dialects import postgresql
+
+from deepshi_provider.plugins.costs.access import DagRun, XComModel
+from deepshi_provider.plugins.costs.sheets import Scope
+from tests.plugins.site import PREFIX
+from tests.services.airflow_database import migrate
+from tests.services.airflow_settings import USERS, environment, write_passwords
+from tests.services.postgres import Postgres
+from tests.services.processes import Process, free_ports
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.load, pytest.mark.timeout(3600)]
+
+log = logging.getLogger(__name__)
+
+DAGS, DAYS, RUNS, TASKS = 20, 365, 20_000, 50
+INSTANCES = RUNS * TASKS
+COST = Decimal("0.0135")
+
+#: As an operator writes them.
+SHEET = """
+jsonb_build_object(
+  'version', 1, 'ended', true, 'operation', 'generate', 'dag_id', r.dag_id, 'run_id', r.run_id, 'task_id', 'draw',
+  'map_index', i, 'try_number', 1, 'key', null, 'metadata', null, 'cost_usd', '0.0135', 'untold', 0, 'saved_usd', '0',
+  'unknown_outcomes', 0, 'may_have_cost_usd', '0', 'warnings', '[]'::jsonb, 'sources', '[]'::jsonb,
+  'models', jsonb_build_array(jsonb_build_object(
+    'model', 'model-' || i % 3, 'cost_usd', '0.0135', 'untold', 0, 'images', 1, 'reused', 0, 'saved_usd', '0',
+    'unknown_outcomes', 0, 'may_have_cost_usd', '0')),
+  'images', jsonb_build_array(jsonb_build_object(
+    'uri', 's3://bucket/' || r.dag_id || '/' || r.run_id || '/' || i || '/image-0.png', 'media_type', 'image/png',
+    'width', 1024, 'height', 768, 'key', null, 'cost_usd', '0.0135',
+    'prompt', 'Studio photo of product ' || i || ' on a wooden table, in the light of the morning, seen from above')),
+  'output_uri', 's3://bucket/' || r.dag_id || '/' || r.run_id || '/' || i, 'output_conn_id', 'aws_default',
+  'manifest_uri', 's3://bucket/' || r.dag_id || '/' || r.run_id || '/' || i || '/_deepshi/manifest.json')
+"""
+FILL = f"""
+SET session_replication_role = replica;
+INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, max_active_tasks, max_consecutive_failed_dag_runs,
+                 has_task_concurrency_limits, timetable_type, owners)
+  SELECT 'dag_' || d, false, false, 'dags-folder', 16, 0, false, '', 'team' || d % 3
+  FROM generate_series(0, {DAGS} - 1) d;
+INSERT INTO dag_run (id, dag_id, run_id, run_type, state, run_after, start_date, end_date, clear_number)
+  SELECT g, 'dag_' || g % {DAGS}, 'run_' || g, 'manual', 'success', at, at, at + interval '5 minutes', 0
+  FROM (SELECT g, now() - interval '{DAYS} days' * ({RUNS} - g) / {RUNS} - interval '10 minutes' AS at
+        FROM generate_series(1, {RUNS}) g) x;
+INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, pool, pool_slots, try_number)
+  SELECT gen_random_uuid(), 'draw', r.dag_id, r.run_id, i, 'success', 'default_pool', 1, 1
+  FROM dag_run r, generate_series(0, {TASKS} - 1) i;
+INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)
+  SELECT r.id, 'draw', i, 'deepshi_cost', r.dag_id, r.run_id, {SHEET}, r.end_date
+  FROM dag_run r, generate_series(0, {TASKS} - 1) i ORDER BY r.id;
+"""  # noqa: S608 -- of constants
+
+
+@dataclass
+class Million:
+    """The database, and an API server over it."""
+
+    address: str
+    client: httpx.Client
+    server: psutil.Process
+
+    def plan(self, query: Any) -> str:
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+        text = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        with closing(psycopg2.connect(f"postgresql://{self.address}")) as database, database.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {text}")
+            return "\n".join(row[0] for row in cursor.fetchall())
+
+    def memory(self) -> int:
+        return sum(p.memory_info().rss for p in [self.server, *self.server.children(recursive=True)])
+
+    def get(self, path: str, **query: Any) -> tuple[dict[str, Any], float]:
+        begun = time.monotonic()
+        found = self.client.get(f"{PREFIX}{path}", params=query).raise_for_status().json()
+        return found, time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Million]:
+    home = tmp_path_factory.mktemp("million")
+    (port,) = free_ports(1)
+    with Postgres() as postgres:
+        url = f"postgresql+psycopg2://{postgres.address}"
+        env = environment(home, home / "dags", port, 1, {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url})
+        write_passwords(home)
+        migrate(env, home / "migrate.log", timeout=1200)
+        with closing(psycopg2.connect(f"postgresql://{postgres.address}")) as database:
+            database.autocommit = True
+            with database.cursor() as cursor:
+                cursor.execute(FILL)
+                cursor.execute("VACUUM ANALYZE")
+        command = [sys.executable, "-m", "airflow", "api-server"]
+        process = Process("api-server", command, env=env, log_path=home / "api-server.log")
+        try:
+            yield _logged_in(
+                Million(
+                    postgres.address,
+                    httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=300),
+                    psutil.Process(process.pid),
+                ),
+                home,
+            )
+        finally:
+            process.terminate()
+
+
+def _logged_in(found: Million, home: Path) -> Million:
+    def token() -> str | None:
+        try:
+            answer = found.client.post("/auth/token", json={"username": "admin", "password": USERS["admin"]})
+        except httpx.TransportError:
+            return None
+        return str(answer.json()["access_token"]) if answer.is_success else None
+
+    found.client.cookies.set("_token", wait_for("an API server", 300, token))
+    return found
+
+
+def test_an_index_leads_to_the_sheets(million: Million) -> None:
+    columns = (XComModel.__table__.c.value,)
+    today = datetime.now(timezone.utc).date()
+    period = Scope(dag_ids={"dag_1"}, start=today - timedelta(days=29), end=today)
+    plan = million.plan(period.narrow(*columns))
+    assert "idx_xcom_key" in plan or "Parallel Seq Scan on xcom" in plan, plan  # every XCom is a sheet here
+    run = Scope(dag_ids={"dag_1"}, start=date.min, end=date.min, run=("dag_1", "run_1"))
+    plan = million.plan(run.narrow(*columns))
+    assert "xcom_pkey" in plan, plan
+    assert "Seq Scan" not in plan, plan
+    plan = million.plan(period.newest_of([RUNS, RUNS - 1], *columns))
+    assert "xcom_pkey" in plan, plan
+    assert "Seq Scan" not in plan, plan
+    plan = million.plan(period.newest_runs(20, None))
+    assert DagRun.__tablename__ in plan
+
+
+def test_answers_are_exact_and_the_server_stays_small(million: Million) -> None:
+    million.get("/data", start="2020-01-01", end="2020-01-02")
+    before = million.memory()
+    figures: dict[str, float] = {}
+    found, figures["first count, 30 days"] = million.get("/data")
+    days = sum(Decimal(day["cost_usd"]) for day in found["days"])
+    assert Decimal(found["totals"]["cost_usd"]) == days == found["totals"]["task_instances"] * COST
+    for name, path, query in (
+        ("first screen", "/data", {}),
+        ("gallery", "/gallery", {}),
+        ("month", "/month", {}),
+        ("by model", "/data", {"stack": "model"}),
+        ("one DAG", "/data", {"dag_id": "dag_1"}),
+        ("one DAG's pictures", "/gallery", {"dag_id": "dag_1"}),
+        ("one owner", "/data", {"owner": "team1"}),
+        ("one task", "/data", {"dag_id": "dag_1", "task_id": "draw"}),
+        ("one run", "/data", {"dag_id": "dag_1", "run_id": f"run_{RUNS - DAGS + 1}"}),
+        ("one run's pictures", "/gallery", {"dag_id": "dag_1", "run_id": f"run_{RUNS - DAGS + 1}"}),
+    ):
+        _, figures[name] = million.get(path, **query)
+    (_, figures["one picture"]) = million.get(
+        "/picture", dag_id="dag_1", run_id=f"run_{RUNS - DAGS + 1}", task_id="draw", map_index=7, number=0
+    )
+    more = million.memory() - before
+    year, figures["first count, 365 days"] = million.get(
+        "/data", start=str(datetime.now(timezone.utc).date() - timedelta(days=365))
+    )
+    assert year["totals"]["cost_usd"] == f"{INSTANCES * COST:f}"
+    assert year["totals"]["runs"] == RUNS
+    assert not year["truncated"]
+    _, figures["again, 365 days"] = million.get(
+        "/data", start=str(datetime.now(timezone.utc).date() - timedelta(days=365))
+    )
+    for name, seconds in figures.items():
+        log.info("%s: %.0f ms", name, 1000 * seconds)
+    log.info(
+        "memory of the API server: +%.1f MB, after a year %.1f MB", more / 2**20, (million.memory() - before) / 2**20
+    )
+    assert more < 50 * 2**20
