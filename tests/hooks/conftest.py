@@ -1,16 +1,14 @@
-"""The connection with a directory; and what Python 3.10 cannot have."""
+"""The connection with a directory."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.support.models import WITH_MODELS
 from tests.support.places import Place
 
-#: apache-airflow-providers-common-ai 1.0 needs Python 3.11.
-collect_ignore = [] if sys.version_info >= (3, 11) else ["test_agents.py"]
+collect_ignore = [] if WITH_MODELS else ["test_agents.py"]
 
 
 @pytest.fixture
