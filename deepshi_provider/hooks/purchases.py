@@ -119,7 +119,7 @@ async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:
     spent = f"{cost or Decimal(0):f}{'' if is_known(cost) else '_0_1'}"
     key = uuid.uuid4().hex[:16]
     windows = WindowCosts(entry, store, settings.account, settings.budgets(), key=key)
-    await windows.report(windows.today(), Spending(cost or Decimal(0), blind=int(not is_known(cost))))
+    await windows.report(windows.this_hour(), Spending(cost or Decimal(0), blind=int(not is_known(cost))))
     name = f"{RUNS}/{entry.owner.run_key}/{key}.{spent}.json"
     try:
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)

@@ -63,19 +63,19 @@ class _Sum:
 
     def with_what_is_under_way(self, prices: Prices) -> Spending:
         flying = (count * (prices.at_hand(name) or Decimal(0)) for name, count in self.under_way.items())
-        return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)))
+        return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)), under_way=self.under_way.total())
 
 
 @dataclass(kw_only=True)
 class Reservation:
     """The price of one request that is under way, kept free.
 
-    :param day: on which it began.
+    :param hour: in which it began.
     :param has_waited: whether it had to wait for others.
     """
 
     price_class: str
-    day: str
+    hour: str
     has_waited: bool
     is_open: bool = True
 
@@ -91,7 +91,7 @@ class Account:
     :param prices: the known prices of the connection.
     :param run: shares all spending with the run's other tasks, and knows theirs.
     :param limit: USD that the task instance may spend; ``None`` for no limit.
-    :param windows: shares what is spent on a day with all tasks of the connection, and knows theirs.
+    :param windows: shares what is spent in an hour with all tasks of the connection, and knows theirs.
     :ivar has_begun: whether it knows what earlier tries have spent.
     :ivar closed_by: why no further request may start: the first refusal is final.
     :ivar warnings: of days and months whose limit is spent to a large part, as this task was the first to see.
@@ -105,7 +105,7 @@ class Account:
         self._limit = limit
         self._windows = windows if windows and windows.has_limits else None
         self._all = _Sum()
-        self._days: dict[str, _Sum] = {}
+        self._hours: dict[str, _Sum] = {}
         self._changed = asyncio.Event()
         self.has_begun = False
         self.closed_by: DeepshiError | None = None
@@ -123,7 +123,7 @@ class Account:
 
     @property
     def counts_since(self) -> float | None:
-        """When the day began that is counted by itself, in unix seconds; ``None`` if none is."""
+        """When the hour began that is counted by itself, in unix seconds; ``None`` if none is."""
         return self._windows.began_at() if self._windows else None
 
     async def limits(self) -> list[Limit]:
@@ -133,21 +133,21 @@ class Account:
         """
         return self._with_own(*await self._ask())
 
-    async def begin(self, earlier: Tally, today: Tally | None = None, *, report: bool = True) -> None:
+    async def begin(self, earlier: Tally, lately: Tally | None = None, *, report: bool = True) -> None:
         """Add what earlier tries have spent, and report it to the run; only the first call counts. Never raises.
 
-        :param today: the part of it since :attr:`counts_since`.
+        :param lately: the part of it since :attr:`counts_since`.
         :param report: not so if nothing will be bought.
         """
         if self.has_begun:
             return
         self.has_begun = True
         self._all.add_tally(earlier)
-        if self._windows and today:
-            self._day(self._windows.today()).add_tally(today)
+        if self._windows and lately:
+            self._hour(self._windows.this_hour()).add_tally(lately)
         await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
         if report:
-            await asyncio.gather(self._run.begin(self.spending), self._report_days())
+            await asyncio.gather(self._run.begin(self.spending), self._report_hours())
 
     async def add(
         self,
@@ -167,7 +167,9 @@ class Account:
             self._settle(reservation)
         self._all.add(price_class, cost_usd)
         if self._windows:
-            self._day(self._windows.today() if at is None else self._windows.day_of(at)).add(price_class, cost_usd)
+            self._hour(self._windows.this_hour() if at is None else self._windows.hour_of(at)).add(
+                price_class, cost_usd
+            )
         if is_known(cost_usd):
             await asyncio.gather(self.prices.learn(price_class, cost_usd), self._report())
         else:
@@ -180,7 +182,7 @@ class Account:
         more = max(Decimal(0), (spent or Decimal(0)) - self._all.usd)
         self._all.usd += more
         if more and self._windows:
-            self._day(self._windows.today()).usd += more
+            self._hour(self._windows.this_hour()).usd += more
         if self.has_begun:
             await self._report()
 
@@ -201,7 +203,7 @@ class Account:
         finally:
             if reservation.is_open:
                 self._settle(reservation)
-                await self._report_days()
+                await self._report_hours()
 
     def close(self, error: DeepshiError) -> None:
         """Let no further request start: those that wait, and all later ones, get this error."""
@@ -229,7 +231,7 @@ class Account:
             await self._changed.wait()
         reservation = self._open(price_class, has_waited=has_waited)
         try:
-            await self._report_days()
+            await self._report_hours()
             if self._windows:
                 self._windows.check()
         except BaseException:
@@ -238,14 +240,14 @@ class Account:
         return reservation
 
     def _open(self, price_class: str, *, has_waited: bool) -> Reservation:
-        day = self._windows.today() if self._windows else ""
+        hour = self._windows.this_hour() if self._windows else ""
         self._all.under_way[price_class] += 1
-        self._day(day).under_way[price_class] += 1
-        return Reservation(price_class=price_class, day=day, has_waited=has_waited)
+        self._hour(hour).under_way[price_class] += 1
+        return Reservation(price_class=price_class, hour=hour, has_waited=has_waited)
 
     def _settle(self, reservation: Reservation) -> None:
         reservation.is_open = False
-        for total in (self._all, self._day(reservation.day)):
+        for total in (self._all, self._hour(reservation.hour)):
             total.under_way -= Counter([reservation.price_class])
         self._wake()
 
@@ -253,16 +255,16 @@ class Account:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _day(self, day: str) -> _Sum:
-        return self._days.setdefault(day, _Sum())
+    def _hour(self, hour: str) -> _Sum:
+        return self._hours.setdefault(hour, _Sum())
 
     async def _report(self) -> None:
-        await asyncio.gather(self._run.report(self.spending), self._report_days())
+        await asyncio.gather(self._run.report(self.spending), self._report_hours())
 
-    async def _report_days(self) -> None:
+    async def _report_hours(self) -> None:
         if self._windows:
-            sums = [(day, spent.with_what_is_under_way(self.prices)) for day, spent in self._days.items()]
-            await asyncio.gather(*(self._windows.report(day, spent) for day, spent in sums))
+            sums = [(hour, spent.with_what_is_under_way(self.prices)) for hour, spent in self._hours.items()]
+            await asyncio.gather(*(self._windows.report(hour, spent) for hour, spent in sums))
 
     async def _warn(self) -> None:
         """Warn of what was crossed, by a listing after this task's own entry: the last of many at once sees all."""
@@ -284,9 +286,9 @@ class Account:
 
     def _with_own(self, run: list[Limit], windows: list[Limit]) -> list[Limit]:
         own = self.spending
-        today = self._day(self._windows.today()).spending(self.prices) if self._windows else own
+        lately = self._hour(self._windows.hour_without_own).spending(self.prices) if self._windows else own
         task = [Limit("max_cost_usd", self._limit, own)] if self._limit is not None else []
-        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(today) for limit in windows)]
+        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(lately) for limit in windows)]
 
     def _refusal(self, price_class: str, limits: list[Limit]) -> str:
         """Return why a request may not start now; empty if it may."""

@@ -15,11 +15,13 @@ class Spending(NamedTuple):
     :param usd: what the API reported.
     :param possible_usd: unreported costs and unknown outcomes, at the known prices of their classes.
     :param blind: those of them whose class has no known price.
+    :param under_way: requests that have not ended; what they may cost is possible.
     """
 
     usd: Decimal = Decimal(0)
     possible_usd: Decimal = Decimal(0)
     blind: int = 0
+    under_way: int = 0
 
     @property
     def most_usd(self) -> Decimal:
@@ -29,7 +31,12 @@ class Spending(NamedTuple):
     def __add__(self, other: object) -> Spending:
         if not isinstance(other, Spending):
             return NotImplemented
-        return Spending(self.usd + other.usd, self.possible_usd + other.possible_usd, self.blind + other.blind)
+        return Spending(
+            self.usd + other.usd,
+            self.possible_usd + other.possible_usd,
+            self.blind + other.blind,
+            self.under_way + other.under_way,
+        )
 
     def in_words(self) -> str:
         """Return the sum as a log line shows it: as a range if a part of it is in doubt."""

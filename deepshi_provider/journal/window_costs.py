@@ -1,26 +1,29 @@
 """What all tasks of a connection spend in a day and in a month: they share it through small objects in the store.
 
-``_deepshi_spending/<account>/<day>/<task>.<try>.<USD>_<possible USD>_<blind>.<group>.json``, below the connection's
-``output_uri``, is what one task instance has spent on a day; see :class:`~deepshi_provider.journal.spending.Spending`.
-What it has under way is in its possible sum, so that a process that is killed leaves it behind. The entry of a later
-try repeats what its records and claims of that day say, and takes the place of the earlier one. ``<group>`` is a hash
-of the budget group, or ``-``.
+``_deepshi_spending/<account>/<day>/<hour>.<task>.<try>.<USD>_<possible USD>_<blind>_<under way>.<group>.json``, below
+the connection's ``output_uri``, is what one task instance has spent in an hour; see
+:class:`~deepshi_provider.journal.spending.Spending`. What it has under way is in its possible sum, so that a process
+that is killed leaves it behind. The entry of a later try repeats what its records and claims of that hour say, and
+takes the place of the earlier one. ``<group>`` is a hash of the budget group, or ``-``.
 
-``<account>/<month>.json`` holds the sums of days that are over since a day at least. It is a cache: who misses a day in
-it lists that day, and writes it anew. So whatever a month holds, it is known from two listings and one object.
+``<account>/<month>.json`` holds the sums of hours that nothing can change any more: they ended an hour ago or earlier,
+and nothing that began in them is under way; or their day ended a day ago. It is a cache: who misses an hour in it lists
+that one, and writes the object anew. So whatever a month holds, it is known from the listings of this hour and the
+last, and one object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
@@ -36,12 +39,13 @@ log = logging.getLogger(__name__)
 
 #: Directory, in the connection's ``output_uri``, of all days' entries.
 SPENDING = "_deepshi_spending"
-#: Seconds for which the sums of days that are over are taken for what they are: only what was under way at midnight
-#: can still change them.
+#: Seconds for which the sums of hours before the last one are taken for what they are.
 _FRESH = 60.0
+#: Hours that are listed one by one; of more, their whole days are.
+_FEW = 4
 
 _USD = r"(\d+(?:\.\d+)?)"
-_ENTRY = re.compile(rf"([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
+_ENTRY = re.compile(rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
 #: Stands for all groups.
 _ALL = ""
 
@@ -50,30 +54,21 @@ Sums = dict[str, Spending]
 
 @dataclass
 class _Task:
-    """The entries of one task instance on one day."""
+    """The entries of one task instance in one hour."""
 
     usd: Decimal = Decimal(0)
-    newest: tuple[int, Decimal, Decimal, int] = (-1, Decimal(0), Decimal(0), 0)
+    newest: tuple[int, Spending] = (-1, Spending())
     group: str = "-"
 
     def add(self, try_number: int, spent: Spending, group: str) -> None:
         self.usd = max(self.usd, spent.usd)
-        if (entry := (try_number, *spent)) > self.newest:
+        if (entry := (try_number, spent)) > self.newest:
             self.newest, self.group = entry, group
 
     @property
     def spending(self) -> Spending:
-        """What was reported by any try, and what is in doubt by the newest."""
-        return Spending(self.usd, *self.newest[2:])
-
-
-@dataclass
-class _Closed:
-    """The sums of the month's days before today."""
-
-    today: str
-    read_at: float
-    sums: Sums = field(default_factory=dict)
+        """What was reported by any try, and what is in doubt or under way by the newest."""
+        return self.newest[1]._replace(usd=self.usd)
 
 
 class WindowCosts:
@@ -106,12 +101,13 @@ class WindowCosts:
         self._clock = clock
         self._folder = f"{SPENDING}/{_short(account)}"
         self._group = _short(budgets.group) if budgets.group else "-"
-        self._days: dict[str, SharedSum] = {}
+        self._reported: dict[str, SharedSum] = {}
         self._listing = asyncio.Lock()
         self._listed_at = float("-inf")
-        self._others: Sums = {}
-        self._others_of_month: Sums = {}
-        self._closed: _Closed | None = None
+        self._others: dict[str, Sums] = {}
+        #: The hour in which :meth:`limits` has left out what this task has spent.
+        self.hour_without_own = ""
+        self._earlier: tuple[str, float, dict[str, Sums]] = ("", float("-inf"), {})
         self._warned: set[str] = set()
 
     @property
@@ -119,39 +115,41 @@ class WindowCosts:
         """Whether anything is to be counted at all."""
         return bool(self._budgets.limits)
 
-    def today(self) -> str:
-        """Return the day, ISO 8601, in the budgets' time zone."""
-        return self.day_of(self._clock())
+    def this_hour(self) -> str:
+        """Return the hour, such as ``2026-11-26T14``, in the budgets' time zone."""
+        return self.hour_of(self._clock())
 
-    def day_of(self, at: float) -> str:
-        """Return the day of a moment in unix seconds."""
-        return self._budgets.day_of(at)
+    def hour_of(self, at: float) -> str:
+        """Return the hour of a moment in unix seconds."""
+        return datetime.fromtimestamp(at, self._budgets.zone).isoformat()[:13]
 
     def began_at(self) -> float:
-        """Return when today began, in unix seconds."""
-        return datetime.combine(self._date(), datetime.min.time(), self._budgets.zone).timestamp()
+        """Return when this hour began, in unix seconds."""
+        now = datetime.fromtimestamp(self._clock(), self._budgets.zone)
+        return now.timestamp() - now.minute * 60 - now.second - now.microsecond / 1e6
 
-    async def report(self, day: str, spent: Spending) -> None:
-        """Report what the task has spent on a day by now, with what it has under way; return when that is written.
+    async def report(self, hour: str, spent: Spending) -> None:
+        """Report what the task has spent in an hour by now, with what it has under way; return when that is written.
 
         Never raises; :meth:`check` does.
         """
         if not self.has_limits or self._store is None:
             return
-        if day not in self._days:
+        if hour not in self._reported:
             if not any(spent) and self._entry.owner.try_number == 1:
                 return  # a later try takes back what an earlier one had in flight
-            self._days[day] = SharedSum(self._store, self._entry, lambda sums: self._name(day, sums), self._patience)
-        await self._days[day].report(spent)
+            name_of = functools.partial(self._name, hour)
+            self._reported[hour] = SharedSum(self._store, self._entry, name_of, self._patience)
+        await self._reported[hour].report(spent)
 
     def check(self) -> None:
         """Make sure that all was written that was reported.
 
         :raises StorageFailed: it was not.
         """
-        for reported in self._days.values():
+        for reported in self._reported.values():
             if reported.failure:
-                raise StorageFailed(f"Not sent: this day's costs cannot be shared ({reported.failure.message})")
+                raise StorageFailed(f"Not sent: this hour's costs cannot be shared ({reported.failure.message})")
 
     async def limits(self) -> list[Limit]:
         """Return the limits that hold today, with what others have spent of them, and this task before today.
@@ -170,7 +168,7 @@ class WindowCosts:
                 begun = time.monotonic()
                 await self._ask(self._store)
                 self._listed_at = begun
-            return self._made_of(self._others, self._others_of_month)
+            return self._made_of(self._others)
 
     async def newly_crossed(self, limits: Iterable[Limit]) -> list[WindowState]:
         """Return which of these limits are spent to the share of ``warn_at``, each once for all tasks and processes.
@@ -200,69 +198,112 @@ class WindowCosts:
         return json.dumps({**state.model_dump(mode="json"), **by}).encode()
 
     async def _ask(self, store: Store) -> None:
-        today = self.today()
-        entries = await store.list(f"{self._folder}/{today}")
-        self._others = _sums(entries, without=self._key)
-        self._others_of_month = self._others
-        if self._budgets.has_month:
-            closed = self._closed
-            if closed is None or closed.today != today or time.monotonic() - closed.read_at > _FRESH:
-                closed = self._closed = await self._read_closed(store, today)
-            self._others_of_month = _together([self._others, closed.sums])
+        """List this hour and the last one, and find out what there was before."""
+        now = self._clock()
+        this, last = self.hour_of(now), self.hour_of(now - 3600)
+        hours = [self._listed(store, hour, "" if hour < this else self._key) for hour in {this, last}]
+        before, *found = reversed(await asyncio.gather(*hours, self._before(store, last)))
+        self._others = {**before, **{hour: sums for some in found for hour, sums in some.items()}}
+        self.hour_without_own = this
 
-    async def _read_closed(self, store: Store, today: str) -> _Closed:
-        """Add up the days of the month before today: yesterday by its entries, the others by the month's object."""
-        begun = time.monotonic()
-        first = self._date(today).replace(day=1)
-        days = [(first + timedelta(days=n)).isoformat() for n in range((self._date(today) - first).days)]
-        open_days, over = days[-1:], days[:-1]
-        name = f"{self._folder}/{today[:7]}.json"
-        known = _parsed(await store.read(name)) if over else {}
-        missing = [day for day in over if day not in known]
-        listed = await asyncio.gather(*(store.list(f"{self._folder}/{day}") for day in [*missing, *open_days]))
-        found = dict(zip([*missing, *open_days], map(_sums, listed), strict=True))
-        if missing:
-            known |= {day: found[day] for day in missing}
-            await _quietly_written(store, name, {day: known[day] for day in over})
-        return _Closed(today, begun, _together([*(known[day] for day in over), *(found[day] for day in open_days)]))
+    async def _listed(self, store: Store, hour: str, without: str = "") -> dict[str, Sums]:
+        """Return the sums of one hour.
 
-    def _made_of(self, day: Sums, month: Sums) -> list[Limit]:
+        :param without: a task that is left out.
+        """
+        day, _, name = hour.partition("T")
+        names = await store.scan(lambda objects: [entry for entry, _ in objects], f"{self._folder}/{day}", f"{name}.")
+        return _by_hour(day, names, without) or {hour: {}}
+
+    async def _before(self, store: Store, last: str) -> dict[str, Sums]:
+        """Return the sums of the month's days and hours before the last hour."""
+        known_of, read_at, sums = self._earlier
+        if known_of != last or time.monotonic() - read_at > _FRESH:
+            begun = time.monotonic()
+            sums = await self._read_earlier(store, last)
+            self._earlier = last, begun, sums
+        return sums
+
+    async def _read_earlier(self, store: Store, last: str) -> dict[str, Sums]:
         today = self._date()
+        name = f"{self._folder}/{today.isoformat()[:7]}.json"
+        parts = _parts(today, last)
+        wanted = [part for part in parts if self._budgets.has_month or part.startswith(today.isoformat())]
+        if not wanted:
+            return {}
+        known = _parsed(await store.read(name))
+        found = await self._list_all(store, [part for part in wanted if part not in known])
+        over = {part: sums for part, sums in found.items() if "T" not in part or not _is_open(sums)}
+        if over:
+            await _quietly_written(store, name, {**{part: known[part] for part in parts if part in known}, **over})
+        return {**{part: known[part] for part in wanted if part in known}, **found}
+
+    async def _list_all(self, store: Store, parts: list[str]) -> dict[str, Sums]:
+        """Return the sums of days and hours; those of many hours by listing their days."""
+        hours = [part for part in parts if "T" in part]
+        single = hours if len(hours) <= _FEW else []
+        days = {part[:10] for part in parts if part not in single}
+        of_hours = await asyncio.gather(*(self._listed(store, hour) for hour in single))
+        of_days = await asyncio.gather(*(store.list(f"{self._folder}/{day}") for day in sorted(days)))
+        found = {hour: sums for some in of_hours for hour, sums in some.items()}
+        for day, names in zip(sorted(days), of_days, strict=True):
+            by_hour = _by_hour(day, names)
+            found |= {day: _together(by_hour.values()), **by_hour}
+        return {part: found.get(part, {}) for part in parts}
+
+    def _made_of(self, parts: Mapping[str, Sums]) -> list[Limit]:
+        today = self._date()
+        month = _together(sums for part, sums in parts.items() if part[:7] == today.isoformat()[:7])
+        day = _together(sums for part, sums in parts.items() if part[:10] == today.isoformat())
         limits = []
         for budget in self._budgets.limits:
             sums, ends = (month, _next_month(today)) if budget.is_month else (day, today + timedelta(days=1))
-            spent = sums.get(self._group if budget.group else _ALL, Spending())
+            spent = sums.get(self._group if budget.group else _ALL, Spending())._replace(under_way=0)
             resets_at = datetime.combine(ends, datetime.min.time(), self._budgets.zone).isoformat()
             window = today.isoformat()[:7] if budget.is_month else today.isoformat()
             whose = f"{'in' if budget.is_month else 'on'} {window} with connection {self._budgets.conn_id!r}"
             limits.append(Limit(budget.name, budget.usd, spent, whose, budget.group, window, resets_at))
         return limits
 
-    def _date(self, day: str = "") -> date:
-        return date.fromisoformat(day or self.today())
+    def _date(self) -> date:
+        return date.fromisoformat(self.this_hour()[:10])
 
-    def _name(self, day: str, spent: Spending) -> str:
-        sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}"
-        return f"{self._folder}/{day}/{self._key}.{self._entry.owner.try_number}.{sums}.{self._group}.json"
+    def _name(self, hour: str, spent: Spending) -> str:
+        day, _, name = hour.partition("T")
+        sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
+        task = f"{self._key}.{self._entry.owner.try_number}"
+        return f"{self._folder}/{day}/{name}.{task}.{sums}.{self._group}.json"
 
 
-def _sums(names: Iterable[str], without: str = "") -> Sums:
-    """Return the sums of a day, by group and of all.
+def _parts(today: date, last: str) -> list[str]:
+    """Return the parts of this month before the last hour: whole days, and the hours of yesterday and today."""
+    days = [today.replace(day=number).isoformat() for number in range(1, today.day + 1)]
+    hours = [f"{day}T{hour:02}" for day in days[-2:] for hour in range(24)]
+    return [*days[:-2], *(hour for hour in hours if hour < last)]
+
+
+def _is_open(sums: Sums) -> bool:
+    """Return whether something that began then is under way, or was when its process died."""
+    return bool(sums.get(_ALL, Spending()).under_way)
+
+
+def _by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums]:
+    """Return the sums of each hour of a day, by group and of all.
 
     :param without: a task that is left out.
     """
-    tasks: dict[str, _Task] = {}
+    hours: dict[str, dict[str, _Task]] = {}
     for name in names:
         if match := _ENTRY.fullmatch(name):
-            key, number, spent, possible, blind, group = match.groups()
+            hour, key, number, spent, possible, blind, under_way, group = match.groups()
             if key != without:
-                entry = Spending(Decimal(spent), Decimal(possible), int(blind))
-                tasks.setdefault(key, _Task()).add(int(number), entry, group)
-    sums: Sums = {}
-    for task in tasks.values():
-        for group in (_ALL, task.group):
-            sums[group] = sums.get(group, Spending()) + task.spending
-    return sums
+                entry = Spending(Decimal(spent), Decimal(possible), int(blind), int(under_way))
+                hours.setdefault(f"{day}T{hour}", {}).setdefault(key, _Task()).add(int(number), entry, group)
+    return {hour: _together(_of_task(task) for task in tasks.values()) for hour, tasks in hours.items()}
+
+
+def _of_task(task: _Task) -> Sums:
+    return {_ALL: task.spending, task.group: task.spending}
 
 
 def _together(parts: Iterable[Sums]) -> Sums:
@@ -274,28 +315,27 @@ def _together(parts: Iterable[Sums]) -> Sums:
 
 
 def _parsed(data: bytes | None) -> dict[str, Sums]:
-    """Return the sums of days that a month's object holds; nothing if it cannot be read, for it is a cache."""
+    """Return the sums that a month's object holds; nothing if it cannot be read, for it is a cache."""
     try:
-        days = json.loads(data or b"{}")
         return {
-            day: {
+            part: {
                 group: Spending(Decimal(usd), Decimal(more), int(blind)) for group, (usd, more, blind) in sums.items()
             }
-            for day, sums in days.items()
+            for part, sums in json.loads(data or b"{}").items()
         }
     except (ValueError, TypeError, AttributeError, InvalidOperation):
         return {}
 
 
-async def _quietly_written(store: Store, name: str, days: dict[str, Sums]) -> None:
+async def _quietly_written(store: Store, name: str, parts: dict[str, Sums]) -> None:
     text = {
-        day: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
-        for day, sums in days.items()
+        part: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
+        for part, sums in parts.items()
     }
     try:
         await store.write(name, json.dumps(text).encode())
     except DeepshiError as err:
-        log.warning("The sums of the month's days were not written, so the next task adds them up again: %s", err)
+        log.warning("The sums of the month were not written, so the next task adds them up again: %s", err)
 
 
 def _next_month(day: date) -> date:

@@ -84,10 +84,9 @@ class World:
         return [limit.spent for limit in await self.account("looker", **more).limits()]
 
     def entries(self) -> list[str]:
-        names = [
-            name for name in self.place.names() if name.startswith("_deepshi_spending/") and "/warned/" not in name
-        ]
-        return sorted(name.split("/")[2] + " " + name.rpartition("/")[2].split(".", 1)[1] for name in names)
+        """The days of all entries, with what their names say."""
+        parts = [name.split("/") for name in self.place.names() if name.startswith("_deepshi_spending/")]
+        return sorted(f"{part[2]} {part[3]}" for part in parts if len(part) == 4 and part[2] != "warned")
 
 
 @pytest.fixture
@@ -231,7 +230,7 @@ async def test_store_that_takes_no_entries_lets_nothing_start(proxy: S3Proxy, s3
     world.clock.set("2026-11-26T12:00:00")
     world.place = ProxiedPlace(s3_place, proxy.conn_id)
     proxy.refuse = "_deepshi_spending"
-    with pytest.raises(StorageFailed, match="this day's costs cannot be shared"):
+    with pytest.raises(StorageFailed, match="this hour's costs cannot be shared"):
         await world.buy("a")
     proxy.refuse = None
     await world.buy("a")
@@ -280,13 +279,14 @@ async def test_a_month_is_known_from_two_listings_and_one_read(
     world = World(s3_place, {"max_cost_usd_per_day": "1000000", "max_cost_usd_per_month": "1000000"})
     world.clock.set("2026-11-01T12:00:00")
     await world.buy("first")
-    (first,) = [name for name in s3_place.names() if name.startswith("_deepshi_spending/")]
+    (first,) = [name for name in s3_place.names() if "/2026-11-01/" in name]
     client, body = s3.client(), s3_place.read(first)
 
     def fill(number: int) -> None:
         folder, _, name = first.rpartition("/")
         day = f"{folder.rpartition('/')[0]}/2026-11-{number % 30 + 1:02}"
-        key = f"{s3_place.uri.partition('images/')[2]}/{day}/{number:016x}.{name.partition('.')[2]}"
+        entry = f"{number // 30 % 12:02}.{number:016x}.{name.split('.', 2)[2]}"
+        key = f"{s3_place.uri.partition('images/')[2]}/{day}/{entry}"
         client.put_object(Bucket="images", Key=key, Body=body)
 
     with ThreadPoolExecutor(16) as pool:
@@ -304,13 +304,37 @@ async def test_a_month_is_known_from_two_listings_and_one_read(
     took = time.monotonic() - begun
     listed, calls, read = asked(proxy)
     print(f"{count:,} entries in a month: {calls} calls of 10 ms, {1000 * took:.0f} ms")  # noqa: T201 -- a figure
-    assert {prefix.rpartition("/2026")[2] for prefix in listed} == {"-11-30/", "-11-29/"}
+    assert {prefix.rpartition("/2026")[2] for prefix in listed} == {"-11-30/12.", "-11-30/11."}
     assert read == 1
-    pages = 1 + count // 30 // 1000
-    assert calls <= 2 * pages + 2, "s3fs asks for the head of an object before it reads it"
+    assert calls <= 4, "s3fs asks for the head of an object before it reads it"
     proxy.seen.clear()
     assert [limit.spent for limit in await account.limits()] == [today, Spending((count + 1) * PRICE)]
-    assert asked(proxy)[1] <= pages, "what is over is asked for once a minute"
+    assert asked(proxy)[1:] == (2, 0), "what is over is asked for once a minute"
+
+
+async def test_an_hour_with_something_under_way_is_not_closed(world: World) -> None:
+    world.clock.set("2026-11-26T12:00:00")
+    account = world.account("slow")
+    await account.begin(Tally())
+    async with account.reserved("a") as reservation:
+        for hour in range(13, 24):
+            world.clock.set(f"2026-11-26T{hour}:00:00")
+            assert await world.spent() == [Spending(possible_usd=PRICE)] * 2
+        world.clock.set("2026-11-27T04:00:00")
+        await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert await world.spent() == [Spending(PRICE)] * 2
+    world.clock.set("2026-11-29T04:00:00")
+    assert await world.spent() == [Spending(), Spending(PRICE)]
+
+
+async def test_every_hour_of_a_month_counts_once(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "100", "max_cost_usd_per_month": "100", "budget_time_zone": "Europe/Berlin"}
+    world.clock.set("2026-10-24T21:30:00", "Europe/Berlin")
+    for number in range(1, 40):  # the clocks are put back in that night
+        await world.buy(f"task {number}")
+        assert (await world.spent())[1] == Spending(number * PRICE)
+        world.clock.now += 3600
+    assert (await world.spent())[0].usd < 39 * PRICE
 
 
 def settings(**extra: Any) -> Settings:
