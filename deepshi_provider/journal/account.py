@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import is_known, usd
@@ -17,6 +16,7 @@ from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts
+from deepshi_provider.journal.running_sum import RunningSum
 from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 
@@ -25,45 +25,6 @@ log = logging.getLogger(__name__)
 #: Requests of unknown price that are paid for, or may be, before a limit stops further ones: over all tries of a task
 #: for its own limit, over all its tasks for a run's.
 MOST_BLIND = 3
-
-
-class _Doubt(NamedTuple):
-    """Requests of one price class of which the same part of the price was reported."""
-
-    price_class: str
-    reported: Decimal
-
-
-class _Sum:
-    """What was spent, with what is in doubt at the prices that are known by now."""
-
-    def __init__(self) -> None:
-        self.usd = Decimal(0)
-        self.doubts: Counter[_Doubt] = Counter()
-        #: Requests that have started and not ended, by price class.
-        self.under_way: Counter[str] = Counter()
-
-    def add(self, price_class: str, cost_usd: Decimal | None) -> None:
-        self.usd += cost_usd or Decimal(0)
-        if not is_known(cost_usd):
-            self.doubts[_Doubt(price_class, cost_usd or Decimal(0))] += 1
-
-    def add_tally(self, tally: Tally) -> None:
-        self.usd += tally.cost_usd or Decimal(0)
-        for doubt in tally.doubts():
-            self.doubts[_Doubt(doubt.price_class, doubt.reported)] += 1
-
-    def spending(self, prices: Prices) -> Spending:
-        possible, blind = Decimal(0), 0
-        for doubt, count in self.doubts.items():
-            price = prices.at_hand(doubt.price_class)
-            possible += max(Decimal(0), (price or Decimal(0)) - doubt.reported) * count
-            blind += count if price is None else 0
-        return Spending(self.usd, possible, blind)
-
-    def with_what_is_under_way(self, prices: Prices) -> Spending:
-        flying = (count * (prices.at_hand(name) or Decimal(0)) for name, count in self.under_way.items())
-        return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)), under_way=self.under_way.total())
 
 
 @dataclass(kw_only=True)
@@ -104,8 +65,8 @@ class Account:
         self._run = run
         self._limit = limit
         self._windows = windows if windows and windows.has_limits else None
-        self._all = _Sum()
-        self._hours: dict[str, _Sum] = {}
+        self._all = RunningSum()
+        self._hours: dict[str, RunningSum] = {}
         self._changed = asyncio.Event()
         self.has_begun = False
         self.closed_by: DeepshiError | None = None
@@ -255,8 +216,8 @@ class Account:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _hour(self, hour: str) -> _Sum:
-        return self._hours.setdefault(hour, _Sum())
+    def _hour(self, hour: str) -> RunningSum:
+        return self._hours.setdefault(hour, RunningSum())
 
     async def _report(self) -> None:
         await asyncio.gather(self._run.report(self.spending), self._report_hours())

@@ -19,17 +19,25 @@ import functools
 import hashlib
 import json
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
 
 from deepshi_provider.client.budgets import Budgets
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.journal.hour_sums import (
+    ALL,
+    Sums,
+    by_hour,
+    dumped,
+    entry_name,
+    is_open,
+    parsed,
+    parts_of,
+    together,
+)
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.run_costs import RunEntry, SharedSum
 from deepshi_provider.journal.spending import Limit, Spending
@@ -43,32 +51,6 @@ SPENDING = "_deepshi_spending"
 _FRESH = 60.0
 #: Hours that are listed one by one; of more, their whole days are.
 _FEW = 4
-
-_USD = r"(\d+(?:\.\d+)?)"
-_ENTRY = re.compile(rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
-#: Stands for all groups.
-_ALL = ""
-
-Sums = dict[str, Spending]
-
-
-@dataclass
-class _Task:
-    """The entries of one task instance in one hour."""
-
-    usd: Decimal = Decimal(0)
-    newest: tuple[int, Spending] = (-1, Spending())
-    group: str = "-"
-
-    def add(self, try_number: int, spent: Spending, group: str) -> None:
-        self.usd = max(self.usd, spent.usd)
-        if (entry := (try_number, spent)) > self.newest:
-            self.newest, self.group = entry, group
-
-    @property
-    def spending(self) -> Spending:
-        """What was reported by any try, and what is in doubt or under way by the newest."""
-        return self.newest[1]._replace(usd=self.usd)
 
 
 class WindowCosts:
@@ -213,7 +195,7 @@ class WindowCosts:
         """
         day, _, name = hour.partition("T")
         names = await store.scan(lambda objects: [entry for entry, _ in objects], f"{self._folder}/{day}", f"{name}.")
-        return _by_hour(day, names, without) or {hour: {}}
+        return by_hour(day, names, without) or {hour: {}}
 
     async def _before(self, store: Store, last: str) -> dict[str, Sums]:
         """Return the sums of the month's days and hours before the last hour."""
@@ -227,13 +209,13 @@ class WindowCosts:
     async def _read_earlier(self, store: Store, last: str) -> dict[str, Sums]:
         today = self._date()
         name = f"{self._folder}/{today.isoformat()[:7]}.json"
-        parts = _parts(today, last)
+        parts = parts_of(today, last)
         wanted = [part for part in parts if self._budgets.has_month or part.startswith(today.isoformat())]
         if not wanted:
             return {}
-        known = _parsed(await store.read(name))
+        known = parsed(await store.read(name))
         found = await self._list_all(store, [part for part in wanted if part not in known])
-        over = {part: sums for part, sums in found.items() if "T" not in part or not _is_open(sums)}
+        over = {part: sums for part, sums in found.items() if "T" not in part or not is_open(sums)}
         if over:
             await _quietly_written(store, name, {**{part: known[part] for part in parts if part in known}, **over})
         return {**{part: known[part] for part in wanted if part in known}, **found}
@@ -247,18 +229,18 @@ class WindowCosts:
         of_days = await asyncio.gather(*(store.list(f"{self._folder}/{day}") for day in sorted(days)))
         found = {hour: sums for some in of_hours for hour, sums in some.items()}
         for day, names in zip(sorted(days), of_days, strict=True):
-            by_hour = _by_hour(day, names)
-            found |= {day: _together(by_hour.values()), **by_hour}
+            hours_of_day = by_hour(day, names)
+            found |= {day: together(hours_of_day.values()), **hours_of_day}
         return {part: found.get(part, {}) for part in parts}
 
     def _made_of(self, parts: Mapping[str, Sums]) -> list[Limit]:
         today = self._date()
-        month = _together(sums for part, sums in parts.items() if part[:7] == today.isoformat()[:7])
-        day = _together(sums for part, sums in parts.items() if part[:10] == today.isoformat())
+        month = together(sums for part, sums in parts.items() if part[:7] == today.isoformat()[:7])
+        day = together(sums for part, sums in parts.items() if part[:10] == today.isoformat())
         limits = []
         for budget in self._budgets.limits:
             sums, ends = (month, _next_month(today)) if budget.is_month else (day, today + timedelta(days=1))
-            spent = sums.get(self._group if budget.group else _ALL, Spending())._replace(under_way=0)
+            spent = sums.get(self._group if budget.group else ALL, Spending())._replace(under_way=0)
             resets_at = datetime.combine(ends, datetime.min.time(), self._budgets.zone).isoformat()
             window = today.isoformat()[:7] if budget.is_month else today.isoformat()
             whose = f"{'in' if budget.is_month else 'on'} {window} with connection {self._budgets.conn_id!r}"
@@ -269,71 +251,14 @@ class WindowCosts:
         return date.fromisoformat(self.this_hour()[:10])
 
     def _name(self, hour: str, spent: Spending) -> str:
-        day, _, name = hour.partition("T")
-        sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
-        task = f"{self._key}.{self._entry.owner.try_number}"
-        return f"{self._folder}/{day}/{name}.{task}.{sums}.{self._group}.json"
+        day, _, number = hour.partition("T")
+        entry = entry_name(number, self._key, self._entry.owner.try_number, spent, self._group)
+        return f"{self._folder}/{day}/{entry}"
 
 
-def _parts(today: date, last: str) -> list[str]:
-    """Return the parts of this month before the last hour: whole days, and the hours of yesterday and today."""
-    days = [today.replace(day=number).isoformat() for number in range(1, today.day + 1)]
-    hours = [f"{day}T{hour:02}" for day in days[-2:] for hour in range(24)]
-    return [*days[:-2], *(hour for hour in hours if hour < last)]
-
-
-def _is_open(sums: Sums) -> bool:
-    """Return whether something that began then is under way, or was when its process died."""
-    return bool(sums.get(_ALL, Spending()).under_way)
-
-
-def _by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums]:
-    """Return the sums of each hour of a day, by group and of all.
-
-    :param without: a task that is left out.
-    """
-    hours: dict[str, dict[str, _Task]] = {}
-    for name in names:
-        if match := _ENTRY.fullmatch(name):
-            hour, key, number, spent, possible, blind, under_way, group = match.groups()
-            if key != without:
-                entry = Spending(Decimal(spent), Decimal(possible), int(blind), int(under_way))
-                hours.setdefault(f"{day}T{hour}", {}).setdefault(key, _Task()).add(int(number), entry, group)
-    return {hour: _together(_of_task(task) for task in tasks.values()) for hour, tasks in hours.items()}
-
-
-def _of_task(task: _Task) -> Sums:
-    return {_ALL: task.spending, task.group: task.spending}
-
-
-def _together(parts: Iterable[Sums]) -> Sums:
-    sums: Sums = {}
-    for part in parts:
-        for group, spent in part.items():
-            sums[group] = sums.get(group, Spending()) + spent
-    return sums
-
-
-def _parsed(data: bytes | None) -> dict[str, Sums]:
-    """Return the sums that a month's object holds; nothing if it cannot be read, for it is a cache."""
+async def _quietly_written(store: Store, name: str, parts: Mapping[str, Sums]) -> None:
     try:
-        return {
-            part: {
-                group: Spending(Decimal(usd), Decimal(more), int(blind)) for group, (usd, more, blind) in sums.items()
-            }
-            for part, sums in json.loads(data or b"{}").items()
-        }
-    except (ValueError, TypeError, AttributeError, InvalidOperation):
-        return {}
-
-
-async def _quietly_written(store: Store, name: str, parts: dict[str, Sums]) -> None:
-    text = {
-        part: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
-        for part, sums in parts.items()
-    }
-    try:
-        await store.write(name, json.dumps(text).encode())
+        await store.write(name, dumped(parts))
     except DeepshiError as err:
         log.warning("The sums of the month were not written, so the next task adds them up again: %s", err)
 

@@ -129,6 +129,7 @@ def test_what_a_hook_buys_in_a_task_counts(emulator: Emulator, place: Place, con
     assert state.spent_usd == taken(emulator) > 0
 
 
+@pytest.mark.slow
 async def test_the_warning_comes_once_with_16_tasks_crossing_together(
     emulator: Emulator, place: Place, connect: Connect
 ) -> None:

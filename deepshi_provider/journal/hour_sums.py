@@ -1,0 +1,111 @@
+"""The sums of hours and days, by the names of their entries; see :mod:`deepshi_provider.journal.window_costs`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal, InvalidOperation
+
+from deepshi_provider.journal.spending import Spending
+
+_USD = r"(\d+(?:\.\d+)?)"
+_ENTRY = re.compile(rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
+#: Stands for all groups.
+ALL = ""
+
+Sums = dict[str, Spending]
+
+
+@dataclass
+class _Task:
+    """The entries of one task instance in one hour."""
+
+    usd: Decimal = Decimal(0)
+    newest: tuple[int, Spending] = (-1, Spending())
+    group: str = "-"
+
+    def add(self, try_number: int, spent: Spending, group: str) -> None:
+        self.usd = max(self.usd, spent.usd)
+        if (entry := (try_number, spent)) > self.newest:
+            self.newest, self.group = entry, group
+
+    @property
+    def spending(self) -> Spending:
+        """What was reported by any try, and what is in doubt or under way by the newest."""
+        return self.newest[1]._replace(usd=self.usd)
+
+
+def entry_name(hour: str, key: str, try_number: int, spent: Spending, group: str) -> str:
+    """Return the name of an entry, in the folder of its day.
+
+    :param hour: two digits.
+    :param key: of the task, 16 hex digits.
+    :param group: 16 hex digits, or ``-``.
+    """
+    sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
+    return f"{hour}.{key}.{try_number}.{sums}.{group}.json"
+
+
+def parts_of(today: date, last: str) -> list[str]:
+    """Return the parts of this month before the last hour: whole days, and the hours of yesterday and today."""
+    days = [today.replace(day=number).isoformat() for number in range(1, today.day + 1)]
+    hours = [f"{day}T{hour:02}" for day in days[-2:] for hour in range(24)]
+    return [*days[:-2], *(hour for hour in hours if hour < last)]
+
+
+def is_open(sums: Sums) -> bool:
+    """Return whether something that began then is under way, or was when its process died."""
+    return bool(sums.get(ALL, Spending()).under_way)
+
+
+def by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums]:
+    """Return the sums of each hour of a day, by group and of all.
+
+    :param without: a task that is left out.
+    """
+    hours: dict[str, dict[str, _Task]] = {}
+    for name in names:
+        if match := _ENTRY.fullmatch(name):
+            hour, key, number, spent, possible, blind, under_way, group = match.groups()
+            if key != without:
+                entry = Spending(Decimal(spent), Decimal(possible), int(blind), int(under_way))
+                hours.setdefault(f"{day}T{hour}", {}).setdefault(key, _Task()).add(int(number), entry, group)
+    return {hour: together(_of_task(task) for task in tasks.values()) for hour, tasks in hours.items()}
+
+
+def _of_task(task: _Task) -> Sums:
+    return {ALL: task.spending, task.group: task.spending}
+
+
+def together(parts: Iterable[Sums]) -> Sums:
+    """Return the sum of some parts, group by group."""
+    sums: Sums = {}
+    for part in parts:
+        for group, spent in part.items():
+            sums[group] = sums.get(group, Spending()) + spent
+    return sums
+
+
+def parsed(data: bytes | None) -> dict[str, Sums]:
+    """Return the sums that a month's object holds; nothing if it cannot be read, for it is a cache."""
+    try:
+        return {
+            part: {
+                group: Spending(Decimal(usd), Decimal(more), int(blind)) for group, (usd, more, blind) in sums.items()
+            }
+            for part, sums in json.loads(data or b"{}").items()
+        }
+    except (ValueError, TypeError, AttributeError, InvalidOperation):
+        return {}
+
+
+def dumped(parts: Mapping[str, Sums]) -> bytes:
+    """Return a month's object; :func:`parsed` reads it."""
+    text = {
+        part: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
+        for part, sums in parts.items()
+    }
+    return json.dumps(text).encode()
