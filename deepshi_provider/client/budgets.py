@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timezone, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -45,10 +45,15 @@ def checked_zone(name: str) -> str:
     :raises ValueError: there is no such zone.
     """
     try:
-        ZoneInfo(name)
+        zone_of(name)
     except (OSError, ValueError, KeyError):  # a name that is none may be that of a directory
         raise ValueError("not a time zone, such as Europe/Berlin") from None
     return name
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone; UTC needs no database of them."""
+    return timezone.utc if name == "UTC" else ZoneInfo(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class Budgets:
     """
 
     conn_id: str
-    zone: ZoneInfo
+    zone: tzinfo
     limits: tuple[Budget, ...] = ()
     group: str | None = None
     warn_at: Decimal = Decimal("0.8")
@@ -89,13 +94,6 @@ class Budgets:
     def has_month(self) -> bool:
         """Whether one of them is for a month."""
         return any(limit.is_month for limit in self.limits)
-
-    def day_of(self, at: float) -> str:
-        """Return the day of a moment, ISO 8601.
-
-        :param at: unix seconds.
-        """
-        return datetime.fromtimestamp(at, self.zone).date().isoformat()
 
 
 def limits_of(source: Any, group: str | None = None) -> tuple[Budget, ...]:

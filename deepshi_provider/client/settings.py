@@ -12,13 +12,12 @@ from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
-from zoneinfo import ZoneInfo
 
 import httpx
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
 
-from deepshi_provider.client.budgets import Budgets, GroupBudgets, Limit, checked_zone, limits_of
+from deepshi_provider.client.budgets import Budgets, GroupBudgets, Limit, checked_zone, limits_of, zone_of
 from deepshi_provider.exceptions import InvalidConnection
 
 #: The usual port of each scheme.
@@ -97,7 +96,7 @@ class Settings(BaseModel):
         own = [limit for named in self.budget_groups or () if named.group == group for limit in limits_of(named, group)]
         return Budgets(
             conn_id=self.conn_id,
-            zone=ZoneInfo(self.budget_time_zone),
+            zone=zone_of(self.budget_time_zone),
             limits=(*limits_of(self), *own),
             group=group,
             warn_at=self.warn_at,
