@@ -51,10 +51,11 @@ def check_rows(
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise InvalidRequest(f"Row {number} is not a dictionary but {type(row).__name__}")
-        if new := row.keys() - seen:
-            seen |= new
-            columns.warn_of_typing_errors(new, used_columns(defaults))
+        new = row.keys() - seen
+        seen |= new
         try:
+            if new:
+                columns.warn_of_typing_errors(new, used_columns(defaults))
             yield check_row(row, defaults, stream, columns)
         except InvalidRequest as err:
             raise InvalidRequest(f"Row {number}: {err.message}") from None

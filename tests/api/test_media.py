@@ -176,6 +176,7 @@ def large(kind: str) -> bytes:
     return saved(kind, image, lossless=True) if kind == "WEBP" else saved(kind, image, quality=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_large_image_is_read_in_pieces(kind: str) -> None:
     image = large(kind)

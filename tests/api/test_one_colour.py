@@ -81,6 +81,7 @@ def test_every_kind_of_png_is_understood(mode: str) -> None:
     assert not found(encoded(drawn))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("side", [SMALLEST_SIDE, 640, 2000])
 def test_plain_pictures_are_found_in_all_formats(kind: str, side: int) -> None:
@@ -121,6 +122,7 @@ def test_what_is_cut_or_damaged_raises_nothing(kind: str) -> None:
         is_one_colour(io.BytesIO(data[:end] + b"\xff" * 50), f"image/{kind.lower()}", 640, 480, end)
 
 
+@pytest.mark.slow
 def test_a_picture_that_shows_something_is_read_no_further_than_its_first_rows() -> None:
     noise = Image.effect_noise((2000, 2000), 90).convert("RGB")
     data = encoded(noise)

@@ -29,6 +29,7 @@ def test_a_rate_limit_slows_the_batch_down_together(emulator: Emulator, local: P
     assert value["unknown_outcomes"] == 0
 
 
+@pytest.mark.slow
 def test_a_limit_that_lasts_too_long_stops_the_batch(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=429, retry_after=3600, times=None)
     _, err = ended(batch(local, rows_of(100), max_concurrency=4))

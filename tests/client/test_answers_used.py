@@ -147,6 +147,7 @@ def test_a_stream_that_ends_after_two_of_four_pictures_is_kept_and_its_cost_is_o
     assert server.posts == 1
 
 
+@pytest.mark.slow
 async def test_pictures_that_came_before_the_deadline_are_kept(served: Any) -> None:
     hook, server = served(Answer(body=event(completed(PNG)), head=STREAM, hold=True))
     with await hook.agenerate(boat(n=2, stream=True), timeout=1.5) as result:

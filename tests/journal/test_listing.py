@@ -87,6 +87,7 @@ def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> Non
         listing.attempts("a")
 
 
+@pytest.mark.slow
 def test_python_holds_nothing_of_a_long_listing() -> None:
     """SQLite's own memory is bounded by its cache, and is not traced here."""
     objects = (

@@ -148,6 +148,7 @@ def test_a_single_task_that_ends_while_the_store_is_away_counts_its_request(
     assert (sheet.ended, posts(emulator), len(state(s3_place, "claim"))) == (True, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_call_of_the_hook_ends_too(emulator: Emulator) -> None:
     emulator.settings(latency=60)
     request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
