@@ -49,9 +49,17 @@ async def read(monkeypatch: pytest.MonkeyPatch, value: str) -> Settings:
 def expected(base_url: str = "https://api.deepshi.ai", **extra: Any) -> dict[str, Any]:
     defaults = {"connect_timeout": 10, "read_timeout": 90, "max_retries": 3, "max_retry_wait": 60, "verify": True}
     missing = {"output_uri": None, "output_conn_id": None, "proxy": None}
-    budgets = {"max_cost_usd_per_day": None, "max_cost_usd_per_month": None, "budget_groups": None}
-    budgets |= {"budget_time_zone": "UTC", "warn_at": Decimal("0.8")}
-    return {"conn_id": "my_deepshi", "base_url": base_url, **defaults, **missing, **budgets, **extra}
+    missing |= {"max_cost_usd_per_day": None, "max_cost_usd_per_month": None, "budget_groups": None}
+    budgets = {"budget_time_zone": "UTC", "warn_at": Decimal("0.8")}
+    return {
+        "conn_id": "my_deepshi",
+        "base_url": base_url,
+        "keep_prompts": True,
+        **defaults,
+        **missing,
+        **budgets,
+        **extra,
+    }
 
 
 def said(found: Settings) -> dict[str, Any]:
