@@ -32,6 +32,10 @@ EXTRA: dict[str, Any] = {
     "max_retry_wait": 1.5,
     "verify": False,
     "proxy": "http://proxy.example:3128",
+    "max_cost_usd_per_day": 2.5,
+    "max_cost_usd_per_month": 40,
+    "budget_time_zone": "Europe/Berlin",
+    "warn_at": 0.5,
 }
 
 
