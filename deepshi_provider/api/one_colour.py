@@ -2,13 +2,11 @@
 
 A PNG is looked at row by row without a decoder: the rows of a plain picture are known beforehand for each of the five
 filters (PNG specification, section 9), so the first row that differs ends it, and a picture costs a few kilobytes. JPEG
-and WebP need Pillow (extras ``report`` and ``emulator``), and only those are decoded that are too short to show much:
-plain ones have at most 0.035 bytes per pixel. Where Pillow is not installed, nothing is said of them.
+and WebP are decoded by Pillow, if they are too short to show much: plain ones have at most 0.035 bytes per pixel.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -36,7 +34,7 @@ def is_one_colour(file: BinaryIO, media_type: str, width: int, height: int, size
     try:
         if media_type == "image/png":
             return _is_plain_png(file)
-        if size_bytes > _HEAD + _DENSITY * width * height or importlib.util.find_spec("PIL") is None:
+        if size_bytes > _HEAD + _DENSITY * width * height:
             return False
         return (media_type == "image/jpeg" or width * height <= _MOST_WEBP) and _is_plain_when_decoded(file)
     except Exception:  # noqa: BLE001 -- decoders raise errors of all kinds, and the image is paid for

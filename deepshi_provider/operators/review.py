@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 #: Where Airflow serves the images of a review to who may read the DAG's XComs; relative to the UI's own address.
-_IMAGES = "deepshi-costs/image"
+_IMAGES = "deepshi-costs/thumbnail"
 
 
 class DeepshiReviewOperator(ApprovalOperator):

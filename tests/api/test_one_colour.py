@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import struct
-import sys
 import zlib
 from typing import Any
 
@@ -100,18 +99,6 @@ def test_a_line_or_a_gradient_is_no_plain_picture(kind: str) -> None:
 
 def test_a_swatch_may_be_plain() -> None:
     assert not found(encoded(Image.new("RGB", (SMALLEST_SIDE - 1, 400), "red")))
-
-
-def test_pillow_is_needed_for_lossy_formats_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Image.new("RGB", (64, 64), "red")
-    pictures = {kind: encoded(plain, kind) for kind in FORMATS}
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    sizes = {kind: len(data) for kind, data in pictures.items()}
-    said = {
-        kind: is_one_colour(io.BytesIO(data), f"image/{kind.lower()}", 64, 64, sizes[kind])
-        for kind, data in pictures.items()
-    }
-    assert said == {"PNG": True, "JPEG": False, "WEBP": False}
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -219,8 +219,11 @@ def test_images_of_a_review_are_only_for_who_may_read_its_xcoms(reviewing: Revie
     answer = reviewing.client("viewer").get("/deepshi-costs/image", params=task)
     drawn = run.result("draw")["images"][0]
     assert hashlib.sha256(answer.content).hexdigest() == drawn["sha256"]
-    missing = reviewing.client("viewer").get("/deepshi-costs/image", params={**task, "number": "4"})
-    assert missing.status_code == 404
+    small = reviewing.client("viewer").get("/deepshi-costs/thumbnail", params=task)
+    assert (small.headers["content-type"], len(small.content) < drawn["size_bytes"]) == ("image/webp", True)
+    for route in ("image", "thumbnail"):
+        missing = reviewing.client("viewer").get(f"/deepshi-costs/{route}", params={**task, "number": "4"})
+        assert missing.status_code == 404
     with_no_login = reviewing.client("viewer").build_request("GET", "/deepshi-costs/image", params=task)
     with_no_login.headers.pop("cookie")
     assert reviewing.client("viewer").send(with_no_login).status_code == 401

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import StreamingResponse
 
-from deepshi_provider.costs.sheet import XCOM_KEY
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.plugins.costs.access import Reader, ReaderDep, create_session, logged_in
 from deepshi_provider.plugins.costs.details import details
 from deepshi_provider.plugins.costs.gallery import newest_pictures, read_sheet
@@ -152,11 +152,7 @@ def image(
     review: bool = False,
 ) -> Response:
     """Return an image that the sheet of a task instance names, or its review."""
-    row = _row(reader, dag_id, run_id, task_id, map_index, REVIEW_KEY if review else XCOM_KEY)
-    sheet = None if row is None else reviewed(row.text, number) if review else read_sheet(row.text)
-    if sheet is None:
-        what = "review" if review else "cost sheet"
-        raise HTTPException(404, f"The task has no {what} that you may read", headers=_DATA_HEADERS)
+    _, sheet = _named(reader, dag_id, run_id, task_id, map_index, number, review=review)
     try:
         opened = open_picture(sheet, number)
     except (PictureMissingError, PictureRefusedError) as err:
@@ -166,17 +162,34 @@ def image(
 
 
 @app.get("/thumbnail")
-def thumbnail(reader: ReaderDep, dag_id: str, run_id: str, task_id: str, number: int, map_index: int = -1) -> Response:
+def thumbnail(
+    reader: ReaderDep,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    number: int,
+    map_index: int = -1,
+    review: bool = False,
+) -> Response:
     """Return the same image, small."""
-    row = _row(reader, dag_id, run_id, task_id, map_index)
-    sheet = read_sheet(row.text) if row else None
-    if row is None or sheet is None:
-        raise HTTPException(404, "The task has no cost sheet that you may read", headers=_DATA_HEADERS)
+    text, sheet = _named(reader, dag_id, run_id, task_id, map_index, number, review=review)
     try:
-        made = _thumbnails.get(row.text, sheet, number)
+        made = _thumbnails.get(text, sheet, number)
     except (PictureMissingError, PictureRefusedError) as err:
         raise HTTPException(404, str(err), headers=_DATA_HEADERS) from err
     return Response(made, media_type="image/webp", headers=_IMAGE_HEADERS)
+
+
+def _named(
+    reader: Reader, dag_id: str, run_id: str, task_id: str, map_index: int, number: int, *, review: bool
+) -> tuple[str, CostSheet]:
+    """Return the text that names an image, and the sheet that it is: of a task, or of a review."""
+    row = _row(reader, dag_id, run_id, task_id, map_index, REVIEW_KEY if review else XCOM_KEY)
+    sheet = None if row is None else reviewed(row.text, number) if review else read_sheet(row.text)
+    if row is None or sheet is None:
+        what = "review" if review else "cost sheet"
+        raise HTTPException(404, f"The task has no {what} that you may read", headers=_DATA_HEADERS)
+    return row.text, sheet
 
 
 def _pictures(question: Question, reader: Reader, limit: int) -> dict[str, Any]:
