@@ -143,6 +143,7 @@ class CostSheet(BaseModel):
     :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
     :param warnings: what is not as it was asked for: the first :data:`MOST_WARNINGS` sentences.
     :param plan: what a batch was about to buy, as one line.
+    :param budget_group: whose budgets counted too.
     :param sources: the first :data:`MOST_SOURCES` input images of an edit.
     :param output_uri: where records and claims lie; empty if the task did not come that far.
     """
@@ -167,6 +168,7 @@ class CostSheet(BaseModel):
     models: list[ModelCosts] = []
     images: list[SheetImage] = []
     sources: list[str] = []
+    budget_group: str | None = None
     warnings: list[str] = []
     plan: str | None = None
     output_uri: str = ""

@@ -35,7 +35,7 @@ from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
 from deepshi_provider.operators.notifications import Callbacks, warn
 from deepshi_provider.operators.outlets import add_asset_events
-from deepshi_provider.operators.rendered import dictionary
+from deepshi_provider.operators.rendered import LONGEST_GROUP, dictionary
 from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store
@@ -363,7 +363,7 @@ class ImageTask(BaseOperator):
             costs = make_sheet(owner, operation, *place, ended=False)
         else:
             costs = run_here(self._sheet(owner, operation, place, ended=False))
-        context["ti"].xcom_push(key=XCOM_KEY, value=costs.as_xcom())
+        context["ti"].xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
         """Push what the task has cost over all its tries: as a number, and as a cost sheet."""
@@ -371,8 +371,12 @@ class ImageTask(BaseOperator):
         self.operator_extra_links = links_of(self.lineage)
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
-        ti.xcom_push(key=XCOM_KEY, value=costs.as_xcom())
+        ti.xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
         self.log.info("This task instance has cost %s so far", in_words(costs))
+
+    def _with_group(self, costs: CostSheet) -> CostSheet:
+        group = None if is_blank(self.budget_group) else str(self.budget_group).strip()[:LONGEST_GROUP]
+        return costs.model_copy(update={"budget_group": group})
 
     def costs_so_far(self, owner: Owner, place: tuple[str, str | None] | None = None) -> CostSheet:
         """Return the sheet of a task that ends without a job's end.

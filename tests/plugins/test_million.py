@@ -55,8 +55,8 @@ jsonb_build_object(
 FILL = f"""
 SET session_replication_role = replica;
 INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, max_active_tasks, max_consecutive_failed_dag_runs,
-                 has_task_concurrency_limits, timetable_type, owners)
-  SELECT 'dag_' || d, false, false, 'dags-folder', 16, 0, false, '', 'team' || d % 3
+                 has_task_concurrency_limits, timetable_type, partition_mapper_info, owners)
+  SELECT 'dag_' || d, false, false, 'dags-folder', 16, 0, false, '', '[]', 'team' || d % 3
   FROM generate_series(0, {DAGS} - 1) d;
 INSERT INTO dag_run (id, dag_id, run_id, run_type, state, run_after, start_date, end_date, clear_number)
   SELECT g, 'dag_' || g % {DAGS}, 'run_' || g, 'manual', 'success', at, at, at + interval '5 minutes', 0

@@ -90,6 +90,14 @@ def test_a_task_of_two_models_is_one_task_instance() -> None:
     assert (of_one["task_instances"], of_one["cost_usd"]) == (1, "0.05")
 
 
+def test_a_budget_group_has_its_own_sums() -> None:
+    rows = [row("t", paid("0.2")), row("u", paid("0.1"))]
+    sheet = {**json.loads(rows[0].text), "budget_group": "team-a"}
+    found = view([rows[0]._replace(text=json.dumps(sheet)), rows[1]], group="team-a")
+    assert found.total.cost_usd == Decimal("0.2")
+    assert found.as_json(TABLES)["choices"]["groups"] == ["team-a"]
+
+
 def test_money_for_nothing_is_told_apart_from_money_for_pictures() -> None:
     both = paid("0.039")
     both.paid("a", "g", Decimal("0.05"), 0)

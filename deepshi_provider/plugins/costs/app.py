@@ -198,6 +198,7 @@ def _pictures(question: Question, reader: Reader, limit: int) -> dict[str, Any]:
             session,
             question.narrow_scope(session),
             model=question.model,
+            group=question.group,
             text=question.text,
             limit=limit,
             may_read_prompts=reader.may_read_prompts,

@@ -48,6 +48,7 @@ class Sheet(msgspec.Struct, gc=False):
     models: list[ModelPart]
     untold: int = 0
     images: list[_Shown] = []
+    budget_group: str | None = None
 
 
 _DECODER = msgspec.json.Decoder(Sheet)
@@ -143,6 +144,7 @@ class Line(NamedTuple):
     run_id: str
     task_id: str
     map_index: int | None
+    group: str
     model: str
 
 
@@ -184,7 +186,14 @@ class Book:
         dag_id, run_id, task_id, map_index, timestamp, _ = row
         # One object for each name, however many rows have it.
         dag_id, run_id, task_id = (self._texts.setdefault(text, text) for text in (dag_id, run_id, task_id))
-        where = (day_of(timestamp), dag_id, run_id, task_id, map_index if self.by_instance else None)
+        where = (
+            day_of(timestamp),
+            dag_id,
+            run_id,
+            task_id,
+            map_index if self.by_instance else None,
+            sheet.budget_group or "",
+        )
         for number, part in enumerate(sheet.models or [_whole(sheet)]):
             line = Line(*where, self._texts.setdefault(part.model, part.model))
             found = self.lines.get(line)

@@ -53,6 +53,7 @@ def newest_pictures(
     scope: Scope,
     *,
     model: str | None,
+    group: str | None,
     text: str | None,
     limit: int,
     may_read_prompts: Callable[[str], bool],
@@ -63,7 +64,7 @@ def newest_pictures(
     """
     found: list[Picture] = []
     more = False
-    for picture in _pictures(newest_rows(session, scope), model):
+    for picture in _pictures(newest_rows(session, scope), model, group):
         if text and not (may_read_prompts(picture.row.dag_id) and text.lower() in (picture.image.prompt or "").lower()):
             continue
         if len(found) == limit:
@@ -73,10 +74,12 @@ def newest_pictures(
     return {"pictures": described(session, found, may_read_prompts, Decisions(session, scope)), "more": more}
 
 
-def _pictures(rows: Iterable[SheetRow], model: str | None) -> Iterator[Picture]:
+def _pictures(rows: Iterable[SheetRow], model: str | None, group: str | None) -> Iterator[Picture]:
     for row in rows:
         sheet = read_sheet(row.text)
         if sheet is None or (model and model not in {entry.model for entry in sheet.models}):
+            continue
+        if group and sheet.budget_group != group:
             continue
         for number in range(len(sheet.images)):
             yield Picture(row, sheet, number)

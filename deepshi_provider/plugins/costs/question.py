@@ -45,6 +45,7 @@ class Question:
     model: str | None
     tag: str | None
     owner: str | None
+    group: str | None
     text: str | None
     anew: bool
 
@@ -83,6 +84,7 @@ class Question:
             task_id=self.task_id,
             map_index=self.map_index,
             model=self.model,
+            group=self.group,
         )
         if self.scope.run:
             return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
@@ -136,8 +138,8 @@ class Question:
 
     def sees_all(self, view: View) -> bool:
         """Return whether nothing that counts is hidden from the reader, by rights or by filters."""
-        is_narrowed = any((self.dag_id, self.task_id, self.model, self.tag, self.owner, self.text, self.scope.run))
-        return not is_narrowed and view.hidden == 0
+        filters = (self.dag_id, self.task_id, self.model, self.tag, self.owner, self.group, self.text, self.scope.run)
+        return not any(filters) and view.hidden == 0
 
 
 def _question(
@@ -151,6 +153,7 @@ def _question(
     model: str | None = None,
     tag: str | None = None,
     owner: str | None = None,
+    group: str | None = None,
     text: str | None = None,
     anew: bool = False,
 ) -> Question:
@@ -170,6 +173,7 @@ def _question(
         model=model or None,
         tag=tag or None,
         owner=owner or None,
+        group=group or None,
         text=text or None,
         anew=anew,
     )

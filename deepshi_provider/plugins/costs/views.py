@@ -47,6 +47,7 @@ class Choice:
     task_id: str | None = None
     map_index: int | None = None
     model: str | None = None
+    group: str | None = None
 
     def takes(self, line: Line) -> bool:
         """Return whether a line is asked for."""
@@ -56,6 +57,7 @@ class Choice:
             and self.task_id in (None, line.task_id)
             and self.run_id in (None, line.run_id)
             and self.model in (None, line.model)
+            and self.group in (None, line.group)
             and self.map_index in (None, line.map_index)
         )
 
@@ -75,6 +77,7 @@ class View:
         self.before = Sum()
         self.all_dags: set[str] = set()
         self.all_models: set[str] = set()
+        self.all_groups: set[str] = set()
         #: Lines of DAGs that are not the reader's.
         self.hidden = 0
         for line, found in book:
@@ -86,8 +89,8 @@ class View:
                     self.before.add(found)
             elif line.day <= end:
                 self.all_dags.add(line.dag_id)
-                if line.model:
-                    self.all_models.add(line.model)
+                self.all_models.add(line.model)
+                self.all_groups.add(line.group)
                 if choice.takes(line):
                     self.lines[line] = found
         self._small = added(self.lines.items(), lambda line: (line.day, line.dag_id, line.task_id, line.model))
@@ -106,7 +109,11 @@ class View:
             "totals": {**self.written(self.total), "runs": runs},
             "before": self.written(self.before),
             **{table: self._table(table) for table in tables},
-            "choices": {"dags": sorted(self.all_dags), "models": sorted(self.all_models)},
+            "choices": {
+                "dags": sorted(self.all_dags),
+                "models": sorted(self.all_models - {""}),
+                "groups": sorted(self.all_groups - {""}),
+            },
             "unreadable": self._book.unreadable,
             "truncated": self._book.truncated,
             "counted_at": self._book.counted_at,

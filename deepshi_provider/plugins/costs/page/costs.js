@@ -83,8 +83,8 @@ function arrange(chosen) {
   for (const [name, all] of SELECTS) choose(part(name), all, [], chosen[FIELDS[name]]);
 }
 
-const SELECTS = [["dag", "All DAGs"], ["model", "All models"], ["tag", "All tags"], ["owner", "All owners"]];
-const FIELDS = { dag: "dag_id", model: "model", tag: "tag", owner: "owner" };
+const SELECTS = [["dag", "All DAGs"], ["model", "All models"], ["tag", "All tags"], ["owner", "All owners"], ["group", "All groups"]];
+const FIELDS = { dag: "dag_id", model: "model", tag: "tag", owner: "owner", group: "group" };
 
 function choose(select, all, values, chosen) {
   const known = new Set([...(chosen ? [chosen] : []), ...values, ...[...select.options].map((option) => option.value).filter(Boolean)]);
@@ -136,6 +136,8 @@ function state({ busy = false, failure = "", empty = null }) {
 function fill(chosen, sums, pictures, month) {
   const { choices } = sums;
   for (const [name, all] of SELECTS) choose(part(name), all, choices[`${name}s`], chosen[FIELDS[name]]);
+  // What nobody uses needs no field.
+  for (const name of ["tag", "owner", "group"]) part(name).parentElement.hidden = chosen.run_id !== "" || part(name).options.length < 2;
   setPictures(pictures.pictures, load);
   if (sums.totals.task_instances === 0 && sums.unreadable === 0) {
     state({ empty: emptiness(chosen) });
@@ -197,8 +199,8 @@ function draw() {
   part("month-text").replaceChildren(amount(month.spent_usd), " spent, about ", amount(month.forecast_usd), " by its end if it goes on as in the last 14 days.");
 }
 
-function emptiness({ run_id, dag_id, model, tag, owner, text, task_id }) {
-  if (model || tag || owner || text || (dag_id && !run_id)) {
+function emptiness({ run_id, dag_id, model, tag, owner, group, text, task_id }) {
+  if (model || tag || owner || group || text || (dag_id && !run_id)) {
     return ["Nothing matches these filters in this period. ", viewLink({}, "Show all costs", load)];
   }
   if (run_id) return [`No Deepshi task of this ${task_id ? "task" : "run"} has told costs. They appear when one starts.`];
@@ -240,7 +242,7 @@ part("filters").addEventListener("change", () => {
   const dag_id = values.run_id ? values.dag_id : part("dag").value;
   go({
     ...values, dag_id, task_id: dag_id === values.dag_id ? values.task_id : "", picture: "",
-    model: part("model").value, tag: part("tag").value, owner: part("owner").value, text: part("text").value.trim(),
+    model: part("model").value, tag: part("tag").value, owner: part("owner").value, group: part("group").value, text: part("text").value.trim(),
     period: part("period").value, start: part("start").value, end: part("end").value,
   });
   load();
