@@ -22,8 +22,8 @@ Scheme = Literal["light", "dark"]
 #: Under load a first view of Airflow's UI takes long.
 PATIENCE_MS = 60_000
 
-#: Of Airflow's own scripts and interface, which say things of their own: that a task instance asks nobody is a 404.
-OWN_OF_AIRFLOW = ("/static/assets/", "/api/v2/", "/ui/")
+#: Of Airflow's own scripts and interface, and of the common.ai provider's tab: that a task instance asks nobody is a 404.
+OWN_OF_AIRFLOW = ("/static/assets/", "/api/v2/", "/ui/", "/hitl-review/")
 
 #: Chromium says this of every frame that Airflow makes for a plugin.
 OF_AIRFLOW = "An iframe which has both allow-scripts and allow-same-origin"
