@@ -58,7 +58,7 @@ def look(image: Image.Image) -> int:
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    params={"products": ["a red mug", "a walnut lamp", "a green chair"]},
+    params={"products": ["a red kettle", "a walnut lamp", "a green chair"]},
     tags=["deepshi", "example"],
 )
 def quality_gate() -> None:

@@ -44,7 +44,8 @@ def test_the_catalog_is_bought_once(runs: Runs) -> None:
     first, second = (runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1))
     assert (first["created"], first["reused"], second["created"], second["reused"]) == (12, 0, 0, 12)
     assert second["cost_usd"] == 0
-    asked = [request for request in runs.requests if request["prompt"].endswith("white background")]
+    prompts = {f"Studio photo of a {product['name']}, white background" for product in PRODUCTS}
+    asked = [request for request in runs.requests if request["prompt"] in prompts]
     assert len(asked) == len(PRODUCTS) == 12
     assert first["cost_usd"] == pytest.approx(sum(float(request["cost_usd"]) for request in asked), abs=1e-12)
     lines = [json.loads(line) for line in local(second["manifest_uri"]).read_text().splitlines()]
@@ -202,7 +203,8 @@ def test_an_annotation_does_not_split_the_result_into_xcoms(runs: Runs) -> None:
     sql = "SELECT DISTINCT key FROM xcom WHERE dag_id = 'decorated' AND task_id = ?"
     for task in ("fields", "edit", "prompt", "rows"):
         keys = {key for (key,) in runs.query(sql, task) if not key.startswith("_link_")}
-        assert keys == {"return_value", "cost_usd", "deepshi_cost"}
+        plan = {"deepshi_plan"} if task == "rows" else set()
+        assert keys == {"return_value", "cost_usd", "deepshi_cost", *plan}
     (cost,) = runs.xcoms("decorated", "fields", "cost_usd")
     assert cost == decorated(runs, "fields")["cost_usd"] > 0
     assert decorated(runs, "costs") > cost

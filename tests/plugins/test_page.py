@@ -22,7 +22,7 @@ Scheme = Literal["light", "dark"]
 #: Under load a first view of Airflow's UI takes long.
 PATIENCE_MS = 60_000
 
-#: Of Airflow's own scripts and interface, and of the common.ai provider's tab: that a task instance asks nobody is a 404.
+#: Of Airflow's own scripts and interface, and of common.ai's tab: that a task instance asks nobody is a 404.
 OWN_OF_AIRFLOW = ("/static/assets/", "/api/v2/", "/ui/", "/hitl-review/")
 
 #: Chromium says this of every frame that Airflow makes for a plugin.
