@@ -62,9 +62,11 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
         )
 
     jobs = [make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0, is_shared=True) for _ in range(2)]
-    first, second = await asyncio.gather(*(asyncio.to_thread(carried_out, job) for job in jobs))
-    assert first == second
-    assert (first.status, posts(emulator), first.task_cost_usd) == ("success", 1, taken(emulator))
+    outcomes = await asyncio.gather(*(asyncio.to_thread(carried_out, job) for job in jobs))
+    assert (posts(emulator), {outcome.task_cost_usd for outcome in outcomes}) == (1, {taken(emulator)})
+    # On a busy machine the loser's claim may come too late to be sure of; it then fails without sending.
+    assert {outcome.sends for outcome in outcomes if outcome.status != "success"} <= {0}
+    assert "success" in {outcome.status for outcome in outcomes}
 
 
 async def test_of_two_tasks_with_one_directory_one_is_refused_although_the_server_takes_both_slots(
