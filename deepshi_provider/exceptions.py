@@ -12,16 +12,16 @@
     ├── PermissionDenied          403
     ├── RateLimited               429
     ├── ConnectionFailed          no connection was made, nothing was sent
-    ├── TimedOut                  the time allowed was over before anything was sent
+    ├── TimedOut                  the time limit passed before anything was sent
     ├── ServerFailed              5xx, 409, 425, or an error inside a stream that had begun
-    ├── OutcomeUnknown            sent, and no complete answer: an image may have been paid for
-    │   └── ResendsExhausted      ... and sending it once more is not allowed
+    ├── OutcomeUnknown            sent, but no complete answer arrived: an image may have been paid for
+    │   └── ResendsExhausted      ... and ``max_resends`` does not allow another attempt
     ├── InvalidResponse           answered, but not with images
-    ├── ResultMismatch            the images are stored, and not as they were asked for; ``on_mismatch`` is ``fail``
+    ├── ResultMismatch            the stored images differ from what was requested, and ``on_mismatch`` is ``fail``
     ├── BudgetExceeded            a limit set by the user was reached before sending
     ├── RowsFailed                some rows of a batch failed; its manifest lists them
     ├── TasksFailed               some image tasks of a DAG run failed; the cost report lists them
-    └── StorageFailed             the object store did not do what was asked
+    └── StorageFailed             the object store could not be read or written
 
 ``charged`` is whether the request was paid for: ``"no"``, ``"yes"`` or ``"unknown"``.
 """
@@ -46,19 +46,19 @@ class DeepshiError(Exception):
     :param message: what happened and what the user can do; never holds the API key.
     :param status_code: HTTP status, where there was an answer.
     :param code: the API's error code, such as ``insufficient_quota``.
-    :param request_id: the server's name for the request, to quote to its support.
+    :param request_id: the server's id of the request, to quote to its support.
     :param retry_after: seconds that the server asked to wait.
-    :param charged: whether money was taken; the class's default if not given.
-    :param cost_usd: what was taken, if the answer reported it.
-    :param cost_is_complete: whether nothing beyond ``cost_usd`` was taken.
-    :param sends: how many POSTs left this machine for this call, refused ones included.
+    :param charged: whether the request was paid for; the class's default if not given.
+    :param cost_usd: the cost, if the answer reported it.
+    :param cost_is_complete: whether ``cost_usd`` is the whole cost.
+    :param sends: number of POSTs sent for this call, including refused ones.
 
     On an error that ends a try of a task, ``cost_usd`` and ``may_have_cost_usd`` are those of the task instance over
     all its tries, as its cost sheet has them.
     """
 
     default_charged: ClassVar[Charged] = "no"
-    #: Whether the same task, tried again later and unchanged, may succeed.
+    #: Whether an unchanged retry of the task may succeed.
     retryable: ClassVar[bool] = False
 
     def __init__(
@@ -89,7 +89,7 @@ class DeepshiError(Exception):
         self._text: str | None = None
 
     def __str__(self) -> str:
-        """Return the message with what an on-call engineer looks for first."""
+        """Return the message with charge, status, code, cost and request id."""
         if self._text is not None:
             return self._text
         facts = [f"charged: {self.charged}"]
@@ -104,10 +104,10 @@ class DeepshiError(Exception):
         return f"{self.message} [{', '.join(facts)}]"
 
     def set_task_costs(self, cost_usd: Decimal | None, may_have_cost_usd: Decimal | None) -> None:
-        """Let the error hold what its task instance has cost, for callbacks; its text stays that of the request.
+        """Set the costs of the task instance, for callbacks; the error's text keeps those of the request.
 
         :param cost_usd: over all tries; ``None`` if there are costs and the API reported none.
-        :param may_have_cost_usd: what may have been taken besides; ``None`` if that is not known.
+        :param may_have_cost_usd: the possible additional cost; ``None`` if unknown.
         """
         self._text = str(self)
         self.cost_usd, self.may_have_cost_usd = cost_usd, may_have_cost_usd
@@ -137,7 +137,7 @@ class DeepshiError(Exception):
 
 
 class InvalidRequest(DeepshiError):
-    """The request cannot work as it is: 400, 404, 413, 422, or found wrong before it was sent."""
+    """The request is invalid: 400, 404, 413, 422, or found wrong before it was sent."""
 
 
 class PreflightFailed(InvalidRequest):
@@ -145,11 +145,11 @@ class PreflightFailed(InvalidRequest):
 
 
 class ContentRefused(InvalidRequest):
-    """The content policy refused the prompt or an input image; repeating it is useless."""
+    """The content policy refused the prompt or an input image; a retry would be refused too."""
 
 
 class InvalidConnection(DeepshiError):
-    """The Airflow connection is not defined, or a field of it cannot be used (407: its proxy); nothing was sent."""
+    """The Airflow connection is not defined, or one of its fields is invalid (407: the proxy); nothing was sent."""
 
 
 class AuthenticationFailed(DeepshiError):
@@ -177,7 +177,7 @@ class ConnectionFailed(DeepshiError):
 
 
 class TimedOut(DeepshiError):
-    """The time that ``generation_timeout`` allows was over before the request was sent."""
+    """``generation_timeout`` passed before the request was sent."""
 
     retryable = True
 
@@ -185,51 +185,51 @@ class TimedOut(DeepshiError):
 class ServerFailed(DeepshiError):
     """5xx, 409, 425, or an error that the server reported inside a stream.
 
-    The vendor does not document whether a 5xx is billed; like the API it is compatible with, it is taken as free
-    unless the stream had begun (``charged="unknown"``).
+    The vendor does not document whether a 5xx is billed. As with the OpenAI API, it counts as free unless the stream
+    had begun (``charged="unknown"``).
     """
 
     retryable = True
 
 
 class OutcomeUnknown(DeepshiError):
-    """The request was sent and no complete answer came: the image may have been paid for."""
+    """The request was sent, but no complete answer arrived: the image may have been paid for."""
 
     default_charged = "unknown"
     retryable = True
 
 
 class ResendsExhausted(OutcomeUnknown):
-    """Earlier attempts of this request may have been paid for, and ``max_resends`` allows no further one."""
+    """Earlier attempts of this request may have been paid for, and ``max_resends`` does not allow another."""
 
     retryable = False
 
 
 class InvalidResponse(DeepshiError):
-    """A complete answer came, and it does not hold the images it should."""
+    """A complete answer arrived, but without the requested images."""
 
     default_charged = "yes"
     retryable = True
 
 
 class ResultMismatch(DeepshiError):
-    """The images are paid for and stored, and not as they were asked for; ``on_mismatch`` is ``fail``."""
+    """The images are paid for and stored, but differ from what was requested, and ``on_mismatch`` is ``fail``."""
 
     default_charged = "yes"
 
 
 class BudgetExceeded(DeepshiError):
-    """A limit on costs that the user set was reached; nothing was sent."""
+    """A cost limit set by the user was reached; nothing was sent."""
 
 
 class RowsFailed(DeepshiError):
-    """Some rows of a batch failed; all others are stored. ``charged`` is the worst of theirs."""
+    """Some rows of a batch failed; all others are stored. ``charged`` is the worst case among the failed rows."""
 
     retryable = True
 
 
 class TasksFailed(DeepshiError):
-    """Some image tasks of a DAG run failed; the cost report, which is written, fails with this."""
+    """Some image tasks of a DAG run failed; raised by the cost report after it is written."""
 
 
 class StorageFailed(DeepshiError):
@@ -239,12 +239,12 @@ class StorageFailed(DeepshiError):
 
 
 def _shown(message: str) -> str:
-    """Return a message without the data of ``data:`` URIs and the signatures of URLs, wherever they came from."""
+    """Return a message without the data of ``data:`` URIs and the signatures of URLs."""
     return _SIGNED.sub("?…", _DATA.sub(r"\1…", message))
 
 
 def tree(kind: type[DeepshiError] = DeepshiError) -> dict[str, type[DeepshiError]]:
-    """Return a class and all below it in this module, by their names."""
+    """Return a class and its subclasses in this module, by name."""
     found = {kind.__name__: kind}
     for child in kind.__subclasses__():
         if child.__module__ == __name__:

@@ -44,7 +44,7 @@ def _complaint(error: dict[str, Any], secret: tuple[str, ...]) -> str:
     if kind in ("missing", "string_too_short"):
         return f"{name} is missing or empty"
     if kind == "string_unicode":
-        return f"{name}: text with half of a character cannot be sent"
+        return f"{name}: text with an unpaired surrogate cannot be sent"
     sentence = _sentence(kind, error)
     too_long = isinstance(value, int) and abs(value) >= 10**40
     is_shown = kind not in ("too_long", "too_short") and error["loc"][0] not in secret and not too_long

@@ -98,7 +98,7 @@ class GenerateRequest(BaseModel):
                 check_depth(value)
                 json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
             except (TypeError, ValueError, RecursionError):
-                raise ValueError(f"{name} cannot be sent: {type(value).__name__} with more than JSON can say") from None
+                raise ValueError(f"{name} cannot be sent: {type(value).__name__} cannot be written as JSON") from None
         return self
 
     def wire_fields(self) -> dict[str, Any]:

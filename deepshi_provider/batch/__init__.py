@@ -1,1 +1,1 @@
-"""Many requests in one job."""
+"""Batches: many requests in one job."""

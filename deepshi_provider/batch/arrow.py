@@ -1,4 +1,4 @@
-"""Rows of frames and tables, whichever library made them: through Arrow's C stream interface."""
+"""Reads rows from the frames and tables of any library, through Arrow's C stream interface."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from deepshi_provider.batch.columns import check_differ
 from deepshi_provider.exceptions import InvalidRequest
 
-#: Rows that are Python objects at once.
+#: Rows per conversion to Python objects.
 _CHUNK = 1000
 
 
 def is_table(value: Any) -> bool:
-    """Return whether a value hands over rows as Arrow does: frames of pandas and polars, tables of Arrow and DuckDB."""
+    """Return whether a value has Arrow's C stream interface, as frames of pandas and polars and tables of DuckDB do."""
     return hasattr(value, "__arrow_c_stream__")
 
 
@@ -40,7 +40,7 @@ def batch_rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     for batch in batches:
-        # Python's own times have no nanoseconds.
+        # Python's datetime has no nanoseconds.
         names = [f.name for f in batch.schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
         for name in names:
             at = batch.schema.get_field_index(name)

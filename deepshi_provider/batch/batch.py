@@ -1,4 +1,4 @@
-"""Many requests in one job: bounded in flight, bounded in cost, and nothing bought twice when it is started anew."""
+"""Runs the rows of a batch: limits requests in flight and costs, and buys nothing twice when started again."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
 
-#: After one of these no other row would fare better.
+#: Errors after which all other rows would fail too.
 _HOPELESS = (AuthenticationFailed, InsufficientQuota, ConnectionFailed, RateLimited, StorageFailed)
 
 
 class Batch:
-    """Carries out the rows of one job: :meth:`prepare`, then :meth:`run`.
+    """Runs the rows of one job: :meth:`prepare`, then :meth:`run`.
 
-    :ivar error: why the batch stopped starting rows, if it did.
-    :ivar results: what became of the rows.
-    :ivar plan: what it is about to buy.
+    :ivar error: why the batch stopped starting rows; ``None`` if it did not.
+    :ivar results: the outcomes of the rows.
+    :ivar plan: what the batch is about to buy.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Batch:
         self.plan: Plan | None = None
 
     async def prepare(self) -> None:
-        """Make the plan, and take note of the rows that are stored unless the plan is all that is asked for.
+        """Make the plan and, unless ``plan_only``, write the results of rows that are already stored.
 
-        If the plan is surely over a limit, or cannot be made, no row will start that costs money.
+        If the plan certainly exceeds a limit, or cannot be made, no paid row will start.
 
-        :raises StorageFailed: what was paid before is not known.
+        :raises StorageFailed: the costs of earlier tries cannot be read.
         """
         await self._look_back()
         try:
@@ -91,24 +91,24 @@ class Batch:
                 if not self._job.plan_only:
                     metrics.reused(request, len(purchase.record.images))
                     self._done(row, request, purchase, None)
-            await asyncio.sleep(0)  # thousands of rows without a request must not hold up the loop
+            await asyncio.sleep(0)  # thousands of rows without a request must not block the loop
         return await planner.plan()
 
     async def run(self) -> None:
-        """Work off the rows that are not stored; afterwards every started row has its line in the table."""
+        """Run the rows that are not stored; afterwards every started row has its line in the table."""
         rows = self._rows.unfinished()
         async with self._context.lease:
             workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, self._job.max_concurrency))]
             try:
-                # Not gather(): it passes a cancellation on before the workers know that no row is to start anew, and
-                # before Python 3.12 an answer that comes at that moment swallows it.
+                # Not gather(): it cancels the workers before _stop() keeps them from starting another row, and before
+                # Python 3.12 an answer that arrives at that moment swallows the cancellation.
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
                 if not all(worker.done() for worker in workers):
-                    # One has failed unexpectedly, such as on a full disk; the others' answers are still paid for.
+                    # A worker failed unexpectedly, such as on a full disk; requests in flight are paid for, so wait.
                     self._stop(DeepshiError("Another row failed unexpectedly"))
                     await asyncio.wait(workers)
             finally:
-                # Cancelled: each row closes its connection, or first stores what it has paid for; none starts anew.
+                # Cancelled: each row closes its connection, or stores its images first; no further row starts.
                 if not all(worker.done() for worker in workers):
                     self._stop(DeepshiError("The batch was cancelled"))
                 for worker in workers:
@@ -120,7 +120,7 @@ class Batch:
         self.results.log_progress()
 
     async def _look_back(self) -> None:
-        """Let the account know what pictures have cost before, and what earlier tries have spent."""
+        """Pass known prices and the spending of earlier tries to the account."""
         account = self._context.account
         account.prices.take(await in_thread(self._journal.prices))
         owner, since = self._job.owner, account.counts_since
@@ -134,19 +134,19 @@ class Batch:
                 return
             await self._buy(row, request_of(row.fields))
             await self._pace.keep()
-            await asyncio.sleep(0)  # nor must thousands that may not be bought
+            await asyncio.sleep(0)  # thousands of rows over the budget must not block the loop
 
     def _stored(self, row: Row, request: GenerateRequest) -> Purchase | None:
-        """Return the record whose images are this row's, if the listings alone show it."""
+        """Return the record of a row's stored images, if the listings alone prove that they are there."""
         purchase = self._bought(row, request)
         if purchase is None or not (self._job.reuse or purchase.record.owner == self._job.owner):
             return None
         return purchase if self._journal.images_were_in_place(purchase.record) else None
 
     def _bought(self, row: Row, request: GenerateRequest) -> Purchase | None:
-        """Return the newest record under a row's name, if it is surely of this request.
+        """Return the newest record under a row's name if it is certainly of this request.
 
-        For an edit, the input images would have to be read.
+        ``None`` for an edit, whose input images would have to be read.
         """
         if isinstance(request, EditRequest):
             return None
@@ -157,12 +157,12 @@ class Batch:
         fingerprint = request.fingerprint(self._context.client.settings.account)
         others = [attempt for attempt in attempts if attempt is not newest]
         if newest.fingerprint != fingerprint[:16] or any(map(may_have_images, others)):
-            return None  # if another attempt may have replaced the images, the engine looks closer
+            return None  # another attempt may have replaced the images, so the engine checks the store
         record = self._journal.known_record(newest)
         return Purchase(k=newest.k, record=record) if record and record.fingerprint == fingerprint else None
 
     async def _buy(self, row: Row, request: GenerateRequest) -> None:
-        """Buy a row's images, within the budget; an attempt that is lost is made again, within ``max_resends``."""
+        """Buy a row's images within the budget; repeat an attempt with unknown outcome within ``max_resends``."""
         if self.error and not any(a.kind == "stored" for a in self._journal.attempts(row.name)):
             return  # the budget is spent, and there is nothing to reuse
         begun = time.monotonic()
@@ -177,7 +177,7 @@ class Batch:
                 if err is self._context.account.closed_by:  # the row was not started
                     self._stop(err)
                     break
-                # One that came inside of an answer is about that answer alone.
+                # An error inside an answer concerns only that answer.
                 if isinstance(err, _HOPELESS) and (err.charged == "no" or isinstance(err, StorageFailed)):
                     self._stop(err)
                 failure = err
@@ -202,7 +202,7 @@ class Batch:
             )
 
     def _stop(self, error: DeepshiError) -> None:
-        """Let no further row start that costs money."""
+        """Keep further paid rows from starting."""
         self._context.account.close(error)
         self.error = self._context.account.closed_by
 
@@ -215,9 +215,9 @@ class Batch:
         return name_costs(self._journal, self._job.owner, row.name, self._context.account.prices)
 
     async def _recent(self, row: Row) -> list[Attempt] | None:
-        """Return what is known of the attempts under a row's name, if it is surely all."""
+        """Return the known attempts under a row's name, or ``None`` if there may be others."""
         try:
             known = await self._journal.recent(row.name)
         except StorageFailed:
-            return None  # the engine lists them itself, and raises what is wrong
-        return None if known and unsettled(known) else known  # the outcome of one may not have been listed
+            return None  # the engine lists them again and raises the error
+        return None if known and unsettled(known) else known  # a listing may lack the record of an outcome

@@ -1,7 +1,7 @@
-"""Cells of business columns: from a row to the manifest with their types, and as text in a template.
+"""Cells of business columns: carried with their types from a row to the manifest, and as text in a template.
 
-A cell is what databases, files and frames hand over: text, numbers, truth values, dates, bytes, lists and dictionaries.
-On its way it is stored as JSON; what JSON has no type for is a pair of its kind and a text.
+Databases, files and frames return cells as text, numbers, booleans, dates, bytes, lists and dictionaries. In between,
+cells are stored as JSON; a type that JSON lacks is stored as a pair of its kind and a text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell is empty: null, an empty text, and pandas' NaN, NaT and NA."""
+    """Return whether a cell is empty: null, empty text, or pandas' NaN, NaT or NA."""
     if value is None or (isinstance(value, str) and value == ""):
         return True
     if isinstance(value, Decimal):
@@ -52,37 +52,37 @@ def as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bool | int | float):
         return str(value)
-    raise ValueError(f"is {type(value).__name__}, which is no text")
+    raise ValueError(f"is {type(value).__name__}, not text")
 
 
 def native(value: Any) -> Any:
-    """Return a cell as a type that JSON or :func:`pack` knows; an empty one, but for an empty text, is ``None``.
+    """Return a cell as a type that JSON or :func:`pack` supports; an empty cell is ``None``, except empty text.
 
-    :raises ValueError: no file could hold it.
+    :raises ValueError: the cell cannot be stored in a file.
     """
     value = _native(value)
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError("holds half of a character") from None
+            raise ValueError("has an unpaired surrogate") from None
         return value
     if is_missing(value) or (isinstance(value, float | Decimal) and not math.isfinite(value)):
         return None
     if isinstance(value, list | tuple | Mapping):
         check_depth(value)
         return as_json(value)
-    if isinstance(value, datetime):  # without the nanoseconds of pandas', which only some readers know
+    if isinstance(value, datetime):  # drops pandas' nanoseconds, which some readers do not support
         return datetime.combine(value.date(), value.time(), value.tzinfo)
     if isinstance(value, bool | int | float | Decimal | date | time | bytes):
         return value
-    raise ValueError(f"is {type(value).__name__}, for which the manifest has no type")
+    raise ValueError(f"is {type(value).__name__}, a type that the manifest does not support")
 
 
 def as_json(value: Any) -> Any:
-    """Return a cell, or lists and dictionaries of them, as JSON alone: dates are text and decimals are numbers.
+    """Return a cell, or lists and dictionaries of cells, as plain JSON: dates become text, decimals numbers.
 
-    :raises ValueError: no file could hold it.
+    :raises ValueError: a cell cannot be stored in a file.
     """
     if isinstance(value, Mapping):
         return {str(native(name)): as_json(item) for name, item in value.items()}
@@ -96,7 +96,7 @@ def as_json(value: Any) -> Any:
 
 
 def pack(value: Any) -> Any:
-    """Return what JSON takes for a value of :func:`native`; :func:`unpack` reads it."""
+    """Return a value of :func:`native` as JSON types; :func:`unpack` reverses this."""
     if isinstance(value, list | dict):
         return ["json", value]
     if isinstance(value, Decimal):
@@ -110,28 +110,28 @@ def pack(value: Any) -> Any:
 
 
 def unpack(packed: Any) -> Any:
-    """Return the value that :func:`pack` made this of."""
+    """Return the original value of the result of :func:`pack`."""
     return _UNPACK[packed[0]](packed[1]) if isinstance(packed, list) else packed
 
 
 def check_name(name: object) -> str:
-    """Return the name of a column that goes to the manifest.
+    """Return the name of a carried column.
 
-    :raises InvalidRequest: no file could hold it.
+    :raises InvalidRequest: the name cannot be stored in a file.
     """
     if not isinstance(name, str):
-        raise InvalidRequest(f"the column {name!r} cannot be carried: its name is no text")
+        raise InvalidRequest(f"the column {name!r} cannot be carried: its name is not text")
     if not name.strip():
         raise InvalidRequest("a column without a name cannot be carried; is it the index of a frame?")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"the column {name!r} cannot be carried: its name holds half of a character") from None
+        raise InvalidRequest(f"the column {name!r} cannot be carried: its name has an unpaired surrogate") from None
     return name
 
 
 def _native(value: Any) -> Any:
-    """Return numpy's scalars, memory views and the like as what they stand for."""
+    """Return numpy scalars, memory views and similar values as Python types."""
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, uuid.UUID | timedelta):

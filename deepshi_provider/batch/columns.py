@@ -1,4 +1,4 @@
-"""What columns mean that are no fields of a request: they name the row, are read by templates, or are carried along."""
+"""Columns that are not request fields: the row's key, columns for templates, and carried columns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from deepshi_provider.exceptions import InvalidRequest
 
 log = logging.getLogger(__name__)
 
-#: Columns that every row may have.
+#: Columns that any row may have.
 COLUMNS = frozenset(EditRequest.model_fields) - {"stream"} | {"key", "extra_params"}
 
 _RESERVED = {name.casefold(): name for name in MANIFEST_COLUMNS}
-#: Columns that a manifest may have besides its own; rows of JSONL may each have others.
+#: Maximum number of carried columns in a manifest; each row of a JSONL file may have different ones.
 _MOST_CARRIED = 1000
 
 
@@ -28,25 +28,25 @@ _MOST_CARRIED = 1000
 class Columns:
     """How an operator uses the columns of its rows.
 
-    :param key: the column that holds the row's key; ``None`` for ``key`` itself, which may be missing.
-    :param carry: columns that go to the manifest: names, or ``"*"`` for all that are no fields of a request.
+    :param key: the column with the row's key; ``None`` for ``key`` itself, which may be missing.
+    :param carry: columns to copy to the manifest: names, or ``"*"`` for all that are not request fields.
     """
 
     key: str | None = None
     carry: Literal["*"] | tuple[str, ...] = ()
 
     def known(self, used: frozenset[str]) -> frozenset[str]:
-        """Return the columns that a row is expected to have.
+        """Return the columns that a row may have.
 
-        :param used: by templates.
+        :param used: columns that templates read.
         """
         named = () if self.carry == "*" else self.carry
         return COLUMNS.union(used, named, () if self.key is None else (self.key,))
 
     def check_names(self, row: Mapping[Any, Any], used: frozenset[str]) -> None:
-        """Make sure that all names of a row are known: an unknown one may be a typing error, and is paid for.
+        """Check that all columns of a row are known: an unknown one may be a typo, which would be paid for.
 
-        :raises InvalidRequest: the message names what may have been meant.
+        :raises InvalidRequest: a column is unknown; the message suggests similar names.
         """
         known = self.known(used)
         unknown = [] if self.carry == "*" else sorted(row.keys() - known, key=repr)
@@ -55,29 +55,29 @@ class Columns:
         meant = "".join(dict.fromkeys(did_you_mean(name, known) for name in unknown))
         raise InvalidRequest(
             f"unknown column {', '.join(repr(name)[:100] for name in unknown[:5])}; put fields of the model into "
-            f"extra_params.{meant} The columns are {', '.join(sorted(known))}. To take others to the manifest, name "
-            "them in carry, or all with carry='*'"
+            f"extra_params.{meant} The columns are {', '.join(sorted(known))}. To copy others to the manifest, list "
+            "them in carry, or use carry='*'"
         )
 
     def warn_of_typing_errors(self, names: AbstractSet[Any], used: frozenset[str]) -> None:
-        """Warn of carried columns that look like fields of a request: what they hold is not sent.
+        """Warn of carried columns whose names resemble request fields, since their values are not sent.
 
         :param names: columns that no earlier row had.
-        :param used: by templates.
+        :param used: columns that templates read.
         """
         known = self.known(used)
         for name in sorted(names - known, key=repr) if self.carry == "*" else ():
             if meant := did_you_mean(name, COLUMNS):
                 log.warning(
-                    "The column %r goes to the manifest and is not sent.%s If not, name the columns in carry",
+                    "The column %r is copied to the manifest and is not sent.%s If not, list the columns in carry",
                     name,
                     meant,
                 )
 
     def key_of(self, row: Mapping[Any, Any]) -> str | None:
-        """Return the key that a row names, if it names one.
+        """Return the key of a row, or ``None`` if it has none.
 
-        :raises InvalidRequest: it cannot be one, or the key column is missing.
+        :raises InvalidRequest: the value cannot be a key, or the key column is missing.
         """
         column = "key" if self.key is None else self.key
         value = row.get(column)
@@ -87,19 +87,19 @@ class Columns:
             meant = "" if column in row else did_you_mean(column, [name for name in row if isinstance(name, str)])
             raise InvalidRequest(f"key_column {column!r} is {'empty' if column in row else 'missing'}.{meant}")
         if column != "key" and "key" in row:
-            raise InvalidRequest(f"there is a column 'key' beside key_column {column!r}; leave one of them out")
+            raise InvalidRequest(f"there is a column 'key' in addition to key_column {column!r}; remove one of them")
         try:
             value = native(value)
         except ValueError as err:
             raise InvalidRequest(f"{column} {err}") from None
         if isinstance(value, list | dict | bytes):
-            raise InvalidRequest(f"{column} is {type(value).__name__}, which names nothing")
+            raise InvalidRequest(f"{column} is {type(value).__name__}, which cannot be a key")
         return str(value)
 
     def carried(self, row: Mapping[Any, Any]) -> dict[str, Any]:
-        """Return the cells of a row that go to the manifest.
+        """Return the carried cells of a row.
 
-        :raises InvalidRequest: the manifest cannot have such a column, or not such a cell.
+        :raises InvalidRequest: the manifest cannot hold such a column or cell.
         """
         names = [name for name in row if name not in COLUMNS] if self.carry == "*" else self.carry
         cells: dict[str, Any] = {}
@@ -107,8 +107,8 @@ class Columns:
             column = check_name(name)
             if (own := _RESERVED.get(column.casefold())) is not None:
                 raise InvalidRequest(
-                    f"the column {column!r} cannot be carried: the manifest has a column {own!r} of its own. Give it "
-                    "another name, or name the other columns in carry"
+                    f"the column {column!r} cannot be carried: the manifest has its own column {own!r}. Rename it, or "
+                    "list the other columns in carry"
                 )
             try:
                 cells[column] = native(row.get(column))
@@ -118,17 +118,17 @@ class Columns:
 
 
 def check_differ(source: str, columns: Sequence[str]) -> None:
-    """Make sure that no two columns have one name: only one of them would count.
+    """Check that column names differ; otherwise only one of two columns would be read.
 
-    :param source: of the rows, for the message.
-    :raises InvalidRequest: two do.
+    :param source: where the rows come from, for the message.
+    :raises InvalidRequest: two columns have the same name.
     """
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise InvalidRequest(f"{source}: two columns have the same name, {', '.join(map(repr, twice[:5]))}")
 
 
 class CarriedNames:
-    """The names of carried columns over all rows, in the order in which they come."""
+    """The names of the carried columns of all rows, in order of their first appearance."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -137,12 +137,12 @@ class CarriedNames:
         return iter(self._names.values())
 
     def add(self, name: str) -> None:
-        """Take note of a column.
+        """Add a column.
 
-        :raises InvalidRequest: there are too many, or two differ by upper and lower case alone.
+        :raises InvalidRequest: there are too many, or two differ only in case.
         """
         same = self._names.setdefault(name.casefold(), name)
         if same != name:
-            raise InvalidRequest(f"the columns {same!r} and {name!r} are one for databases; rename one of them")
+            raise InvalidRequest(f"the columns {same!r} and {name!r} are the same to databases; rename one of them")
         if len(self._names) > _MOST_CARRIED:
-            raise InvalidRequest(f"more than {_MOST_CARRIED:,} columns are carried; name those that you need in carry")
+            raise InvalidRequest(f"more than {_MOST_CARRIED:,} columns are carried; list those that you need in carry")

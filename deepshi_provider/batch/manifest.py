@@ -10,7 +10,7 @@ import msgspec
 
 ManifestFormat = Literal["jsonl", "parquet"]
 
-#: A row that was not started, but for what it asks for.
+#: The line of a row that was not started, without the columns of its request.
 EMPTY_LINE: dict[str, Any] = {
     "key": None,
     "status": "skipped",
@@ -39,7 +39,7 @@ EMPTY_LINE: dict[str, Any] = {
     "warnings": [],
 }
 
-#: Names that no carried column may have.
+#: Names that carried columns must not have.
 MANIFEST_COLUMNS = tuple(EMPTY_LINE)
 
 #: Decimals as numbers with all their digits, dates in ISO 8601, bytes in base64.
@@ -49,8 +49,8 @@ _TO_JSON = msgspec.json.Encoder(decimal_format="number")
 def asked(fields: Mapping[str, Any], *, with_prompt: bool) -> dict[str, Any]:
     """Return the columns of a row's request.
 
-    :param fields: of its request.
-    :param with_prompt: whether the prompt itself is named, or only its hash.
+    :param fields: the request's fields.
+    :param with_prompt: whether to include the prompt, or only its hash.
     """
     prompt = str(fields["prompt"])
     return {
@@ -68,7 +68,7 @@ def prompt_hash(prompt: str) -> str:
 
 
 def int64(value: Any) -> int | None:
-    """Return a number as readers of tables take it: what is no integer of 64 bits is ``None``."""
+    """Return a 64-bit integer, or ``None`` for other values, which readers of tables do not support."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and -(2**63) <= value < 2**63 else None
 

@@ -1,4 +1,4 @@
-"""A manifest as a file: written from the table of a batch's rows, and read again for asset events."""
+"""Writes a manifest from the table of a batch's rows, and reads it for asset events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepshi_provider.jobs.job import BatchJob
 
 #: By format.
 MEDIA_TYPES = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
-#: Columns that asset events show.
+#: Columns in asset events.
 _SHOWN = ("key", "model", "warnings")
 
 
@@ -31,18 +31,18 @@ def write_manifest(job: BatchJob, rows: RowTable, file: BinaryIO) -> None:
 
 
 def images_in(name: str, file: BinaryIO) -> list[dict[str, Any]]:
-    """Return ``{"uri", "key", "model", "warnings"}`` of each image of a row that did not fail.
+    """Return ``{"uri", "key", "model", "warnings"}`` of each image of the rows that did not fail.
 
-    :param name: of the file, whose ending is its format.
+    :param name: the file's name; its ending is its format.
     """
     lines = stored_lines(name, file, _SHOWN)
     return [{"uri": uri, **{name: line[name] for name in _SHOWN}} for line in lines for uri in line["uris"]]
 
 
 def stored_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of the rows that did not fail, with ``uris``, ``status`` and the columns asked for.
+    """Yield the lines of the rows that did not fail, with ``uris``, ``status`` and the given columns.
 
-    :param name: of the file, whose ending is its format.
+    :param name: the file's name; its ending is its format.
     """
     lines = _of_parquet(file, columns) if name.endswith(".parquet") else map(json.loads, file)
     return (line for line in lines if line["status"] != "failed")

@@ -1,4 +1,4 @@
-"""The manifest as a Parquet file, whose readers need not guess any type."""
+"""Writes the manifest as a Parquet file, with a type for each column."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from deepshi_provider.batch.cells import as_json, as_text
 from deepshi_provider.batch.manifest import EMPTY_LINE, int64
 from deepshi_provider.exceptions import InvalidRequest
 
-#: Rows that are in memory at once, and a row group of the file.
+#: Rows per write, and per row group of the file.
 _CHUNK = 2000
-#: Of money: exact to a millionth of a millionth dollar.
+#: Type of money: exact to 10⁻¹² dollars.
 _DIGITS, _PLACES = 18, 12
-#: Most digits of a decimal that all readers take.
+#: Maximum digits of a decimal that all readers support.
 _MOST_DIGITS = 38
-#: Integers beyond it are not exact as floats.
+#: Larger integers are not exact as floats.
 _EXACT = 2**53
 
 
 def check_installed() -> None:
-    """Make sure that Parquet files can be written here.
+    """Check that Parquet files can be written here.
 
     :raises InvalidRequest: pyarrow is missing.
     """
     try:
-        import pyarrow.parquet  # noqa: F401 -- whether it is there
+        import pyarrow.parquet  # noqa: F401 -- only to check that it is installed
     except ImportError:
         raise InvalidRequest(
             "Nothing was sent: manifest_format='parquet' needs the extra 'parquet' of airflow-provider-deepshi, where "
@@ -39,7 +39,7 @@ def check_installed() -> None:
 
 
 class CellTypes:
-    """What cells one carried column has, and so which type the whole column gets."""
+    """Collects the kinds of cells in a carried column, to choose the column's type."""
 
     def __init__(self) -> None:
         self._kinds: set[str] = set()
@@ -47,7 +47,7 @@ class CellTypes:
         self._largest = 0
 
     def add(self, cell: Any) -> None:
-        """Take note of one cell."""
+        """Add one cell."""
         kind = _kind(cell)
         if kind is None:
             return
@@ -62,9 +62,9 @@ class CellTypes:
             self._before = max(self._before, len(digits) + exponent, 1)
 
     def column(self) -> tuple[Any, Callable[[Any], Any]]:
-        """Return the type of pyarrow, and what turns a cell into it.
+        """Return the column's pyarrow type, and a function that converts a cell to it.
 
-        Cells of several kinds, and what only some readers know, become text: the last is what must always work.
+        A column of several kinds, or of a kind that only some readers support, becomes text, which always works.
         """
         import pyarrow as pa
 
@@ -79,7 +79,7 @@ class CellTypes:
             "ints": pa.list_(pa.int64()),
         }
         others = kinds - {"empty"} or {"texts"}
-        if "empty" in kinds and others in ({"texts"}, {"ints"}):  # an empty list fits to any other
+        if "empty" in kinds and others in ({"texts"}, {"ints"}):  # an empty list fits any other
             kinds = others
         if len(kinds) == 1 and (only := next(iter(kinds))) in plain:
             return plain[only], lambda cell: cell
@@ -98,8 +98,8 @@ def write_parquet(
 ) -> None:
     """Write one row per row of the batch.
 
-    :param lines: returns them, complete.
-    :param carried: the columns beside the manifest's own, in their order.
+    :param lines: returns all lines of the manifest.
+    :param carried: the carried columns, in order.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -131,7 +131,7 @@ def _own_columns() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
 
 
 def _money(amount: Decimal) -> Decimal | None:
-    """Return money that fits; no price is so high that it does not, but the manifest must be written in any case."""
+    """Return an amount, or ``None`` if it is too large for the column: the manifest must be written in any case."""
     try:
         rounded = amount.quantize(Decimal(1).scaleb(-_PLACES), ROUND_HALF_EVEN)
     except InvalidOperation:

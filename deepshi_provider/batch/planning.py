@@ -1,4 +1,4 @@
-"""Find out what a batch is about to buy, before anything is bought."""
+"""Makes the plan of a batch before anything is bought."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deepshi_provider.journal.entries import Attempt, since_purchase
 
 
 class Planner:
-    """Sorts rows by what will become of them; the store is asked only where the listings leave a doubt."""
+    """Sorts rows into stored, new, changed and refused; reads the store only where the listings are not enough."""
 
     def __init__(self, job: BatchJob, context: JobContext, journal: DirectoryJournal) -> None:
         self._job = job
@@ -30,11 +30,11 @@ class Planner:
         self._undecided: Counter[str] = Counter()
 
     def add_stored(self) -> None:
-        """Count a row whose images are surely there."""
+        """Count a row whose images are certainly stored."""
         self._counts["stored"] += 1
 
     async def add(self, row: Row, request: GenerateRequest) -> None:
-        """Count a row whose images are not surely there.
+        """Count a row whose images may not be stored.
 
         :raises StorageFailed: a record cannot be read.
         """
@@ -62,7 +62,7 @@ class Planner:
     async def plan(self) -> Plan:
         """Return the plan of all rows.
 
-        :raises StorageFailed: what the DAG run has spent is not known.
+        :raises StorageFailed: the spending of the DAG run cannot be read.
         """
         classes = [*self._to_buy, *self._undecided]
         prices = await asyncio.gather(*map(self._context.account.prices.range_of, classes))
@@ -70,7 +70,7 @@ class Planner:
         return make_plan(self._counts, self._to_buy, self._undecided, known, await self._context.account.limits())
 
     async def _identified(self, found: Sequence[Choice]) -> bool:
-        """Fill in fingerprints; return ``False`` if an input image cannot be used."""
+        """Set the fingerprints; return ``False`` if an input image is invalid."""
         account, conn_id, stores = self._context.client.settings.account, self._job.output_conn_id, self._context.stores
         for choice in found:
             digests: Sequence[str] = ()
@@ -94,7 +94,7 @@ class Planner:
         return False
 
     async def _sent(self, found: Sequence[Choice]) -> Choice | None:
-        """Return the first choice that preflight does not rule out; ``None`` if the row fails before it is sent."""
+        """Return the first choice that passes preflight; ``None`` if the row would fail before it is sent."""
         for choice in found:
             try:
                 await self._context.preflight.check(choice.request, None, choice.where)

@@ -1,4 +1,4 @@
-"""The progress of a batch: counts, and a line in the log at sensible intervals."""
+"""The progress of a batch: counts, and a log line at intervals."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from deepshi_provider.journal.spending import Spending
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two lines.
+#: Seconds between two log lines.
 INTERVAL = 10.0
 
 
 class Progress:
     """Counts rows by outcome.
 
-    :param rows: how many there are.
+    :param rows: number of rows.
     """
 
     def __init__(self, rows: int) -> None:
@@ -27,10 +27,10 @@ class Progress:
         self._begun = self._logged_at = time.monotonic()
 
     def add(self, status: str, spent: Spending, *, sent: bool) -> None:
-        """Count one row, and log the progress if it is time.
+        """Count one row, and log the progress if the interval has passed.
 
-        :param spent: so far.
-        :param sent: whether it took a request, and so time.
+        :param spent: spending so far.
+        :param sent: whether a request was sent for the row; only these count for the rate.
         """
         self.counts[status] += 1
         self._bought += sent
@@ -38,7 +38,7 @@ class Progress:
             self.log(spent)
 
     def log(self, spent: Spending) -> None:
-        """Write the line: rows done, reused and failed, rate, cost so far, expected time left."""
+        """Log the progress: rows done, reused and failed, rate, cost so far, expected time left."""
         now = self._logged_at = time.monotonic()
         done = self.counts.total()
         per_second = self._bought / max(now - self._begun, 1e-9)

@@ -1,4 +1,4 @@
-"""Rows of a batch from a file on any object store."""
+"""Reads the rows of a batch from a file on any object store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def read_requests(
 ) -> None:
     """Fill a table with the checked rows of a file.
 
-    :raises InvalidRequest: the URI or a row cannot be used, or the file is not of the type that its name implies.
+    :raises InvalidRequest: the URI or a row is invalid, or the file's content does not match its ending.
     :raises StorageFailed: the file cannot be read.
     """
     store, name = stores.object_at(uri, conn_id)
@@ -45,11 +45,11 @@ async def read_requests(
 
 
 def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Iterator[dict[str, Any]]:
-    """Return the rows of an open JSONL, CSV or Parquet file, by the ending of its name.
+    """Return the rows of an open JSONL, CSV or Parquet file, by its ending.
 
-    :param known: columns of which a header has at least one.
+    :param known: columns of which a CSV header must have at least one.
 
-    :raises InvalidRequest: the file is not of the type that its name implies; the message names the line.
+    :raises InvalidRequest: the file's content does not match its ending; the message names the line.
     """
     ending = uri.rpartition(".")[2].lower()
     uri = shown_uri(uri)
@@ -71,7 +71,7 @@ def _lines(uri: str, file: BinaryIO, newline: str) -> Iterator[str]:
         raise InvalidRequest(f"{uri} is not a text file in UTF-8") from None
     finally:
         if not file.closed:
-            text.detach()  # whoever opened the file closes it
+            text.detach()  # the caller closes the file
 
 
 def _read_jsonl(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _read_csv(uri: str, file: BinaryIO, known: Collection[str]) -> Iterator[dict
         check_differ(uri, columns)
         for row in reader:
             if None in row or None in row.values():
-                raise InvalidRequest(f"{uri}, line {reader.line_num}: not as many fields as the header has columns")
+                raise InvalidRequest(f"{uri}, line {reader.line_num}: the number of fields differs from the header's")
             yield row
     except csv.Error as err:
         raise InvalidRequest(f"{uri} is not CSV, line {reader.line_num}: {err}") from None

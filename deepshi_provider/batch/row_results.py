@@ -1,4 +1,4 @@
-"""What became of each row of a batch: its line of the manifest, and the counts of the outcome."""
+"""Results of the rows of a batch: lines of the manifest, and counts for the outcome."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from deepshi_provider.journal.sheets import NameCosts, sheet_images
 
 log = logging.getLogger(__name__)
 
-#: Failed rows that a message names; the manifest names all.
+#: Maximum number of failed rows in a message; the manifest lists all.
 NAMED = 5
-#: Failed rows that the log explains; thousands tend to have one cause.
+#: Maximum number of failed rows logged as warnings; thousands often have the same cause.
 LOGGED = 20
 
 
 class RowResults:
-    """Takes note of each row as it is done.
+    """Collects the results of rows as they finish.
 
-    :ivar images: of the first rows, in their order, as the cost sheet names them.
-    :ivar reused: by model, how many pictures others had bought, and for how much.
+    :ivar images: images of the first rows, in order, for the cost sheet.
+    :ivar reused: number and cost of reused images, by model.
     :ivar named: the first failed rows with their errors.
-    :ivar charges: what the failures mean for the money.
-    :ivar warnings: of the first rows whose images are not as they were asked for.
+    :ivar charges: ``charged`` of the failed rows.
+    :ivar warnings: mismatches of the first rows that have any.
     :ivar may_retry: whether another try may help one of the failed rows.
     """
 
@@ -69,11 +69,11 @@ class RowResults:
         seconds: float | None,
         fallback: int | None = None,
     ) -> None:
-        """Take note of a row whose images are stored.
+        """Add a row whose images are stored.
 
-        :param request: whose images they are: the row's own, or one of its fallbacks.
-        :param seconds: that it took; ``None`` if it was done before.
-        :param fallback: position of that one, from 0.
+        :param request: the request that made the images: the row's own, or one of its fallbacks.
+        :param seconds: the row's duration; ``None`` if its images were already stored.
+        :param fallback: position of the fallback, from 0; ``None`` for the row's own request.
         """
         record = purchase.record
         own = record.owner.is_same_task(self._owner)
@@ -117,10 +117,10 @@ class RowResults:
         charged: Charged,
         may_retry: bool,
     ) -> None:
-        """Take note of a row that failed.
+        """Add a row that failed.
 
-        :param charged: for all its attempts in this try; the error is about the last one.
-        :param may_retry: whether another try may help it.
+        :param charged: for all the row's attempts in this try; the error is that of the last one.
+        :param may_retry: whether another try may help the row.
         """
         self.may_retry |= may_retry
         self._failed(row, type(error).__name__, charged)
@@ -131,7 +131,7 @@ class RowResults:
         self._progress.add("failed", self._account.spending, sent=True)
 
     def log_progress(self) -> None:
-        """Write a line to the log."""
+        """Log the progress."""
         self._progress.log(self._account.spending)
 
     def _failed(self, row: Row, error: str, charged: Charged) -> None:
@@ -140,13 +140,13 @@ class RowResults:
             self.named.append(f"{row.key[:100]}: {error}")
 
     def _differences(self, row: Row, request: GenerateRequest, record: Record) -> list[str]:
-        """Return what is not as it was asked for; the log and the outcome name the first rows, the manifest all."""
+        """Return the mismatches of a row; the log and the outcome list those of the first rows, the manifest all."""
         found = mismatches(request, record.images, record.one_colour)
         for image in record.images:
             other = self._rows.twin(image.sha256, prompt_hash(request.prompt), row.key)
             if other is not None:
                 found.append(
-                    f"Image {image.index} is, byte for byte, one of row {other[:100]}, whose prompt is another"
+                    f"Image {image.index} is byte for byte the same as one of row {other[:100]}, whose prompt differs"
                 )
         if found and len(self.warnings) < NAMED:
             self.warnings.append(f"{row.key[:100]}: {'; '.join(found)}"[:LONGEST_WARNING])
@@ -154,7 +154,7 @@ class RowResults:
         return found
 
     def _note(self, row: Row, request: GenerateRequest, purchase: Purchase, *, own: bool) -> None:
-        """Keep what the cost sheet shows of a row."""
+        """Add a row's images to those of the cost sheet."""
         record = purchase.record
         if not own:
             count, saved = self.reused.get(record.model, (0, Decimal(0)))
@@ -165,7 +165,7 @@ class RowResults:
             del self._first[max(self._first)]
 
     def _put(self, row: Row, status: str, costs: NameCosts, seconds: float, line: dict[str, Any]) -> None:
-        """Write a line; every line has all columns, so that every reader finds one schema."""
+        """Store a line of the manifest; every line has all columns, so that readers find one schema."""
         common = {
             "key": row.key,
             "status": status,

@@ -25,8 +25,8 @@ class Row:
     """One checked row.
 
     :param number: its position, from 1.
-    :param name: what its images are called.
-    :param fields: of its request, complete.
+    :param name: the name of its images, without index and extension.
+    :param fields: all fields of its request.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Row:
 
 
 class RowTable:
-    """Rows in their order, each with at most one line of the manifest."""
+    """Rows in order, each with at most one line of the manifest."""
 
     def __init__(self) -> None:
         self._carried = CarriedNames()
@@ -58,9 +58,9 @@ class RowTable:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
     def fill(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add checked rows: key, fields, and what is carried, if anything is.
+        """Add checked rows: key, fields and, if there are any, carried cells.
 
-        :raises InvalidRequest: two rows have one key, or keys that are one in a path.
+        :raises InvalidRequest: two rows have the same key, or keys that are the same in a path.
         """
         for number, row in enumerate(rows, start=1):
             self.add(number, *row)
@@ -68,8 +68,8 @@ class RowTable:
     def add(self, number: int, key: str, fields: dict[str, Any], carried: Mapping[str, Any] = NOTHING) -> None:
         """Add one checked row.
 
-        :param carried: cells for its line of the manifest, by column.
-        :raises InvalidRequest: another row has its key, or one that is the same in a path.
+        :param carried: carried cells for the manifest, by column.
+        :raises InvalidRequest: another row has the same key, or one that is the same in a path.
         """
         for name in carried:
             self._carried.add(name)
@@ -81,18 +81,18 @@ class RowTable:
             )
         except sqlite3.IntegrityError:
             other, same = self._db.execute("SELECT number, key FROM rows WHERE name = ?", (row_name(key),)).fetchone()
-            keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, one in a path"
+            keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, the same in a path"
             raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
 
     def __iter__(self) -> Iterator[Row]:
         return self._rows("")
 
     def unfinished(self) -> Iterator[Row]:
-        """Yield the rows that nothing became of, in their order."""
+        """Yield the rows that have no line yet, in order."""
         return self._rows("AND NOT EXISTS (SELECT 1 FROM lines WHERE lines.number = rows.number)")
 
     def edits(self) -> Iterator[Row]:
-        """Yield the rows that edit images, in their order."""
+        """Yield the rows that edit images, in order."""
         return self._rows("AND json_extract(fields, '$.images[0]') IS NOT NULL")
 
     def _rows(self, condition: str) -> Iterator[Row]:
@@ -108,9 +108,9 @@ class RowTable:
         self._db.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (row.number, _packed(line)))
 
     def twin(self, sha256: str, prompt: str, key: str) -> str | None:
-        """Store the hash of a picture; return the key of another row that has the same for another prompt.
+        """Store the hash of an image; return the key of a row with the same image and another prompt.
 
-        :param prompt: its SHA-256, in hex.
+        :param prompt: the prompt's SHA-256, in hex.
         """
         self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (sha256, prompt, key))
         query = "SELECT prompt, key FROM pictures WHERE sha256 = ?"
@@ -123,12 +123,12 @@ class RowTable:
             file.write(f"[{json.dumps(key)}, {fields}, {carried or '{}'}]\n".encode())
 
     def load_rows(self, file: BinaryIO) -> None:
-        """Add rows that :meth:`dump_rows` wrote; they were checked before."""
+        """Add rows that :meth:`dump_rows` wrote; they are already checked."""
         rows = (json.loads(line) for line in file)
         self.fill((key, fields, {name: unpack(cell) for name, cell in cells.items()}) for key, fields, cells in rows)
 
     def cell_types(self) -> dict[str, CellTypes]:
-        """Return what cells the carried columns have, in their order."""
+        """Return the kinds of cells of each carried column, in order."""
         types = {name: CellTypes() for name in self._carried}
         for (carried,) in self._db.execute("SELECT carried FROM rows WHERE carried IS NOT NULL"):
             for name, cell in json.loads(carried).items():
@@ -136,9 +136,9 @@ class RowTable:
         return types
 
     def lines(self, unfinished: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the line of each row, in the rows' order; the carried columns are the last.
+        """Yield the line of each row, in the rows' order; carried columns come last.
 
-        :param unfinished: returns the line, but for its key, of a row that nothing became of, given its fields.
+        :param unfinished: takes the fields of a row that has no line, and returns its line without the key.
         """
         nothing = dict.fromkeys(self._carried)
         query = "SELECT key, fields, carried, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"

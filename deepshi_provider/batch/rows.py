@@ -1,8 +1,8 @@
-"""Rows of a batch, checked before anything is paid.
+"""Checks the rows of a batch before anything is paid for.
 
-A row has the fields of a request, ``extra_params`` as a dictionary, ``images`` (then it is an edit) and ``key``, and
-business columns as :class:`~deepshi_provider.batch.columns.Columns` allows. What they hold is not trusted. Rows stream:
-a million of them take no more memory than ten.
+A row has the fields of a request, ``extra_params`` as a dictionary, ``images`` (for an edit), ``key``, and the business
+columns that :class:`~deepshi_provider.batch.columns.Columns` allows. Their contents are not trusted. Rows are
+streamed: a million of them take no more memory than ten.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from deepshi_provider.batch.templates import columns_of, filled
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.journal.entries import path_part
 
-#: Where a row has fields alone.
+#: For rows that have only request fields.
 PLAIN = Columns()
 
 
 class CheckedRow(NamedTuple):
-    """A row that can be a request.
+    """A valid row.
 
-    :param fields: of its request, complete.
-    :param carried: cells for the manifest, by column.
+    :param fields: all fields of its request.
+    :param carried: carried cells for the manifest, by column.
     """
 
     key: str
@@ -39,13 +39,13 @@ class CheckedRow(NamedTuple):
 def check_rows(
     rows: Iterable[Any], defaults: Mapping[str, Any], stream: bool | None, columns: Columns = PLAIN
 ) -> Iterator[CheckedRow]:
-    """Return key, complete request fields and carried cells of each row.
+    """Return the key, all request fields and the carried cells of each row.
 
-    :param defaults: fields that rows need not name; their texts are templates over the row's columns. One that reads
-        the column of its own name counts more than that column.
-    :param stream: ask for Server-Sent Events; ``None`` does so for rows of one picture.
-    :param columns: what other columns mean.
-    :raises InvalidRequest: a row cannot be a request; the message names it, from 1.
+    :param defaults: default values of fields; text values are templates over the row's columns. A template that reads
+        the column of its own field replaces that column.
+    :param stream: request Server-Sent Events; ``None`` does so only for rows of a single image.
+    :param columns: the meaning of the other columns.
+    :raises InvalidRequest: a row is not a valid request; the message has its number, from 1.
     """
     seen: set[Any] = set()
     for number, row in enumerate(rows, start=1):
@@ -71,7 +71,7 @@ def check_row(
 ) -> CheckedRow:
     """Return one row, checked; see :func:`check_rows`.
 
-    :raises InvalidRequest: the row cannot be a request.
+    :raises InvalidRequest: the row is not a valid request.
     """
     columns.check_names(row, used_columns(defaults))
     given = {name: row[name] for name in COLUMNS & row.keys() - {"key"} if not is_missing(row[name])}
@@ -85,14 +85,14 @@ def check_row(
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("key holds half of a character") from None
+        raise InvalidRequest("key has an unpaired surrogate") from None
     return CheckedRow(name, fields, columns.carried(row))
 
 
 def used_columns(defaults: Mapping[str, Any]) -> frozenset[str]:
     """Return the columns that templates read.
 
-    :raises InvalidRequest: a text is no template; the message names its field.
+    :raises InvalidRequest: a text is not a valid template; the message names its field.
     """
     used: frozenset[str] = frozenset()
     for name, value in defaults.items():
@@ -104,7 +104,7 @@ def used_columns(defaults: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _filled_defaults(defaults: Mapping[str, Any], given: set[str], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that count for a row: those that it does not give, and those that read what it gives."""
+    """Return the defaults that apply to a row: of fields that it lacks, and templates that read its own columns."""
     fields = {}
     for name, value in defaults.items():
         if name in given and name not in columns_of(value):
@@ -133,7 +133,7 @@ def _extra_params(value: Any) -> Mapping[str, Any]:
 
 
 def row_name(key: str) -> str:
-    """Return what a row's images are called: its key, if it is safe in a path."""
+    """Return the name of a row's images: its key, if that is safe in a path."""
     return path_part(key)
 
 
@@ -148,6 +148,6 @@ def _value(text: str, kind: type, problem: str) -> Any:
 
 
 def _hash(request: GenerateRequest) -> str:
-    """Return a key for a row that has none: the same wherever the row stands, and however its answer travels."""
+    """Return a key for a row that has none; it depends neither on the row's position nor on ``stream``."""
     asked = [request.picture_fields(), request.images if isinstance(request, EditRequest) else []]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Run a batch to its end, whatever the end is, and write down what became of each row."""
+"""Runs a batch to its end and writes the manifest."""
 
 from __future__ import annotations
 
@@ -44,16 +44,15 @@ async def run_batch(
     interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
 ) -> BatchOutcome:
-    """Carry out a batch and return how it ended; the manifest is stored in any case, if the store takes it.
+    """Run a batch and return its outcome; store the manifest in any case, unless the store fails.
 
-    Cancelling it closes all connections and leaves their claims; images that were already paid for and received are
-    stored first.
+    Cancelling it closes all connections and leaves their claims; images that have already arrived are stored first.
 
-    :param client: of the account that pays.
+    :param client: the client of the account that pays.
     :param stores: opens the job's directory, and those of input images.
-    :param rows: the rows, if they are at hand; else they are read from where :func:`store_rows` put them.
-    :param interrupted: gets what this process knows of the costs, if it is cancelled or fails unexpectedly.
-    :param patience: seconds for which a store that fails after payment is tried again.
+    :param rows: the rows, if already loaded; otherwise they are read from the file that :func:`store_rows` wrote.
+    :param interrupted: called with the costs that this process knows, if it is cancelled or fails unexpectedly.
+    :param patience: seconds to keep trying a store that fails after payment.
     """
     store = stores.at(job.output_uri, job.output_conn_id, patience=patience)
     with DirectoryJournal(store) as journal, contextlib.ExitStack() as stack:
@@ -68,15 +67,15 @@ async def run_batch(
 
 
 async def store_rows(job: BatchJob, rows: RowTable, stores: Stores) -> None:
-    """Write the rows where the triggerer finds them."""
+    """Store the rows for the triggerer."""
     store = stores.at(job.output_uri, job.output_conn_id)
     await store.write_file(job.rows_name, rows.dump_rows, "application/jsonl")
 
 
 async def images_of(manifest_uri: str, conn_id: str | None, stores: Stores) -> list[dict[str, Any]]:
-    """Return ``{"uri", "key", "model", "warnings"}`` of each image of a row that did not fail, by its manifest.
+    """Return ``{"uri", "key", "model", "warnings"}`` of each image of the rows that did not fail, from the manifest.
 
-    :raises StorageFailed: it cannot be read.
+    :raises StorageFailed: the manifest cannot be read.
     """
     store, name = stores.object_at(manifest_uri, conn_id)
     return await store.process(name, functools.partial(images_in, name))
@@ -115,7 +114,7 @@ async def _run(
         return _outcome(job, context, batch, costs)
     except DeepshiError as err:
         return _failure(job, context, batch, err)
-    except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
+    except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
         if interrupted is not None:
             tally = known_tally(context.journal, job.owner, context.account.prices)
             interrupted(_sheet(job, batch, tally, ended=False))
@@ -125,14 +124,14 @@ async def _run(
 async def _write_down(
     job: BatchJob, context: JobContext, journal: DirectoryJournal, rows: RowTable, error: DeepshiError | None
 ) -> None:
-    """Store the manifest, patiently unless the store has failed already, and the index."""
+    """Store the manifest and the index; keep trying, unless the store has already failed."""
     has_failed = isinstance(error, StorageFailed)
     fill = functools.partial(write_manifest, job, rows)
     await context.store.write_file(job.table_name, fill, MEDIA_TYPES[job.manifest_format], patiently=not has_failed)
     try:
         await journal.save_index()
     except StorageFailed as err:
-        log.warning("The index was not written, so the next run reads each new record by itself: %s", err)
+        log.warning("The index was not written, so the next run reads the new records one by one: %s", err)
 
 
 def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = True, **more: Any) -> CostSheet:
@@ -154,7 +153,7 @@ def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = Tr
 
 
 def _failure(job: BatchJob, context: JobContext, batch: Batch | None, err: DeepshiError) -> BatchOutcome:
-    """Return the outcome of a batch that did not begin, or whose manifest could not be stored."""
+    """Return the outcome of a batch that did not start, or whose manifest could not be stored."""
     if batch is None:
         labels = job.labels()
         return BatchOutcome(status="failed", **labels, rows=job.rows, error=err.as_data(), retry=err.retryable)
@@ -188,12 +187,12 @@ def _outcome(job: BatchJob, context: JobContext, batch: Batch, costs: CostSheet)
 
 
 def _manifest_uri(job: BatchJob, context: JobContext) -> str | None:
-    """Return where the manifest is; a plan writes none."""
+    """Return the manifest's URI; ``None`` for a plan, which has no manifest."""
     return None if job.plan_only else context.store.uri_of(job.table_name)
 
 
 def _error(job: BatchJob, batch: Batch, uri: str | None) -> DeepshiError | None:
-    """Return what the task is to fail with, if it is to."""
+    """Return the error that the task fails with, or ``None``."""
     counts = batch.results.counts
     left = f"{job.rows - counts.total()} of {job.rows} rows were not started. Manifest: {uri}"
     if isinstance(batch.error, BudgetExceeded):

@@ -1,7 +1,7 @@
 """Templates over the columns of a row: ``{column}``, and ``{{`` and ``}}`` for braces.
 
-Rows are not trusted, so this is neither Jinja nor Python's formatting: a column is found by its whole name, its text is
-put in as it is, and nothing in that text is looked at again.
+Rows are not trusted, so this is neither Jinja nor Python's formatting: a column is found by its whole name, and its
+text is inserted unchanged and not parsed again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from deepshi_provider.batch.cells import as_text, is_missing
 from deepshi_provider.exceptions import InvalidRequest
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-#: Characters that Python's formatting gives a meaning to.
+#: Characters with a meaning in Python's formatting.
 _FORMATTING = re.compile(r"[.\[\]!:]")
 _SHOWN = 100  # characters of a name in a message
 
 
 def columns_of(value: Any) -> frozenset[str]:
-    """Return the columns that a field reads.
+    """Return the columns that a field's templates read.
 
-    :param value: of the field: text, or lists and dictionaries of it; what is no text reads none.
-    :raises InvalidRequest: a text is no template.
+    :param value: the field's value: text, or lists and dictionaries of text; other values read none.
+    :raises InvalidRequest: a text is not a valid template.
     """
     return frozenset(column for text in _texts(value) for _, column in _parts(text) if column is not None)
 
@@ -33,10 +33,10 @@ def columns_of(value: Any) -> frozenset[str]:
 def filled(value: Any, row: Mapping[Any, Any]) -> Any:
     """Return a field with the cells of a row in place of its columns.
 
-    A text that is nothing but one column has that column's number or truth value.
+    A text that consists of one column keeps the type of a number or boolean.
 
     :param value: as for :func:`columns_of`.
-    :raises InvalidRequest: a text is no template, or the row has nothing to put in.
+    :raises InvalidRequest: a text is not a valid template, or the row lacks a value for it.
     """
     if isinstance(value, str):
         return _filled(value, row)
@@ -89,7 +89,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
-    """Return literals, each with the column that follows it."""
+    """Return pairs of a literal text and the column that follows it."""
     parts: list[tuple[str, str | None]] = []
     literal, end = "", 0
     for token in _TOKEN.finditer(text):

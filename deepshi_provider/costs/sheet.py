@@ -225,7 +225,7 @@ def in_words(sums: HasCosts) -> str:
         if count
     ]
     if not doubts:
-        return "an unknown sum" if sums.cost_usd is None else usd(sums.cost_usd)
+        return "an unknown amount" if sums.cost_usd is None else usd(sums.cost_usd)
     least = sums.cost_usd or Decimal(0)
     if sums.may_have_cost_usd is None:
         return f"at least {usd(least)} ({', '.join(doubts)} of unknown price)"

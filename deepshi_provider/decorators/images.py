@@ -1,4 +1,4 @@
-"""``@task.deepshi_image``: a function returns the prompt or the request."""
+"""``@task.deepshi_image``: makes an image task from a function that returns the prompt or the request."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from deepshi_provider.operators.rendered import dictionary, flag, handed_over
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
-    """Calls a function and makes the images that it asks for.
+    """Calls a function and makes the images that it returns a request for.
 
-    The function returns a prompt, or a dictionary of fields (with ``images`` it is an edit), or a list of such
-    dictionaries, which is a batch. The decorator's own arguments are those of
-    :class:`~deepshi_provider.operators.images.DeepshiGenerateImagesOperator`, and defaults for what the function leaves
-    out.
+    The function returns a prompt, a dictionary of fields (an edit if it has ``images``), or, for a batch, a list of
+    such dictionaries. The decorator takes the arguments of
+    :class:`~deepshi_provider.operators.images.DeepshiGenerateImagesOperator`; they are defaults for fields that the
+    function does not return.
 
     :param python_callable: the function.
     :param op_args: its positional arguments, templated.
@@ -60,7 +60,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Call the function, then carry out what it returned."""
+        """Call the function, then run the request or batch that it returned."""
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         asked = self.python_callable(*self.op_args, **kwargs)
@@ -73,21 +73,21 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
                 return run_batch_task(self, context, self.bounds(), fill_with(lambda: self._request(asked)))
             return run_single_task(self, context, lambda: self._request(asked))
         if asked is None:
-            nothing = InvalidRequest(f"{self.task_id}: the function returned nothing to draw")
+            nothing = InvalidRequest(f"{self.task_id}: the function returned None instead of a prompt or a request")
             self.fail(context, nothing, costs=self.costs_so_far(owner_of(context)))
         self.requests = asked
         result: dict[str, Any] = super().execute(context)
         return result
 
     def plan(self, owner: Owner) -> Plan:
-        """Say that there is none: only a run of the task knows what its function asks for.
+        """Raise an error: the request is known only when the task runs its function.
 
         :raises InvalidRequest: always.
         """
         raise InvalidRequest("A dry run does not call the function; use plan_only=True")
 
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
-        """Return the request by the rules of a batch's rows: what is not known is refused before it is paid for."""
+        """Return the request, checked like a row of a batch: unknown fields are refused before anything is paid for."""
         row = {"prompt": asked} if isinstance(asked, str) else dict(with_uris(asked))
         columns = self.columns()
         self.key = row.get(columns.key or "key", self.key)
@@ -104,10 +104,10 @@ def deepshi_image_task(python_callable: Callable[..., Any] | None = None, **kwar
     """Make a task from a function that returns a prompt or a request; see :class:`DeepshiImageDecoratedOperator`.
 
     :param python_callable: the function.
-    :param multiple_outputs: accepted as for every task decorator.
+    :param multiple_outputs: as for every task decorator.
     """
-    # The function's annotation describes what it asks for, not the task's result: taken for the latter, ``-> dict``
-    # would push the result's ``cost_usd`` over that of all tries.
+    # The function's return annotation describes the request, not the task's result. Otherwise ``-> dict`` would make
+    # Airflow push the ``cost_usd`` of the result in place of that of all tries.
     kwargs.setdefault("multiple_outputs", False)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=DeepshiImageDecoratedOperator, **kwargs

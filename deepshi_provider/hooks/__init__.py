@@ -1,1 +1,1 @@
-"""HTTP to Deepshi."""
+"""Airflow hooks: connections, stores and jobs."""

@@ -1,8 +1,8 @@
-"""Waits for a coroutine in a thread that runs no event loop, so that Airflow's ``execution_timeout`` always ends it.
+"""Runs a coroutine in a thread without an event loop; Airflow's ``execution_timeout`` always ends it.
 
-That timeout is one signal, whose handler raises. An exception that is raised in a callback of the event loop is logged
-there, one that is raised in a task stays in it, and the work goes on without a limit. So as long as a loop runs, the
-signal only cancels the work; Airflow's handler is called, and raises, when the loop has ended.
+Airflow sends one signal, whose handler raises. If it raises in a callback of the event loop, asyncio only logs the
+exception; if it raises in a task, only that task ends. In both cases the work would continue without a limit. While
+a loop runs, the signal therefore only cancels the work; Airflow's handler is called when the loop has ended.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NO_TWIN = "run the DAG from a script, or with `airflow dags test`"
 
 
 def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> Result:
-    """Return what a coroutine returns.
+    """Run a coroutine and return its result.
 
-    :param instead: what to do where a loop runs already.
-    :raises RuntimeError: a loop runs in this thread.
+    :param instead: for the error message: what to do if a loop is already running.
+    :raises RuntimeError: a loop is already running in this thread.
     """
     if _in_loop():
         work.close()
@@ -33,13 +33,13 @@ def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> R
             "Nothing was sent"
         )
     alarm = _Alarm()
-    # Closed, since the time may be over before either begins.
+    # Closed, since the timeout may pass before either starts.
     with contextlib.closing(work), contextlib.closing(alarm.watched(work)) as watched, alarm:
         return asyncio.run(watched)
 
 
 class _Alarm:
-    """Inside it, the timer's signal cancels the watched work; at its end, the usual handler makes up for that."""
+    """Inside the ``with`` block, the timer's signal cancels the watched work; on exit, the usual handler is called."""
 
     def __init__(self) -> None:
         self._usual: Callable[[int, FrameType | None], Any] | None = None
@@ -56,7 +56,7 @@ class _Alarm:
         return self
 
     async def watched(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await the work, and cancel it when the signal comes or has come."""
+        """Await the work, and cancel it if the signal arrives or has arrived."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- a coroutine runs in a task
         self._running = asyncio.get_running_loop(), task

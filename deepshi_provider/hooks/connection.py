@@ -20,14 +20,14 @@ DEFAULT_BASE_URL = "https://api.deepshi.ai"
 def settings_of(connection: Connection) -> Settings:
     """Return the settings of a connection.
 
-    :raises InvalidConnection: it lacks a key, or a field cannot be understood; the message names the field.
+    :raises InvalidConnection: the key is missing, or a field is invalid; the message names the field.
     """
     conn_id = connection.conn_id
     if connection.conn_type not in (None, "", "deepshi"):
         raise InvalidConnection(f"Connection {conn_id!r} is of type {connection.conn_type}, not deepshi")
     key = (connection.password or "").strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        problem = "has characters that no key has" if key else "is missing"
+        problem = "contains characters that are not allowed in a key" if key else "is missing"
         raise InvalidConnection(f"Connection {conn_id!r}: the API key (its password) {problem}")
     extra = _extra(connection)
     given = {name: value for name, value in extra.items() if value not in (None, "") and name in Settings.model_fields}
@@ -36,18 +36,18 @@ def settings_of(connection: Connection) -> Settings:
         return Settings.model_validate(fields)
     except ValidationError as err:
         wrong = complaints(err, secret=("proxy", "api_key"))
-        raise InvalidConnection(f"Connection {conn_id!r} has an extra that cannot be used: {wrong}") from None
+        raise InvalidConnection(f"Connection {conn_id!r} has an invalid extra: {wrong}") from None
 
 
 def base_url(connection: Connection) -> str:
-    """Return the base URL of a connection whose host may come with or without scheme, port and ``/v1``."""
+    """Return the base URL of a connection; its host may have a scheme, a port and ``/v1``."""
     host = (connection.host or DEFAULT_BASE_URL).strip()
     if "://" not in host:
-        if host.count(":") > 1 and "[" not in host:  # an IPv6 address out of a connection's URI
+        if host.count(":") > 1 and "[" not in host:  # an IPv6 address from a connection's URI
             host = f"[{host}]"
         scheme = connection.schema if connection.schema in ("http", "https") else "https"
         host = f"{scheme}://{host}"
-    wrong = f"Connection {connection.conn_id!r}: the host {host.rpartition('@')[2][:100]!r} is no HTTP address"
+    wrong = f"Connection {connection.conn_id!r}: the host {host.rpartition('@')[2][:100]!r} is not an HTTP address"
     try:
         parts = urlsplit(host)
         port = connection.port if parts.port is None else parts.port
@@ -57,11 +57,11 @@ def base_url(connection: Connection) -> str:
         raise InvalidConnection(wrong)
     if port is not None and not 0 < port < 2**16:
         if parts.port is not None or port:  # a port field of 0 is an empty one
-            raise InvalidConnection(f"{wrong}: there is no port {port}")
+            raise InvalidConnection(f"{wrong}: port {port} does not exist")
         port = None
     name = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
     path = parts.path.rstrip("/").removesuffix("/v1")
-    # The usual port is the same address: images are reused with and without it.
+    # The default port is left out, so that images are reused whether or not it is given.
     url = f"{parts.scheme}://{name}{f':{port}' if port not in (None, PORTS[parts.scheme]) else ''}{path}"
     try:
         httpx.URL(url)
@@ -71,7 +71,7 @@ def base_url(connection: Connection) -> str:
 
 
 def _extra(connection: Connection) -> dict[str, Any]:
-    """Read the extra here: ``Connection.extra_dejson`` tells the supervisor what to mask, and that blocks the loop."""
+    """Parse the extra. ``Connection.extra_dejson`` would send the secrets to the supervisor, which blocks the loop."""
     try:
         extra = json.loads(connection.extra or "{}")
     except ValueError:

@@ -28,9 +28,8 @@ from deepshi_provider.hooks.metrics import use_airflow_metrics
 class DeepshiHook(BaseHook):
     """Generates and edits images, and lists models.
 
-    Synchronous methods are their asynchronous twins (prefix ``a``), run to their end. Inside a task, what a hook
-    buys counts as spent by the DAG run (``max_run_cost_usd`` of its image tasks), if the connection has an
-    ``output_uri``.
+    Synchronous methods run their asynchronous twins (prefix ``a``). Inside a task, a hook's purchases count as
+    spending of the DAG run (``max_run_cost_usd`` of its image tasks), if the connection has an ``output_uri``.
 
     :param deepshi_conn_id: connection of type ``deepshi``.
     """
@@ -47,16 +46,16 @@ class DeepshiHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the form's extra fields; only Airflow 3.1 asks."""
+        """Return the form's extra fields; called only by Airflow 3.1."""
         return form_widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return how the form shows the standard fields; only Airflow 3.1 asks."""
+        """Return how the form shows the standard fields; called only by Airflow 3.1."""
         return field_behaviour()
 
     def generate(self, request: GenerateRequest) -> ImagesResult:
-        """Generate images; see :meth:`agenerate`, which is for where an event loop runs (notebooks, async tasks)."""
+        """Generate images; see :meth:`agenerate`, to use where an event loop is running (notebooks, async tasks)."""
         return run_here(self.agenerate(request), instead="use `await hook.agenerate(…)`")
 
     def draw(
@@ -69,16 +68,17 @@ class DeepshiHook(BaseHook):
     ) -> dict[str, Any]:
         """Generate an image and store it; return where it is and what it cost. For agents: all arguments are JSON.
 
-        It works inside of a task, whose directory below the connection's ``output_uri`` gets the image.
+        Works only inside a task. The image goes to the task's directory below the connection's ``output_uri``.
 
         :param prompt: what to draw.
         :param model: model id.
         :param width: pixels.
         :param height: pixels.
-        :param max_cost_usd: most that hooks may spend in this task over all its tries, in USD. Nothing is sent that
-            would pass it at the highest known price; the first request of a kind has none.
+        :param max_cost_usd: the most that hooks may spend in this task over all its tries, in USD. A request that
+            would exceed it at the highest known price of its class is not sent; the first request of a class has no
+            known price.
         :returns: ``{"images": [{"uri", "width", "height", "media_type"}], "model", "cost_usd"}``.
-        :raises BudgetExceeded: it would, or may, cost more than that.
+        :raises BudgetExceeded: the request would, or may, exceed ``max_cost_usd``.
         """
         from deepshi_provider.hooks.drawing import draw  # not while DAGs are parsed
 
@@ -95,7 +95,7 @@ class DeepshiHook(BaseHook):
         return run_here(self.alist_models(), instead="use `await hook.alist_models()`")
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for the catalog, which is free. Called by the "Test" button of Airflow's connection form."""
+        """Read the catalog, which is free. Called by the "Test" button of Airflow's connection form."""
         try:
             models = self.list_models()
         except DeepshiError as err:
@@ -105,7 +105,7 @@ class DeepshiHook(BaseHook):
     async def agenerate(self, request: GenerateRequest, *, timeout: float | None = None) -> ImagesResult:
         """Generate images; see :meth:`deepshi_provider.client.client.Client.generate`.
 
-        :param timeout: seconds for everything, waiting for retries included.
+        :param timeout: seconds for all attempts and the waits between them.
         """
         client = await self.aclient()
         return await self._counted(request, client.generate(request, timeout=timeout))
@@ -115,8 +115,8 @@ class DeepshiHook(BaseHook):
     ) -> ImagesResult:
         """Edit images; see :meth:`deepshi_provider.client.client.Client.edit`.
 
-        :param images_conn_id: connection of the store that the input images are in.
-        :param timeout: seconds for everything, waiting for retries included.
+        :param images_conn_id: connection of the store with the input images.
+        :param timeout: seconds for all attempts and the waits between them.
         """
         from deepshi_provider.hooks.directories import STORES  # not while DAGs are parsed
         from deepshi_provider.jobs.inputs import read_inputs
@@ -126,7 +126,7 @@ class DeepshiHook(BaseHook):
             return await self._counted(request, client.edit(request, inputs, timeout=timeout))
 
     async def alist_models(self) -> list[ModelInfo]:
-        """Return the catalog (``GET /v1/models``), which is free and scoped to the key."""
+        """Return the catalog (``GET /v1/models``): free, and limited to the key's models."""
         return await (await self.aclient()).list_models()
 
     @asynccontextmanager
@@ -140,7 +140,7 @@ class DeepshiHook(BaseHook):
         return (await self.aclient()).settings
 
     async def aclient(self) -> Client:
-        """Return the client of the connection, which is looked up once."""
+        """Return the client; the connection is looked up once."""
         if self._client is None:
             try:
                 connection = await self.aget_connection(self.deepshi_conn_id)
@@ -151,7 +151,7 @@ class DeepshiHook(BaseHook):
         return self._client
 
     async def _counted(self, request: GenerateRequest, work: Coroutine[Any, Any, ImagesResult]) -> ImagesResult:
-        """Await a purchase, and let the budget of the DAG run count what was paid or may have been."""
+        """Await a purchase and record its cost, or possible cost, for the DAG run's budget."""
         from deepshi_provider.hooks.purchases import task_attributes  # not while DAGs are parsed
 
         try:
@@ -167,7 +167,7 @@ class DeepshiHook(BaseHook):
     async def _record(
         self, request: GenerateRequest, cost_usd: Decimal | None, charged: Charged, images: int = 0
     ) -> None:
-        """Record for the DAG run what was paid or may have been."""
+        """Record a cost, or possible cost, for the DAG run's budget."""
         from deepshi_provider.hooks.purchases import record_purchase  # not while DAGs are parsed
 
         await record_purchase(await self.asettings(), request, cost_usd, charged, images)

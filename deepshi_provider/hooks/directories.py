@@ -1,4 +1,4 @@
-"""Remote directories as Airflow opens them: with ``ObjectStoragePath`` and a connection."""
+"""Opens remote directories with Airflow's ``ObjectStoragePath`` and a connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepshi_provider.store.stores import Stores
 def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str]:
     """Open a remote directory with an Airflow connection, or with the store's own defaults.
 
-    :raises InvalidConnection: the connection is not defined; Airflow would go on with anonymous access.
+    :raises InvalidConnection: the connection is not defined; Airflow would use anonymous access.
     """
     if conn_id:
         try:

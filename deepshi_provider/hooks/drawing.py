@@ -1,4 +1,4 @@
-"""A picture for an agent: plain arguments in, JSON out, and a limit on what may be spent."""
+"""Image generation as a tool for agents: plain arguments, a JSON result, and a spending limit."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decima
     before = await purchases_of_task(settings)
     if before is None or settings.output_uri is None:
         raise InvalidRequest(
-            "Nothing was sent: draw() stores images for the task that runs it. It works inside of a task, and the "
-            f"connection {settings.conn_id!r} needs an output_uri in its extra"
+            "Nothing was sent: draw() stores images for the task that runs it. Call it inside a task, and set "
+            f"output_uri in the extra of connection {settings.conn_id!r}"
         )
     owner, sheet, prices = before
     if max_cost_usd is not None:
         _check(sheet, max_cost_usd, await prices.known(price_class(request)) or Decimal(0))
     store = STORES.at(default_output_uri(settings.output_uri, owner), settings.output_conn_id)
-    # Proved writable before anything is paid for.
+    # Check that the store is writable before anything is paid for.
     await store.write(_PROBE, b"{}")
     await store.remove(_PROBE)
     with await hook.agenerate(request) as result:
@@ -50,11 +50,11 @@ async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decima
 
 
 def _check(sheet: CostSheet, most: Decimal, price: Decimal) -> None:
-    """Refuse a purchase that would, or may, pass the limit of the task."""
+    """Refuse a purchase that would, or may, exceed the task's limit."""
     doubt = sheet.may_have_cost_usd
     spent = (sheet.cost_usd or Decimal(0)) + (doubt or Decimal(0))
     if doubt is None or spent >= most or spent + price > most:
-        shown = "a sum that nobody knows" if doubt is None else usd(spent)
+        shown = "an unknown amount" if doubt is None else usd(spent)
         raise BudgetExceeded(
             f"Not sent: hooks have spent {shown} in this task, and max_cost_usd is {usd(most)}; the price of this "
             f"request is {usd(price) if price else 'not known yet'}"
@@ -62,7 +62,8 @@ def _check(sheet: CostSheet, most: Decimal, price: Decimal) -> None:
 
 
 def _lost(err: StorageFailed, cost_usd: Decimal | None) -> StorageFailed:
-    return StorageFailed(f"{err.message}. The image was paid for", charged="yes", cost_usd=cost_usd, sends=1)
+    message = f"{err.message}. The image was paid for and is lost"
+    return StorageFailed(message, charged="yes", cost_usd=cost_usd, sends=1)
 
 
 def _described(store: Store, name: str, width: int, height: int, media_type: str) -> dict[str, Any]:

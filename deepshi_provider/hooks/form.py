@@ -1,4 +1,4 @@
-"""The connection's form for Airflow 3.1, from what later versions read themselves in ``get_provider_info``."""
+"""The connection's form for Airflow 3.1, built from ``get_provider_info``, which later versions read directly."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from deepshi_provider.get_provider_info import get_provider_info
 
 
 def form_widgets() -> dict[str, Any]:
-    """Return the form's fields of the connection's extra, as wtforms fields; wtforms is imported only here."""
-    # Airflow 3 does not depend on wtforms; its API server puts a stand-in there while it asks for this.
+    """Return the form's fields for the connection's extra, as wtforms fields."""
+    # Imported here: Airflow 3 does not depend on wtforms; its API server provides a stand-in during this call.
     from wtforms import IntegerField, StringField  # type: ignore[import-untyped]  # is not installed
     from wtforms.validators import Optional  # type: ignore[import-untyped]  # is not installed
 
@@ -23,7 +23,7 @@ def form_widgets() -> dict[str, Any]:
 
 
 def field_behaviour() -> dict[str, Any]:
-    """Return which standard fields the form hides, and what it calls the others."""
+    """Return the standard fields that the form hides, and the labels of the others."""
     return {name.replace("-", "_"): value for name, value in _connection_type()["ui-field-behaviour"].items()}
 
 

@@ -1,4 +1,4 @@
-"""Airflow's own metrics (StatsD, Datadog or OpenTelemetry) as the sink of a client's."""
+"""Sends a client's metrics to Airflow's own (StatsD, Datadog or OpenTelemetry)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import timedelta
 
 from deepshi_provider.client.metrics import SINK, Kind
 
-#: Where Airflow's metrics are set up: 3.2 and newer have one such place for tasks and one for their own processes,
-#: and only that of the process at hand sends anything. 3.1 has one for all.
+#: Modules of Airflow's metrics. 3.2 and newer have one for tasks and one for Airflow's own processes, and only the one
+#: of the current process sends anything. 3.1 has one for both.
 _OF_TASKS = ("airflow.sdk.observability.stats", "airflow.stats")
 _OF_TRIGGERS = ("airflow.observability.stats", "airflow.stats")
 
 
 def use_airflow_metrics(*, in_trigger: bool = False) -> None:
-    """Send what this asyncio task or thread counts from here on through Airflow, unless that is chosen already."""
+    """Send the metrics of this asyncio task or thread through Airflow, unless a sink is already set."""
     if SINK.get() is None:
         SINK.set(functools.partial(_send, _OF_TRIGGERS if in_trigger else _OF_TASKS))
 

@@ -1,4 +1,4 @@
-"""Records what a hook buys in a task that is not an image task: for the run's budget and report, and for the page."""
+"""Records hooks' purchases in tasks that are not image tasks: for the run's budget and report, and for the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
 
-#: The task instance that runs in this process, and what hooks have bought in it, in all its tries.
+#: The task instance in this process, and hooks' purchases in it over all its tries.
 _bought: tuple[Any, list[RunEntry]] = (None, [])
 
 
@@ -38,10 +38,10 @@ async def record_purchase(
 ) -> None:
     """Record one purchase for the run, if the connection has an ``output_uri``, and in the task's cost sheet.
 
-    Never raises. Does nothing outside of a task.
+    Never raises. Does nothing outside a task.
 
-    :param cost_usd: ``None`` if it is not known.
-    :param images: that came.
+    :param cost_usd: ``None`` if unknown.
+    :param images: number of images received.
     """
     ti = _task_instance()
     if ti is None:
@@ -71,12 +71,12 @@ async def record_purchase(
     try:
         (sheet,) = await purchase_sheets(bought, Prices(settings.account, store))
         ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
-    except Exception:  # of Airflow's API; the run's entry has the money, and the picture is paid for
-        log.warning("The page of costs does not count what the hook has spent, %s", cost_usd, exc_info=True)
+    except Exception:  # from Airflow's API; the run's entry holds the cost, and the image is paid for
+        log.warning("The Deepshi costs page lacks a hook's purchase (cost in USD: %s)", cost_usd, exc_info=True)
 
 
 async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Prices] | None:
-    """Return the running task, what hooks have bought in it over all its tries, and prices; ``None`` outside of one."""
+    """Return the running task, the cost sheet of hooks' purchases in it, and prices; ``None`` outside a task."""
     ti = _task_instance()
     if ti is None:
         return None
@@ -93,13 +93,13 @@ async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Price
 
 
 def task_attributes() -> dict[str, str | int]:
-    """Return the attributes of the spans of requests in this task; none outside of a task."""
+    """Return the span attributes for requests of this task; empty outside a task."""
     ti = _task_instance()
     return {} if ti is None else Owner.of(ti).attributes
 
 
 async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
-    """Return what hooks have bought in this task instance: Airflow deletes the XComs of earlier tries."""
+    """Return hooks' purchases in this task instance; Airflow deletes the XComs of earlier tries."""
     global _bought
     if _bought[0] is not ti:
         _bought = (ti, [])
@@ -108,13 +108,13 @@ async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[Run
                 entries = await read_entries(store, owner.run_key)
                 _bought[1].extend(e for e in entries if e.purchase and e.owner.is_same_task(owner))
             except DeepshiError as err:
-                log.warning("What hooks have bought in earlier tries cannot be read: %s", err)
+                log.warning("Hooks' purchases of earlier tries could not be read and are not counted: %s", err)
     return _bought[1]
 
 
 async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:
-    """Write entries of its own: purchases of one task may come at once, and in several tries."""
-    assert entry.purchase is not None  # noqa: S101 -- it is about one
+    """Write one entry per purchase, since purchases of one task may be concurrent and in several tries."""
+    assert entry.purchase is not None  # noqa: S101 -- set by record_purchase()
     cost = paid(entry.purchase)
     spent = f"{cost or Decimal(0):f}{'' if is_known(cost) else '_0_1'}"
     key = uuid.uuid4().hex[:16]
@@ -124,13 +124,13 @@ async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:
     try:
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)
     except DeepshiError as err:
-        log.warning("The run's budget and report do not count what the hook has spent, %s: %s", cost, err)
+        log.warning("The run's budget and report lack a hook's purchase (cost in USD: %s): %s", cost, err)
 
 
 async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[CostSheet]:
-    """Return what hooks have bought in each task instance, over all its tries.
+    """Return the cost sheets of hooks' purchases: one per task instance, over all its tries.
 
-    :param prices: asked where costs are in doubt.
+    :param prices: for purchases whose cost is unknown.
     """
     found: dict[tuple[str, int], list[tuple[Owner, HookPurchase]]] = {}
     for entry in entries:
@@ -141,7 +141,7 @@ async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[C
         tally = _tally([purchase for _, purchase in same])
         await ask_prices(tally, prices)
         newest = max((owner for owner, _ in same), key=lambda owner: owner.try_number)
-        # There is no directory: a hook stores no images.
+        # No directory: a hook stores no images.
         sheets.append(make_sheet(newest, "hook", "", None, ended=True, **tally.sums()))
     return sheets
 

@@ -1,4 +1,4 @@
-"""Rows of a batch from any database that Airflow has a SQL provider for."""
+"""Reads the rows of a batch from any database with a SQL provider for Airflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow.sdk import BaseHook
 from deepshi_provider.batch.columns import check_differ
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 
-#: Rows that are in memory at once.
+#: Rows per fetch.
 _CHUNK = 500
 _CURSOR = "deepshi_rows"
 
@@ -22,10 +22,10 @@ def query_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a query, with a server-side cursor where the driver has one.
 
-    :param parameters: for the placeholders of the database's driver.
+    :param parameters: values for the placeholders, in the driver's form.
     :raises InvalidConnection: the connection is not defined, or not of a SQL type.
-    :raises InvalidRequest: two columns have one name.
-    :raises StorageFailed: the database refused, or was lost.
+    :raises InvalidRequest: two columns have the same name.
+    :raises StorageFailed: the database refused the query, or the connection broke.
     """
     hook = _hook(conn_id)
     source = f"requests_sql on connection {conn_id!r}"
@@ -44,7 +44,7 @@ def query_rows(
                 chunk = cursor.fetchmany(_CHUNK)
     except DeepshiError:
         raise
-    except Exception as err:  # every driver raises errors of its own kind; this is where they enter
+    except Exception as err:  # each driver raises its own errors
         raise StorageFailed(f"{source} failed: {type(err).__name__}: {err}", charged="no") from err
 
 
@@ -56,8 +56,8 @@ def _hook(conn_id: str) -> Any:
     try:
         hook = BaseHook.get_hook(conn_id)
     except AirflowNotFoundException as err:
-        raise InvalidConnection(f"sql_conn_id: there is no connection {conn_id!r}") from err
-    except Exception as err:  # what Airflow raises for a type without its provider differs between versions
+        raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} is not defined") from err
+    except Exception as err:  # Airflow's error for a connection type without its provider differs between versions
         raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} cannot be used: {err}") from err
     if not isinstance(hook, DbApiHook):
         raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} is not of a SQL type")
@@ -65,7 +65,7 @@ def _hook(conn_id: str) -> Any:
 
 
 def _cursor(connection: Any) -> Any:
-    """Return a cursor that leaves the result at the server, if the driver would fetch all of it otherwise."""
+    """Return a server-side cursor if the driver's default cursor would fetch the whole result."""
     module = type(connection).__module__.partition(".")[0]
     if module in ("psycopg", "psycopg2"):
         return connection.cursor(name=_CURSOR)

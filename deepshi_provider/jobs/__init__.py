@@ -1,1 +1,1 @@
-"""One engine for all operators, blocking or deferred: requests in, stored images and a manifest out."""
+"""Runs one request from a job to stored images and a manifest, for blocking and deferred tasks."""

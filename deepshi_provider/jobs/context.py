@@ -20,16 +20,16 @@ from deepshi_provider.store.stores import Stores
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """What the requests of one job share.
+    """Client, stores, journal, account and leases that the requests of one job share.
 
-    :param client: to send with, its session open.
+    :param client: the client, with an open session.
     :param stores: opens other directories.
-    :param journal: of the job's output directory.
+    :param journal: the journal of the job's output directory.
     :param account: what the task instance has spent, and may spend.
-    :param lease: this process's own.
-    :param watch: on those of other processes.
+    :param lease: this process's own lease.
+    :param watch: observes the leases of other processes.
     :param times: how long processes wait for each other.
-    :param image_log_level: at which each paid image is logged; in a batch there are too many for INFO.
+    :param image_log_level: log level for each paid image; a batch has too many for INFO.
     """
 
     job: Job | BatchJob
@@ -63,7 +63,7 @@ class JobContext:
     ) -> JobContext:
         """Return the context of one job.
 
-        :param store: of the job's output directory; so is the journal.
+        :param store: the job's output directory, which the journal belongs to.
         """
         runs = stores.at(job.runs_uri, job.runs_conn_id, patience=times.run_entry) if job.runs_uri else None
         entry = RunEntry(

@@ -1,4 +1,4 @@
-"""What is asked for instead, after a request that failed and was surely free."""
+"""Fallbacks: other requests to send after one that failed and was certainly free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deepshi_provider.exceptions import (
     ServerFailed,
 )
 
-#: The code of an error about a model that the key may not use; preflight gives it too.
+#: Error code for a model that the key may not use; preflight uses it too.
 MODEL_NOT_FOUND = "model_not_found"
 _NO_SUCH_MODEL = frozenset({"modelnotfound", "modelnotallowed", "modelnotavailable"})
 _NAMES = frozenset({*REQUEST_FIELDS, "images", "extra_params"})
@@ -27,10 +27,10 @@ _NAMES = frozenset({*REQUEST_FIELDS, "images", "extra_params"})
 
 @dataclass(kw_only=True)
 class Choice:
-    """A request that may be sent: the user's own, or one that replaces it.
+    """A request that may be sent: the job's own, or a fallback.
 
-    :param where: how the user named it, such as ``fallbacks[0]``; empty for the request itself.
-    :param fingerprint: ``""`` until its input images were read.
+    :param where: the fallback's place for messages, such as ``fallbacks[0]``; empty for the job's own request.
+    :param fingerprint: ``""`` until its input images are read.
     """
 
     request: GenerateRequest
@@ -40,14 +40,14 @@ class Choice:
 
     @property
     def price_class(self) -> str:
-        """What requests of its price have in common."""
+        """The price class of the request."""
         return price_class(self.request)
 
 
 def checked_fallbacks(given: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return fallbacks as fields of requests, without ``extra_params``.
+    """Return fallbacks as request fields, with ``extra_params`` merged in.
 
-    :raises InvalidRequest: one is no dictionary, or names a field that requests do not have.
+    :raises InvalidRequest: a fallback is not a dictionary, or has a field that requests do not have.
     """
     found = []
     for position, fields in enumerate(given):
@@ -58,7 +58,7 @@ def checked_fallbacks(given: Iterable[Any]) -> list[dict[str, Any]]:
             if name not in _NAMES:
                 meant = did_you_mean(name, _NAMES)
                 raise InvalidRequest(
-                    f"{where}: {name!r} is no field; put fields of the model into extra_params.{meant}"
+                    f"{where}: {name!r} is not a field; put fields of the model into extra_params.{meant}"
                 )
         extra = fields.get("extra_params") or {}
         if not isinstance(extra, Mapping):
@@ -68,18 +68,18 @@ def checked_fallbacks(given: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def choices(request: GenerateRequest, fallbacks: Sequence[Mapping[str, Any]], stream: bool | None) -> list[Choice]:
-    """Return a request and what may be sent in its place, in order.
+    """Return a request and its fallbacks, in the order in which they are sent.
 
-    :param fallbacks: fields that replace those of the request; ``None`` leaves a field out.
-    :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
-    :raises InvalidRequest: a fallback makes no request.
+    :param fallbacks: fields that replace those of the request; ``None`` removes a field.
+    :param stream: request Server-Sent Events; ``None`` does so only for a single image.
+    :raises InvalidRequest: a fallback is not a valid request.
     """
     found = [Choice(request=request)]
     own = request.model_dump(exclude_none=True)
     for position, fields in enumerate(fallbacks):
         where = f"fallbacks[{position}]"
         if "images" in fields and not isinstance(request, EditRequest):
-            raise InvalidRequest(f"{where}: the request has no images, so what replaces it cannot have any")
+            raise InvalidRequest(f"{where}: a fallback cannot have images if the request has none")
         try:
             made = build(type(request), {**own, **fields})
         except InvalidRequest as err:
@@ -90,9 +90,9 @@ def choices(request: GenerateRequest, fallbacks: Sequence[Mapping[str, Any]], st
 
 
 def may_fall_back(error: DeepshiError, *, on_refusal: bool) -> bool:
-    """Return whether another request may be sent after an error: it was surely free, and is about this request.
+    """Return whether a fallback may be sent after an error: the request was certainly free, and is itself the cause.
 
-    :param on_refusal: also if the content policy refused it.
+    :param on_refusal: also fall back if the content policy refused the request.
     """
     if error.charged != "no":
         return False

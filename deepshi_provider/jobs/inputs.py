@@ -1,4 +1,4 @@
-"""Input images of an edit: from any object store into local temporary files."""
+"""Reads the input images of an edit from any object store into local temporary files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CHUNK = 1024 * 1024
 
 
 def read_inputs(uris: Iterable[str], conn_id: str | None, stores: Stores) -> InputImages:
-    """Read input images, one after another, through 1 MiB of memory. Blocks: call it in a thread.
+    """Read input images one after another, in pieces of 1 MiB. Blocks: call it in a thread.
 
-    :param uris: local paths or URIs; ``s3://conn@bucket/key`` names its own connection.
-    :param conn_id: connection for URIs of a remote store that name none.
+    :param uris: local paths or URIs; ``s3://conn@bucket/key`` includes the connection.
+    :param conn_id: connection for remote URIs that do not include one.
     :raises InvalidRequest: an image does not exist or is not PNG, JPEG or WebP.
     :raises InvalidConnection: the connection of its store is not defined.
     :raises StorageFailed: an image cannot be read.
@@ -48,7 +48,7 @@ def _read(uri: str, conn_id: str | None, stores: Stores) -> InputImage:
 def _copy(uri: str, conn_id: str | None, spool: Spool, stores: Stores) -> bytes:
     """Copy a file into a spool; return its first bytes."""
     if uri[:5].lower() == "data:" and "," in uri:
-        raise InvalidRequest(f"The input image {shown_uri(uri)} is a data URI; store the image and name its URI")
+        raise InvalidRequest(f"The input image {shown_uri(uri)} is a data URI; store the image and pass its URI")
     head = b""
     with _errors(uri), stores.open(locate(uri), conn_id) as file:
         while not spool.problem and (chunk := file.read(_CHUNK)):
@@ -70,7 +70,7 @@ def _errors(uri: str) -> Iterator[None]:
         raise InvalidRequest(f"The input image {shown_uri(uri)} does not exist") from err
     except InvalidConnection as err:
         raise InvalidConnection(f"The input image {shown_uri(uri)} cannot be opened: {err.message}") from err
-    except Exception as err:  # every object store raises errors of its own kind
+    except Exception as err:  # each object store raises its own errors
         if hint := missing_support(uri, err):
             raise InvalidConnection(f"The input image {shown_uri(uri)}: {hint}") from err
         raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err

@@ -1,4 +1,4 @@
-"""A job: all that is needed to carry out a task's requests, in whichever process."""
+"""A job: everything that any process needs to run a task's requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepshi_provider.costs.money import Usd
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.store.store import STATE
 
-#: Seconds by which two clocks may differ without a word.
+#: Seconds by which two clocks may differ without a warning.
 _SKEW = 10.0
 
 PreflightMode = Literal["error", "warn", "off"]
@@ -22,20 +22,20 @@ MismatchMode = Literal["warn", "fail"]
 
 
 class Terms(BaseModel):
-    """For whom images are made, where they go, and what may be paid for them. Holds no key.
+    """Owner, output directory and limits that requests and batches have in common. Contains no API key.
 
-    :param key: JSON that names the result for who reads it; likewise ``metadata``. Neither is sent.
+    :param key: JSON that identifies the result for its readers; likewise ``metadata``. Neither is sent.
     :param output_uri: directory for the images.
-    :param is_shared: whether the user named it, so that other tasks of the run may have it too.
-    :param max_resends: how often a request may be sent again that may have been paid for already.
-    :param on_mismatch: what to make of images that are not as they were asked for; they are stored either way.
-    :param fallbacks: fields that replace those of a request, in order, after errors that were surely free.
-    :param fallback_on_refusal: whether a refusal by the content policy is such an error.
-    :param stream: ask for Server-Sent Events; ``None`` does so for requests of one picture.
-    :param max_cost_usd: most that the task instance may spend, over all its tries.
-    :param max_run_cost_usd: most that all tasks of the DAG run may spend together.
-    :param budget_group: whose budgets over time count besides those of the whole connection.
-    :param runs_uri: where tasks share what they have spent: the connection's ``output_uri``.
+    :param is_shared: whether the user chose the directory, so that other tasks of the run may use it too.
+    :param max_resends: how often a request that may have been paid for may be sent again.
+    :param on_mismatch: what to do if images differ from what was requested; they are stored in any case.
+    :param fallbacks: fields that replace those of a request, in order, after errors that were certainly free.
+    :param fallback_on_refusal: whether to use fallbacks also after a refusal by the content policy.
+    :param stream: request Server-Sent Events; ``None`` does so only for requests of a single image.
+    :param max_cost_usd: the most that the task instance may spend over all its tries, in USD.
+    :param max_run_cost_usd: the most that all tasks of the DAG run may spend together, in USD.
+    :param budget_group: the group whose daily and monthly budgets apply in addition to those of the connection.
+    :param runs_uri: directory in which tasks share their spending: the connection's ``output_uri``.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -66,27 +66,27 @@ class Terms(BaseModel):
 
     @property
     def keeps_prompts(self) -> bool:
-        """Whether records and cost sheets may hold its prompts."""
+        """Whether records and cost sheets may hold the job's prompts."""
         return True
 
     @property
     def job_name(self) -> str:
-        """Where the job is stored, inside its output directory."""
+        """The name of the stored job in its output directory."""
         return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.job.json"
 
     @property
     def manifest_name(self) -> str:
-        """Where the manifest of this try is stored, inside its output directory."""
+        """The name of this try's manifest in the output directory."""
         return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.manifest.json"
 
 
 class Job(Terms):
-    """One request of one task try: all that is needed to carry it out, in whichever process.
+    """One request of one try: everything that any process needs to run it.
 
-    :param fields: the request's fields, under the API's names.
-    :param deadline: unix seconds, by the clock of the machine that carries it out; nothing is waited for beyond it.
-    :param made_at: unix seconds, by the clock of the machine that made it.
-    :param clock_skew: seconds that the clock of the machine that carries it out is ahead of the other one.
+    :param fields: the request's fields, with the API's names.
+    :param deadline: unix seconds at which the job gives up, by the clock of the machine that runs it.
+    :param made_at: unix seconds, by the clock of the machine that made the job.
+    :param clock_skew: seconds by which the clock of the machine that runs the job is ahead of that one.
     """
 
     kind: Literal["single"] = "single"
@@ -97,17 +97,17 @@ class Job(Terms):
     clock_skew: float = 0.0
 
     def arrived(self, age: float, now: float) -> Job:
-        """Return the job for another machine, whose clock may be wrong.
+        """Return the job with its deadline moved to this machine's clock.
 
-        :param age: seconds since it was made, by a clock that both machines share.
-        :param now: unix seconds, by the other machine's clock.
+        :param age: the job's age in seconds, by the store's clock.
+        :param now: unix seconds, by this machine's clock.
         """
         skew = now - age - self.made_at
         return self.model_copy(update={"deadline": self.deadline + skew, "clock_skew": skew})
 
     @property
     def clock_warning(self) -> str | None:
-        """A warning about the clock of the machine that carries it out; ``None`` if it is right."""
+        """A warning if the clocks of the two machines differ; ``None`` if they do not."""
         if abs(self.clock_skew) < _SKEW:
             return None
         word = "ahead of" if self.clock_skew > 0 else "behind"
@@ -117,28 +117,28 @@ class Job(Terms):
         )
 
     def deadline_from(self, now: float) -> float:
-        """Return when a request that starts now gives up, in unix seconds: the job's own deadline."""
+        """Return the deadline of a request that starts now, in unix seconds: the job's own."""
         return self.deadline
 
     @property
     def request(self) -> GenerateRequest:
-        """The request, checked again."""
+        """The request, validated again."""
         return build(EditRequest if self.operation == "edit" else GenerateRequest, self.fields)
 
 
 class BatchJob(Terms):
-    """Many requests of one task try; the rows lie beside it.
+    """The requests of a batch in one try; the rows are stored in a file of their own.
 
-    :param rows: how many.
+    :param rows: number of rows.
     :param generation_timeout: seconds for each row's request with its retries.
-    :param max_concurrency: most requests in flight.
-    :param plan_only: whether to find out what would be bought, and buy nothing.
-    :param start_over_budget: whether to buy what fits, if the whole is surely over a limit.
-    :param on_error: what to make of failed rows in the end.
-    :param max_failed: how many may have failed without the job failing: a number, or a share below 1; ``None`` leaves
-        it to ``on_error``.
-    :param manifest_format: of the file with one line per row.
-    :param manifest_prompts: whether it holds the prompts; if not, records and cost sheets do not either.
+    :param max_concurrency: maximum number of requests in flight.
+    :param plan_only: make the plan and buy nothing.
+    :param start_over_budget: buy the rows that fit, even if the whole batch certainly exceeds a limit.
+    :param on_error: whether the job fails if rows failed.
+    :param max_failed: number of rows, or share below 1, that may fail without the job failing; ``None`` leaves the
+        decision to ``on_error``.
+    :param manifest_format: format of the manifest, the file with one line per row.
+    :param manifest_prompts: whether the manifest holds the prompts; if not, records and cost sheets do not either.
     """
 
     kind: Literal["batch"] = "batch"
@@ -159,21 +159,21 @@ class BatchJob(Terms):
         return self.manifest_prompts
 
     def tolerates(self, failed: int) -> bool:
-        """Return whether the job succeeds although so many rows have failed."""
+        """Return whether the job succeeds with this number of failed rows."""
         if self.max_failed is None:
             return failed == 0 or self.on_error == "partial"
         return failed <= (self.max_failed * self.rows if self.max_failed < 1 else self.max_failed)
 
     def deadline_from(self, now: float) -> float:
-        """Return when a request that starts now gives up, in unix seconds: each row has its own time."""
+        """Return the deadline of a request that starts now, in unix seconds: each row has its own."""
         return now + self.generation_timeout
 
     @property
     def rows_name(self) -> str:
-        """Where the rows are stored, inside the output directory."""
+        """The name of the file of rows in the output directory."""
         return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.rows.jsonl"
 
     @property
     def table_name(self) -> str:
-        """Where the manifest's lines are, one per row; the same for all tries."""
+        """The name of the manifest with one line per row; the same for all tries."""
         return f"manifest-{self.owner.task_key}.{self.manifest_format}"

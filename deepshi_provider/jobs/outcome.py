@@ -1,4 +1,4 @@
-"""How a job ended: what a trigger fires, what a task returns, or why it failed."""
+"""Outcomes of jobs: the event that a trigger yields, the task's result, or the error."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Purchased
 
-#: Longest message of an error in a trigger's event, in characters of JSON.
+#: Maximum characters of JSON for an error's message in a trigger's event.
 _LONGEST_MESSAGE = 500
-#: Bytes of an event that a plan does not exceed.
+#: Maximum bytes of an event with a plan.
 _MOST_BYTES = 5000
 
 
 class Outcome(BaseModel):
-    """What all jobs have in common when they have ended.
+    """Fields that the outcomes of all jobs have.
 
     :param map_index: of the task instance; -1 if it is not mapped.
-    :param key: JSON that names the result for who reads it; likewise ``metadata``.
-    :param manifest_uri: of a single request, its manifest; of a batch, JSONL with one line per row.
+    :param key: JSON that identifies the result for its readers; likewise ``metadata``.
+    :param manifest_uri: URI of the manifest: a JSON document for a single request, a file with a line per row for a
+        batch.
     :param costs: the task instance's cost sheet, over all its tries.
-    :param budget_warnings: of days and months whose limit is nearly spent, as this try was the first to see.
-    :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if it failed.
-    :param retry: whether another try of the task may help.
+    :param budget_warnings: budgets per day and month that this try was the first to find nearly spent.
+    :param error: :meth:`~deepshi_provider.exceptions.DeepshiError.as_data`, if the job failed.
+    :param retry: whether another try of the task may succeed.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -48,11 +49,11 @@ class Outcome(BaseModel):
 
     @property
     def task_cost_usd(self) -> Decimal | None:
-        """What the task instance has paid over all its tries, as far as the API reported it."""
+        """The cost of the task instance over all its tries, as far as the API reported it."""
         return self.costs.cost_usd if self.costs else None
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the small event that a trigger fires: JSON types, below 5 kB."""
+        """Return the trigger's event: JSON types, below 5 kB."""
         shown = self.model_dump(mode="json", exclude={"costs", "prompt"})
         return {**shown, "error": _short(self.error), "costs": self.costs and self.costs.as_xcom()}
 
@@ -62,12 +63,12 @@ class Outcome(BaseModel):
 
 
 class ImageOutcome(Outcome, Purchased):
-    """How a single request ended; after a success it is stored, as the manifest.
+    """The outcome of a single request; after a success it is stored as the manifest.
 
-    :param prompt: that the images were made by; it does not leave the manifest.
-    :param cost_usd: what this try paid; ``None`` if the API reported no cost.
-    :param fallback: position in ``fallbacks``, from 0, of the request that served; ``None`` if it is the job's own.
-    :param reused: whether the images were stored before, so that nothing was sent.
+    :param prompt: the prompt of the images; only in the manifest.
+    :param cost_usd: the cost of this try; ``None`` if the API reported none.
+    :param fallback: position in ``fallbacks``, from 0, of the request that succeeded; ``None`` if it is the job's own.
+    :param reused: whether the images were already stored, so that nothing was sent.
     """
 
     kind: Literal["single"] = "single"
@@ -78,9 +79,9 @@ class ImageOutcome(Outcome, Purchased):
     fallback: int | None = None
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the event; a result with images is read from the manifest.
+        """Return the event; after a success it has the manifest's URI instead of the result.
 
-        :param storage_conn_id: connection by which the manifest can be read.
+        :param storage_conn_id: connection of the manifest's store.
         """
         if self.images:
             where = {"manifest_uri": self.manifest_uri, "storage_conn_id": storage_conn_id}
@@ -96,15 +97,15 @@ class ImageOutcome(Outcome, Purchased):
 
 
 class BatchOutcome(Outcome):
-    """How a batch ended.
+    """The outcome of a batch.
 
-    :param rows: how many there were.
-    :param created: rows that this task instance bought, in whichever of its tries.
-    :param reused: rows whose images others had bought.
+    :param rows: number of all rows.
+    :param created: rows that this task instance bought, in any of its tries.
+    :param reused: rows whose images other task instances had bought.
     :param skipped: rows that were not started.
     :param unknown_outcomes: attempts that may have been paid for and are not in the cost.
-    :param warnings: what is not as it was asked for, of the first such rows; the manifest has all.
-    :param plan: what it was about to buy; ``None`` if it did not come that far.
+    :param warnings: mismatches of the first rows that have any; the manifest lists all.
+    :param plan: what the batch was about to buy; ``None`` if it ended before the plan was made.
     """
 
     kind: Literal["batch"] = "batch"
@@ -117,7 +118,7 @@ class BatchOutcome(Outcome):
     plan: Plan | None = None
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
-        """Return the event; the plan is in it as its XCom is, with as many price classes as fit."""
+        """Return the event; it holds the plan as its XCom does, with as many price classes as fit."""
         event = {**super().as_event(storage_conn_id), "plan": self.plan and self.plan.as_xcom()}
         while self.plan and len(json.dumps(event)) > _MOST_BYTES and event["plan"]["classes"]:
             event["plan"]["classes"].pop()
@@ -131,21 +132,21 @@ class BatchOutcome(Outcome):
 
 
 def outcome_of(event: object) -> ImageOutcome | BatchOutcome:
-    """Return the outcome that :meth:`Outcome.as_event` made an event of; of a single success only its place.
+    """Return the outcome in an event of :meth:`Outcome.as_event`; for a single success, only its manifest's URI.
 
-    :raises ValueError: it is no such event.
+    :raises ValueError: the event is not one of :meth:`Outcome.as_event`.
     """
     return _any_outcome().validate_python(event)
 
 
 @functools.cache
 def _any_outcome() -> TypeAdapter[ImageOutcome | BatchOutcome]:
-    """Built when it is needed: that takes longer than to import the module."""
+    """Return the type adapter; built on first use, since that takes longer than importing the module."""
     return TypeAdapter(Annotated[ImageOutcome | BatchOutcome, Field(discriminator="kind")])
 
 
 def _short(error: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an error that fits into an event: events are stored in Airflow's database and written to the log."""
+    """Shorten an error for an event, which is stored in Airflow's database and logged."""
     message = (error or {}).get("message", "")
     while len(json.dumps(message)) > _LONGEST_MESSAGE:
         message = message[: len(message) * 9 // 10]

@@ -1,4 +1,4 @@
-"""Edits whose inputs are their own outputs: each run would edit the last one's image again, and pay for it."""
+"""Refuses edits that read their own output: each run would edit the last run's image again, and pay for it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _NAMED = 5  # rows in a message
 
 
 def refuse_own_output(request: GenerateRequest, name: str, output: Location) -> None:
-    """Make sure that an edit does not read the images that it writes.
+    """Check that an edit does not read the images that it writes.
 
-    :param name: what its images are called.
-    :param output: the directory that they go to.
-    :raises InvalidRequest: it does.
+    :param name: the name of its images, without index and extension.
+    :param output: its output directory.
+    :raises InvalidRequest: the edit reads its own output.
     """
     if name in names_read(request, output):
         raise InvalidRequest(
-            f"Not sent: the edit reads an image that it replaces itself, {output.uri}/{name}-…, so every run would "
-            "edit the image anew and pay for it. Give the result another output_uri, or in a batch another key"
+            f"Not sent: the edit reads an image that it would replace, {output.uri}/{name}-…, so every run would edit "
+            "it again and pay for it. Give the result another output_uri, or in a batch another key"
         )
 
 
 def refuse_circles(edits: Iterable[tuple[str, GenerateRequest]], output: Location) -> None:
-    """Make sure that no rows of a batch edit their own or each other's images in a circle.
+    """Check that no rows of a batch edit their own images, or each other's in a circle.
 
-    :param edits: what each edit's images are called, and the edit.
-    :raises InvalidRequest: some do.
+    :param edits: each edit with the name of its images, without index and extension.
+    :raises InvalidRequest: there is a circle.
     """
     reads = {name: read for name, request in edits if (read := names_read(request, output))}
     while reads:
@@ -41,15 +41,15 @@ def refuse_circles(edits: Iterable[tuple[str, GenerateRequest]], output: Locatio
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             raise InvalidRequest(
                 f"Nothing was sent: the rows {', '.join(names[:_NAMED])}{more} edit their own images, or each other's "
-                "in a circle, so every run would edit them anew and pay for it. Give the results other keys or another "
-                "output_uri"
+                "in a circle, so every run would edit them again and pay for it. Give the results other keys or "
+                "another output_uri"
             )
         for name in done:
             del reads[name]
 
 
 def names_read(request: GenerateRequest, output: Location) -> set[str]:
-    """Return what the inputs of an edit are called that lie in the directory to which images go."""
+    """Return the names of those inputs of an edit that are in its output directory."""
     inputs = request.images if isinstance(request, EditRequest) else []
     return set(_names(inputs, output))
 

@@ -1,4 +1,4 @@
-"""What a batch is about to do, and what that will cost: plain data, and its sentence."""
+"""The plan of a batch: what it is about to buy and what that will cost, as data and as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.exceptions import BudgetExceeded
 from deepshi_provider.journal.spending import Limit
 
-#: XCom that holds the plan of a batch.
+#: Key of the XCom with the plan of a batch.
 PLAN_KEY = "deepshi_plan"
-#: Price classes that a plan as XCom names, and characters of each: it lies in Airflow's database.
+#: Maximum number of price classes in the XCom, and characters of each, since it is stored in Airflow's database.
 _MOST_CLASSES = 8
 _LONGEST_CLASS = 60
 
@@ -24,9 +24,9 @@ _LONGEST_CLASS = 60
 class PlannedClass(BaseModel):
     """The requests of one price class.
 
-    :param requests: how many are to be bought.
-    :param low_usd: the lowest price of one, in USD; ``None`` if none is known.
-    :param high_usd: the highest.
+    :param requests: number of requests to buy.
+    :param low_usd: the lowest known price of one request, in USD; ``None`` if none is known.
+    :param high_usd: the highest known price, in USD; ``None`` if none is known.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -38,18 +38,18 @@ class PlannedClass(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a batch will buy, and for how much if each request succeeds at once.
+    """What a batch will buy, and what that costs if each request succeeds at the first attempt.
 
-    :param stored: rows whose images are there.
-    :param new: rows to buy that nothing is stored for.
-    :param changed: rows to buy whose stored images are another request's, or are gone.
-    :param refused: rows that will fail for nothing: by preflight, ``max_resends``, or an input image that is missing.
-    :param undecided: edits that are bought only if their input images have changed, which are not read for a plan
-        unless it is all that is asked for.
-    :param low_usd: the least that it will cost, in USD; requests of unknown price count as 0.
-    :param high_usd: the most; ``None`` if a price is not known.
-    :param unpriced: requests to buy of unknown price.
-    :param classes: the requests to buy, the most expensive first.
+    :param stored: rows whose images are already stored.
+    :param new: rows to buy that have no stored images.
+    :param changed: rows to buy whose stored images are gone or belong to another request.
+    :param refused: rows that will fail at no cost: by preflight, ``max_resends``, or a missing input image.
+    :param undecided: edits that are bought only if their input images have changed; these are read only with
+        ``plan_only``.
+    :param low_usd: the lowest total cost, in USD; requests of unknown price count as 0.
+    :param high_usd: the highest total cost, in USD; ``None`` if a price is unknown.
+    :param unpriced: requests to buy whose price is unknown.
+    :param classes: the requests to buy by price class, the most expensive first.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -74,7 +74,7 @@ class Plan(BaseModel):
         return "; ".join([f"plan: {', '.join(counts)}", self._price(), *map(_budget, self.budgets)])
 
     def as_lines(self) -> list[str]:
-        """Return the plan in words, with one line for each price class."""
+        """Return the plan as text: a summary, then one line per price class."""
         return [self.in_words(), *(f"  {c.requests:,} at {_each(c)}  {c.price_class}" for c in self.classes)]
 
     def as_xcom(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Plan(BaseModel):
         return self.model_copy(update={"classes": named[:_MOST_CLASSES]}).model_dump(mode="json")
 
     def refusal(self) -> BudgetExceeded | None:
-        """Return the error of a plan that is surely over a budget: what it costs at least is more than is left."""
+        """Return an error if the lowest total cost is more than is left of a budget."""
         for budget in self.budgets:
             left = max(Decimal(0), budget.limit_usd - budget.spent_usd)
             if self.low_usd > left:
@@ -97,7 +97,7 @@ class Plan(BaseModel):
     def _price(self) -> str:
         unknown = f" ({self.unpriced:,} of unknown price)" if self.unpriced else ""
         if self.unpriced and not self.low_usd:
-            return f"an unknown sum{unknown}"
+            return f"an unknown amount{unknown}"
         most = self.high_usd
         return f"about {usd(self.low_usd)}{'' if most in (None, self.low_usd) else f' to {usd(most)}'}{unknown}"
 
@@ -109,12 +109,12 @@ def make_plan(
     prices: Mapping[str, PriceRange | None],
     limits: Iterable[Limit],
 ) -> Plan:
-    """Return a plan.
+    """Return the plan for the given counts.
 
-    :param counts: of rows: ``stored``, ``new``, ``changed``, ``refused``.
-    :param to_buy: requests by price class.
-    :param undecided: edits that may have to be bought, likewise.
-    :param prices: of each class; ``None`` if none is known.
+    :param counts: rows by ``stored``, ``new``, ``changed``, ``refused``.
+    :param to_buy: number of requests by price class.
+    :param undecided: number of edits that may have to be bought, by price class.
+    :param prices: known prices by price class; ``None`` if none is known.
     """
     low, high, unpriced = Decimal(0), Decimal(0), 0
     for name, count in [*to_buy.items(), *undecided.items()]:

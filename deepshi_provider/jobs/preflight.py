@@ -1,4 +1,4 @@
-"""Ask the catalog, which is free, before a request that is not."""
+"""Checks requests against the model catalog, which is free, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from deepshi_provider.jobs.job import PreflightMode
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a catalog serves the jobs of a process that have the same connection.
+#: Seconds for which jobs of a process with the same connection share a catalog.
 FRESH = 300.0
-#: Seconds after which a catalog is asked for again that could not be read.
+#: Seconds before the next attempt to read a catalog that could not be read.
 _AGAIN = 10.0
 
 
 class Preflight:
-    """Checks requests against the catalog entries of their models; a job uses one state of the catalog.
+    """Checks requests against the catalog entries of their models; a job reads the catalog once.
 
-    What the catalog leaves out, or this provider does not understand, passes; so is everything if the catalog
-    cannot be read.
+    Fields that the catalog does not describe, or that this provider does not understand, pass. If the catalog cannot
+    be read, every request passes.
     """
 
     def __init__(self, client: Client, mode: PreflightMode) -> None:
@@ -40,10 +40,10 @@ class Preflight:
         self._logged: set[str] = set()
 
     async def check(self, request: GenerateRequest, inputs: InputImages | None = None, where: str = "") -> None:
-        """Check a request before it is paid for; what is only likely to be a mistake is logged.
+        """Check a request before it is paid for; log contradictions that are not certain.
 
-        :param inputs: of an edit.
-        :param where: how the user named it, if it is a fallback.
+        :param inputs: the input images of an edit.
+        :param where: the fallback's place for messages; empty for the job's own request.
         :raises PreflightFailed: the mode is ``error``, and the request contradicts the catalog.
         """
         if self._mode == "off":
@@ -54,7 +54,7 @@ class Preflight:
         self._log(complaint for complaint in found if complaint not in certain)
         if certain:
             about = f"{where}: " if where else ""
-            # Of the request itself, an unlisted model is an error after which a fallback may be sent.
+            # If the job's own request names an unlisted model, a fallback may be sent.
             code = MODEL_NOT_FOUND if not where and {c.field for c in certain} == {"model"} else None
             raise PreflightFailed(f"The request was not sent: {about}{'; '.join(map(str, certain))}", code=code)
 
@@ -70,7 +70,7 @@ class Preflight:
                 self._known = await _catalog_of(self._client)
             except DeepshiError as err:
                 if self._known is None:  # otherwise another row of the batch has logged it
-                    log.warning("The catalog could not be read, so requests go unchecked: %s", err)
+                    log.warning("The catalog could not be read; requests are sent without checking: %s", err)
                     self._known = Catalog()
         return self._known
 
@@ -84,9 +84,9 @@ class _Catalog:
         self._read_at = float("-inf")
 
     async def read(self, client: Client) -> Catalog:
-        """Return it; those who wait for the answer share it, also if there is none.
+        """Return the catalog; concurrent callers share one request, and its error.
 
-        :raises DeepshiError: it cannot be read.
+        :raises DeepshiError: the catalog cannot be read.
         """
         async with self._reading:
             if time.monotonic() - self._read_at > (FRESH if isinstance(self._found, Catalog) else _AGAIN):
@@ -106,7 +106,7 @@ _MOST_CATALOGS = 16
 
 
 async def _catalog_of(client: Client) -> Catalog:
-    """Return the catalog of a connection, which all jobs on this loop share."""
+    """Return the catalog of a connection; all jobs on this event loop share it."""
     catalogs = _CATALOGS.setdefault(asyncio.get_running_loop(), {})
     if client.settings not in catalogs:
         while len(catalogs) >= _MOST_CATALOGS:

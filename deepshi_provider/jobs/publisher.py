@@ -1,4 +1,4 @@
-"""After the answer: store the paid images, then write the record."""
+"""Stores the images of an answer, then writes the record."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
 
-#: Characters of a field, other than the prompt, that a record shows.
+#: Maximum characters in a record of a field other than the prompt.
 _LONGEST_FIELD = 500
 
 
 class Publisher:
-    """Takes what one attempt brought.
+    """Stores images and records of the attempts of one request.
 
-    :param name: what its images, claims and records are called.
+    :param name: the name of its images, claims and records, without index and extension.
     """
 
     def __init__(self, context: JobContext, name: str, request: GenerateRequest, fingerprint: str) -> None:
@@ -46,9 +46,9 @@ class Publisher:
         self._fingerprint = fingerprint
 
     async def settle(self, k: int, unknown: int, err: DeepshiError) -> None:
-        """Write down what a failure means for the money: nothing, a loss, or an unknown outcome.
+        """Record whether a failed attempt was free, paid for, or has an unknown outcome.
 
-        If the store does not take it, the claim stays: the attempt counts as one whose outcome is unknown.
+        If the store fails, the claim is kept: the attempt counts as one with unknown outcome.
         """
         lost: Record | None = None
         try:
@@ -59,14 +59,14 @@ class Publisher:
                 lost = self._record("lost", unknown, **costs)
                 await self._journal.settle(self._name, k, lost)
         except StorageFailed as again:
-            log.warning("The outcome of the request could not be written down: %s", again)
+            log.warning("The outcome of the request could not be recorded, so it counts as unknown: %s", again)
             if lost:
                 self._journal.keep(self._name, k, lost)
 
     async def publish(self, k: int, unknown: int, result: ImagesResult) -> Record:
-        """Put paid images in place and record them, whatever it takes.
+        """Put paid images in place and record them; keep trying while the store fails.
 
-        :raises StorageFailed: the store did not take them; they are saved on this machine.
+        :raises StorageFailed: the store kept failing; the images are saved on this machine.
         """
         with result:
             try:
@@ -77,7 +77,7 @@ class Publisher:
                 superseded = superseded or await self._store.patiently(functools.partial(self._was_superseded, k))
                 record = self._record_of(result, "superseded" if superseded else "stored", unknown, one_colour)
                 await self._journal.settle(self._name, k, record)
-            except Exception as err:  # whatever failed: the money is spent, and this process knows how much it was
+            except Exception as err:  # any error: the money is spent, and only this process knows the cost
                 self._journal.keep(self._name, k, self._record_of(result, "lost", unknown))
                 if not isinstance(err, StorageFailed):
                     raise
@@ -87,14 +87,14 @@ class Publisher:
             return record
 
     async def _was_superseded(self, k: int) -> bool:
-        """Return whether another process has sent this request since: only a gap in the heartbeats lets it."""
+        """Return whether another process has sent this request since, which needs a gap in this one's heartbeats."""
         if not self._context.lease.lapsed:
             return False
         attempts = await self._journal.list_attempts(self._name)
         return any(a.k > k and a.fingerprint == self._fingerprint[:16] for a in attempts)
 
     async def _put(self, k: int, image: Image) -> bool:
-        """Put an image in place, unless another process has taken over; asked at each try, however long they take."""
+        """Put an image in place unless another process has taken over, which is checked before each try."""
         if await self._was_superseded(k):
             return False
         await self._store.publish(self._image_name(image), image.open, image.media_type)
@@ -104,7 +104,7 @@ class Publisher:
         return f"{self._name}-{image.index}.{image.extension}"
 
     def _warnings(self, result: ImagesResult, one_colour: Sequence[int]) -> list[str]:
-        """Return what is not as it was asked for; what the answer itself did not show is logged here."""
+        """Return all mismatches; log those that were not logged with the answer."""
         warnings = added(result.warnings, mismatches(self._request, result.images, one_colour))
         level = logging.WARNING if self._context.image_log_level >= logging.INFO else logging.DEBUG
         for warning in warnings[len(result.warnings) :]:
@@ -163,14 +163,14 @@ class Publisher:
 def _of_one_colour(result: ImagesResult) -> list[int]:
     found = []
     for image in result.images:
-        with contextlib.suppress(OSError), image.open() as file:  # a paid image is stored, whatever it shows
+        with contextlib.suppress(OSError), image.open() as file:  # a paid image is stored in any case
             if is_one_colour(file, image.media_type, image.width, image.height, image.size_bytes):
                 found.append(image.index)
     return found
 
 
 def _shown(request: GenerateRequest, *, with_prompt: bool) -> dict[str, Any]:
-    """Return the fields of a request as its record shows them; what is very long, such as a mask, is cut."""
+    """Return a request's fields for its record; very long ones, such as a mask, are cut."""
     fields = {name: _cut(value) for name, value in request.picture_fields().items() if name != "prompt"}
     prompt = {"prompt": request.prompt} if with_prompt else {}
     uris = request.images if isinstance(request, EditRequest) else []
@@ -183,7 +183,7 @@ def _cut(value: Any) -> Any:
 
 
 def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
-    """Save paid images on this machine because the store refuses them, and log where."""
+    """Save paid images on this machine, and return an error that says where."""
     saved, problem = _saved(result)
     here = f"on {socket.gethostname()}"
     parts = [f"they are saved {here}: {', '.join(saved)}"] if saved else []
@@ -200,7 +200,7 @@ def _rescued(err: StorageFailed, result: ImagesResult) -> StorageFailed:
 
 
 def _saved(result: ImagesResult) -> tuple[list[str], OSError | None]:
-    """Save images into a new local directory; return their paths, and why others could not be saved."""
+    """Save images into a new local directory; return their paths, and the error if one could not be saved."""
     saved: list[str] = []
     problem = folder = None
     try:
@@ -215,9 +215,9 @@ def _saved(result: ImagesResult) -> tuple[list[str], OSError | None]:
 
 
 def described(record: Record, request: GenerateRequest) -> str:
-    """Return the line that an on-call engineer reads about a paid request."""
+    """Return the log line for a paid request."""
     cost = "cost not reported" if record.cost_usd is None else f"cost {usd(record.cost_usd)}"
     if record.kind != "stored":
-        return f"Another process took over; an image of {record.model} was paid for and thrown away, {cost}"
+        return f"Another process took over; an image of {record.model} was paid for and discarded, {cost}"
     uris = ", ".join(image.uri for image in record.images)
     return f"{request.operation.capitalize()} with {record.model}: {record.size}, {cost}, stored as {uris}"

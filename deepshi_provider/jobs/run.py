@@ -1,4 +1,4 @@
-"""Run a job to its end, whatever the end is, and write down how it went."""
+"""Runs a job to its end and stores the outcome."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ async def run_single(
     patience: float = PATIENCE,
     times: Times = TIMES,
 ) -> ImageOutcome:
-    """Carry out a job and return how it ended; after a success the manifest is stored too.
+    """Run a job and return its outcome; after a success, store the manifest too.
 
     Blocking operators and triggers await this same coroutine. Cancelling it closes the connection and leaves the
-    claim; images that were already paid for and received are stored first.
+    claim; images that have already arrived are stored first.
 
-    :param client: of the account that pays.
+    :param client: the client of the account that pays.
     :param stores: opens the job's directory, and those of input images.
-    :param interrupted: gets what this process knows of the costs, if it is cancelled or fails unexpectedly.
-    :param patience: seconds for which a store that fails after payment is tried again.
+    :param interrupted: called with the costs that this process knows, if it is cancelled or fails unexpectedly.
+    :param patience: seconds to keep trying a store that fails after payment.
     :param times: how long processes wait for each other.
     """
     store = stores.at(job.output_uri, job.output_conn_id, patience=patience)
@@ -75,7 +75,7 @@ async def run_single(
         try:
             with of_task(job.owner.attributes):
                 return await _ended(job, context, engine)
-        except (asyncio.CancelledError, Exception):  # the latter: a full disk, for one
+        except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
             if interrupted is not None:
                 tally = known_tally(context.journal, job.owner, context.account.prices)
                 interrupted(_sheet(job, **tally.sums()))
@@ -94,34 +94,34 @@ async def _ended(job: Job, context: JobContext, engine: Engine) -> ImageOutcome:
 async def load_job(uri: str, conn_id: str | None, stores: Stores) -> Job | BatchJob:
     """Return a stored job, with its deadline by this machine's clock.
 
-    The clocks of two machines are not compared: the store's clock shows how old the job is.
+    The job's age is measured by the store's clock, since the clocks of two machines may differ.
 
-    :raises StorageFailed: it cannot be read, or is not there.
+    :raises StorageFailed: the job is missing or cannot be read.
     """
     store, name = stores.object_at(uri, conn_id)
     job = _parsed(uri, _any_job(), await _load(store, name, "job"))
     if isinstance(job, BatchJob):
-        return job  # each of its requests has a time of its own
+        return job  # each of its requests has its own deadline
     try:
         job = job.arrived(await store.age(name), time.time())
     except StorageFailed as err:
-        log.warning("The job's deadline is taken by this machine's clock: %s", err)
+        log.warning("The store did not return the job's age, so this machine's clock decides the deadline: %s", err)
     if job.clock_warning:
         log.warning("%s", job.clock_warning)
     return job
 
 
 async def load_outcome(uri: str, conn_id: str | None, stores: Stores) -> ImageOutcome:
-    """Return the outcome that a manifest holds.
+    """Return the outcome in a manifest.
 
-    :raises StorageFailed: it cannot be read, or is not there.
+    :raises StorageFailed: the manifest is missing or cannot be read.
     """
     store, name = stores.object_at(uri, conn_id)
     return _parsed(uri, TypeAdapter(ImageOutcome), await _load(store, name, "manifest"))
 
 
 async def store_job(job: Job | BatchJob, stores: Stores) -> str:
-    """Write a job where the triggerer finds it, and return its URI."""
+    """Store a job for the triggerer and return its URI."""
     store = stores.at(job.output_uri, job.output_conn_id)
     await store.write(job.job_name, job.model_dump_json().encode())
     return store.uri_of(job.job_name)
@@ -129,7 +129,7 @@ async def store_job(job: Job | BatchJob, stores: Stores) -> str:
 
 @functools.cache
 def _any_job() -> TypeAdapter[Job | BatchJob]:
-    """Built when it is needed: a task that does not defer reads no stored job."""
+    """Return the type adapter; built on first use, since a task that does not defer never reads a job."""
     return TypeAdapter(Annotated[Job | BatchJob, Field(discriminator="kind")])
 
 
@@ -137,13 +137,13 @@ def _parsed(uri: str, kind: TypeAdapter[Parsed], data: bytes) -> Parsed:
     try:
         return kind.validate_json(data)
     except ValidationError as err:
-        raise StorageFailed(f"{uri} cannot be read; clear the task to start it anew") from err
+        raise StorageFailed(f"{uri} cannot be read; clear the task to start again") from err
 
 
 async def _load(store: Store, name: str, what: str) -> bytes:
     data = await store.read(name)
     if data is None:
-        raise StorageFailed(f"The {what} {store.uri_of(name)} is gone; clear the task to start it anew")
+        raise StorageFailed(f"The {what} {store.uri_of(name)} is gone; clear the task to start again")
     return data
 
 
@@ -187,7 +187,7 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         if reused:
             raise
         raise StorageFailed(
-            f"{err.message}. The images were paid for and are in place; the next try finds them",
+            f"{err.message}. The images were paid for and are in place; the next try reuses them",
             charged="yes",
             cost_usd=record.cost_usd,
             sends=record.sends,
@@ -199,14 +199,14 @@ def _mismatch(differences: list[str], record: Record, *, reused: bool) -> Result
     uris = ", ".join(image.uri for image in record.images)
     costs = {"charged": "no"} if reused else {"cost_usd": record.cost_usd, "sends": record.sends}
     return ResultMismatch(
-        f"{'; '.join(differences)}. on_mismatch is fail. The images are stored, and every further try takes them "
-        f"({uris}). Change the request, or set reuse=False to buy it anew",
+        f"{'; '.join(differences)}. on_mismatch is fail. The images are stored, and every further try reuses them "
+        f"({uris}). Change the request, or set reuse=False to buy them again",
         **costs,
     )
 
 
 async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiError) -> ImageOutcome:
-    """Return what is known after a failure; the error itself is part of it, and nothing more can fail."""
+    """Return the outcome of a failed job, with its error. Does not raise."""
     tally = await latest_tally(context.journal, job.owner, context.account.prices)
     exposed = len(engine.exposed)
     message = _with_clock(_with_advice(err, job, context, engine), err, job)
@@ -231,20 +231,20 @@ def _sheet(job: Job, **more: Any) -> CostSheet:
 
 
 def _with_clock(message: str, err: DeepshiError, job: Job) -> str:
-    """Return the message of an error that is about time with what is wrong with the clock."""
+    """Return the message of an error about time, with a warning if the clocks differ."""
     about_time = isinstance(err, (TimedOut, OutcomeUnknown))
     return f"{message}. {job.clock_warning}" if about_time and job.clock_warning else message
 
 
 def _with_advice(err: DeepshiError, job: Job, context: JobContext, engine: Engine) -> str:
-    """Return the error's message with what the next try will do about money that may be lost."""
+    """Return the error's message with what the next try does about attempts that were or may have been paid for."""
     exposed = engine.exposed
     if err.charged == "no" or not exposed or isinstance(err, ResendsExhausted):
         return err.message
     if len(exposed) <= job.max_resends:
-        return f"{err.message}. max_resends is {job.max_resends}: the next try sends it once more"
+        return f"{err.message}. max_resends is {job.max_resends}: the next try sends it again"
     claims = ", ".join(context.journal.claim_uri(attempt) for attempt in unsettled(exposed))
-    accept = f", or first delete its claims to say that you accept the loss: {claims}" if claims else ""
+    accept = f", or delete its claims first if you accept the loss: {claims}" if claims else ""
     return (
         f"{err.message}. max_resends is {job.max_resends}: it is not sent again. Raise max_resends and clear the task"
         f"{accept}"

@@ -1,1 +1,1 @@
-"""Links from a task instance to what it made."""
+"""Links from a task instance to its images."""

@@ -1,7 +1,7 @@
-"""Buttons of a task instance: its first image, and the directory that its images are in.
+"""Links of a task instance: its first image, and the directory of its images.
 
-The worker makes them when the task ends; Airflow keeps them as XComs. A signed URL opens without a login for anyone who
-has it, so its signature is masked in task logs.
+The worker makes them when the task ends; Airflow keeps them as XComs. Anyone who has a signed URL can open it without
+a login, so its signature is masked in task logs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a signed URL is good for: the longest that S3 and Google's storage allow. URLs that were signed with
-#: temporary credentials end with these.
+#: Seconds that a signed URL is valid: the maximum of S3 and Google Cloud Storage. URLs that are signed with temporary
+#: credentials expire with them.
 SIGNED_FOR = 7 * 24 * 3600
 
 
 class DeepshiImageLink(BaseOperatorLink):
-    """Opens the task's first image: by a signed URL, or in the store's console if it does not sign."""
+    """Opens the task's first image: by a signed URL, or in the store's console if the store does not sign URLs."""
 
     name = "Image"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL; empty if there is no image, or none that a browser can open."""
+        """Return the URL; empty if there is no image, or a browser cannot open it."""
         lineage: Lineage | None = getattr(operator, "lineage", None)
         if lineage is None or not lineage.images:
             return ""
@@ -63,7 +63,7 @@ LINKS: tuple[BaseOperatorLink, ...] = (DeepshiImageLink(), DeepshiDirectoryLink(
 
 
 def links_of(lineage: Lineage) -> tuple[BaseOperatorLink, ...]:
-    """Return the links of a task that has ended: none if there is nothing to open, since each is an XCom."""
+    """Return the links of a task that has ended; empty if there is nothing to open, since each is an XCom."""
     images = lineage.images
     return LINKS if images and locate(str(images[0]["uri"])).protocol != "file" else ()
 
@@ -81,7 +81,7 @@ async def _image_url(store: Store, name: str) -> str:
 
 
 async def _console_url(store: Store, name: str) -> str:
-    """Return where a cloud's console shows an object, or with an empty name a directory; empty if it has none."""
+    """Return the URL of an object in the cloud's console; of the directory if the name is empty; empty if none."""
     bucket, _, path = store.uri.partition("://")[2].partition("/")
     key = quote(f"{path}/{name}" if path else name)
     if store.protocol in ("gs", "gcs"):

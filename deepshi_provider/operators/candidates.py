@@ -24,16 +24,16 @@ from deepshi_provider.reports.review import MOST, Candidate
 log = logging.getLogger(__name__)
 
 _MEDIA_TYPES = {ending: media_type for media_type, ending in EXTENSIONS.items()} | {"jpeg": "image/jpeg"}
-#: What a row of a manifest says of its first image.
+#: Manifest columns that describe the first image of a row.
 _OF_IMAGE = ("media_type", "width", "height", "size_bytes", "sha256", "revised_prompt")
 
 
 class Found:
-    """The images of some results, in order; those that come twice count once.
+    """The images of some results, in order and without duplicates.
 
     :ivar candidates: the first :data:`~deepshi_provider.reports.review.MOST`.
-    :ivar more: how many others there are.
-    :ivar results: of single requests, as they were given.
+    :ivar more: number of further images.
+    :ivar results: the results of single requests, unchanged.
     """
 
     def __init__(self, value: Any, conn_id: str | None) -> None:
@@ -42,7 +42,7 @@ class Found:
         self.candidates: list[Candidate] = []
         self.more = 0
         self.results: list[Mapping[str, Any]] = []
-        for candidate in self._of(value):
+        for candidate in self._candidates_in(value):
             uri = candidate.image["uri"]
             if uri in self._seen:
                 continue
@@ -52,7 +52,7 @@ class Found:
             else:
                 self.more += 1
 
-    def _of(self, value: Any) -> Iterator[Candidate]:
+    def _candidates_in(self, value: Any) -> Iterator[Candidate]:
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = from_text("images", value)
         if is_blank(value):
@@ -63,7 +63,7 @@ class Found:
             yield from self._of_result(value)
         elif isinstance(value, Iterable) and not isinstance(value, bytes):
             for item in value:
-                yield from self._of(item)
+                yield from self._candidates_in(item)
         else:
             raise InvalidRequest(f"images: URIs or results of image tasks are needed, got {type(value).__name__}")
 
@@ -79,7 +79,7 @@ class Found:
         elif "rows" in value and isinstance(value.get("manifest_uri"), str):
             yield from self._of_batch(value["manifest_uri"])
         else:
-            raise InvalidRequest(f"images: a dictionary without uri or images is no result: {list(value)}")
+            raise InvalidRequest(f"images: a dictionary without uri or images is not a result: {list(value)}")
 
     def _of_batch(self, manifest_uri: str) -> Iterator[Candidate]:
         store, name = STORES.object_at(manifest_uri, self._conn_id)
@@ -88,7 +88,7 @@ class Found:
         self.more += more
 
     def _prompt(self, result: Mapping[str, Any]) -> str | None:
-        """Return the prompt of a single request, which its manifest has and its XCom has not."""
+        """Return the prompt of a single request, which is in its manifest but not in its XCom."""
         from deepshi_provider.jobs.run import load_outcome
 
         if not isinstance(result.get("manifest_uri"), str):
@@ -96,7 +96,7 @@ class Found:
         try:
             return run_here(load_outcome(result["manifest_uri"], self._conn_id, STORES)).prompt
         except DeepshiError as err:
-            log.warning("The prompt is not shown: %s", err)
+            log.warning("The prompt is not shown, since the manifest could not be read: %s", err)
             return None
 
 
@@ -125,7 +125,7 @@ def _cost(result: Mapping[str, Any], images: int) -> str | None:
 
 
 def _of_manifest(name: str, file: BinaryIO) -> tuple[list[Candidate], int]:
-    """Return the first images of the rows that did not fail, and how many others there are."""
+    """Return the first images of the rows that did not fail, and the number of further images."""
     images = _images_of(stored_lines(name, file, ("key", "model", "prompt", "cost_usd", "uri", *_OF_IMAGE)))
     return list(islice(images, MOST)), sum(1 for _ in images)
 
@@ -135,6 +135,6 @@ def _images_of(lines: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
         cost = "reused" if line["status"] == "reused" else _cost(line, len(line["uris"]))
         about = {name: line[name] for name in ("key", "model", "prompt")}
         for index, uri in enumerate(line["uris"]):
-            # Of further images the manifest has only the URIs.
+            # The manifest describes only the first image of a row; for the others it has only URIs.
             known = {name: line[name] if uri == line["uri"] else None for name in _OF_IMAGE}
             yield _candidate({"uri": uri, "index": index, **known, **about}, cost=cost)

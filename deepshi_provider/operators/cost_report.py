@@ -1,4 +1,4 @@
-"""What did this run cost: a report at the end of a DAG run, and a limit on it."""
+"""A cost report at the end of a DAG run, and a limit on the run's costs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
 from deepshi_provider.store.store import Store
 
-#: Failed tasks that a message names; the report names all.
+#: Maximum number of failed tasks in a message; the report lists all.
 MOST_NAMED = 10
 
 _FAILED = ("failed", "upstream_failed")
@@ -39,24 +39,24 @@ _FAILED = ("failed", "upstream_failed")
 class DeepshiCostReportOperator(BaseOperator):
     """Report what the image tasks of this DAG run have cost; fail if that is too much, or if one of them failed.
 
-    Put it behind the image tasks; by default it runs when all of them are done, however they ended. It writes
-    ``report.json``, ``report.csv`` and ``report.html``, a page that needs nothing else, with plots and, if Pillow is
-    installed (extra ``report``), small pictures. Sums are exact; failed tries are in them. A task that was killed is
-    added up from its records.
+    Put it behind the image tasks; by default it runs when all of them are done, whether they succeeded or failed. It
+    writes ``report.json``, ``report.csv`` and ``report.html``, a self-contained page with plots and, if Pillow is
+    installed (extra ``report``), thumbnails. Sums are exact and include failed tries. Costs of a task that was killed
+    are read from its records.
 
-    :param task_ids: the tasks to report on, one or a list; by default all image tasks of the DAG, and whatever hooks
-        bought in other tasks.
+    :param task_ids: the task or list of tasks to report on; by default all image tasks of the DAG, and hooks'
+        purchases in other tasks.
     :param output_uri: directory for the report; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
-    :param fail_on_failed_tasks: fail after the report is written if one of the tasks failed. Airflow takes a run for a
-        success if its last tasks succeeded, and the report is the last one.
-    :param max_cost_usd: if the run has cost more, in USD, the task fails after the report is written.
-    :param warn_cost_usd: if the run has cost more, in USD, the log has a warning.
+    :param fail_on_failed_tasks: fail after the report is written if one of the tasks failed. Airflow marks a run as
+        successful if its last tasks succeeded, and the report is the last one.
+    :param max_cost_usd: the task fails after the report is written if the run has cost more, in USD.
+    :param warn_cost_usd: the task logs a warning if the run has cost more, in USD.
     :param trigger_rule: when to run; see Airflow's documentation.
     :returns: ``{"cost_usd", "untold", "images", "reused", "saved_usd", "unknown_outcomes", "may_have_cost_usd",
         "json_uri", "csv_uri", "html_uri"}``; and as XCom ``run_cost_usd`` the total, in USD. The report costs nothing,
-        so it has no XCom ``cost_usd``: adding these up over all tasks gives the total, but for what hooks bought.
+        so it has no XCom ``cost_usd``: the sum of these over all tasks is the total without hooks' purchases.
     """
 
     template_fields: Sequence[str] = (
@@ -92,7 +92,7 @@ class DeepshiCostReportOperator(BaseOperator):
         self.warn_cost_usd = warn_cost_usd
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Read the cost sheets, write the report, then look at the limits."""
+        """Read the cost sheets, write the report, then check the limits."""
         try:
             return self._execute(context)
         except DeepshiError as err:
@@ -109,7 +109,7 @@ class DeepshiCostReportOperator(BaseOperator):
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        if settings.output_uri is not None:  # the run's entries have what hooks bought, in all tries
+        if settings.output_uri is not None:  # the run's entries include hooks' purchases of all tries
             sheets = [sheet for sheet in sheets if sheet.operation != "hook"]
         instances = run_here(_complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids)))
         listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
@@ -157,7 +157,7 @@ class DeepshiCostReportOperator(BaseOperator):
             return STORES.at(str(self.output_uri), conn_id)
         if settings.output_uri is None:
             raise InvalidRequest(
-                "There is no place for the report: set output_uri on the operator, or in the extra of connection "
+                "No output directory for the report: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
         return STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
@@ -166,7 +166,7 @@ class DeepshiCostReportOperator(BaseOperator):
         cost = report.cost_usd or Decimal(0)
         words = in_words(report)
         self.log.info("This run has cost %s for %d images; report: %s", words, report.images, uri)
-        if report.warn_cost_usd is not None and _is_more(report, report.warn_cost_usd):
+        if report.warn_cost_usd is not None and _may_exceed(report, report.warn_cost_usd):
             perhaps = "" if cost > report.warn_cost_usd else "perhaps "
             self.log.warning(
                 "This run has cost %s, %smore than warn_cost_usd %s", words, perhaps, usd(report.warn_cost_usd)
@@ -181,8 +181,8 @@ class DeepshiCostReportOperator(BaseOperator):
             raise TasksFailed(f"{failed}. This run has cost {words}. Report: {uri}")
 
 
-def _is_more(report: CostReport, limit: Decimal) -> bool:
-    """Return whether a run has, or may have, cost more."""
+def _may_exceed(report: CostReport, limit: Decimal) -> bool:
+    """Return whether a run has, or may have, cost more than the limit."""
     doubt = report.may_have_cost_usd
     return doubt is None or (report.cost_usd or Decimal(0)) + doubt > limit
 
@@ -190,12 +190,10 @@ def _is_more(report: CostReport, limit: Decimal) -> bool:
 def _failed(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
     """Return the tasks that failed, or could not run because an upstream task failed."""
     states_of = getattr(context["ti"], "get_task_states", None)
-    if states_of is None:  # the context of a user's unit test knows no other tasks
+    if states_of is None:  # in a user's unit test, whose context has no other tasks
         return []
     failed = []
-    for (
-        task_id
-    ) in task_ids:  # one by one: Airflow's answer names a mapped task instance as a task, "<task>_<map index>"
+    for task_id in task_ids:  # one by one: Airflow returns a mapped task instance under the name "<task>_<map index>"
         states = states_of(dag_id=owner.dag_id, task_ids=[task_id], run_ids=[owner.run_id]).get(owner.run_id, {})
         indexes = [name.removeprefix(task_id) for name, state in states.items() if state in _FAILED]
         failed += [f"{task_id}[{index[1:]}]" if index else task_id for index in indexes]
@@ -203,7 +201,7 @@ def _failed(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
 
 
 def _shortened(names: list[str]) -> str:
-    """Return some of the names: of thousands of mapped task instances, a message holds the first."""
+    """Return the first names and the number of the rest: there may be thousands of mapped task instances."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 
@@ -216,9 +214,9 @@ def _is_image_task(task: Any) -> bool:
 async def _complete(
     sheets: Iterable[CostSheet], owner: Owner, task_ids: list[str], settings: Settings, *, all_hooks: bool
 ) -> list[InstanceCosts]:
-    """Return the sheets of all task instances; of those that did not come to their end, from their records.
+    """Return the sheets of all task instances; those of unfinished ones are made from their records.
 
-    :param all_hooks: count what hooks have bought in any task of the run, not only in the tasks that are named.
+    :param all_hooks: include hooks' purchases in all tasks of the run, not only in ``task_ids``.
     """
     instances = []
     for sheet in sheets:

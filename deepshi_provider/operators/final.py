@@ -1,6 +1,6 @@
-"""Errors that Airflow must not retry: each is of its own class, and an ``AirflowFailException``.
+"""Errors that Airflow must not retry: each keeps its class, and is also an ``AirflowFailException``.
 
-So ``on_failure_callback`` finds the same fields on ``context["exception"]`` whether or not a retry could have helped.
+``on_failure_callback`` finds the same fields on ``context["exception"]`` for errors that can and cannot be retried.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deepshi_provider.exceptions import DeepshiError
 
 
 def final(error: DeepshiError) -> DeepshiError:
-    """Return the error as one that ends the task, with all its fields."""
+    """Return the error, with all its fields, as one that Airflow does not retry."""
     made = _final_class(type(error).__name__)(error.message)
     made.__dict__.update(error.__dict__)
     return made
@@ -29,7 +29,7 @@ def _final_class(name: str) -> type[DeepshiError]:
 
 
 def __getattr__(name: str) -> type[DeepshiError]:
-    """Return a class by its name, for what was pickled or serialized."""
+    """Return a class by name, for unpickling and deserialization."""
     if name not in exceptions.tree():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _final_class(name)

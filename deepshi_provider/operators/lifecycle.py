@@ -1,4 +1,4 @@
-"""What all image operators share: resolve the output directory, run or defer, stop cleanly, and report the cost."""
+"""The base of all image operators: resolve the output directory, run or defer, stop cleanly, and report the cost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store
 
-#: Seconds that Airflow's own timeout of a deferral comes after the job's deadline: time to store what was paid for.
+#: Seconds between the job's deadline and Airflow's own timeout of the deferral: time to store the images.
 DEFERRAL_MARGIN = 600
 
 #: Default of ``deferrable``.
@@ -50,24 +50,24 @@ Result = TypeVar("Result")
 
 
 class ImageTask(BaseOperator):
-    """Parameters and life of an image task; the operators add their requests.
+    """Parameters and lifecycle of an image task; subclasses add the requests.
 
-    Parameters are described at :class:`~deepshi_provider.operators.images.DeepshiGenerateImageOperator`.
+    See :class:`~deepshi_provider.operators.images.DeepshiGenerateImageOperator` for the parameters.
     """
 
-    #: The operation on the cost sheet of a task that fails before it has a request.
+    #: The operation in the cost sheet of a task that fails before it has a request.
     operation: ClassVar[Operation] = "generate"
     _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     _killed = False
     _hook: DeepshiHook | None = None
     #: The try that the fields were rendered for.
     _owner: Owner | None = None
-    #: Of the connection, once :meth:`place` has looked it up.
+    #: Settings of the connection, set by :meth:`place`.
     settings: Settings | None = None
-    #: What the last try in this process read and made, once it has ended.
+    #: Inputs, images and costs of the last try that ended in this process.
     lineage: Lineage | None = None
     operator_extra_links = LINKS
-    #: A prompt or a query may be a file beside the DAG; other fields, such as keys, may end like one.
+    #: Endings of files next to the DAG. Only ``file_fields`` are read from files: a key may have such an ending too.
     template_ext: Sequence[str] = (".jinja", ".md", ".sql", ".txt")
     file_fields: ClassVar[tuple[str, ...]] = ("prompt",)
 
@@ -142,13 +142,13 @@ class ImageTask(BaseOperator):
         self.deferrable = deferrable
 
     def resolve_template_files(self) -> None:
-        """Put files in place of their names; one that is missing fails when the task is rendered."""
+        """Replace file names by the files' text; a missing file fails later, when the task is rendered."""
         with contextlib.suppress(TemplateNotFound):
             self._read_files(self.get_template_env())
         self.prepare_template()
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render as all operators do, but take only prompts and queries for names of files."""
+        """Render the fields, but treat only prompts and queries as file names."""
         self._read_files(jinja_env or self.get_template_env())
         self._owner = owner_of(context) if context.get("ti") else None
         before = self.template_ext
@@ -168,30 +168,30 @@ class ImageTask(BaseOperator):
 
     @property
     def hook(self) -> DeepshiHook:
-        """The hook of this try, which looks its connection up once."""
+        """The hook of this try; it looks up its connection once."""
         if self._hook is None:
             self._hook = DeepshiHook(self.deepshi_conn_id)
         return self._hook
 
     def place(self, owner: Owner) -> tuple[str, str | None]:
-        """Return where the images go, and the connection of that store.
+        """Return the output directory's URI and the connection id of its store.
 
-        :raises InvalidRequest: neither the operator nor the connection names one.
+        :raises InvalidRequest: neither the operator nor the connection has an ``output_uri``.
         """
-        self._hook = None  # a try begins, perhaps of another operator's copy
+        self._hook = None  # a new try begins, and this operator may be a copy of one that has run
         return run_here(self._place(owner))
 
     async def _place(self, owner: Owner) -> tuple[str, str | None]:
         settings = self.settings = await self.hook.asettings()
         conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
         if not is_blank(self.output_uri):
-            # Absolute, whatever the directory that a triggerer runs in.
+            # Made absolute here, since a triggerer may run in another working directory.
             store = STORES.at(str(self.output_uri), conn_id)
         elif settings.output_uri is not None:
             store = STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
         else:
             raise InvalidRequest(
-                "There is no place for the images: set output_uri on the operator, or in the extra of connection "
+                "No output directory for the images: set output_uri on the operator, or in the extra of connection "
                 f"{self.deepshi_conn_id!r}"
             )
         await store.check()
@@ -200,9 +200,9 @@ class ImageTask(BaseOperator):
     def await_here(self, work: Awaitable[Result]) -> Result:
         """Await the work in this process, so that :meth:`on_kill` and ``execution_timeout`` can end it.
 
-        What was paid for and received is stored first, in both cases.
+        In both cases, images that have arrived are stored first.
 
-        :raises AirflowException: it was killed.
+        :raises AirflowException: the task was killed.
         :raises AirflowTaskTimeout: ``execution_timeout`` has passed.
         """
 
@@ -210,7 +210,7 @@ class ImageTask(BaseOperator):
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 -- a coroutine runs in a task
             self._running = asyncio.get_running_loop(), task
-            if self._killed:  # before there was anything to cancel
+            if self._killed:  # killed before the coroutine started
                 task.cancel()
             return await work
 
@@ -218,14 +218,14 @@ class ImageTask(BaseOperator):
             return run_here(interruptible())
         except asyncio.CancelledError:
             raise AirflowException(
-                "The task was killed. If its request had been sent, it may have been paid for: the claim stays, and "
-                "max_resends decides what the next try does"
+                "The task was killed. If its request had been sent, it may have been paid for: the claim is kept, and "
+                "max_resends decides whether the next try sends the request again"
             ) from None
         finally:
             self._running = None
 
     def on_kill(self) -> None:
-        """Close the connection at once; the claim stays, so that the next try knows of the attempt."""
+        """Close the connection immediately; the claim is kept to show the attempt to the next try."""
         self._killed = True
         if self._running:
             loop, task = self._running
@@ -233,9 +233,9 @@ class ImageTask(BaseOperator):
                 loop.call_soon_threadsafe(task.cancel)
 
     def defer_job(self, job: Job | BatchJob, deadline: float | None) -> NoReturn:
-        """Hand a stored job to the triggerer.
+        """Store the job and defer to the triggerer.
 
-        :param deadline: unix seconds, or ``None`` if the job's requests have deadlines of their own.
+        :param deadline: unix seconds, or ``None`` if each request of the job has its own deadline.
         """
         from deepshi_provider.jobs.run import store_job
         from deepshi_provider.triggers.images import DeepshiImagesTrigger
@@ -254,13 +254,13 @@ class ImageTask(BaseOperator):
         raise AssertionError("defer() does not return")
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what the trigger did; called by Airflow when its event has come."""
+        """Return the result of a deferred job; called by Airflow with the trigger's event."""
         from deepshi_provider.jobs.run import load_outcome
 
         try:
             outcome = outcome_of(event)
         except ValueError as err:
-            raise AirflowException(f"The trigger's event cannot be understood: {event!r}") from err
+            raise AirflowException(f"The trigger's event is invalid: {event!r}") from err
         if event and isinstance(outcome, ImageOutcome) and "storage_conn_id" in event:
             try:
                 outcome = run_here(load_outcome(str(outcome.manifest_uri), event.get("storage_conn_id"), STORES))
@@ -269,7 +269,7 @@ class ImageTask(BaseOperator):
         return self.finish(context, outcome)
 
     def finish(self, context: Context, ended: ImageOutcome | BatchOutcome) -> dict[str, Any]:
-        """Push what the task has cost, and return its result or raise its error."""
+        """Push the task's costs, and return its result or raise its error."""
         costs = (ended.costs or self.costs_so_far(owner_of(context))).model_copy(
             update={"key": ended.key, "metadata": ended.metadata}
         )
@@ -291,39 +291,39 @@ class ImageTask(BaseOperator):
             self.operator_extra_links = links_of(self.lineage)
 
     def dry_run(self) -> None:
-        """Log what the task would buy; nothing is sent that costs money, and nothing is stored.
+        """Log what the task would buy. Sends no paid request and stores nothing.
 
-        :raises DeepshiError: that cannot be found out.
+        :raises DeepshiError: the plan could not be made.
         """
         owner = self._owner or Owner(dag_id=self.dag_id, run_id="dry_run", task_id=self.task_id)
         for line in self.plan(owner).as_lines():
             self.log.info("%s", line)
 
     def plan(self, owner: Owner) -> Plan:
-        """Return what the task would buy; the operators say it.
+        """Return what the task would buy; implemented by subclasses.
 
-        :raises DeepshiError: that cannot be found out.
+        :raises DeepshiError: the plan could not be made.
         """
         raise NotImplementedError
 
     def input_uris(self) -> list[str]:
-        """Return what the task reads, for its lineage; the operators that read override it."""
+        """Return the URIs of the task's inputs, for its lineage; overridden by operators that have inputs."""
         return []
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return datasets and run facet; called by the OpenLineage provider, if there is one, after the task's end."""
+        """Return datasets and run facet; called by the OpenLineage provider, if installed, when the task has ended."""
         from deepshi_provider.operators.openlineage import operator_lineage
 
         return self.lineage and operator_lineage(self.lineage)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
-        """Return the same after a failure: what was paid for until then."""
+        """Return datasets and run facet of a failed task: what was paid for before the failure."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def _stop_after_plan(self) -> None:
-        """Keep Airflow from telling other DAGs that assets were updated, which nothing was bought for."""
+        """Skip a task with outlets: a success would trigger other DAGs although nothing was bought."""
         if self.outlets:
-            raise AirflowSkipException("plan_only: nothing was bought, and the task's assets are as they were")
+            raise AirflowSkipException("plan_only: nothing was bought, and the task's assets are unchanged")
 
     def _add_asset_events(self, context: Context, ended: ImageOutcome | BatchOutcome, costs: CostSheet) -> None:
         def images() -> list[dict[str, Any]]:
@@ -347,7 +347,7 @@ class ImageTask(BaseOperator):
         add_asset_events(context, self.outlets, images, sums, ended.labels())
 
     def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
-        """Push what the failed task has cost, and keep Airflow from retrying errors that a retry cannot fix."""
+        """Push the failed task's costs and raise the error; Airflow does not retry errors that a retry cannot fix."""
         self.push_costs(context, costs)
         error.set_task_costs(costs.cost_usd, costs.may_have_cost_usd)
         if error.retryable if retry is None else retry:
@@ -355,9 +355,9 @@ class ImageTask(BaseOperator):
         raise final(error) from error
 
     def begin(self, context: Context, owner: Owner, place: tuple[str, str | None], operation: Operation) -> None:
-        """Push what earlier tries have cost, before anything is sent: this process may be killed.
+        """Push the costs of earlier tries before anything is sent, since this process may be killed.
 
-        :param place: output directory and its connection.
+        :param place: the output directory's URI and its connection id.
         """
         if owner.try_number == 1:
             costs = make_sheet(owner, operation, *place, ended=False)
@@ -366,7 +366,7 @@ class ImageTask(BaseOperator):
         context["ti"].xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet) -> None:
-        """Push what the task has cost over all its tries: as a number, and as a cost sheet."""
+        """Push the task's costs over all its tries: as a number, and as a cost sheet."""
         self.lineage = Lineage(costs=costs)
         self.operator_extra_links = links_of(self.lineage)
         ti = context["ti"]
@@ -379,15 +379,15 @@ class ImageTask(BaseOperator):
         return costs.model_copy(update={"budget_group": group})
 
     def costs_so_far(self, owner: Owner, place: tuple[str, str | None] | None = None) -> CostSheet:
-        """Return the sheet of a task that ends without a job's end.
+        """Return the cost sheet of a task that ends without an outcome.
 
-        :param place: output directory and its connection, if they were looked up before.
+        :param place: the output directory's URI and its connection id, if already looked up.
         """
         try:
             where = place or self.place(owner)
             return run_here(self._sheet(owner, self.operation, where, ended=True))
         except DeepshiError:
-            # Without the place it is not known what earlier tries have cost.
+            # Without the output directory, the costs of earlier tries are unknown.
             cost = Decimal(0) if owner.try_number == 1 else None
             return make_sheet(owner, self.operation, "", None, ended=True, cost_usd=cost)
 
@@ -404,9 +404,9 @@ class ImageTask(BaseOperator):
         return prices_of(await self.hook.asettings(), store)
 
     def request_fields(self) -> dict[str, Any]:
-        """Return the request's fields as the operator names them.
+        """Return the request's fields, with ``extra_params``.
 
-        :raises InvalidRequest: ``extra_params`` cannot be used.
+        :raises InvalidRequest: ``extra_params`` is not a dictionary, or repeats a parameter of the operator.
         """
         fields = {name: getattr(self, name) for name in REQUEST_FIELDS}
         extra = dictionary("extra_params", self.extra_params)
@@ -416,13 +416,13 @@ class ImageTask(BaseOperator):
 
 
 def _advice(kind: type[ImageTask], given: Iterable[str]) -> str:
-    """Return what may have been meant by arguments that Airflow does not know."""
+    """Return suggestions for arguments that the operator does not have."""
     ours = {name for parent in kind.__mro__ for name in inspect.signature(parent).parameters} - {"self"}
     unknown = [name for name in given if name not in ours]
     meant = "".join(did_you_mean(name, ours) for name in unknown)
-    return f".{meant} Fields of the model that the API does not document belong into extra_params" if unknown else ""
+    return f".{meant} Put fields of the model that the API does not document into extra_params" if unknown else ""
 
 
 def owner_of(context: Context) -> Owner:
-    """Return which try of which task instance this is."""
+    """Return the task instance and try of the context."""
     return Owner.of(context["ti"])

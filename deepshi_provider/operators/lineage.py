@@ -1,6 +1,6 @@
 """What a task read and made: reported to Airflow's lineage, and kept for OpenLineage and for links.
 
-It is reported by the worker, in both modes: what a trigger would report goes nowhere.
+The worker reports it in both modes, since Airflow drops lineage from triggers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 def report_lineage(
     deepshi_conn_id: str, ended: ImageOutcome | BatchOutcome, costs: CostSheet, inputs: Callable[[], Iterable[str]]
 ) -> Lineage:
-    """Report to Airflow's collector, and return what was reported. A failure here does not fail the task.
+    """Report the lineage to Airflow's collector and return it. A failure here does not fail the task.
 
-    :param inputs: returns what the task read, as paths or URIs.
+    :param inputs: returns the task's inputs, as paths or URIs.
     """
     try:
         lineage = _lineage(ended, costs, inputs())
@@ -42,16 +42,17 @@ def report_lineage(
             collector.add_input_asset(hook, uri=uri)
         for uri in lineage.outputs:
             collector.add_output_asset(hook, uri=uri)
-    except Exception:  # the images are paid for and in place, whatever becomes of their lineage
+    except Exception:  # from Airflow's plugins: the images are paid for and in place, and the task must not fail
         log.warning("The lineage of the images was not reported", exc_info=True)
         return Lineage(costs=costs)
     return lineage
 
 
 def _has_readers() -> bool:
-    """Return whether a plugin reads lineage: Airflow's collector loads all providers' assets even if none does.
+    """Return whether a plugin reads lineage.
 
-    That takes half of a small task's processor time.
+    Airflow's collector loads the assets of all providers even if no plugin does, which takes half of a small task's
+    processor time.
     """
     try:
         from airflow.sdk.plugins_manager import get_hook_lineage_readers_plugins
@@ -77,13 +78,13 @@ def _lineage(ended: ImageOutcome | BatchOutcome, costs: CostSheet, inputs: Itera
 
 
 def _without_secrets(uri: str) -> str:
-    """Return an input's URI without connection, user and signature."""
+    """Return an input's URI without connection id, user and signature."""
     plain = locate(uri).uri
     return plain.partition("?")[0] if plain.startswith(("http://", "https://")) else plain
 
 
 def _images_of(ended: ImageOutcome | BatchOutcome, conn_id: str | None) -> tuple[list[dict[str, Any]], int]:
-    """Return the first images, one more than is reported at most, and how many there are."""
+    """Return the first images, one more than the report holds, and the number of all images."""
     if isinstance(ended, ImageOutcome):
         return [{**image.model_dump(), "model": ended.model} for image in ended.images], len(ended.images)
     rows = ended.created + ended.reused
@@ -106,13 +107,13 @@ def _first_images(file: BinaryIO) -> list[dict[str, Any]]:
 
 
 def dataset_of(uri: str) -> tuple[str, str]:
-    """Return an object's namespace and name as OpenLineage wants them.
+    """Return an object's namespace and name by OpenLineage's rules.
 
     https://openlineage.io/docs/spec/naming
     """
     parts = urlsplit(uri, allow_fragments=False)
     if parts.scheme == "file":
         return "file", parts.path
-    # A key may hold what looks like a query.
+    # An object key may contain "?".
     key = uri.split("://", 1)[1].partition("/")[2]
     return f"{parts.scheme}://{parts.netloc}", key or "/"

@@ -1,4 +1,4 @@
-"""What callbacks and notifiers of Airflow get to see: what a task has cost, and how much of its budgets is left."""
+"""Costs of a task and the rest of its budgets, for Airflow's callbacks and notifiers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Callbacks = Callback | Sequence[Callback] | None
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCosts:
-    """What a callback says of a task instance.
+    """What a task instance has cost, for a callback.
 
-    :param cost_usd: over all its tries; ``None`` if it is not known.
-    :param may_have_cost_usd: what may come on top; ``None`` if that is not known.
+    :param cost_usd: over all its tries; ``None`` if unknown.
+    :param may_have_cost_usd: the possible additional cost; ``None`` if unknown.
     :param unknown_outcomes: requests that may have been paid for and are not in ``cost_usd``.
-    :param budgets: of this day and month, that hold for the task; empty if there are none, or they cannot be read.
+    :param budgets: the task's budgets of this day and month; empty if there are none, or they cannot be read.
     :param links: URIs: ``manifest``, ``directory`` and ``image`` (the first), and ``log``, the URL of the task's log.
     """
 
@@ -43,7 +43,7 @@ class TaskCosts:
 
     @property
     def text(self) -> str:
-        """All of it, line by line."""
+        """The costs, the rest of the budgets and the links, one per line."""
         left = (f"{usd(b.left_usd)} of {b.name} {usd(b.limit_usd)} left until {b.resets_at}" for b in self.budgets)
         links = (f"{name}: {uri}" for name, uri in self.links.items())
         return "\n".join([f"{self.name} has cost {self.in_words}", *left, *links])
@@ -52,7 +52,7 @@ class TaskCosts:
 def task_costs(context: Context) -> TaskCosts:
     """Return what the task of a callback's context has cost; for ``on_success_callback``, ``on_failure_callback``.
 
-    Never raises: what cannot be read is left out.
+    Never raises: costs and budgets that cannot be read are left out.
     """
     ti, task = context["ti"], context.get("task")
     sheet = _sheet(ti, task)
@@ -67,28 +67,28 @@ def task_costs(context: Context) -> TaskCosts:
         unknown_outcomes=sheet.unknown_outcomes if sheet else 0,
         budgets=tuple(_budgets(task)),
         links={name: str(uri) for name, uri in links.items() if uri},
-        in_words="an unknown sum" if sheet is None else in_words(sheet),
+        in_words="an unknown amount" if sheet is None else in_words(sheet),
     )
 
 
 class WithCosts:
-    """Calls notifiers with ``deepshi`` in their context, the :class:`TaskCosts`, so that their templates may say it.
+    """Calls notifiers with :class:`TaskCosts` as ``deepshi`` in their context, for use in their templates.
 
     ``on_failure_callback=WithCosts(SmtpNotifier(to="…", subject="…", html_content="{{ deepshi.text }}"))``
 
-    :param callbacks: of Airflow's kind.
+    :param callbacks: callables that take Airflow's context.
     """
 
     def __init__(self, *callbacks: Callback) -> None:
         self._callbacks = callbacks
 
     def __call__(self, context: Context) -> None:
-        """Call them, one after another; one that fails does not keep the others from being called."""
+        """Call all of them in order, also if one of them fails."""
         _call(self._callbacks, cast(Context, {**context, "deepshi": task_costs(context)}))
 
 
 def warn(callbacks: Callbacks, context: Context, state: WindowState) -> None:
-    """Call what a user wants to be called when a budget is nearly spent. Never raises."""
+    """Call the callbacks for a budget that is nearly spent. Never raises."""
     if callbacks is not None:
         listed = callbacks if isinstance(callbacks, Sequence) else [callbacks]
         _call(listed, cast(Context, {**context, "deepshi_budget": state}))
@@ -98,8 +98,8 @@ def _call(callbacks: Sequence[Callback], context: Context) -> None:
     for callback in callbacks:
         try:
             callback(context)
-        except Exception:  # of a mail server or the like: the images are paid for, whoever hears of it
-            log.exception("A callback failed")
+        except Exception:  # users' code: the images are paid for, and the task must not fail for a notification
+            log.exception("A callback failed; the task goes on")
 
 
 def _sheet(ti: Any, task: Any) -> CostSheet | None:
@@ -109,8 +109,8 @@ def _sheet(ti: Any, task: Any) -> CostSheet | None:
     try:
         found = ti.xcom_pull(task_ids=ti.task_id, key=XCOM_KEY, map_indexes=ti.map_index)
         return CostSheet.model_validate(found) if found else None
-    except Exception:  # of Airflow's API, or a value that somebody else wrote
-        log.warning("What the task has cost cannot be read", exc_info=True)
+    except Exception:  # from Airflow's API, or an XCom that other code wrote
+        log.warning("The task's cost sheet could not be read", exc_info=True)
         return None
 
 
@@ -123,5 +123,5 @@ def _budgets(task: Any) -> list[WindowState]:
     try:
         return run_here(window_states(hook, getattr(task, "budget_group", None)))
     except (DeepshiError, RuntimeError) as err:
-        log.warning("What is left of the budgets cannot be read: %s", err)
+        log.warning("The rest of the budgets could not be read: %s", err)
         return []

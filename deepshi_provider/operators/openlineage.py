@@ -20,18 +20,18 @@ FACET = "deepshi_images"
 
 @attr.define(kw_only=True)
 class DeepshiImagesRunFacet(RunFacet):
-    """What a run of a task made with Deepshi, and what it has cost; names are those of the task's XComs.
+    """Images and costs of a task run; field names are those of the task's XComs.
 
     :param operation: ``generate``, ``edit`` or ``batch``.
-    :param models: the cost sheet's ``models``: what each model has cost and made.
+    :param models: the cost sheet's ``models``: costs and images per model.
     :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first 50.
-    :param image_count: of all images, those that were reused included.
+    :param image_count: number of all images, including reused ones.
     :param cost_usd: of the task instance over all its tries, as text, exact; ``None`` if the API reported no cost. A
         lower bound if ``untold`` or ``unknown_outcomes`` is not 0.
     :param untold: paid requests whose cost the API did not report, or not all of it.
-    :param saved_usd: what the reused images cost when they were bought.
+    :param saved_usd: the original cost of the reused images.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what both may come to beside ``cost_usd``, as text; ``None`` if that is not known.
+    :param may_have_cost_usd: their possible cost in addition to ``cost_usd``, as text; ``None`` if unknown.
     """
 
     operation: str

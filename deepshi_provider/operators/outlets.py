@@ -15,11 +15,11 @@ def add_asset_events(
     sums: dict[str, Any],
     labels: dict[str, Any],
 ) -> None:
-    """Put the result into the asset events of a task's outlets.
+    """Add the result to the asset events of a task's outlets.
 
-    :param images: returns ``{"uri", …}`` of each image; each :class:`AssetAlias` gets one asset for each of them.
+    :param images: returns ``{"uri", …}`` for each image; each :class:`AssetAlias` gets one asset per image.
     :param sums: becomes the ``extra`` of the event of each :class:`Asset`.
-    :param labels: ``{"map_index", "key", "metadata"}``, added to every event; a row's own key counts more.
+    :param labels: ``{"map_index", "key", "metadata"}``, added to every event; a row's own key takes precedence.
     """
     events = context["outlet_events"]
     for outlet in outlets:

@@ -16,22 +16,22 @@ from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.batch.arrow import is_table
 from deepshi_provider.exceptions import InvalidRequest
 
-#: Bytes of the JSON of a result's ``key`` or ``metadata``: they lie in Airflow's database.
+#: Maximum bytes of the JSON of a result's ``key`` or ``metadata``, which are stored in Airflow's database.
 LONGEST_LABEL = 1024
-#: Characters of the name of a ``budget_group``.
+#: Maximum characters of the name of a ``budget_group``.
 LONGEST_GROUP = 100
 
-#: How Airflow writes the results of mapped tasks as text.
+#: Beginnings of the results of mapped tasks when Airflow renders them as text.
 _LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResult(", "_ConcatResult(")
 
 
 def amount(name: str, value: Any) -> Decimal | None:
-    """Return an amount in USD, or ``None`` if none was given.
+    """Return an amount in USD, or ``None`` if the value is blank.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is no amount.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not an amount.
     """
-    if is_blank(value) and str(value).strip().lower() != "nan":  # a sum that went wrong must not lift a limit
+    if is_blank(value) and str(value).strip().lower() != "nan":  # a failed calculation must not remove a limit
         return None
     try:
         usd = Decimal(str(value).strip())
@@ -43,10 +43,10 @@ def amount(name: str, value: Any) -> Decimal | None:
 
 
 def number_or_share(name: str, value: Any) -> Decimal | None:
-    """Return a whole number, or a share below 1; ``None`` if none was given.
+    """Return a whole number or a share below 1, or ``None`` if the value is blank.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is neither.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is neither.
     """
     if is_blank(value) and str(value).strip().lower() != "nan":
         return None
@@ -55,27 +55,27 @@ def number_or_share(name: str, value: Any) -> Decimal | None:
         found = Decimal(text)
     except InvalidOperation:
         found = Decimal("NaN")
-    # 1.0 may be meant as all rows or as one.
+    # 1.0 is ambiguous: all rows or one row.
     if found.is_finite() and (text.isdecimal() or 0 <= found < 1):
         return found
     raise InvalidRequest(f"{name}: a whole number or a share below 1, such as 0.05, is needed, got {text[:40]!r}")
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return a truth value, or what a template made of one; ``False`` if none was given.
+    """Return a boolean, also from rendered text; ``False`` if the value is blank.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is none.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not a boolean.
     """
     words = {"true": True, "1": True, "false": False, "0": False}
     found = False if is_blank(value) else words.get(str(value).strip().lower())
-    if found is None:  # to take "no" for yes, or the other way round, is a matter of money
+    if found is None:  # reading "no" as true, or "yes" as false, would cost money
         raise InvalidRequest(f"Nothing was sent: {name}: true or false is needed, got {str(value)[:40]!r}")
     return found
 
 
 def group_name(value: Any) -> str | None:
-    """Return the name of a ``budget_group``, or ``None`` if none was given.
+    """Return the name of a ``budget_group``, or ``None`` if the value is blank.
 
     :raises InvalidRequest: it is too long.
     """
@@ -88,10 +88,10 @@ def group_name(value: Any) -> str | None:
 
 
 def seconds(name: str, value: Any) -> float:
-    """Return a span of time in seconds.
+    """Return a duration in seconds.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is not a number, or less than 0.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not a number, or negative.
     """
     try:
         span = value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -103,10 +103,10 @@ def seconds(name: str, value: Any) -> float:
 
 
 def image_uris(value: Any) -> list[str]:
-    """Return the URIs that ``images`` of an edit names.
+    """Return the URIs in the ``images`` field of an edit.
 
-    :param value: a URI or path, an XCom of an image task, or any nesting of them in lists; also as rendered text.
-    :raises InvalidRequest: something in it is neither.
+    :param value: a URI or path, an XCom of an image task, or nested lists of these; also as rendered text.
+    :raises InvalidRequest: it contains anything else.
     """
     if is_blank(value):
         return []
@@ -126,7 +126,7 @@ def _of_xcom(value: Mapping[str, Any]) -> list[str]:
         return [value["uri"]]
     if isinstance(value.get("images"), Iterable):
         return image_uris(value["images"])
-    raise InvalidRequest(f"images: a dictionary without uri or images is no result of an image task: {list(value)}")
+    raise InvalidRequest(f"images: a dictionary without uri or images is not an image task's result: {list(value)}")
 
 
 class FileUri(str):
@@ -136,7 +136,7 @@ class FileUri(str):
 
 
 def handed_over(value: Any) -> Any:
-    """Return the rows, or the path of their file, that an asset event or its ``extra`` names; else the value itself.
+    """Return the rows, or their file's path, in an asset event or its ``extra``; other values unchanged.
 
     :param value: the ``requests`` of a batch.
     """
@@ -152,26 +152,26 @@ def handed_over(value: Any) -> Any:
 
 
 def listed(name: str, value: Any) -> Iterable[Any]:
-    """Return the items of a list, an upstream XCom, or the text that a template made of one.
+    """Return the items of a list or an upstream XCom; also from rendered text.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is no list.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not a list.
     """
     if isinstance(value, str):
         value = from_text(name, value)
     if isinstance(value, Mapping | str | bytes) or not isinstance(value, Iterable):
         raise InvalidRequest(f"{name}: a list is needed, got {type(value).__name__}")
     if type(value).__name__ == "LazyXComSequence":
-        # The results of a mapped task come one by one, unless all are asked for at once. What Airflow makes of them by
-        # concat(), map() and zip() takes no slices.
+        # Iterating fetches the results of a mapped task one by one; a slice fetches all in one call. The sequences
+        # that Airflow's concat(), map() and zip() return do not support slices.
         return cast("Iterable[Any]", value[:])  # type: ignore[index] # a sequence
     return value
 
 
 def carried_columns(value: Any) -> Literal["*"] | tuple[str, ...]:
-    """Return the names of ``carry``: a list of them, one name, or ``"*"`` for all; also as rendered text.
+    """Return the column names in ``carry``: a list, one name, or ``"*"`` for all; also from rendered text.
 
-    :raises InvalidRequest: it is none of them.
+    :raises InvalidRequest: the value is none of these.
     """
     if is_blank(value):
         return ()
@@ -179,15 +179,15 @@ def carried_columns(value: Any) -> Literal["*"] | tuple[str, ...]:
         return "*" if value.strip() == "*" else (value,)
     names = tuple(listed("carry", value))
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise InvalidRequest(f"carry: names of columns are needed, got {wrong[0]!r}")
+        raise InvalidRequest(f"carry: column names are needed, got {wrong[0]!r}")
     return "*" if "*" in names else tuple(dict.fromkeys(names))
 
 
 def dictionary(name: str, value: Any) -> dict[str, Any]:
-    """Return a dictionary, or what a template made of one; empty if nothing was given.
+    """Return a dictionary, also from rendered text; empty if the value is blank.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it is no dictionary.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not a dictionary.
     """
     if is_blank(value):
         return {}
@@ -201,10 +201,10 @@ def dictionary(name: str, value: Any) -> dict[str, Any]:
 def label(name: str, value: Any) -> Any:
     """Return the ``key`` or ``metadata`` of a result: JSON of at most :data:`LONGEST_LABEL` bytes.
 
-    A text is taken as it is, unless it is a list or dictionary that a template rendered.
+    A string is kept unchanged, unless it is a list or dictionary that a template rendered.
 
-    :param name: of the operator's field, for the message.
-    :raises InvalidRequest: it cannot be JSON, or is too long.
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value cannot be JSON, or is too long.
     """
     if is_blank(value):
         return None
@@ -216,16 +216,16 @@ def label(name: str, value: Any) -> Any:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError):
-        raise InvalidRequest(f"{name}: {type(value).__name__} with more than JSON can say") from None
+        raise InvalidRequest(f"{name}: {type(value).__name__} cannot be written as JSON") from None
     if size > LONGEST_LABEL:
-        raise InvalidRequest(f"{name}: at most {LONGEST_LABEL:,} bytes of JSON are kept, got {size:,}")
+        raise InvalidRequest(f"{name}: at most {LONGEST_LABEL:,} bytes of JSON are allowed, got {size:,}")
     return json.loads(text)
 
 
 def from_text(name: str, text: str) -> Any:
-    """Return the value that a template rendered as text.
+    """Parse text that a template rendered.
 
-    :raises InvalidRequest: it is neither JSON nor a Python literal.
+    :raises InvalidRequest: the text is neither JSON nor a Python literal.
     """
     if text.lstrip().startswith(_LAZY):
         raise InvalidRequest(
@@ -240,5 +240,5 @@ def from_text(name: str, text: str) -> Any:
 
 def _uri(text: str) -> str:
     if text[:11].lower() == "data:image/":
-        raise InvalidRequest(f"images: {shown_uri(text)} is a data URI; store the image and name its URI")
+        raise InvalidRequest(f"images: {shown_uri(text)} is a data URI; store the image and pass its URI")
     return str(from_text("images", text)) if text.startswith(_LAZY) else text

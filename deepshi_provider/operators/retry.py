@@ -15,10 +15,10 @@ except ImportError:  # Airflow 3.1 and 3.2: its own delay
 else:
 
     class RetryAfterPolicy(RetryPolicy):
-        """Lets a ``Retry-After`` that is longer than the hook waits decide when the next try starts.
+        """Delays the next try by ``Retry-After`` if that is longer than the hook's own longest wait.
 
-        All other errors, and waits of the hook's own length, keep the task's ``retry_delay``. Whether there is another
-        try is decided by the task's ``retries``.
+        All other errors, and shorter waits, use the task's ``retry_delay``. ``retries`` of the task decides whether
+        there is another try.
         """
 
         def evaluate(
@@ -37,10 +37,10 @@ else:
 
         @classmethod
         def deserialize(cls, data: dict[str, Any]) -> RetryAfterPolicy:
-            """Return the policy again."""
+            """Return the policy of a serialized DAG."""
             return cls()
 
     RETRY_AFTER = RetryAfterPolicy()
 
-#: Seconds; a server that asks for more is not believed: the task would seem to hang.
+#: Seconds; longer values of ``Retry-After`` are cut to this, or the task would seem to hang.
 LONGEST_WAIT = 86_400.0

@@ -1,4 +1,4 @@
-"""A person looks at images before the DAG goes on, by Airflow's human-in-the-loop."""
+"""Review of images by a person before the DAG continues, with Airflow's human-in-the-loop."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ except (ImportError, AirflowOptionalProviderFeatureException) as err:
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: Where Airflow serves the images of a review to who may read the DAG's XComs; relative to the UI's own address.
+#: Path of the images of a review, relative to Airflow's UI; served to users who may read the DAG's XComs.
 _IMAGES = "deepshi-costs/thumbnail"
 
 
 class DeepshiReviewOperator(ApprovalOperator):
-    """Show images to a person, who chooses the ones to go on with, or rejects them all.
+    """Show images to a person, who chooses which to continue with, or rejects them all.
 
-    The task waits as all of Airflow's human-in-the-loop tasks do: without a worker, under "Required Actions" in the
-    UI. There the images are shown with their prompts, models and costs. Of several images the person chooses any, or
-    ``Approve`` for all of them, or ``Reject``; of one image, ``Approve`` or ``Reject``. After ``Reject`` the task
-    succeeds, and the tasks behind it are skipped.
+    Like all of Airflow's human-in-the-loop tasks, it waits without a worker, under "Required Actions" in the UI. There
+    the images are shown with their prompts, models and costs. If there are several images, the person chooses any of
+    them, ``Approve`` for all, or ``Reject``; if there is one, ``Approve`` or ``Reject``. After ``Reject`` the task
+    succeeds, and its downstream tasks are skipped.
 
-    :param images: what to look at: the result of a generate, edit or batch task, URIs, or a list of them. At most 50
-        images are shown.
-    :param subject: headline of the request.
-    :param body: Markdown that is shown above the images.
+    :param images: the images to review: the result of a generate, edit or batch task, URIs, or a list of them. At
+        most 50 are shown.
+    :param subject: headline of the review.
+    :param body: Markdown above the images.
     :param output_conn_id: connection of the images' object store; by default the Deepshi connection's
         ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
-    :param defaults: ``Approve`` or ``Reject``, if nobody answers within ``response_timeout``; without it the task
-        fails then.
+    :param defaults: ``Approve`` or ``Reject``, used if nobody answers within ``response_timeout``; without it the task
+        fails.
     :param fail_on_reject: fail after ``Reject``.
     :returns: what a generate task returns, with the chosen images only, and ``rejected``, ``decision`` (``chosen`` or
         ``rejected``), ``respondent`` (``{"id", "name"}``, or ``None`` after a timeout), ``responded_at`` (ISO 8601)
@@ -72,7 +72,7 @@ class DeepshiReviewOperator(ApprovalOperator):
         self,
         *,
         images: Any,
-        subject: str = "Choose the images to go on with",
+        subject: str = "Choose the images to continue with",
         output_conn_id: str | None = None,
         deepshi_conn_id: str = DeepshiHook.default_conn_name,
         **kwargs: Any,
@@ -83,36 +83,38 @@ class DeepshiReviewOperator(ApprovalOperator):
         self.deepshi_conn_id = deepshi_conn_id
 
     def execute(self, context: Context) -> Any:
-        """Ask, and wait for the answer."""
+        """Show the images and wait for the person's answer."""
         conn_id, found = self._found()
         if not found.candidates:
             raise AirflowSkipException("There are no images to review")
-        self._offer(len(found.candidates))
+        self._set_options(len(found.candidates))
         self.body = "\n\n".join(filter(None, [self.body, self._shown(context, found)]))
         review = Review(images=_reviewed(found), output_conn_id=conn_id)
         context["ti"].xcom_push(key=XCOM_KEY, value=review.as_xcom())
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return what was chosen, and skip the tasks behind this one if nothing was."""
+        """Return the chosen images, and skip the downstream tasks if all were rejected."""
         if "error" in event:
             self.process_trigger_event_error(event)
         ti = context["ti"]
         seen = Review.model_validate(ti.xcom_pull(task_ids=ti.task_id, key=XCOM_KEY, map_indexes=ti.map_index))
-        self._offer(len(seen.images))
+        self._set_options(len(seen.images))
         chosen = self._chosen(event["chosen_options"], len(seen.images))
         _, found = self._found()
         if chosen and _reviewed(found) != seen.images:
             raise AirflowException(
-                "Other images have taken the place of those that were shown, so the choice cannot be about them. Clear "
-                "the task to ask again"
+                "The images have changed since they were shown, so the choice does not apply to them. Clear the task "
+                "to ask again"
             )
         ti.xcom_push(key=XCOM_KEY, value=seen.decided(chosen).as_xcom())
         result = self._result(context, found, chosen, event)
         if not chosen:
-            ti.xcom_push(key="return_value", value=result)  # skipping what follows ends the task before it returns
+            ti.xcom_push(key="return_value", value=result)  # Airflow ends the task when it skips downstream tasks
             if self.outlets and not self.fail_on_reject:
-                raise AirflowSkipException("All images were rejected: a success would tell consumers of the outlets")
+                raise AirflowSkipException(
+                    "All images were rejected; skipped, since a success would trigger consumers of the outlets"
+                )
         super().execute_complete(context, {**event, "chosen_options": [self.APPROVE if chosen else self.REJECT]})
         if self.outlets:
             sums = {"images": len(chosen), "cost_usd": 0.0, "manifest_uri": result["manifest_uri"]}
@@ -121,7 +123,7 @@ class DeepshiReviewOperator(ApprovalOperator):
         return result
 
     def _found(self) -> tuple[str | None, Found]:
-        """Return the connection of the images' store, and the images."""
+        """Return the connection id of the images' store, and the images."""
         try:
             conn_id = self.output_conn_id
             if is_blank(conn_id):
@@ -132,8 +134,8 @@ class DeepshiReviewOperator(ApprovalOperator):
                 raise
             raise final(err) from err
 
-    def _offer(self, images: int) -> None:
-        """Set the options for a number of images; until then these are those of any approval."""
+    def _set_options(self, images: int) -> None:
+        """Set the options to choose from, in place of those of ``ApprovalOperator``."""
         self.multiple = images > 1
         self.options = [*(label(n) for n in range(images) if self.multiple), self.APPROVE, self.REJECT]
 
@@ -153,7 +155,7 @@ class DeepshiReviewOperator(ApprovalOperator):
         return "\n\n".join(filter(None, [how, as_markdown(found.candidates, address, found.more)]))
 
     def _chosen(self, options: Sequence[str], images: int) -> list[int]:
-        """Return the positions of the chosen images; none after ``Reject``.
+        """Return the positions of the chosen images; empty after ``Reject``.
 
         :raises AirflowException: the options contradict each other.
         """

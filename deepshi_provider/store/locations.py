@@ -128,7 +128,7 @@ def _path_problem(bucket: str, path: str) -> str | None:
     try:
         too_long = len(path.encode()) > _LONGEST
     except UnicodeEncodeError:
-        return "it holds half of a character"
+        return "it has an unpaired surrogate"
     return f"its path is longer than {_LONGEST} bytes" if too_long else None
 
 

@@ -1,1 +1,1 @@
-"""Waiting in the triggerer."""
+"""Triggers: jobs that run in the triggerer."""

@@ -1,4 +1,4 @@
-"""Awaits a job in the triggerer, so that a long generation holds no worker slot."""
+"""Runs a job in the triggerer, so that a long generation holds no worker slot."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from deepshi_provider.jobs.run import load_job
 
 
 class DeepshiImagesTrigger(BaseTrigger):
-    """Carries out a stored job; the same coroutine as a blocking operator awaits.
+    """Runs a stored job, with the same coroutine that a blocking operator awaits.
 
-    Its arguments are stored in plain text in Airflow's database, so they hold neither the prompt nor the key. A
-    triggerer that is stopped or killed loses it, and the next one runs it from the start: what was sent, and what was
-    stored, is found in the object store.
+    Airflow's database stores the arguments in plain text, so they hold neither the prompt nor the key. If the
+    triggerer is stopped or killed, the next one runs the job from the start: it finds earlier attempts and stored
+    images in the object store.
 
-    :param job_uri: of the job.
+    :param job_uri: URI of the stored job.
     :param storage_conn_id: connection of the object store.
     :param deepshi_conn_id: connection of type ``deepshi``.
     :param deadline: unix seconds at which the job gives up, before Airflow's own timeout of the deferral; ``None`` if
-        each of its requests has its own.
+        each request of the job has its own deadline.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class DeepshiImagesTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Fire one event: the URI of the manifest, or an error as data.
+        """Yield one event: the URI of the manifest, or an error as data.
 
-        A cancellation passes through: it closes the connection and leaves the claim.
+        A cancellation is passed on: it closes the connection and leaves the claim.
         """
         use_airflow_metrics(in_trigger=True)
         try:
@@ -66,9 +66,9 @@ class DeepshiImagesTrigger(BaseTrigger):
     async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
         try:
             ended = await run_batch_job(job) if isinstance(job, BatchJob) else await run_job(job)
-        except DeepshiError as err:  # before anything was sent: a connection or a job that cannot be used
+        except DeepshiError as err:  # before anything was sent: the connection or the job is invalid
             return _failure(err, job)
-        except Exception as err:  # of a library, or a full disk: without an event, Airflow knows nothing of costs
+        except Exception as err:  # from a library, or a full disk: without an event, the costs would not be reported
             self.log.exception("The job failed unexpectedly")
             message = f"Unexpected error ({type(err).__name__}: {str(err)[:200]})"
             error = OutcomeUnknown(f"{message}; what was sent may have been paid for")
@@ -77,7 +77,7 @@ class DeepshiImagesTrigger(BaseTrigger):
 
 
 def _failure(error: DeepshiError, job: Job | BatchJob | None) -> dict[str, Any]:
-    """Return the event of a job that came to no outcome of its own."""
+    """Return the event of a job that failed without an outcome."""
     kind = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
     labels = job.labels() if job else {}
     return {**kind, **labels, "status": "failed", "error": error.as_data(), "retry": error.retryable}

@@ -136,23 +136,23 @@ def test_a_list_carries_what_it_names_and_leaves_typing_errors_errors(emulator: 
 
 
 HOSTILE: list[tuple[list[Any], dict[str, Any], str]] = [
-    ([{"sku": "a", "name": "n", "category": "c"}], {"carry": None}, "in carry, or all with carry='*'"),
+    ([{"sku": "a", "name": "n", "category": "c"}], {"carry": None}, "in carry, or use carry='*'"),
     *[([{"sku": "a", "name": "n", name: 1}], {}, f"the column {name!r} cannot be carried") for name in
       ("cost_usd", "status", "Status", "uri", "error", "may_have_cost_usd", "attempts", "revised_prompt", "warnings")],
-    ([{"sku": "a", "name": "n", "key": 1}], {}, "there is a column 'key' beside key_column 'sku'"),
+    ([{"sku": "a", "name": "n", "key": 1}], {}, "there is a column 'key' in addition to key_column 'sku'"),
     ([{"sku": "a", "name": "n"}], {"carry": ["prompt"]}, "the column 'prompt' cannot be carried"),
     ([{"sku": "a", "name": "n", "": 0}], {}, "a column without a name cannot be carried"),
-    ([{"sku": "a", "name": "n", 3: 0}], {}, "the column 3 cannot be carried: its name is no text"),
-    ([{"sku": "a", "name": "n", "\ud800": 0}], {}, "its name holds half of a character"),
-    ([{"sku": "a", "name": "n", "x": "\ud800"}], {}, "the column 'x' cannot be carried: it holds half of a character"),
+    ([{"sku": "a", "name": "n", 3: 0}], {}, "the column 3 cannot be carried: its name is not text"),
+    ([{"sku": "a", "name": "n", "\ud800": 0}], {}, "its name has an unpaired surrogate"),
+    ([{"sku": "a", "name": "n", "x": "\ud800"}], {}, "the column 'x' cannot be carried: it has an unpaired surrogate"),
     ([{"sku": "a", "name": "n", "x": object()}], {}, "the column 'x' cannot be carried: it is object"),
-    ([{"sku": "a", "name": "n", "x": 1}, {"sku": "b", "name": "n", "X": 1}], {}, "the columns 'x' and 'X' are one"),
+    ([{"sku": "a", "name": "n", "x": 1}, {"sku": "b", "name": "n", "X": 1}], {}, "the same to databases"),
     ([{"sku": "a", "name": "n", **{f"c{n}": n for n in range(1001)}}], {}, "more than 1,000 columns are carried"),
     ([{"name": "n"}], {}, "Row 1: key_column 'sku' is missing"),
     ([{"sku": None, "name": "n"}], {}, "Row 1: key_column 'sku' is empty"),
-    ([{"sku": ["a"], "name": "n"}], {}, "sku is list, which names nothing"),
+    ([{"sku": ["a"], "name": "n"}], {}, "sku is list, which cannot be a key"),
     ([{"sku": "a", "name": "n"}, {"sku": "a", "name": "m"}], {}, "Rows 1 and 2 have the same key 'a'"),
-    ([{"sku": "a", "name": "n"}], {"carry": [1]}, "carry: names of columns are needed, got 1"),
+    ([{"sku": "a", "name": "n"}], {"carry": [1]}, "carry: column names are needed, got 1"),
     ([{"sku": "a", "name": "n"}], {"carry": {"a": 1}}, "carry: a list is needed, got dict"),
     ([{"sku": "a", "name": "n"}, {"sku": "b"}], {}, "Row 2: prompt: there is no column 'name' for the template"),
 ]  # fmt: skip
@@ -234,7 +234,10 @@ def test_a_carried_column_that_looks_like_a_field_is_warned_of_once(
 ) -> None:
     asked = [{"sku": str(n), "name": "mug", "widht": 512, "price": 1} for n in range(3)]
     result_of(batch(local, asked, **ASKED))
-    assert [record.getMessage() for record in caplog.records if "goes to the manifest" in record.getMessage()] == [
-        "The column 'widht' goes to the manifest and is not sent. Did you mean width? If not, name the columns in carry"
+    assert [record.getMessage() for record in caplog.records if "is copied to the manifest" in record.getMessage()] == [
+        (
+            "The column 'widht' is copied to the manifest and is not sent. "
+            "Did you mean width? If not, list the columns in carry"
+        )
     ]
     assert [line["widht"] for line in lines_of(local)] == [512, 512, 512]

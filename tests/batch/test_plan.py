@@ -174,7 +174,7 @@ def test_a_dry_run_of_one_picture_says_what_it_costs(
         execute(operator, TaskInstance(task_id="boat"))
         operator.dry_run()
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("plan: ")]
-    assert said[0] == "plan: 1 new, 0 changed, 0 stored; an unknown sum (1 of unknown price)"
+    assert said[0] == "plan: 1 new, 0 changed, 0 stored; an unknown amount (1 of unknown price)"
     assert said[-1] == "plan: 0 new, 0 changed, 1 stored; about $0"
     assert posts(remembering) == 1
 

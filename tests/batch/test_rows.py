@@ -122,9 +122,9 @@ def test_extra_params_are_an_object_or_its_text() -> None:
         ),
         (
             {"prompt": "p \ud800"},
-            "Row 2: The request was not sent: prompt: text with half of a character",
+            "Row 2: The request was not sent: prompt: text with an unpaired surrogate",
         ),
-        ({"prompt": "p", "key": "\udfff"}, "Row 2: key holds half of a character"),
+        ({"prompt": "p", "key": "\udfff"}, "Row 2: key has an unpaired surrogate"),
     ],
 )
 def test_a_row_that_cannot_be_a_request_is_named(row: Any, message: str) -> None:
@@ -138,7 +138,11 @@ def test_a_row_that_cannot_be_a_request_is_named(row: Any, message: str) -> None
     [
         ("cup", "cup", "Rows 1 and 3 have the same key 'cup'; keys must differ"),
         (1, "1", "Rows 1 and 3 have the same key '1'; keys must differ"),
-        ("a b", "a_b-c8687a08", "Rows 1 and 3 have the keys 'a b' and 'a_b-c8687a08', one in a path; keys must differ"),
+        (
+            "a b",
+            "a_b-c8687a08",
+            "Rows 1 and 3 have the keys 'a b' and 'a_b-c8687a08', the same in a path; keys must differ",
+        ),
     ],
 )
 def test_keys_must_differ(first: Any, second: Any, message: str) -> None:
@@ -231,8 +235,8 @@ def test_parquet_columns_keep_their_types() -> None:
         ("rows.csv", as_jsonl(), "rows.csv is not CSV with a header: none of its columns is known"),
         ("rows.csv", b"", "rows.csv is not CSV with a header: none of its columns is known, []"),
         ("rows.csv", parquet(ROWS), "rows.csv"),
-        ("rows.csv", b"key,prompt\na\n", "rows.csv, line 2: not as many fields as the header has columns"),
-        ("rows.csv", b"key,prompt\na,b,c\n", "rows.csv, line 2: not as many fields as the header has columns"),
+        ("rows.csv", b"key,prompt\na\n", "rows.csv, line 2: the number of fields differs from the header's"),
+        ("rows.csv", b"key,prompt\na,b,c\n", "rows.csv, line 2: the number of fields differs from the header's"),
         ("rows.csv", b'key,prompt\na,"b\n', "rows.csv is not CSV, line 1: "),
         ("rows.csv", b"key,prompt,prompt\na,b,c\n", "rows.csv: two columns have the same name, 'prompt'"),
         ("rows.jsonl", b'{"prompt": "a", "prompt": "b"}\n', "rows.jsonl, line 1: two columns have the same name"),

@@ -71,7 +71,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"requests_sql": "CREATE TABLE x (y TEXT)"}, AirflowFailException, "returns no rows; a query is needed"),
     ({"requests_sql": "SELECT sku FROM products"}, AirflowFailException, "Row 1: prompt: there is no column 'name'"),
     ({"sql_conn_id": None}, AirflowFailException, "requests_sql needs sql_conn_id"),
-    ({"sql_conn_id": "nowhere"}, AirflowFailException, "sql_conn_id: there is no connection 'nowhere'"),
+    ({"sql_conn_id": "nowhere"}, AirflowFailException, "sql_conn_id: connection 'nowhere' is not defined"),
     ({"sql_conn_id": "deepshi_default"}, AirflowFailException, "is not of a SQL type"),
     ({"requests": [{"prompt": "p"}]}, AirflowFailException, "and not two of them"),
 ]  # fmt: skip

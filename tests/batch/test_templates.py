@@ -108,8 +108,8 @@ def test_doubling_braces_makes_any_text_plain(text: str) -> None:
         ("{empty}", "Row 2: prompt: the column 'empty' is empty, and the template needs it"),
         ("{null} {name}", "Row 2: prompt: the column 'null' is empty, and the template needs it"),
         ("{nan}", "Row 2: prompt: the column 'nan' is empty, and the template needs it"),
-        ("{list}", "Row 2: prompt: the column 'list' is list, which is no text; the template needs text"),
-        ("{bytes}", "Row 2: prompt: the column 'bytes' is bytes, which is no text; the template needs text"),
+        ("{list}", "Row 2: prompt: the column 'list' is list, not text; the template needs text"),
+        ("{bytes}", "Row 2: prompt: the column 'bytes' is bytes, not text; the template needs text"),
     ],
 )
 def test_a_row_that_a_template_cannot_read_is_named(template: str, message: str) -> None:

@@ -37,13 +37,13 @@ def test_the_limit_counts_earlier_tries_and_what_may_have_been_paid(emulator: Em
 def test_nothing_is_bought_where_it_could_not_be_stored(
     emulator: Emulator, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InvalidRequest, match="needs an output_uri"):
+    with pytest.raises(InvalidRequest, match="set output_uri in the extra"):
         draw(TaskInstance(task_id="illustrator"))
     (tmp_path / "file").write_text("no directory")
     connection = emulator.connection_json(output_uri=(tmp_path / "file").as_uri())
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
     with pytest.raises(StorageFailed):
         draw(TaskInstance(task_id="illustrator"))
-    with pytest.raises(InvalidRequest, match="inside of a task"):
+    with pytest.raises(InvalidRequest, match="inside a task"):
         DeepshiHook().draw(**BOAT)
     assert posts(emulator) == 0

@@ -280,10 +280,10 @@ async def test_a_budget_counts_the_price_of_what_is_sent(emulator: Emulator, loc
 
 
 BAD: list[tuple[Any, str]] = [
-    ([{"modle": "flux-2-pro"}], "fallbacks[0]: 'modle' is no field; .* Did you mean model?"),
+    ([{"modle": "flux-2-pro"}], "fallbacks[0]: 'modle' is not a field; .* Did you mean model?"),
     (["flux-2-pro"], "fallbacks[0]: a dictionary of fields is needed, got str"),
     ([{}, {"n": "many"}], "fallbacks[1]: The request was not sent: n: a whole number is needed"),
-    ([{"images": ["a.png"]}], "fallbacks[0]: the request has no images"),
+    ([{"images": ["a.png"]}], "fallbacks[0]: a fallback cannot have images"),
     ("flux", "fallbacks: the rendered text is neither JSON nor a Python literal"),
 ]
 

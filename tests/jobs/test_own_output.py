@@ -31,7 +31,7 @@ async def test_an_edit_of_its_own_output_is_refused_at_once(emulator: Emulator, 
         manifest = await run(edit)
         assert manifest.error is not None
         assert (manifest.error["type"], manifest.error["charged"], manifest.retry) == ("InvalidRequest", "no", False)
-        assert "replaces itself" in manifest.error["message"]
+        assert "that it would replace" in manifest.error["message"]
     assert (posts(emulator), place.names()) == (1, before)
 
 
@@ -55,7 +55,7 @@ async def test_its_own_output_is_known_under_its_other_names(
         manifest = await run(make_job(local, operation="edit", fields={**SMALL, "images": [way]}))
         assert manifest.error is not None
         assert manifest.error["type"] == "InvalidRequest", way
-        assert "replaces itself" in manifest.error["message"], way
+        assert "that it would replace" in manifest.error["message"], way
     assert posts(emulator) == 1
 
 

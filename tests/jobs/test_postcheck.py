@@ -155,7 +155,7 @@ def test_rows_with_one_picture_for_different_prompts_are_told_apart(
         {"key": "c", "prompt": "a cup", "seed": 1},
     ]
     fields: dict[str, Any] = {"width": 3, "height": 2, "max_concurrency": 1}
-    says = "Image 0 is, byte for byte, one of row a, whose prompt is another"
+    says = "Image 0 is byte for byte the same as one of row a, whose prompt differs"
     for owner in ({}, {"run_id": "tuesday"}):
         value = result_of(batch(local, rows, **fields), **owner)
         assert value["warnings"] == [f"b: {says}"]

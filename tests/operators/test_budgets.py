@@ -255,7 +255,7 @@ def test_a_callback_without_a_sheet_is_told_what_is_known(emulator: Emulator, lo
             raise ConnectionError("no API server")
 
     costs = example.task_costs(context_of(Lost(task_id="boat")))
-    assert (costs.cost_usd, costs.budgets, costs.links, costs.in_words) == (None, (), {}, "an unknown sum")
+    assert (costs.cost_usd, costs.budgets, costs.links, costs.in_words) == (None, (), {}, "an unknown amount")
 
 
 @pytest.mark.slow

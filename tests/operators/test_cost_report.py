@@ -289,7 +289,7 @@ def test_mistakes_are_told_and_not_retried(
 
 
 def test_report_without_a_place_is_a_mistake(emulator: Emulator) -> None:
-    with pytest.raises(AirflowFailException, match="There is no place for the report"):
+    with pytest.raises(AirflowFailException, match="No output directory for the report"):
         report_on(dag(), [])
 
 

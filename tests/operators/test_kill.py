@@ -43,7 +43,7 @@ def test_kill_ends_the_request_at_once(emulator: Emulator, place: Place, thread:
     running: Future[Any] = thread.submit(operator.execute, context_of(ti))
     wait_until(lambda: emulator.stats()["in_flight"] == 1)
     operator.on_kill()
-    with pytest.raises(AirflowException, match=r"was killed.*the claim stays") as killed:
+    with pytest.raises(AirflowException, match=r"was killed.*the claim is kept") as killed:
         running.result(timeout=60)
     assert not isinstance(killed.value, AirflowFailException), "a retry is wanted"
     wait_until(lambda: emulator.stats()["disconnects"] == 1)

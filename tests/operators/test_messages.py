@@ -60,7 +60,7 @@ def test_a_host_that_is_none_is_refused(
     monkeypatch.setenv(DEFAULT, json.dumps({**json.loads(emulator.connection_json()), "host": host, "port": None}))
     said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
     assert "Connection 'deepshi_default': the host " in said
-    assert "is no HTTP address" in said
+    assert "is not an HTTP address" in said
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
@@ -69,7 +69,7 @@ def test_a_port_that_is_none_is_refused(
 ) -> None:
     connection = {**json.loads(emulator.connection_json()), "host": "127.0.0.1", "port": port}
     monkeypatch.setenv(DEFAULT, json.dumps(connection))
-    assert f"there is no port {port}" in refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert f"port {port} does not exist" in refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
 
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY"])
@@ -176,7 +176,7 @@ def test_an_unknown_column_says_which_there_are(emulator: Emulator, local: Place
     said = refused(batch(local, [{"prompt": "a cup", column: 1}]), InvalidRequest, emulator, local)
     assert f"Row 1: unknown column '{column}'" in said
     assert "The columns are aspect_ratio, extra_params, height," in said
-    assert "name them in carry" in said
+    assert "list them in carry" in said
     meant = {"widht": "width", "Prompt": "prompt"}.get(column)
     assert (f"Did you mean {meant}?" in said) if meant else ("Did you mean" not in said)
 
@@ -202,7 +202,7 @@ SIGNED = "https://bucket.example/in.png?X-Amz-Credential=AKIA&X-Amz-Signature=01
 def test_a_data_uri_is_refused_and_not_shown(emulator: Emulator, local: Place, images: Any) -> None:
     said = refused(edit(images=images, output_uri=local.uri), InvalidRequest, emulator, local)
     assert len(said) < 500
-    assert "data URI; store the image and name its URI" in said
+    assert "data URI; store the image and pass its URI" in said
 
 
 def test_no_error_shows_a_signature_or_the_data_of_an_image() -> None:

@@ -127,7 +127,7 @@ def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
         ("streamed", "streamed", "unknown column 'stream'"),
         ("typo_in_list", "a typo in a list", "Row 1: unknown column 'qualtiy'.*Did you mean quality\\?"),
         ("twice", "named twice", "extra_params names fields that are columns of their own: width"),
-        ("too_long", "too long", "metadata: at most 1,024 bytes of JSON are kept, got 1,025"),
+        ("too_long", "too long", "metadata: at most 1,024 bytes of JSON are allowed, got 1,025"),
     ],
 )
 def test_what_a_function_misspells_is_not_paid_for(runs: Runs, task_id: str, prompt: str, message: str) -> None:

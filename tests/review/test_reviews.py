@@ -204,7 +204,7 @@ def test_images_that_changed_while_they_were_looked_at_are_not_chosen(reviewing:
     reviewing.airflow.request("PATCH", path, json={"value": drawn, "map_index": -1})
     assert run.answer("Approve").status_code == 200
     assert run.end() == "failed"
-    assert "Other images have taken the place" in run.log()
+    assert "The images have changed since they were shown" in run.log()
 
 
 def test_without_images_nobody_is_asked(reviewing: Reviewing) -> None:

@@ -52,7 +52,7 @@ CHARACTERS = "ab.~%4/ \\?#*[]:@+=-_ä\n\t"
         ("s3:///a", "no bucket"),
         ("file://host/a", "names a host"),
         ("s3://bucket/" + "ä" * 376, "longer than 750 bytes"),
-        ("/data/a\ud800", "half of a character"),
+        ("/data/a\ud800", "unpaired surrogate"),
     ],
 )
 def test_uri_on_which_programs_do_not_agree_is_refused(uri: str, problem: str) -> None:
