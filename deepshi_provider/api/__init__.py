@@ -1,4 +1,4 @@
-"""The wire: requests, answers, the catalog and the rules for retries.
+"""The wire format: requests, answers, the catalog and the rules for retries.
 
-Pure: nothing in here imports Airflow, opens a socket, reads a clock or needs an event loop.
+Pure: no module here imports Airflow, opens a socket, reads a clock or needs an event loop.
 """

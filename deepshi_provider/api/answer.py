@@ -1,8 +1,7 @@
-"""The body of a 2xx answer, JSON or event stream, in pieces → verified images and their price.
+"""Reads the body of a 2xx answer, JSON or event stream, in pieces, and returns verified images and their cost.
 
-The answer is paid for, so it is used as far as it goes: images that came are kept although others are missing or
-broken, although an error follows them, and although the body ends too early. Only an answer without any usable image is
-an error.
+The answer is paid for, so everything usable is kept: images are returned even if others are missing or broken, if an
+error follows them, or if the body ends too early. Only an answer without any usable image is an error.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from deepshi_provider.api.spool import IMAGE_LIMIT, NewFile, Spool
 from deepshi_provider.api.sse import Event, SseDecoder
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown
 
-#: What may stand before the first byte that counts: white space and a byte order mark.
+#: Bytes that may precede the content: white space and a byte order mark.
 _BLANK = b" \t\r\n\xef\xbb\xbf"
-#: How an event stream begins: with a comment, or one of the fields ``event``, ``data``, ``id`` and ``retry``. A server
-#: or a proxy may call it by any content type.
+#: First bytes of an event stream: a comment, or one of the fields ``event``, ``data``, ``id`` and ``retry``. Servers
+#: and proxies may send any content type.
 _STREAM = b":edir"
-#: The names of an event that has none.
+#: Names that count as no name.
 _NO_KIND = ("", "message")
 
 
 class AnswerReader:
-    """Takes the body of one 2xx answer. Its first byte shows whether it is JSON or an event stream.
+    """Reads the body of one 2xx answer. The first byte shows whether it is JSON or an event stream.
 
-    :param wanted: how many images were asked for.
-    :param image_limit: largest image in bytes.
-    :param new_file: where images go; see :class:`~deepshi_provider.api.spool.Spool`.
+    :param wanted: number of images requested.
+    :param image_limit: maximum bytes of an image.
+    :param new_file: makes the files for images; see :class:`~deepshi_provider.api.spool.Spool`.
     """
 
     def __init__(self, wanted: int, *, image_limit: int = IMAGE_LIMIT, new_file: NewFile | None = None) -> None:
@@ -46,11 +45,11 @@ class AnswerReader:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more is to be read: what happens to the connection now no longer matters."""
+        """Whether the answer is complete: later errors of the connection no longer matter."""
         return self._is_over or self._json.done or len(self._taken.pictures) >= self._taken.wanted
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece of the body; nothing in it is an error yet."""
+        """Read the next piece of the body. Does not raise; :meth:`close` does."""
         if self._is_stream is None:
             data = data.lstrip(_BLANK)
             if data:
@@ -62,15 +61,15 @@ class AnswerReader:
                 self._take_events(data)
             else:
                 self._json.feed(data)
-        except DeepshiError as err:  # a limit was passed
+        except DeepshiError as err:  # a limit was exceeded
             self._fail(err)
             self._is_over = True
 
     def close(self, lost: DeepshiError | None = None) -> Received:
         """Return the images; call it at the end of the body, or once :attr:`complete`.
 
-        :param lost: why the body ends here, if not by itself.
-        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` hold what was paid nevertheless.
+        :param lost: the error that ended the body early, if one did.
+        :raises DeepshiError: there is no usable image; ``charged`` and ``cost_usd`` show what was paid.
         """
         if self._is_stream:
             self._end_stream(lost)
@@ -131,7 +130,7 @@ class AnswerReader:
             if event.error is None and not self._taken.pictures and not self._taken.error:
                 self._taken.add({}, [{}], is_whole=True)  # a result without an image
         else:
-            # Image data under an unknown name, or what is broken, may be work as well.
+            # Image data under an unknown name, or a broken event, may be paid work too.
             self._taken.has_previews |= bool(event.spools) or (event.error is not None and event.name != "error")
             self._take_error(event)
             self._close(event.spools)
@@ -157,15 +156,15 @@ class AnswerReader:
             document = {**fields, "error": reason}
         error = error_from_document(document)
         if error:
-            # Not the end: a picture may still follow, and it would have been paid for.
+            # Not the end: an image that was paid for may still follow.
             self._taken.error = self._taken.error or error
             self._taken.add(document, [], is_whole=True)
             self._taken.is_cost_final = error.cost_usd is not None and error.cost_usd == self._taken.cost_usd
-        else:  # such as an event with nothing but the usage
+        else:  # such as an event with only the usage
             self._taken.add_cost(document)
 
     def _fail(self, error: DeepshiError) -> None:
-        """Record that a result is broken, and read on: more paid results may follow."""
+        """Record a broken result; reading continues, since more paid results may follow."""
         self._taken.error = self._taken.error or error
         self._is_over = self._is_over or self._taken.wanted == 1
 
@@ -176,9 +175,9 @@ class AnswerReader:
 
 
 def _new_spool(spools: list[Spool], image_limit: int, new_file: NewFile | None) -> Spool:
-    """Return a spool that is also in the list.
+    """Return a new spool and add it to the list.
 
-    Not a method: the decoders would hold their reader, and all of it would wait for the garbage collector.
+    Not a method: the decoders would refer to their reader, a cycle that only the garbage collector frees.
     """
     spool = Spool(image_limit, new_file)
     spools.append(spool)
@@ -186,13 +185,13 @@ def _new_spool(spools: list[Spool], image_limit: int, new_file: NewFile | None) 
 
 
 def _kinds(event: Event) -> list[str]:
-    """Return what an event calls itself, outside and inside of its data."""
+    """Return the names of an event: its ``event`` field, and ``type`` in its data."""
     inside = event.document.get("type") if isinstance(event.document, dict) else None
     return [kind for kind in (event.name, inside) if isinstance(kind, str) and kind not in _NO_KIND]
 
 
 def _is_completed(event: Event) -> bool:
-    """Return whether an event holds the result; without any name, one with an image in it does."""
+    """Return whether an event holds the result; an event without a name does if it has an image."""
     kinds = _kinds(event)
     if kinds:
         return any(kind.endswith(".completed") for kind in kinds)

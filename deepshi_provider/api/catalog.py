@@ -1,7 +1,7 @@
 """The models of a key and the fields they accept, from ``GET /v1/models``.
 
-The catalog's exact shape is not documented (API.md, "GET /v1/models"), so reading it never raises, and what is not
-understood is unknown.
+The catalog's exact shape is not documented (API.md, "GET /v1/models"), so reading it never raises, and values in an
+unknown form count as unknown.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _LARGEST_NUMBER = 2.0**53
 _ALLOWED = ("enum", "values", "allowed", "options")
 _MINIMUM = ("minimum", "min")
 _MAXIMUM = ("maximum", "max")
-#: Values that stand for others, so that a list with one of them allows anything.
+#: Placeholder values: a list with one of them allows any value.
 _OPEN = frozenset({"*", "any", "custom", "other", "...", "…"})
-#: What a model makes or takes that is no image.
+#: Modalities of a model other than images.
 _OTHER_MODALITIES = frozenset({"text", "audio", "video", "speech", "embedding", "embeddings", "file"})
 _NEXT_PAGE = ("has_more", "next", "next_page", "next_page_token", "next_cursor", "next_token")
 _MEGABYTE = 2**20
@@ -32,12 +32,12 @@ _MOST_IMAGES = ("max_images", "max_reference_images", "max_input_images", "image
 
 
 class Parameter(BaseModel):
-    """What a model takes for one field; ``None`` is unknown.
+    """The values that a model accepts for one field; ``None`` is unknown.
 
-    :param type: as the catalog calls it, such as ``integer``.
-    :param allowed: the values it takes, as text.
-    :param default: what it is if it is not sent, as text.
-    :param is_clear: whether every part of its catalog entry that is used here was understood.
+    :param type: the catalog's name of the type, such as ``integer``.
+    :param allowed: the accepted values, as text.
+    :param default: the value if the field is not sent, as text.
+    :param is_clear: whether all parts of its catalog entry that are used here have a known form.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -53,14 +53,14 @@ class Parameter(BaseModel):
 class ModelInfo(BaseModel):
     """One entry of the catalog; ``None`` is unknown.
 
-    :param id: what requests name as ``model``.
-    :param parameters: the fields it takes.
-    :param can_edit: whether it takes input images at all.
-    :param max_input_images: most input images of one edit.
-    :param max_input_bytes: of each of them.
-    :param prompt_max_length: characters.
-    :param makes_images: whether it is an image model; text models sit in the same list.
-    :param entry: the entry as sent.
+    :param id: the value of ``model`` in requests.
+    :param parameters: the fields that it accepts.
+    :param can_edit: whether it accepts input images.
+    :param max_input_images: maximum number of input images of one edit.
+    :param max_input_bytes: maximum bytes of each input image.
+    :param prompt_max_length: maximum characters of the prompt.
+    :param makes_images: whether it is an image model; the catalog lists text models too.
+    :param entry: the unchanged entry.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -76,7 +76,7 @@ class ModelInfo(BaseModel):
 
     @property
     def sizing(self) -> tuple[str, ...]:
-        """The sizing fields that the model takes; empty if unknown."""
+        """The sizing fields that the model accepts; empty if unknown."""
         parameters = self.parameters or {}
         fields = tuple(field for field in SIZING_FIELDS if field in parameters)
         return fields if all(parameters[field].is_clear for field in fields) else ()
@@ -86,10 +86,10 @@ class ModelInfo(BaseModel):
 class Catalog:
     """An answer of ``GET /v1/models``.
 
-    :param models: by their ids, in the catalog's order.
-    :param is_complete: whether it is known to list all image models that the key may use: some image models are
-        understood, and no further page is announced.
-    :param mentioned: every text in it, in lower case: a model may be listed under a name that is not its id.
+    :param models: models by id, in the catalog's order.
+    :param is_complete: whether it certainly lists all image models that the key may use: some image models have a known
+        form, and there is no further page.
+    :param mentioned: all texts in it, in lower case: a model may be listed under a name that is not its id.
     """
 
     models: Mapping[str, ModelInfo] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Catalog:
 
     @classmethod
     def read(cls, document: Any) -> Catalog:
-        """Return what is understood of a document; never raises."""
+        """Return the catalog in a document; never raises."""
         models = {model.id: model for model in read_catalog(document)}
         has_more = isinstance(document, Mapping) and any(document.get(name) for name in _NEXT_PAGE)
         makes_images = any(model.makes_images or model.sizing for model in models.values())
@@ -106,7 +106,7 @@ class Catalog:
         return cls(models=models, is_complete=makes_images and not has_more, mentioned=texts)
 
     def lacks(self, model: str) -> bool:
-        """Return whether the key may surely not use a model, under this name or one with a vendor before it."""
+        """Return whether the key certainly cannot use a model, under this name or with a vendor prefix."""
         if not self.is_complete:
             return False
         name = model.lower()
@@ -115,7 +115,7 @@ class Catalog:
 
 
 def read_catalog(document: Any) -> list[ModelInfo]:
-    """Return what is understood of an answer of ``GET /v1/models``; never raises."""
+    """Return the models in an answer of ``GET /v1/models``; never raises."""
     entries = (document.get("data") or document.get("models")) if isinstance(document, Mapping) else document
     if isinstance(entries, Mapping):
         entries = [{"id": name, **entry} for name, entry in entries.items() if isinstance(entry, Mapping)]
@@ -125,7 +125,7 @@ def read_catalog(document: Any) -> list[ModelInfo]:
 
 
 def _texts(document: Any) -> Iterator[str]:
-    """Yield each text in a document, names of fields included."""
+    """Yield each text in a document, including field names."""
     left = [document]
     while left:
         value = left.pop()
@@ -158,7 +158,7 @@ def _can_edit(entry: Mapping[str, Any]) -> bool | None:
         return edit
     if isinstance(edit, Mapping) and edit:
         return edit.get("supported") is not False and edit.get("enabled") is not False
-    # An edit block that is not understood may say yes.
+    # An edit block of unknown form may mean yes.
     return False if not edit and _has_images(entry, "input") is False else None
 
 
@@ -183,7 +183,7 @@ def _parameter(given: Any) -> Parameter:
     minimum, maximum = _number(given, _MINIMUM), _number(given, _MAXIMUM)
     is_odd = maximum is not None and (maximum <= 0 or (minimum is not None and maximum < minimum))
     if is_odd:
-        minimum = maximum = None  # these mean something else
+        minimum = maximum = None  # these have another meaning
     allowed = _allowed(given)
     said = [given.get(name) for name in (*_ALLOWED, *_MINIMUM, *_MAXIMUM)]
     understood = sum(limit is not None for limit in (allowed, minimum, maximum))
@@ -207,7 +207,7 @@ def _allowed(given: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _has_images(entry: Mapping[str, Any], direction: str) -> bool | None:
-    """Return whether images are among what a model takes (``input``) or makes (``output``)."""
+    """Return whether a model accepts (``input``) or makes (``output``) images; ``None`` if unknown."""
     architecture = entry.get("architecture")
     for place in (entry, architecture if isinstance(architecture, Mapping) else {}):
         given = place.get(f"{direction}_modalities")

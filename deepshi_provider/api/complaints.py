@@ -1,4 +1,4 @@
-"""Pydantic's errors → sentences about the user's fields."""
+"""Converts Pydantic's errors to sentences about the user's fields."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _KINDS = {
 
 
 def complaints(err: ValidationError, *, secret: tuple[str, ...] = ()) -> str:
-    """Return what is wrong with each field, by name.
+    """Return a sentence about each invalid field, with the field's name.
 
-    :param secret: fields whose values stay out of the message.
+    :param secret: fields whose values must not be in the message.
     """
     return "; ".join(_complaint(dict(error), secret) for error in err.errors())
 
@@ -39,7 +39,7 @@ def _complaint(error: dict[str, Any], secret: tuple[str, ...]) -> str:
     kind, value = error["type"], error["input"]
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
-    # Of a field that may be one of several types, Pydantic names the type too.
+    # For a field with several possible types, Pydantic adds the type to the path.
     name = ".".join(str(part) for part in error["loc"] if part not in ("bool", "str"))
     if kind in ("missing", "string_too_short"):
         return f"{name} is missing or empty"

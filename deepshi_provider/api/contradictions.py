@@ -1,7 +1,7 @@
-"""Contradictions between a request and the catalog, found before the request is paid for.
+"""Finds contradictions between a request and the catalog before the request is paid for.
 
-Only what the catalog states is a contradiction that refuses a request. What it does not state, or states in a form that
-is not understood, lets the request through.
+A request is refused only if it contradicts an explicit entry of the catalog. Fields without an entry, or with one of
+unknown form, pass.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Para
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean
 
-#: Most pictures of one request, for models whose catalog entry has no limit (API.md, "generations").
+#: Maximum ``n`` for models whose catalog entry has no limit (API.md, "generations").
 _DOCUMENTED_N = {"deepshi-banana-pro": 1, "deepshi-image-1": 1}
-#: Fields of one sizing style: a catalog that lists one of them does not deny the others.
+#: Fields of one sizing style: a catalog entry with one of them does not exclude the others.
 _STYLES = ({"width", "height"}, {"aspect_ratio", "resolution"})
-#: Fields that only an image model lists.
+#: Fields that only image models have.
 _PICTURE_FIELDS = frozenset({*SIZING_FIELDS, "quality", "output_format"})
-#: Values, and models, that a sentence names.
+#: Maximum number of values, or models, in a sentence.
 _NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Complaint:
-    """One thing that is wrong with a request.
+    """One problem of a request.
 
-    :param field: of the request.
-    :param text: a sentence without a full stop: the field, its value, what is allowed, and the default.
-    :param is_certain: whether the request contradicts the catalog; if not, it is only likely to be a mistake.
+    :param field: the request's field.
+    :param text: a sentence without a full stop: the field, its value, the allowed values, and the default.
+    :param is_certain: whether the request contradicts the catalog; otherwise it is only a likely mistake.
     """
 
     field: str
@@ -44,7 +44,7 @@ class Complaint:
 def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence[int] = ()) -> list[Complaint]:
     """Return the contradictions between a request and the catalog.
 
-    :param input_bytes: length of each input image, if they were read.
+    :param input_bytes: length of each input image, if already read.
     """
     model = catalog.models.get(request.model)
     if model is None:
@@ -63,7 +63,7 @@ def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence
 
 
 def limits(parameter: Parameter | None) -> str:
-    """Return the values that a parameter takes, such as ``16 to 4096`` or ``1K, 2K``; empty if unknown."""
+    """Return the accepted values of a parameter, such as ``16 to 4096`` or ``1K, 2K``; empty if unknown."""
     if parameter is None:
         return ""
     if parameter.allowed:
@@ -98,7 +98,7 @@ def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[C
     if not taken:
         yield from _lone_sides(request)
         return
-    # An aspect ratio alone is a style of its own.
+    # An aspect ratio alone is a separate style.
     taken |= {name for style in _STYLES if taken & (style - {"aspect_ratio"}) for name in style}
     own = " and ".join(field for field in SIZING_FIELDS if field in taken)
     sizes = "; ".join(filter(None, (_named(name, model) for name in model.sizing)))
@@ -107,15 +107,15 @@ def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[C
         if value is not None and field not in taken:
             text = f"{field} is {value}, but {model.id} is sized by {own} and ignores {field}"
             yield Complaint(field=field, text=f"{text} ({sizes})" if sizes else text)
-            sizes = ""  # once is enough
+            sizes = ""  # only in the first complaint
     if "width" in taken:
         yield from _lone_sides(request, model)
 
 
 def _lone_sides(request: GenerateRequest, model: ModelInfo | None = None) -> Iterator[Complaint]:
-    """Complain of a width without a height, or the other way round.
+    """Yield a complaint about a width without a height, or a height without a width.
 
-    :param model: if it is sized by them.
+    :param model: the model, if it is sized by both.
     """
     for given, missing in (("width", "height"), ("height", "width")):
         value = getattr(request, given)
@@ -140,7 +140,7 @@ def _is_allowed(value: Any, parameter: Parameter) -> bool:
         return parameter.allowed is None or value.lower() in [text.lower() for text in parameter.allowed]
     if parameter.allowed is not None:
         numbers = [_as_number(text) for text in parameter.allowed]
-        return None in numbers or value in numbers  # otherwise they are ranges, or words with a meaning
+        return None in numbers or value in numbers  # otherwise they may be ranges or keywords
     too_many = parameter.maximum is not None and value > parameter.maximum
     return not too_many and (parameter.minimum is None or value >= parameter.minimum)
 
@@ -188,9 +188,9 @@ def _edit_complaints(
 
 
 def _ignored_fields(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
-    """Complain of fields that the entry does not list, if it lists some that this provider knows.
+    """Yield complaints about fields that the entry does not list, if it lists some that this provider knows.
 
-    Undocumented fields are the user's choice for this model.
+    Undocumented fields pass: the user has chosen them for this model.
     """
     listed = model.parameters or {}
     if not listed.keys() & (_PICTURE_FIELDS | {"n", "seed"}):

@@ -1,11 +1,11 @@
-"""JSON in pieces → image bytes and a small document.
+"""Decodes JSON in pieces into image bytes and a small document.
 
-A picture is tens of megabytes of base64 inside a JSON string. :class:`JsonDecoder` takes JSON in pieces of any size:
+An image is tens of megabytes of base64 inside a JSON string. :class:`JsonDecoder` accepts JSON in pieces of any size:
 base64 under ``b64_json``, or under ``url`` as a ``data:`` URI, is decoded as it arrives and written to a spool; the
-rest, a few hundred bytes, is parsed at the end with the spool in the string's place. What is kept per answer is bounded
-by the limits below, whatever arrives, and an image that can be read is not given up for what stands around it: long
-strings are cut, and numbers that make no sense and what is nested too deep are ``None``. The document ends where its
-last bracket closes; what follows is not looked at.
+rest, a few hundred bytes, is parsed at the end with the spool in place of the string. The limits below bound the memory
+per answer for any input. Bad data around a readable image does not lose the image: long strings are cut, and absurd
+numbers and values that are nested too deep become ``None``. The document ends with its last bracket; bytes after that
+are ignored.
 
 Standards: JSON is RFC 8259, ``data:`` URIs RFC 2397.
 """
@@ -22,25 +22,24 @@ from deepshi_provider.api.encoded import WHITE_SPACE, Base64Writer, end_of_strin
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import Charged, InvalidResponse, OutcomeUnknown
 
-#: Longest document in bytes, images left out. Parsed, it may take eight times as much.
+#: Maximum bytes of a document without its images. When parsed, it may take eight times as much.
 DOCUMENT_LIMIT = 96 * 1024
-#: Length in bytes from which on a document keeps only the first :data:`SHORT_STRING` bytes of a string.
+#: Size in bytes from which a document keeps only the first :data:`SHORT_STRING` bytes of each string.
 TEXT_LIMIT = 80 * 1024
 SHORT_STRING = 128
-#: Most bytes of strings that are cut off; an answer that does not end is given up here.
+#: Maximum bytes cut off from strings, after which an endless answer is abandoned.
 CUT_LIMIT = 16 * 2**20
-#: Most values in a document; parsed values take far more memory than their text.
+#: Maximum number of values in a document; parsed values take far more memory than their text.
 VALUES_LIMIT = 2_000
-#: Most images of one answer that are kept; the API makes at most 4.
+#: Maximum number of images kept per answer; the API makes at most 4.
 IMAGES_LIMIT = 8
-#: Longest beginning of a ``data:`` URI, such as ``data:image/png;base64,``, in bytes.
+#: Maximum bytes of the head of a ``data:`` URI, such as ``data:image/png;base64,``.
 HEADER_LIMIT = 256
-#: Bytes of an image's text that are decoded at once, without and with escapes in it: resolving them takes many times as
-#: much memory.
+#: Bytes of an image's text decoded per step, without and with escapes: resolving escapes takes many times the memory.
 _STEP = 64 * 1024
 _ESCAPED_STEP = 16 * 1024
 
-#: Longest key that is looked at, in bytes; ``b64_json`` may be written with escapes.
+#: Maximum bytes of a key that is examined; ``b64_json`` may be written with escapes.
 _LONGEST_KEY = 64
 _QUOTE_OR_BACKSLASH = re.compile(rb'["\\]')
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -50,9 +49,9 @@ _QUOTE_OR_COMMA = re.compile(rb'[",]|\\u002[cC]')
 class JsonDecoder:
     """Incremental decoder of one JSON document.
 
-    :param new_spool: called for each image; returns where its bytes go.
-    :ivar spools: one per image so far; those beyond :data:`IMAGES_LIMIT` share one that keeps nothing.
-    :ivar done: whether the document is whole.
+    :param new_spool: called for each image; returns a spool for its bytes.
+    :ivar spools: one per image so far; images beyond :data:`IMAGES_LIMIT` share a spool that keeps nothing.
+    :ivar done: whether the document is complete.
     """
 
     _base64: Base64Writer
@@ -63,7 +62,7 @@ class JsonDecoder:
         self._new_spool = new_spool
         self._nonce = uuid.uuid4().hex
         self._document = bytearray()
-        # Not a bound method: it would hold this object, which then waits for the garbage collector.
+        # Not a bound method: it would make a reference cycle, which only the garbage collector frees.
         self._step: Callable[[JsonDecoder, bytes, int], int] = JsonDecoder._outside
         self._string_start = self._string_end = 0
         self._string_is_cut = False
@@ -72,9 +71,9 @@ class JsonDecoder:
         self._held = b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece.
+        """Decode the next piece.
 
-        :raises InvalidResponse: a limit was passed.
+        :raises InvalidResponse: a limit was exceeded.
         """
         if self._held:
             data, self._held = self._held + data, b""
@@ -85,26 +84,26 @@ class JsonDecoder:
     def close(self) -> Any:
         """Return the document, with a :class:`~deepshi_provider.api.spool.Spool` for each image's text.
 
-        :raises OutcomeUnknown: the document ends in the middle.
+        :raises OutcomeUnknown: the document is cut off.
         :raises InvalidResponse: it is not JSON.
         """
         text = self.text
         if self._step not in (JsonDecoder._outside, JsonDecoder._ended) or self._depth > 0 or not text.strip():
-            raise OutcomeUnknown("The answer ended in the middle; the image may have been paid for")
+            raise OutcomeUnknown("The answer was cut off; the image may have been paid for")
         try:
             return parse(text, self._put_spools)
         except ValueError:
-            raise InvalidResponse("The answer is not JSON that can be read", charged=self._charged) from None
+            raise InvalidResponse("The answer is not valid JSON", charged=self._charged) from None
 
     def beginning(self) -> Any:
-        """Return what there is of a document that is cut or broken; its last image may be cut, too."""
+        """Return the readable beginning of a document that is cut off or broken; its last image may be cut off too."""
         in_string = self._step in (JsonDecoder._string, JsonDecoder._escaped)
         end = self._string_start - 1 if in_string else len(self._document)
         return parse_beginning(self._document[:end].decode("utf-8", "replace"), self._put_spools)
 
     @property
     def text(self) -> str:
-        """The document so far, images left out."""
+        """The document so far, without images."""
         return self._document.decode("utf-8", "replace")
 
     @property
@@ -125,7 +124,7 @@ class JsonDecoder:
         if len(self._document) > DOCUMENT_LIMIT:
             raise InvalidResponse(f"The answer is longer than {DOCUMENT_LIMIT:,} bytes", charged=self._charged)
 
-    # Each step takes the input and a position, does its part, and returns the position after it.
+    # Each step takes the input and a position, processes a part, and returns the position after it.
 
     def _outside(self, data: bytes, at: int) -> int:
         quote = data.find(b'"', at)
@@ -141,10 +140,10 @@ class JsonDecoder:
         return quote + 1
 
     def _structure(self, between: bytes) -> int:
-        """Take what stands between two strings; return the position behind it, or behind the end of the document."""
+        """Process the text between two strings; return the position after it, or after the document's end."""
         self._values += between.count(b"{") + between.count(b"[") + between.count(b",")
         if self._values > VALUES_LIMIT:
-            raise InvalidResponse("The answer holds more values than any known answer", charged=self._charged)
+            raise InvalidResponse("The answer has more values than any valid answer", charged=self._charged)
         begin = 0
         for bracket in _BRACKET.finditer(between):
             at, opens = bracket.start(), bracket.group() in b"{["
@@ -195,7 +194,7 @@ class JsonDecoder:
         self._string_is_cut = self._string_is_cut or len(kept) < len(data)
         self._cut_bytes += len(data) - len(kept)
         if self._cut_bytes > CUT_LIMIT:
-            raise InvalidResponse("The answer holds more text than any known answer", charged=self._charged)
+            raise InvalidResponse("The answer has more text than any valid answer", charged=self._charged)
         self._keep(kept)
 
     def _room(self) -> int:
@@ -203,7 +202,7 @@ class JsonDecoder:
         return max(TEXT_LIMIT - length, SHORT_STRING - (length - self._string_start))
 
     def _last_key(self) -> str | None:
-        """Return the key whose value begins here, if it is one that may hold an image."""
+        """Return the key of the value that begins here, if it may hold an image."""
         end = len(self._document) - 1
         while end >= 0 and self._document[end] in WHITE_SPACE:
             end -= 1
@@ -215,7 +214,7 @@ class JsonDecoder:
         return unescape(raw).decode("utf-8", "replace")
 
     def _image_head(self, data: bytes, at: int) -> int:
-        """Pass over the beginning of a ``data:`` URI, which some servers put under ``b64_json`` too."""
+        """Skip the head of a ``data:`` URI, which some servers send under ``b64_json`` too."""
         found = _QUOTE_OR_COMMA.search(data, at, at + HEADER_LIMIT + 1)
         if found is None and len(data) - at <= HEADER_LIMIT:
             self._held = data[at:]
@@ -235,7 +234,7 @@ class JsonDecoder:
         if number == len(self.spools):
             spool = self._new_spool()
             if number == IMAGES_LIMIT:
-                spool.give_up(f"more than {IMAGES_LIMIT} images came")
+                spool.give_up(f"the answer has more than {IMAGES_LIMIT} images")
             self.spools.append(spool)
         self._keep(b'"%s%d"' % (self._nonce.encode(), number))
         self._base64 = Base64Writer(self.spools[number])

@@ -1,7 +1,7 @@
-"""JSON text → values that can be stored and counted with, whatever the sender meant.
+"""Parses JSON text into values that are safe to store and to calculate with.
 
-RFC 8259 leaves open what a reader does with numbers beyond all use and with halves of surrogate pairs; both would break
-where they are used, after the images were paid for.
+RFC 8259 leaves the treatment of huge numbers and unpaired surrogates to the reader. Both would cause errors later, when
+they are used, after the images were paid for.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-#: What no database takes: NUL (group 1), and escaped surrogates, in pairs or (group 1) alone; an escaped backslash
-#: first, so that none is seen behind it.
+#: Characters that databases refuse: NUL (group 1), and escaped surrogates, in pairs or unpaired (group 1). An escaped
+#: backslash comes first, so that the text behind it is not taken for an escape.
 _UNSTORABLE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..|\\u0000|\x00)")
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:"]|[^\s\[\]{},:"]+', re.DOTALL)
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _LONGEST_NUMBER = 400
 _LARGEST_EXPONENT = 40
-#: Levels of objects and lists. Newer Pythons parse what is nested deeper than their own writer of JSON can write.
+#: Maximum levels of objects and lists. Newer Pythons can parse deeper JSON than they can write.
 DEEPEST = 100
 
 
 def parse(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Return the value of a JSON text; fractions are ``Decimal``, so that money stays exact.
 
-    Control characters in strings are let through, but for NUL; NUL and half a surrogate pair are U+FFFD; a number of
-    absurd size, ``NaN`` and ``Infinity`` are ``None``.
+    Control characters in strings are kept, except NUL; NUL and unpaired surrogates become U+FFFD; huge numbers, ``NaN``
+    and ``Infinity`` become ``None``.
 
-    :param put: called for each object; returns what stands in its place.
-    :raises ValueError: it is not JSON, or nested too deep.
+    :param put: called for each object; returns its replacement.
+    :raises ValueError: the text is not JSON, or nested too deep.
     """
     return _decoded(_storable(text), put)
 
 
 def parse_beginning(text: str, put: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return what the beginning of a JSON text holds, up to where it is cut or broken; ``None`` if that is nothing.
+    """Return the values of a JSON text up to where it is cut off or broken; ``None`` if there are none.
 
-    A number at the very end is left out: more digits may have followed.
+    A number at the very end is left out, since more digits may have followed.
 
     :param put: as for :func:`parse`; it may be called again for the same object.
     """
     beginning = _storable(text)
-    for _ in range(2):  # cut short; then cut where the first mistake is
+    for _ in range(2):  # as cut off; then cut at the first mistake
         beginning = _closed(beginning)
         try:
             return _decoded(beginning, put)
@@ -75,7 +75,7 @@ def _decoded(text: str, put: Callable[[dict[str, Any]], Any] | None) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; of a key that comes twice the last value counts, unless it says nothing."""
+    """Return an object; if a key occurs twice, use the last value that is not empty."""
     value: dict[str, Any] = {}
     for key, item in pairs:
         if item not in _NOTHING or value.get(key) in _NOTHING:
@@ -84,7 +84,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_depth(value: Any) -> None:
-    """Make sure that every reader and writer of JSON takes a value.
+    """Check that all readers and writers of JSON accept a value's depth.
 
     :raises ValueError: it is nested deeper than :data:`DEEPEST`.
     """
@@ -98,7 +98,7 @@ def check_depth(value: Any) -> None:
 
 
 def _closed(text: str) -> str:
-    """Return a text up to the end of its last whole value, with all brackets closed that are open there."""
+    """Return a text up to the end of its last whole value, with all open brackets closed."""
     ends: list[str] = []
     last, end = "", 0
     for token in _TOKENS.finditer(text):
@@ -121,7 +121,7 @@ def _closed(text: str) -> str:
 def _number(text: str) -> Decimal | int | None:
     try:
         number = Decimal(text) if len(text) <= _LONGEST_NUMBER else None
-    except InvalidOperation:  # an exponent beyond what Decimal can hold
+    except InvalidOperation:  # an exponent too large for Decimal
         return None
     if number is None or (number and abs(number.adjusted()) > _LARGEST_EXPONENT):
         return None

@@ -1,4 +1,4 @@
-"""The text of an image inside JSON, in pieces → its bytes in a spool. Base64 is RFC 4648, escapes are RFC 8259."""
+"""Decodes an image's base64 text (RFC 4648) inside a JSON string (RFC 8259), in pieces, into a spool."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pybase64
 from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import InvalidResponse
 
-#: White space of JSON and of base64 text.
+#: White space in JSON and base64 text.
 WHITE_SPACE = b" \t\r\n"
-#: The alphabet for URLs (RFC 4648, section 5), which some servers use, to the usual one.
+#: Maps the alphabet for URLs (RFC 4648, section 5), which some servers use, to the standard one.
 _USUAL = bytes.maketrans(b"-_", b"+/")
 
 _SHORT = {b"\\/": b"/", b"\\n": b"\n", b"\\r": b"\r", b"\\t": b"\t"}
@@ -21,11 +21,11 @@ _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 class Base64Writer:
-    """Decodes base64 into a spool; a fault is noted there, so that the rest of the answer (the cost) is still read.
+    """Decodes base64 into a spool. Errors are recorded there, so that the rest of the answer (the cost) is still read.
 
-    White space is dropped and missing padding at the end is forgiven: the image was paid for.
+    White space is dropped, and missing padding at the end is accepted, since the image was paid for.
 
-    :param spool: where the image goes.
+    :param spool: gets the image's bytes.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -35,10 +35,10 @@ class Base64Writer:
         self._idle_bytes = 0
 
     def write(self, text: bytes) -> None:
-        """Take the next piece of text; escapes in it are whole.
+        """Decode the next piece of text; it must not end inside an escape.
 
-        :raises InvalidResponse: as many bytes as an image may have came without any of an image in them: white space,
-            or what follows a problem.
+        :raises InvalidResponse: as many bytes as the image limit arrived without image data: only white space, or data
+            after a problem.
         """
         before = self._spool.size_bytes
         if not self._spool.problem:
@@ -46,10 +46,10 @@ class Base64Writer:
         idle = self._spool.problem or self._spool.size_bytes == before
         self._idle_bytes = self._idle_bytes + len(text) if idle else 0
         if self._idle_bytes > self._spool.limit:
-            raise InvalidResponse("An image's base64 text goes on without end; the answer was cut")
+            raise InvalidResponse("An image's base64 data does not end; the rest of the answer was not read")
 
     def finish(self) -> None:
-        """Say that the text has ended."""
+        """Finish decoding at the end of the text."""
         self._spool.complete = True
         if self._rest and not self._spool.problem:
             bare = self._rest.translate(None, WHITE_SPACE)
@@ -62,12 +62,12 @@ class Base64Writer:
         except binascii.Error:
             bare = text.translate(_USUAL, WHITE_SPACE)
             if bare == text:
-                self._spool.problem = "its base64 text is broken"
+                self._spool.problem = "its base64 data is invalid"
             else:
                 self._decode(bare)
             return
         if self._padded and usable:
-            self._spool.problem = "its base64 text goes on after the padding"
+            self._spool.problem = "its base64 data continues after the padding"
             return
         self._padded = self._padded or text[:usable].endswith(b"=")
         self._rest = text[usable:]
@@ -75,7 +75,7 @@ class Base64Writer:
 
 
 def unescape(text: bytes) -> bytes:
-    """Resolve the escapes of a JSON string; what base64 text cannot hold anyway becomes ``?``."""
+    """Resolve the escapes of a JSON string; characters outside base64's alphabet become ``?``."""
     if b"\\" not in text:
         return text
     if b"\\\\" in text:
@@ -91,7 +91,7 @@ def _resolve(escape: re.Match[bytes]) -> bytes:
 
 
 def end_of_string(text: bytes) -> int:
-    """Return where the quote is that ends a JSON string, or -1; ``text`` begins inside it, with no escape torn."""
+    """Return the position of the quote that ends a JSON string, or -1; ``text`` begins inside it, not in an escape."""
     end = text.find(b'"')
     if end > 0 and text[end - 1] == ord("\\"):
         found = _UNESCAPED_QUOTE.search(text)
@@ -100,7 +100,7 @@ def end_of_string(text: bytes) -> int:
 
 
 def end_of_whole_escapes(text: bytes) -> int:
-    """Return where to cut so that no escape sequence is torn apart."""
+    """Return the last position at which a cut does not split an escape sequence."""
     last = text.rfind(b"\\", max(0, len(text) - 6))
     before = text[: max(0, last)]
     is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2 == 1

@@ -1,6 +1,6 @@
-"""What the API reports as an error, by status or inside of a 2xx answer → an exception.
+"""Converts errors of the API, by HTTP status or inside a 2xx answer, to exceptions.
 
-Statuses and codes: section "Errors" of API.md, and those of gateways that the API is compatible with.
+Statuses and codes are those of API.md, "Errors", and of gateways that the API is compatible with.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _Meaning = tuple[type[DeepshiError], str]
 
 _GAVE_UP: _Meaning = (
     OutcomeUnknown,
-    "The server or a proxy gave up waiting; the image may have been made and paid for",
+    "The server or a proxy timed out; the image may have been made and paid for",
 )
-_BUSY: _Meaning = (ServerFailed, "The server could not take the request at that moment, and did not charge it")
-_WRONG: _Meaning = (InvalidRequest, "The server did not accept the request; change it before it is sent again")
-_ELSEWHERE: _Meaning = (InvalidRequest, "There is no such address; check the host of the Deepshi connection")
+_BUSY: _Meaning = (ServerFailed, "The server could not accept the request at that moment, and did not charge it")
+_WRONG: _Meaning = (InvalidRequest, "The server did not accept the request; change it before you retry")
+_ELSEWHERE: _Meaning = (InvalidRequest, "The address does not exist; check the host of the Deepshi connection")
 _REFUSED: _Meaning = (ContentRefused, "The content policy refused this request; change the prompt or the images")
 
 _BY_STATUS: dict[int, _Meaning] = {
@@ -51,7 +51,7 @@ _BY_STATUS: dict[int, _Meaning] = {
     405: _ELSEWHERE,
     407: (
         InvalidConnection,
-        "The proxy asks for a name and a password, and nothing was sent to the API; put them into the proxy's URL",
+        "The proxy requires user name and password, and nothing was sent to the API; put them into the proxy's URL",
     ),
     408: _GAVE_UP,
     409: _BUSY,
@@ -60,21 +60,21 @@ _BY_STATUS: dict[int, _Meaning] = {
     414: _WRONG,
     422: _WRONG,
     425: _BUSY,
-    429: (RateLimited, "Too many requests; use an Airflow pool to bound how many tasks run at once"),
+    429: (RateLimited, "Too many requests; use an Airflow pool to limit how many tasks run at once"),
     499: _GAVE_UP,
     504: _GAVE_UP,
     524: _GAVE_UP,
     598: _GAVE_UP,
     599: _GAVE_UP,
 }
-#: Parts of the codes of a refusal, without what separates their words: ``contentFilter``, ``content_filter``.
+#: Parts of refusal codes without separators between words: ``contentFilter``, ``content_filter``.
 _REFUSALS = ("contentpolicy", "moderation", "contentfilter", "safety", "contentviolation", "responsibleai")
-#: What a code means, wherever it stands; some gateways send an empty account as 400 or 429, or an unknown model as 404.
+#: Codes that count with any status; some gateways send an empty account as 400 or 429, or an unknown model as 404.
 _QUOTA = frozenset(
     {"insufficientquota", "billinghardlimitreached", "billingnotactive", "insufficientcredits", "insufficientbalance"}
 )
 _REQUEST = frozenset({"modelnotfound", "prompttoolong", "invalidrequesterror"})
-#: Other codes inside an answer; before an answer, the HTTP status decides.
+#: Other codes, used only inside a 2xx answer; for other answers, the HTTP status decides.
 _BY_CODE = {
     "invalidapikey": 401,
     "authenticationerror": 401,
@@ -90,10 +90,10 @@ _BY_CODE = {
 def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, now: float) -> DeepshiError:
     """Return the exception for an answer whose status is not 2xx.
 
-    :param body: the beginning of the answer; JSON as documented, or whatever a proxy in between wrote.
-    :param headers: with lower-case names.
-    :param now: unix seconds, to understand a date in ``Retry-After`` if the answer has no ``Date``: the clock that a
-        server counts by is its own.
+    :param body: the beginning of the answer: JSON as documented, or any text of a proxy.
+    :param headers: headers with lower-case names.
+    :param now: unix seconds, for a date in ``Retry-After`` if the answer has no ``Date``; otherwise the server's clock
+        is used.
     """
     document = _json_or_none(body)
     code, reason = _error_fields(document)
@@ -111,7 +111,7 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
 
 
 def error_from_document(document: Any, *, request_id: str | None = None) -> DeepshiError | None:
-    """Return the exception that a document inside a 2xx answer or a stream describes; ``None`` if it is no error."""
+    """Return the exception for an error document in a 2xx answer or a stream; ``None`` if it is not an error."""
     if not isinstance(document, Mapping):
         return None
     flat = document.get("type") == "error"
@@ -129,7 +129,7 @@ def error_from_document(document: Any, *, request_id: str | None = None) -> Deep
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """Return the server's name for a request."""
+    """Return the server's request id."""
     found = headers.get("x-request-id") or headers.get("cf-ray")
     return found and found[:_LONGEST_ID]
 
@@ -148,16 +148,16 @@ def _meaning(status: int, code: str | None) -> _Meaning:
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= 500:
-        return ServerFailed, "The server failed before it answered; this is taken as not billed"
+        return ServerFailed, "The server failed before it answered; this counts as not billed"
     if status >= 400:
-        return InvalidRequest, "The server did not accept the request, and would not accept it unchanged"
+        return InvalidRequest, "The server did not accept the request; an unchanged retry would fail too"
     if status >= 300:
         return InvalidRequest, "The server redirects elsewhere; check the host of the Deepshi connection"
-    return InvalidResponse, "The server answered with a status that has no meaning here"
+    return InvalidResponse, "The server answered with an unexpected status"
 
 
 def _status_of(code: str | None) -> int | None:
-    """Return the status that an error without one would have had."""
+    """Return the HTTP status that corresponds to an error code."""
     word = _word(code)
     if number := _number(word):
         return None if number == 407 else number
@@ -167,12 +167,12 @@ def _status_of(code: str | None) -> int | None:
 
 
 def _number(word: str) -> int | None:
-    """Return the status that a code is; some servers give it as text."""
+    """Return the status if the code is one; some servers send it as text."""
     return int(word) if re.fullmatch("[45][0-9]{2}", word) else None
 
 
 def _word(code: str | None) -> str:
-    """Return a code without what separates its words: spellings differ between gateways."""
+    """Return a code without separators between its words, since gateways spell codes differently."""
     return re.sub(r"[^a-z0-9]", "", (code or "").lower())
 
 
@@ -181,11 +181,11 @@ def _is_refusal(word: str) -> bool:
 
 
 def _sentence(advice: str, reason: str | None) -> str:
-    return f"{advice}. The server said: {reason}" if reason else advice
+    return f"{advice}. The server's message: {reason}" if reason else advice
 
 
 def _error_fields(document: Any) -> tuple[str | None, str | None]:
-    """Return code and message of an error document in any of its forms."""
+    """Return code and message of an error document of any known form."""
     error = document.get("error") or document if isinstance(document, Mapping) else document
     if isinstance(error, str):
         return None, error[:_LONGEST_MESSAGE]
@@ -207,11 +207,11 @@ def _json_or_none(body: bytes) -> Any:
     try:
         return parse(text)
     except ValueError:
-        return parse_beginning(text)  # cut: its code may have come
+        return parse_beginning(text)  # cut off, but it may contain the code
 
 
 def _unix_seconds(date: str | None) -> float | None:
-    """Return the moment of an HTTP date, or ``None`` if it is not one."""
+    """Return the unix time of an HTTP date, or ``None`` if it is not one."""
     try:
         moment = parsedate_to_datetime(date or "")
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
@@ -220,7 +220,7 @@ def _unix_seconds(date: str | None) -> float | None:
 
 
 def _seconds(text: str | None, now: float) -> float | None:
-    """Return what ``Retry-After`` asks for, in seconds from ``now``; it may be a number or an HTTP date."""
+    """Return ``Retry-After``, which may be a number or an HTTP date, in seconds from ``now``."""
     if not text:
         return None
     try:

@@ -1,8 +1,8 @@
-"""What an image is, by its own bytes: PNG, JPEG or WebP, its size in pixels, and whether it is whole.
+"""Detects an image's kind (PNG, JPEG or WebP), its size in pixels, and whether it is whole, from its bytes.
 
-An image is walked from its first byte to its own end, so what stands behind that end, however long, does not matter,
-and the end of a thumbnail inside of it does not count. Formats: the PNG specification (section 5), ITU-T T.81
-(annex B), and Google's "WebP Container Specification" with RFC 6386 and 9649.
+The image's structure is followed from the first byte to its end, so bytes after the end do not matter, and neither does
+the end of an embedded thumbnail. Formats: the PNG specification (section 5), ITU-T T.81 (annex B), and Google's "WebP
+Container Specification" with RFC 6386 and 9649.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import BinaryIO
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
-#: Bytes that are read at once: where a marker is looked for, and around the head of a chunk.
+#: Bytes per read: while searching for a marker, and around the head of a chunk.
 _PIECE, _HEAD = 64 * 1024, 4 * 1024
-#: A JPEG marker, and not a stuffed 0xFF of the picture's data, a fill byte or a restart marker.
+#: A JPEG marker, but not a stuffed 0xFF of the image data, a fill byte or a restart marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _TEMPORARY, _DHT, _START, _END, _SCAN, _JPG, _DAC = 0x01, 0xC4, 0xD8, 0xD9, 0xDA, 0xC8, 0xCC
 #: Start of frame: the segments that hold a JPEG's size.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
 
-_CUT_SHORT = "is cut short"
+_CUT_SHORT = "is truncated"
 _DAMAGED = "is damaged"
 
 _Size = tuple[int, int]
@@ -33,9 +33,8 @@ _NOTHING: _Size = (0, 0)
 class Media:
     """Kind and size of an image.
 
-    Width and height are those of the stored pixels, whatever an EXIF orientation says: that is what the API's
-    ``size`` and a request's ``width`` and ``height`` are about, and what most programs report. An animation has the
-    size of its canvas.
+    Width and height are those of the stored pixels, without EXIF orientation, like the API's ``size``, a request's
+    ``width`` and ``height``, and most programs. For an animation, they are those of its canvas.
 
     :param media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
     :param width: pixels.
@@ -48,7 +47,7 @@ class Media:
 
 
 def media_type(head: bytes) -> str | None:
-    """Return the media type that the first 12 bytes of a file show, or ``None``."""
+    """Return the media type from the first 12 bytes of a file, or ``None``."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -59,9 +58,9 @@ def media_type(head: bytes) -> str | None:
 
 
 def identify(file: BinaryIO) -> Media:
-    """Return what a whole image is. It is read in pieces of 64 KiB.
+    """Return kind and size of a whole image, read in pieces of 64 KiB.
 
-    :raises ValueError: it is no image of a kind that the API makes, or it is cut short or damaged; the message says
+    :raises ValueError: it is not an image of a kind that the API makes, or it is truncated or damaged; the message says
         which.
     """
     file.seek(0)
@@ -71,14 +70,14 @@ def identify(file: BinaryIO) -> Media:
     try:
         width, height = _WALKS[kind](_Pieces(file))
         if not (width and height):
-            raise ValueError("holds no picture")
+            raise ValueError("contains no image")
     except ValueError as err:
         raise ValueError(f"its {kind} data {err}") from None
     return Media(media_type=kind, width=width, height=height)
 
 
 class _Pieces:
-    """A file of which one piece at a time is in memory."""
+    """A file with one piece at a time in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -86,9 +85,9 @@ class _Pieces:
         self._piece = b""
 
     def read(self, position: int, count: int) -> bytes:
-        """Return a few bytes.
+        """Return some bytes of the file.
 
-        :raises ValueError: the file ends before them.
+        :raises ValueError: the file ends too early.
         """
         offset = position - self._start
         if not 0 <= offset <= len(self._piece) - count:
@@ -100,9 +99,9 @@ class _Pieces:
         return found
 
     def marker(self, position: int) -> tuple[int, int]:
-        """Return the next JPEG marker, and where it ends.
+        """Return the next JPEG marker and the position of its end.
 
-        :raises ValueError: the file ends before it.
+        :raises ValueError: the file ends too early.
         """
         found = None
         while not found:
@@ -111,7 +110,7 @@ class _Pieces:
                 if len(self._piece) < 2:
                     raise ValueError(_CUT_SHORT)
             found = _MARKER.search(self._piece, position - self._start)
-            # One byte again: a marker may begin in one piece and end in the next.
+            # Read one byte again: a marker may begin in one piece and end in the next.
             position = self._start + len(self._piece) - 1
         return self._piece[found.end() - 1], self._start + found.end()
 
@@ -131,7 +130,7 @@ def _png(file: _Pieces) -> _Size:
             fields = file.read(position + 8, 8)
             size = int.from_bytes(fields[:4], "big"), int.from_bytes(fields[4:], "big")
         has_data = has_data or kind == b"IDAT"
-        position += length + 12  # with its length, kind and checksum
+        position += length + 12  # plus length, kind and checksum
         if kind == b"IEND":
             file.read(position - 1, 1)
             return size if has_data else _NOTHING
@@ -143,7 +142,7 @@ def _jpeg(file: _Pieces) -> _Size:
         marker, position = file.marker(position)
         if marker == _END:
             return size if has_data else _NOTHING
-        if marker == _START:  # of another picture, before the end of this one
+        if marker == _START:  # the start of another image, before the end of this one
             raise ValueError(_CUT_SHORT)
         if marker == _TEMPORARY:
             continue
@@ -187,7 +186,7 @@ def _canvas(head: bytes) -> _Size:
     return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:], "little") + 1
 
 
-#: Where a WebP's chunks have its size: in how many bytes, and how. The first one counts.
+#: Size of a WebP by chunk: number of bytes to read, and their parser. The first chunk counts.
 _WEBP_SIZES: dict[bytes, tuple[int, Callable[[bytes], _Size]]] = {
     b"VP8 ": (10, _lossy),
     b"VP8L": (5, _lossless),

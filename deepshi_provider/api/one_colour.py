@@ -1,8 +1,8 @@
-"""Whether a picture is all one colour, which is what some models send in place of a picture.
+"""Detects images of a single colour, which some models return instead of a real image.
 
-A PNG is looked at row by row without a decoder: the rows of a plain picture are known beforehand for each of the five
-filters (PNG specification, section 9), so the first row that differs ends it, and a picture costs a few kilobytes. JPEG
-and WebP are decoded by Pillow, if they are too short to show much: plain ones have at most 0.035 bytes per pixel.
+A PNG is compared row by row without decoding: the rows of a plain image are known in advance for each of the five
+filters (PNG specification, section 9), so the check ends at the first row that differs, usually after a few kilobytes.
+JPEG and WebP are decoded with Pillow if they are small enough: plain ones have at most 0.035 bytes per pixel.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-#: Pixels; a swatch or an icon may well be plain.
+#: Minimum number of pixels; a swatch or an icon may well be plain.
 SMALLEST_SIDE = 16
 
-#: Bytes per pixel, and bytes of a head, of pictures that are decoded.
+#: Maximum bytes per pixel, plus bytes for the head, of images that are decoded.
 _DENSITY, _HEAD = 0.05, 4_000
-#: Pixels of a WebP that is decoded: 16 MiB of memory. A JPEG is decoded at an eighth of its size.
+#: Maximum pixels of a WebP that is decoded: 16 MiB of memory. A JPEG is decoded at an eighth of its size.
 _MOST_WEBP = 2**22
-#: How far apart values may be: WebP at quality 80 makes up to 6 steps of one colour, more at lower ones; JPEG none.
+#: Maximum difference between values: WebP at quality 80 changes a colour by up to 6, more at lower ones; JPEG by 0.
 _LOSSY = 8
 _PIECE = 64 * 1024
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def is_one_colour(file: BinaryIO, media_type: str, width: int, height: int, size_bytes: int) -> bool:
-    """Return whether all pixels of a whole image are the same; ``False`` also if that cannot be told cheaply.
+    """Return whether all pixels of a whole image are the same; ``False`` also if the check would be expensive.
 
-    It reads the file, and blocks for at most some tenths of a second.
+    Reads the file, and blocks for at most some tenths of a second.
     """
     if min(width, height) < SMALLEST_SIDE:
         return False
@@ -37,7 +37,7 @@ def is_one_colour(file: BinaryIO, media_type: str, width: int, height: int, size
         if size_bytes > _HEAD + _DENSITY * width * height:
             return False
         return (media_type == "image/jpeg" or width * height <= _MOST_WEBP) and _is_plain_when_decoded(file)
-    except Exception:  # noqa: BLE001 -- decoders raise errors of all kinds, and the image is paid for
+    except Exception:  # noqa: BLE001 -- decoders may raise anything, and the image is paid for
         return False
 
 
@@ -61,7 +61,7 @@ def _is_plain_png(file: BinaryIO) -> bool:
         return False
     bits = _CHANNELS[colour] * depth
     stride = 1 + -(-width * bits // 8)
-    whole = width * bits // 8  # of the last byte, some bits may be no pixels
+    whole = width * bits // 8  # some bits of the last byte may be unused
     rows = _rows((piece for kind, piece in chunks if kind == b"IDAT"), stride)
     first = next(rows)
     pixel = first[1 : 1 + max(1, bits // 8)]
@@ -79,7 +79,7 @@ def _is_plain_png(file: BinaryIO) -> bool:
 
 
 def _expected(pixel: bytes, length: int, *, is_first: bool) -> list[bytes]:
-    """Return what each filter makes of a row of a plain picture; the first row has nothing above it."""
+    """Return a row of a plain image for each filter; the first row has no row above it."""
 
     def row(begin: bytes, then: bytes) -> bytes:
         return (begin + then * (length // len(pixel)))[:length]
@@ -97,18 +97,18 @@ def _is_repeated(byte: int, bits: int) -> bool:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a PNG's chunks by kind, long ones in pieces."""
+    """Yield kind and data of a PNG's chunks, long ones in pieces."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         left, kind = int.from_bytes(head[:4], "big"), head[4:]
         while left > 0 and (piece := file.read(min(left, _PIECE))):
             left -= len(piece)
             yield kind, piece
-        file.read(4)  # its checksum
+        file.read(4)  # the checksum
 
 
 def _rows(compressed: Iterator[bytes], stride: int) -> Iterator[bytes]:
-    """Yield the rows of a picture with their filters; one piece at a time is in memory."""
+    """Yield the rows of an image with their filters, with one piece at a time in memory."""
     stream, row = zlib.decompressobj(), b""
     for piece in compressed:
         left = piece

@@ -1,4 +1,4 @@
-"""What was asked for against what came, by the images' own bytes."""
+"""Compares the images received with the request."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Protocol
 
 from deepshi_provider.api.requests import GenerateRequest
 
-#: How far an aspect ratio may be off: models round to their own grid, up to 3 % for 5:4.
+#: Tolerance for the aspect ratio: models round to their own grid, up to 3 % for 5:4.
 _RATIO_TOLERANCE = 0.05
-#: How far the number of pixels may be off from a tier's: 1K is about 1024 x 1024, whatever the aspect ratio.
+#: Tolerance for the number of pixels of a tier: 1K is about 1024 x 1024 for any aspect ratio.
 _TIER_TOLERANCE = 2.0
 _MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
 class Pixels(Protocol):
-    """An image that came, as it describes itself."""
+    """An image as received."""
 
     @property
     def index(self) -> int:
-        """Its position among the request's pictures."""
+        """Its position among the request's images."""
 
     @property
     def media_type(self) -> str:
-        """By its first bytes."""
+        """Detected from its first bytes."""
 
     @property
     def width(self) -> int:
@@ -36,13 +36,13 @@ class Pixels(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of its bytes, in hex."""
+        """Hash of its bytes, in hex."""
 
 
 def mismatches(request: GenerateRequest, images: Sequence[Pixels], one_colour: Collection[int] = ()) -> list[str]:
-    """Return how images differ from what was asked for, as sentences without a full stop.
+    """Return the differences between images and request, as sentences without a full stop.
 
-    :param one_colour: indices of the images that show nothing.
+    :param one_colour: indices of images of a single colour.
     """
     found = [wrong_number(request.n, len(images))] if len(images) != request.n else []
     first: dict[str, int] = {}
@@ -57,12 +57,12 @@ def mismatches(request: GenerateRequest, images: Sequence[Pixels], one_colour: C
 
 
 def added(warnings: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Return warnings and others that are not yet among them."""
+    """Return the warnings, followed by those of ``more`` that are new."""
     return list(dict.fromkeys([*warnings, *more]))
 
 
 def wrong_number(wanted: int, count: int) -> str:
-    """Return the sentence about images that are missing, or too many."""
+    """Return the warning about a wrong number of images."""
     return f"Asked for {wanted} {'image' if wanted == 1 else 'images'}, got {count}"
 
 

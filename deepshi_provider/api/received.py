@@ -1,4 +1,4 @@
-"""What came of an answer → its images and its price, with warnings about what is missing, or the error that it is."""
+"""Turns what was received of an answer into images, cost and warnings, or into an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deepshi_provider.exceptions import (
     StorageFailed,
 )
 
-#: Unusable images that the warnings explain.
+#: Maximum number of unusable images in the warnings.
 _EXPLAINED = 4
 
 
@@ -30,8 +30,8 @@ _EXPLAINED = 4
 class ReceivedImage:
     """One verified image.
 
-    :param index: its position among the request's pictures, from 0.
-    :param spool: its bytes.
+    :param index: its position among the request's images, from 0.
+    :param spool: holds its bytes.
     """
 
     index: int
@@ -44,8 +44,8 @@ class ReceivedImage:
 class Received:
     """An answer with at least one usable image.
 
-    :param warnings: what is not as it was asked for, as sentences without a full stop.
-    :param cost_is_complete: whether ``answer.cost_usd`` is all that was taken, if it is known at all.
+    :param warnings: mismatches, as sentences without a full stop.
+    :param cost_is_complete: whether ``answer.cost_usd`` is the whole cost, if it is known.
     """
 
     answer: Answer
@@ -56,19 +56,19 @@ class Received:
 
 @dataclass(kw_only=True)
 class Taken:
-    """What has come of an answer so far.
+    """The parts of an answer received so far.
 
-    :param wanted: how many images were asked for.
+    :param wanted: number of images requested.
     :param pictures: entries of ``data``, with spools for their images.
-    :param fields: of :class:`~deepshi_provider.api.responses.Answer`.
-    :param error: the first error that it reported, or that it ended with.
-    :param is_paid: whether a result came, usable or not: from then on nothing is free.
-    :param has_previews: whether partial images came, or what may have been some: work that may be paid for.
-    :param has_broken_result: whether a result came that cannot be read as a whole: nothing is surely free any more.
-    :param cost_usd: the highest that it reported; each is to be that of the whole request.
-    :param cost_aside_usd: the highest that it reported apart from its results, so far.
-    :param is_cost_disputed: whether it reported different ones.
-    :param is_cost_final: whether its cost is that of the whole request, although an error ended it.
+    :param fields: the fields of :class:`~deepshi_provider.api.responses.Answer`.
+    :param error: the first error in the answer, or the error that ended it.
+    :param is_paid: whether a result arrived, usable or not, so that the request was certainly paid for.
+    :param has_previews: whether partial images, or events that may be, arrived: the request may be paid for.
+    :param has_broken_result: whether a result arrived that cannot be read completely: the request may be paid for.
+    :param cost_usd: the highest cost in the results; each should be that of the whole request.
+    :param cost_aside_usd: the highest cost reported outside the results.
+    :param is_cost_disputed: whether different costs were reported.
+    :param is_cost_final: whether the cost is that of the whole request, although an error ended it.
     """
 
     wanted: int
@@ -84,9 +84,9 @@ class Taken:
     is_cost_final: bool = False
 
     def add(self, document: dict[str, Any], entries: list[dict[str, Any]], *, is_whole: bool) -> None:
-        """Take a document or an event, and of its pictures those that did not come before.
+        """Add a document or an event, and those of its images that are new.
 
-        :param is_whole: whether it is neither cut nor broken.
+        :param is_whole: whether it is neither cut off nor broken.
         """
         known = set(map(_identity, self.pictures)) - {None}
         self.pictures += [entry for entry in entries if _identity(entry) not in known]
@@ -97,19 +97,19 @@ class Taken:
         self.fields |= {k: reported[k] for k in ("created", "model", "size", "usage") if reported.get(k) is not None}
 
     def add_cost(self, document: Any) -> None:
-        """Take the cost that an event reports which is neither a result nor an error: it may be that of a part."""
+        """Add the cost in an event that is neither a result nor an error; it may be that of a part of the request."""
         cost = reported_cost(document)
         if cost is not None:
             self.cost_aside_usd = max(cost, self.cost_aside_usd or cost)
 
     def settle_cost(self) -> None:
-        """Take what was reported apart from the results, if these reported none or less; call it at the end."""
+        """Use the cost reported outside the results if that in the results is lower or missing. Call it at the end."""
         cost = self.cost_aside_usd
         if cost is not None and (self.cost_usd is None or cost > self.cost_usd):
             self._takes_cost(cost)
 
     def _takes_cost(self, cost: Decimal | None) -> bool:
-        """Take a cost, and return whether none that was reported before is higher."""
+        """Add a cost; return whether no earlier one is higher."""
         if self.cost_usd is None:
             self.cost_usd = cost
         elif cost is not None and cost != self.cost_usd:
@@ -119,7 +119,7 @@ class Taken:
 
 
 def entries_of(document: Any) -> list[dict[str, Any]]:
-    """Return the entries for pictures of an answer, or of a completed event, in any of their forms."""
+    """Return the image entries of an answer, or of a completed event, of any known form."""
     data = document.get("data") if isinstance(document, dict) else None
     entries = data if isinstance(data, list) else [data, document]
     found = [entry for entry in entries if isinstance(entry, dict) and ("b64_json" in entry or "url" in entry)]
@@ -127,7 +127,7 @@ def entries_of(document: Any) -> list[dict[str, Any]]:
 
 
 def entries_anywhere(document: Any) -> list[dict[str, Any]]:
-    """Return the entries that hold image data, wherever they stand: what came is not given up for an odd wrapping."""
+    """Return the entries with image data at any place in a document, so that an unusual structure loses no image."""
     if isinstance(document, dict) and is_filled(document):
         return [document]
     inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
@@ -135,7 +135,7 @@ def entries_anywhere(document: Any) -> list[dict[str, Any]]:
 
 
 def is_filled(entry: dict[str, Any]) -> bool:
-    """Return whether an entry holds image data, usable or not."""
+    """Return whether an entry has image data, usable or not."""
     return _spool(entry) is not None
 
 
@@ -165,13 +165,13 @@ def receive(taken: Taken) -> Received:
 def _image(position: int, entry: dict[str, Any]) -> ReceivedImage:
     """Return a verified image.
 
-    :raises ValueError: it cannot be used.
+    :raises ValueError: the image is unusable.
     """
     spool = _spool(entry)
     if spool is None:
         link = entry.get("url")
         is_link = isinstance(link, str) and bool(link)
-        raise ValueError(f"it came as a link, not as data: {shown_uri(str(link))[:200]}" if is_link else "it is empty")
+        raise ValueError(f"it is a link, not data: {shown_uri(str(link))[:200]}" if is_link else "it is empty")
     spool.flush()
     if spool.problem:
         raise ValueError(spool.problem)
@@ -186,7 +186,7 @@ def _image(position: int, entry: dict[str, Any]) -> ReceivedImage:
 
 
 def _numbered(images: list[ReceivedImage], wanted: int) -> list[ReceivedImage]:
-    """Return images by their index; those whose indices make no sense are numbered as they came."""
+    """Return images by index; images with invalid indices are numbered in order of arrival."""
     indices = {image.index for image in images}
     if len(indices) < len(images) or not indices <= set(range(max(wanted, len(images)))):
         images = [replace(image, index=position) for position, image in enumerate(images)]
@@ -194,7 +194,7 @@ def _numbered(images: list[ReceivedImage], wanted: int) -> list[ReceivedImage]:
 
 
 def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> DeepshiError:
-    """Return what an answer without any usable image is."""
+    """Return the error for an answer without any usable image."""
     error = taken.error
     failure = next((spool.failure for spool in map(_spool, taken.pictures) if spool and spool.failure), None)
     if error is None and failure:
@@ -202,7 +202,7 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
     elif error is None and problems:
         error = InvalidResponse(f"{problems[0]}. It was paid for and is lost")
     elif error is None:
-        error = InvalidResponse("The answer holds no image", charged="unknown")
+        error = InvalidResponse("The answer contains no image", charged="unknown")
     elif problems and taken.is_paid:
         error.message = f"{error.message}. {problems[0]}"
     if taken.is_paid or taken.cost_usd:
@@ -210,7 +210,7 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
     elif error.charged == "no" and (taken.has_broken_result or (taken.has_previews and not _is_before_work(error))):
         error.charged = "unknown"
         what = "A broken result" if taken.has_broken_result else "Previews"
-        error.message = f"{error.message}. {what} had come, so it may have been paid for"
+        error.message = f"{error.message}. {what} had arrived, so it may have been paid for"
     if taken.cost_usd is not None or error.cost_usd is None:
         error.cost_usd = taken.cost_usd
         error.cost_is_complete = cost_is_complete or error.charged == "no"
@@ -218,7 +218,7 @@ def _error(taken: Taken, problems: list[str], *, cost_is_complete: bool) -> Deep
 
 
 def _is_before_work(error: DeepshiError) -> bool:
-    """Return whether an error is one that the API finds before it takes money, whatever had been sent."""
+    """Return whether the API finds an error before it charges, even if previews had arrived."""
     is_request = isinstance(error, InvalidRequest) and not isinstance(error, ContentRefused)
     return is_request or isinstance(error, AuthenticationFailed | InsufficientQuota | PermissionDenied)
 
@@ -230,21 +230,21 @@ def _warnings(taken: Taken, count: int, problems: list[str], *, cost_is_complete
     found += problems[:_EXPLAINED]
     if taken.error:
         code = f" (code: {taken.error.code})" if taken.error.code else ""
-        found.append(f"The answer did not come to its end: {taken.error.message}{code}")
+        found.append(f"The answer is incomplete: {taken.error.message}{code}")
     if not cost_is_complete:
         found.append("The request may have cost more than the answer reported")
     return found
 
 
 def _identity(entry: dict[str, Any]) -> tuple[int, str] | None:
-    """Return what identifies a picture that comes twice: index and content; ``None`` if it has no index."""
+    """Return index and content of an image, to find duplicates; ``None`` if it has no index."""
     spool, index = _spool(entry), entry.get("index")
     is_whole = spool is not None and spool.complete and spool.problem is None
     return (index, spool.sha256) if spool and is_whole and isinstance(index, int) else None
 
 
 def _spool(entry: dict[str, Any]) -> Spool | None:
-    """Return the image itself; servers may send both fields and fill one."""
+    """Return the image's spool; servers may send both fields and fill only one."""
     values = (entry.get(key) for key in ("b64_json", "url"))
     filled = [value for value in values if isinstance(value, Spool) and (value.size_bytes or value.problem)]
     return min(filled, key=lambda spool: spool.problem is not None, default=None)

@@ -1,4 +1,4 @@
-"""The two paid requests: their fields, how they look on the wire, and what makes two of them the same."""
+"""The two paid requests: their fields, wire format and fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.exceptions import InvalidRequest
 
-#: The fields that an operator has as parameters.
+#: The fields that are parameters of the operators.
 REQUEST_FIELDS = (
     "prompt",
     "model",
@@ -30,20 +30,19 @@ REQUEST_FIELDS = (
     "seed",
 )
 
-#: Fields that change how the answer is sent, not the picture.
+#: Fields that change how the answer is sent, not the image.
 TRANSPORT_FIELDS = frozenset({"stream", "response_format"})
 
 
 class GenerateRequest(BaseModel):
-    """``POST /v1/images/generations``: one prompt, ``n`` pictures.
+    """``POST /v1/images/generations``: one prompt, ``n`` images.
 
-    Field names are the API's own; fields that it does not document are kept and forwarded. Rendered templates are
-    understood: ``"1024"`` is a number, and ``None``, ``""``, ``"None"``, ``"null"`` and NaN mean that the field is not
-    sent.
+    Field names are the API's own; undocumented fields are kept and forwarded. Values may be rendered templates:
+    ``"1024"`` is a number, and fields that are ``None``, ``""``, ``"None"``, ``"null"`` or NaN are not sent.
 
     :param model: model id, such as ``deepshi-banana-pro``.
-    :param prompt: what to draw; each model caps its length (8,000 to 50,000 characters).
-    :param n: pictures to make, 1 to 4; some models take only 1.
+    :param prompt: what to draw; each model limits its length (8,000 to 50,000 characters).
+    :param n: number of images, 1 to 4; some models allow only 1.
     :param width: pixels, for models sized by pixel dimensions.
     :param height: pixels, with ``width``.
     :param aspect_ratio: such as ``16:9``, alone or with ``resolution``.
@@ -51,17 +50,17 @@ class GenerateRequest(BaseModel):
     :param image_size: preset, such as ``auto_2K`` or ``1024x1024``.
     :param quality: ``low``, ``medium`` or ``high``; higher costs more.
     :param output_format: ``png``, ``jpeg`` or ``webp``.
-    :param seed: repeatable randomness, where the model has it.
-    :param stream: ask for Server-Sent Events, for slow, high-resolution work; billed the same.
+    :param seed: seed for reproducible results, if the model supports it.
+    :param stream: request Server-Sent Events, for slow, high-resolution work; billed the same.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True, defer_build=True)
 
     path: ClassVar[str] = "/v1/images/generations"
     operation: ClassVar[str] = "generate"
-    #: Of the operators, where the user names none.
+    #: The default model of the operators.
     default_model: ClassVar[str] = "deepshi-banana-pro"
-    #: Fields that travel in another way.
+    #: Fields that are sent in another way.
     _apart: ClassVar[frozenset[str]] = frozenset()
 
     model: Annotated[str, Field(min_length=1)]
@@ -102,18 +101,18 @@ class GenerateRequest(BaseModel):
         return self
 
     def wire_fields(self) -> dict[str, Any]:
-        """Return what is sent: the fields that were given, under the API's names."""
+        """Return the fields to send, with the API's names."""
         return self.model_dump(exclude_none=True, exclude_defaults=True, exclude=set(self._apart))
 
     def picture_fields(self) -> dict[str, Any]:
-        """Return the fields that change the picture or its price."""
+        """Return the fields that change the image or its price."""
         kept = self.model_dump(exclude_none=True, exclude={*self._apart, *TRANSPORT_FIELDS})
         return dict(sorted(kept.items()))
 
     def fingerprint(self, account: str, input_digests: Sequence[str] = ()) -> str:
-        """Return the SHA-256 (hex) under which this request is recorded: equal if and only if the same is asked for.
+        """Return the request's fingerprint, a SHA-256 in hex: equal if and only if the same images are requested.
 
-        :param account: who pays, and at which service; the key itself stays out.
+        :param account: see :attr:`deepshi_provider.client.settings.Settings.account`.
         :param input_digests: SHA-256 (hex) of each input image's content, in order.
         """
         fields = {
@@ -156,7 +155,7 @@ class EditRequest(GenerateRequest):
         return {name: _form_text(value) for name, value in self.wire_fields().items()}
 
     def image_field(self) -> str:
-        """Return the name of the form's image parts: ``image`` for one, ``image[]`` for several, as OpenAI's SDK."""
+        """Return the name of the form's image parts, as in OpenAI's SDK: ``image`` for one, ``image[]`` for several."""
         return "image" if len(self.images) == 1 else "image[]"
 
 
@@ -170,7 +169,7 @@ Request = TypeVar("Request", bound=GenerateRequest)
 def build(kind: type[Request], fields: Mapping[str, Any]) -> Request:
     """Return a request from rendered fields.
 
-    :raises InvalidRequest: a field is missing or cannot be what it should; the message names each.
+    :raises InvalidRequest: a field is missing or invalid; the message names each.
     """
     try:
         return kind.model_validate(dict(fields))

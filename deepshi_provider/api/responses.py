@@ -1,4 +1,4 @@
-"""The parts of an answer besides its images, pruned to bounded size and safe numbers."""
+"""The parts of an answer other than its images, limited to a bounded size and safe numbers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 _LARGEST_COST_USD = 1_000_000
-#: Most digits of a cost written out; sums of longer ones could not be exact.
+#: Maximum digits of a cost; sums of longer ones could not be exact.
 _MOST_DIGITS = 30
 _COST = re.compile(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*", re.ASCII)
 
-#: Whole numbers from here on do not fit into the 64 bits of most databases and readers.
+#: Integers from here on do not fit into the 64 bits of most databases and readers.
 _TOO_LARGE = 2**63
-#: What is kept of ``usage``: it goes into XCom, that is, into Airflow's database.
+#: Limits on ``usage``, since it goes into XCom, that is, into Airflow's database.
 _MOST_DEPTH = 5
 _MOST_ENTRIES = 40
 _LONGEST_TEXT = 200
 _LONGEST_KEY = 60
 _MOST_CHARACTERS = 4_000
-#: Characters of a revised prompt.
+#: Maximum characters of a revised prompt.
 _LONGEST_PROMPT = 10_000
 
 
 def cost_of(usage: Any) -> Decimal | None:
-    """Return ``usage.cost.total_cost`` in USD, exactly; ``None`` if it is absent or makes no sense.
+    """Return ``usage.cost.total_cost`` in USD, exactly; ``None`` if it is missing or invalid.
 
-    The cost may also be a bare number or a string. One of more than 30 digits makes no sense.
+    The cost may also be a bare number or a string. One of more than 30 digits is invalid.
     """
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     if isinstance(cost, Mapping):
@@ -51,7 +51,7 @@ def cost_of(usage: Any) -> Decimal | None:
 
 
 def reported_cost(document: Any) -> Decimal | None:
-    """Return the cost that an answer, an event or an error reports, in its ``usage`` or in that of an object in it."""
+    """Return the cost in the ``usage`` of an answer, an event or an error, or of an object in it."""
     if not isinstance(document, Mapping):
         return None
     costs = (cost_of(document.get("usage")), *map(reported_cost, document.values()))
@@ -59,10 +59,10 @@ def reported_cost(document: Any) -> Decimal | None:
 
 
 def pruned(value: Any) -> Any:
-    """Return JSON data of at most about 4 kB that every database and reader takes.
+    """Return JSON data of at most about 4 kB that all databases and readers accept.
 
-    What is nested too deep and numbers that are too large are ``None``; long texts are cut, and entries that are too
-    many are left out.
+    Values that are nested too deep and numbers that are too large become ``None``; long texts are cut, and surplus
+    entries are left out.
     """
     return _Pruner().prune(value, _MOST_DEPTH)
 
@@ -112,7 +112,7 @@ def _usage(value: Any) -> Any:
 
 
 class Picture(BaseModel):
-    """One entry of an answer's ``data``, apart from the image itself."""
+    """One entry of an answer's ``data``, without the image itself."""
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
@@ -121,12 +121,12 @@ class Picture(BaseModel):
 
 
 class Answer(BaseModel):
-    """The parts of an answer besides its images; what is missing or malformed is ``None``.
+    """The parts of an answer other than its images; missing or malformed values are ``None``.
 
     :param created: unix seconds.
     :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
     :param usage: tokens and cost as sent, :func:`pruned`.
-    :param cost_usd: what was taken from the balance, or ``None`` if the answer does not state it.
+    :param cost_usd: the cost; ``None`` if the answer does not report it.
     """
 
     model_config = ConfigDict(extra="ignore", defer_build=True)

@@ -1,4 +1,4 @@
-"""When the same request may be sent again within one call, and after how long."""
+"""Decides whether and when a request is sent again within one call."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ FIRST_WAIT = 1.0
 def wait_before_retry(
     error: DeepshiError, attempt: int, *, max_retries: int, max_wait: float, jitter: float
 ) -> float | None:
-    """Return the seconds to wait before sending again, or ``None`` when the error is to be raised.
+    """Return the seconds to wait before sending again, or ``None`` if the error must be raised.
 
-    Only what was surely not charged is sent again: no connection, 429, and 5xx before any event.
-    ``Retry-After`` is obeyed exactly; beyond ``max_wait`` waiting is left to the scheduler, which holds no slot.
+    Only a request that was certainly not charged is sent again: no connection, 429, and 5xx before any event.
+    ``Retry-After`` is obeyed exactly; if it exceeds ``max_wait``, the scheduler waits instead, without a worker slot.
 
-    :param attempt: how many times the request was sent so far, from 1.
+    :param attempt: number of times that the request was sent so far, from 1.
     :param max_wait: longest single wait, in seconds.
     :param jitter: a random number from 0 to 1, for exponential backoff with full jitter.
     """

@@ -1,4 +1,4 @@
-"""One image on its way: bytes go to a temporary file while their SHA-256 runs along."""
+"""A temporary file for one image, which computes the SHA-256 while the bytes are written."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, cast
 
-#: Bytes of an image that stay in memory; beyond it the spool is a file on disk.
+#: Maximum bytes of an image in memory; a larger one is a file on disk.
 MEMORY_LIMIT = 64 * 1024
-#: Largest image in bytes.
+#: Maximum bytes of an image.
 IMAGE_LIMIT = 256 * 2**20
 
-#: Opens an unnamed, unbuffered file where an image can be put in place without a copy; ``None`` if it cannot.
+#: Opens an unnamed, unbuffered file that can be put in place without copying; returns ``None`` if that is impossible.
 NewFile = Callable[[], io.FileIO | None]
 
 
 class Spool:
-    """An unnamed temporary file that knows its length and SHA-256, and vanishes when closed.
+    """An unnamed temporary file with its length and SHA-256; deleted when closed.
 
-    Writing never fails: what follows in the answer, such as its cost, is still to be read. Once there is a
+    Writing never raises, since the rest of the answer, such as its cost, must still be read. Once there is a
     :attr:`problem`, nothing is kept.
 
-    :param limit: bytes that it takes.
-    :param new_file: where the bytes go; without it, or once it takes no more (a full disk), to a temporary file.
+    :param limit: maximum bytes.
+    :param new_file: opens the file for the bytes; without it, or if its disk is full, a temporary file is used.
     """
 
     def __init__(self, limit: int = IMAGE_LIMIT, new_file: NewFile | None = None) -> None:
         self._given = new_file() if new_file else None
         self.file = _temporary() if self._given is None else cast(BinaryIO, self._given)
         self.size_bytes = 0
-        #: Why the bytes cannot be used, if so.
+        #: Why the bytes are unusable; ``None`` if they are not.
         self.problem: str | None = None
-        #: What this machine had against them, if that is the reason: a full disk, or too many open files.
+        #: The error of this machine, if that is the reason: a full disk, or too many open files.
         self.failure: OSError | None = None
-        #: Whether the source of the bytes came to its end.
+        #: Whether the source of the bytes has ended.
         self.complete = False
         self.limit = limit
         self._digest = hashlib.sha256()
@@ -58,7 +58,7 @@ class Spool:
             self.fail(err)
 
     def flush(self) -> None:
-        """Write what is still buffered."""
+        """Write buffered bytes."""
         if not self.problem:
             try:
                 self.file.flush()
@@ -68,10 +68,10 @@ class Spool:
     def fail(self, err: OSError) -> None:
         """Record that this machine cannot keep the bytes."""
         self.failure = err
-        self.give_up(f"the directory for temporary files does not take it ({err})")
+        self.give_up(f"it cannot be written to the directory for temporary files ({err})")
 
     def give_up(self, problem: str) -> None:
-        """Keep nothing, for a reason."""
+        """Discard the bytes, and all further ones, because of a problem."""
         self.problem = problem
         with contextlib.suppress(OSError):  # closing writes what is buffered
             self.close()
@@ -88,7 +88,7 @@ class Spool:
         self.file.write(data)
 
     def _move(self) -> None:
-        """Go on in a temporary file: an image that was paid for is not lost because its destination is full."""
+        """Continue in a temporary file, so that a full destination does not lose a paid image."""
         given, self._given, self.file = self._given, None, _temporary()
         if given:
             with given:
@@ -97,11 +97,11 @@ class Spool:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of what was written, in hex."""
+        """SHA-256 of the bytes written, in hex."""
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Delete the file. A full disk is no error here, for what is deleted need not be written."""
+        """Delete the file. A full disk is not an error here, since the buffered bytes are not needed."""
         with contextlib.suppress(OSError):  # Python 3.14's files fail to close if they cannot write the rest
             self.file.close()
 

@@ -1,8 +1,7 @@
-"""Server-Sent Events in pieces → events, without waiting for a line to end.
+"""Decodes Server-Sent Events in pieces, without waiting for the end of a line.
 
-The interpretation follows https://html.spec.whatwg.org/multipage/server-sent-events.html with two liberties that keep a
-paid image: an event that the end of the stream cuts before its blank line counts, and a byte order mark may come in
-pieces.
+It follows https://html.spec.whatwg.org/multipage/server-sent-events.html with two exceptions, which save a paid image:
+an event that ends with the stream, before its blank line, counts, and a byte order mark may arrive in pieces.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from deepshi_provider.api.spool import Spool
 from deepshi_provider.exceptions import DeepshiError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: Longest beginning of a line that is looked at; longer lines can only be comments or unknown fields.
+#: Maximum bytes of a line's beginning that are examined; longer lines can only be comments or unknown fields.
 _LINE_LIMIT = 1024
 
 
@@ -25,8 +24,8 @@ class Event:
     """One event.
 
     :param name: its ``event:`` field, or ``""``.
-    :param document: its data, parsed; what there is of it if it is cut or broken.
-    :param text: its data as text, images left out.
+    :param document: its data, parsed; the readable beginning if it is cut off or broken.
+    :param text: its data as text, without images.
     :param spools: the images in it.
     :param error: why not all of its data can be parsed.
     """
@@ -41,7 +40,7 @@ class Event:
 class SseDecoder:
     """Incremental decoder of an event stream whose data is JSON with images in it.
 
-    :param new_spool: called for each image; returns where its bytes go.
+    :param new_spool: called for each image; returns a spool for its bytes.
     """
 
     def __init__(self, new_spool: Callable[[], Spool] = Spool) -> None:
@@ -54,12 +53,12 @@ class SseDecoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Take the next piece, and yield the events that it completes while it is read: what follows may be broken."""
+        """Decode the next piece; yield each event as soon as it is complete, since the rest may be broken."""
         at = 1 if self._after_cr and data.startswith(b"\n") else 0
         self._after_cr = self._after_cr and not data
         feed = carriage_return = -1
         while at < len(data):
-            # Not a regular expression, which takes longer over a picture than all the rest together.
+            # Not a regular expression, which would take longer for an image than all other steps together.
             feed = _find(data, b"\n", at) if feed < at else feed
             carriage_return = _find(data, b"\r", at) if carriage_return < at else carriage_return
             end = min(feed, carriage_return)
@@ -72,9 +71,9 @@ class SseDecoder:
             self._after_cr = at == len(data) and not crlf and end == carriage_return
 
     def take_pending(self, is_whole: Callable[[Event], bool]) -> Event | None:
-        """Return the event that is there but for its blank line, so that this is not waited for; ``None`` if none is.
+        """Return the event that lacks only its blank line, to avoid waiting for that; ``None`` if there is none.
 
-        :param is_whole: whether to take it; its name is ``""`` if that may still follow.
+        :param is_whole: decides whether to take it; its name is ``""`` if the name may still follow.
         """
         event = self._event() if self._data and self._data.done else None
         if event is None or not is_whole(event):
@@ -84,7 +83,7 @@ class SseDecoder:
 
     @property
     def begun(self) -> str:
-        """What there is of an event that has begun and has no data yet; ``""`` if none has."""
+        """The name of an event that has begun but has no data yet; ``""`` if there is none."""
         if self._data:
             return ""
         line = bytes(self._line)
@@ -142,6 +141,6 @@ class SseDecoder:
 
 
 def _find(data: bytes, byte: bytes, at: int) -> int:
-    """Return where a byte is next, or the end of the data."""
+    """Return the next position of a byte, or the end of the data."""
     found = data.find(byte, at)
     return len(data) if found < 0 else found

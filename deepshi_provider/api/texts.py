@@ -1,4 +1,4 @@
-"""Text from templates and cells → the values that it stands for, and values → text that is fit for a message."""
+"""Parses text from templates and cells, and prepares values for messages."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-#: What Jinja, ``tojson`` and pandas write for a value that is missing.
+#: Text of a missing value from Jinja, ``tojson`` and pandas.
 _BLANK = frozenset({"", "None", "null", "NaN", "nan"})
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "'airflow-provider-deepshi[amazon]'"),
     **dict.fromkeys(("gs", "gcs"), "apache-airflow-providers-google"),
     **dict.fromkeys(("abfs", "abfss", "adl", "az", "wasb", "wasbs"), "apache-airflow-providers-microsoft-azure"),
 }
-#: Characters of a URI in a message.
+#: Maximum characters of a URI in a message.
 _LONGEST_URI = 200
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a rendered value means that nothing was given."""
+    """Return whether a rendered value is blank."""
     if isinstance(value, str):
         return value.strip() in _BLANK
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def parsed(text: str) -> Any:
-    """Return the value that a text stands for: JSON (the filter ``tojson``), or Python's form (a plain template).
+    """Return the value of a text: JSON (the filter ``tojson``), or a Python literal (a plain template).
 
     :raises ValueError: it is neither.
     """
@@ -44,7 +44,7 @@ def parsed(text: str) -> Any:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the question which known name a wrong one stands for, with a space before it; empty if none is near."""
+    """Return `` Did you mean …?`` with the most similar known name; empty if none is similar."""
     near = difflib.get_close_matches(str(name).strip().lower(), sorted(known), n=1, cutoff=0.65)
     return f" Did you mean {near[0]}?" if near else ""
 
@@ -59,19 +59,19 @@ def shown_uri(uri: str) -> str:
 
 
 def missing_support(uri: str, err: BaseException) -> str | None:
-    """Return what to install for a store that Airflow does not know; ``None`` if the error is another one.
+    """Return advice on what to install for a store that Airflow does not support; ``None`` for other errors.
 
-    :param err: that Airflow raised when the store was opened.
+    :param err: Airflow's error when the store was opened.
     """
     scheme = uri.partition("://")[0]
     if not isinstance(err, ImportError) and not str(err).startswith("No filesystem registered for scheme"):
         return None
     package = _PACKAGES.get(scheme, "the Airflow provider of this store")
-    return f"nothing was sent: Airflow here does not know {scheme}:// stores. Run: pip install {package}"
+    return f"nothing was sent: this Airflow does not support {scheme}:// stores. Run: pip install {package}"
 
 
 class _Nan(ast.NodeTransformer):
-    """Python writes NaN as a name, which is not a literal."""
+    """Replaces the name ``nan``, which is how Python writes NaN, by a value."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(math.nan) if node.id == "nan" else node

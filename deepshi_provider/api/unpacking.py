@@ -1,4 +1,4 @@
-"""The body of an answer as it travelled → without gzip, as its first bytes show, whatever a header says."""
+"""Unpacks the body of an answer if its first bytes are those of gzip, regardless of its headers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 from deepshi_provider.exceptions import OutcomeUnknown
 
-#: How a gzip member begins (RFC 1952, section 2.3.1); no JSON and no event stream does.
+#: First bytes of a gzip member (RFC 1952, section 2.3.1); JSON and event streams never begin with them.
 _GZIP = b"\x1f\x8b"
-#: Most bytes that are unpacked at once: a few bytes may hold thousands of times as many.
+#: Maximum bytes unpacked per step, since a few bytes may expand a thousandfold.
 _STEP = 64 * 1024
-#: ``zlib`` then takes gzip.
+#: Makes ``zlib`` accept gzip.
 _WBITS = 31
 
 
 class Unpacker:
-    """Takes a body in pieces, and gives them back unpacked."""
+    """Unpacks a body in pieces."""
 
     def __init__(self) -> None:
         self._beginning = b""
@@ -24,9 +24,9 @@ class Unpacker:
         self._gzip: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what a piece holds, in steps of a bounded size.
+        """Yield the unpacked bytes of a piece, in steps of a bounded size.
 
-        :raises OutcomeUnknown: it is broken.
+        :raises OutcomeUnknown: the gzip data is broken.
         """
         if not self._is_known:
             data = self._beginning + data
@@ -48,7 +48,7 @@ class Unpacker:
         while member and data:
             yield member.decompress(data, _STEP)
             data = member.unconsumed_tail
-            if member.eof:  # another member may follow; all else behind the end says nothing
+            if member.eof:  # another member may follow; other bytes after the end are ignored
                 data = member.unused_data
                 member = self._gzip = zlib.decompressobj(_WBITS)
                 if data and not data.startswith(_GZIP[: len(data)]):

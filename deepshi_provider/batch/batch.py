@@ -72,7 +72,7 @@ class Batch:
         except StorageFailed as err:
             self._stop(err)
             return
-        log.info("%s", plan.in_words())
+        log.info("%s", plan.summary())
         refusal = plan.refusal()
         if refusal and self._job.plan_only:
             log.warning("%s", refusal.message)

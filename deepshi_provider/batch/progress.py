@@ -51,6 +51,6 @@ class Progress:
             self.counts["reused"],
             self.counts["failed"],
             per_second,
-            spent.in_words(),
+            spent.as_text(),
             left,
         )

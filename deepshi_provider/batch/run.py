@@ -145,7 +145,7 @@ def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = Tr
         job.output_conn_id,
         ended=ended,
         images=images,
-        plan=batch.plan.in_words() if batch and batch.plan else None,
+        plan=batch.plan.summary() if batch and batch.plan else None,
         warnings=sheet_warnings(batch.results.warnings if batch else []),
         **tally.sums(),
         **more,

@@ -1,1 +1,1 @@
-"""HTTP to Deepshi: send, retry, read the answer. Knows no Airflow."""
+"""The HTTP client of the Deepshi API; does not use Airflow."""

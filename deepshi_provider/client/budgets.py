@@ -1,4 +1,4 @@
-"""What a connection may spend in a day and in a month: plain settings, without what was spent."""
+"""A connection's budgets per day and month: settings only, without the spending."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Limit = Annotated[Decimal, Field(ge=0)]
 
 
 class GroupBudget(BaseModel):
-    """What one budget group of a connection may spend, in USD: a team, a DAG, a customer."""
+    """The limits of one budget group of a connection, in USD: a team, a DAG, a customer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +26,7 @@ class GroupBudget(BaseModel):
 
 
 def _groups(value: Any) -> Any:
-    """Return groups as a list, given ``{"<group>": {"max_cost_usd_per_day": …}}`` or its JSON."""
+    """Convert ``{"<group>": {"max_cost_usd_per_day": …}}``, or its JSON, to a list of groups."""
     try:
         found = json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -40,19 +40,19 @@ GroupBudgets = Annotated[tuple[GroupBudget, ...], BeforeValidator(_groups)]
 
 
 def checked_zone(name: str) -> str:
-    """Return the name of a time zone.
+    """Return the name of a time zone, if it is valid.
 
-    :raises ValueError: there is no such zone.
+    :raises ValueError: there is no such time zone.
     """
     try:
         zone_of(name)
-    except (OSError, ValueError, KeyError):  # a name that is none may be that of a directory
+    except (OSError, ValueError, KeyError):  # an invalid name may be that of a directory
         raise ValueError("not a time zone, such as Europe/Berlin") from None
     return name
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return a time zone; UTC needs no database of them."""
+    """Return a time zone; UTC works without a time zone database."""
     return timezone.utc if name == "UTC" else ZoneInfo(name)
 
 
@@ -60,9 +60,9 @@ def zone_of(name: str) -> tzinfo:
 class Budget:
     """One limit.
 
-    :param setting: of the connection's extra.
-    :param is_month: whether it is for a month; otherwise for a day.
-    :param group: that it is for; ``None`` for all of the connection.
+    :param setting: name of the setting in the connection's extra.
+    :param is_month: whether it is a limit per month; otherwise per day.
+    :param group: its budget group; ``None`` for the whole connection.
     """
 
     setting: str
@@ -72,15 +72,15 @@ class Budget:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The limit's name in messages."""
         return f"{self.setting} of budget group {self.group!r}" if self.group else self.setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """The limits that hold for one task.
+    """The limits that apply to one task.
 
-    :param group: the task's own budget group.
+    :param group: the task's budget group.
     :param warn_at: share of a limit at which a warning is given.
     """
 
@@ -92,12 +92,12 @@ class Budgets:
 
     @property
     def has_month(self) -> bool:
-        """Whether one of them is for a month."""
+        """Whether there is a limit per month."""
         return any(limit.is_month for limit in self.limits)
 
 
 def limits_of(source: Any, group: str | None = None) -> tuple[Budget, ...]:
-    """Return the limits that settings or one of their groups name."""
+    """Return the limits in settings, or in one of their groups."""
     kinds = (("max_cost_usd_per_day", False), ("max_cost_usd_per_month", True))
     values = ((setting, getattr(source, setting), is_month) for setting, is_month in kinds)
     return tuple(

@@ -1,4 +1,4 @@
-"""The Deepshi API over HTTP: send, retry what was surely free, read the answer."""
+"""The client of the Deepshi API: sends requests, retries those that were certainly free, and reads the answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 Files = Callable[[], Awaitable[NewFile | None]]
 
-#: The HTTP clients of each loop, by their settings; they keep no connections. A triggerer runs many jobs of few.
+#: The HTTP clients of each event loop, by settings. They keep no connections. A triggerer runs many jobs with few
+#: different settings.
 _CLIENTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, httpx.AsyncClient]] = WeakKeyDictionary()
 _MOST_CLIENTS = 16
 
@@ -41,7 +42,7 @@ _MOST_CLIENTS = 16
 class Client:
     """Generates and edits images, and lists models.
 
-    :param settings: where, who pays, and how long to wait.
+    :param settings: server, key and timeouts.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,19 +51,19 @@ class Client:
         self._files: Files | None = None
 
     async def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> ImagesResult:
-        """Send a generation at once, wait for its answer, and return the images (API.md, "generations").
+        """Send a generation, wait for its answer, and return the images (API.md, "generations").
 
-        What was surely not charged is sent again, within ``max_retries``; a lost answer never is.
+        A request that was certainly not charged is sent again, within ``max_retries``; one with a lost answer never is.
 
-        :param timeout: seconds for everything, waiting for retries included.
-        :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows what was paid.
+        :param timeout: seconds for all attempts and the waits between them.
+        :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows whether it was paid for.
         """
         return await self._attempts(request, None, timeout)
 
     async def edit(self, request: EditRequest, inputs: InputImages, *, timeout: float | None = None) -> ImagesResult:
         """Send an edit with its input images as a form (API.md, "edits"); otherwise like :meth:`generate`.
 
-        :param inputs: the input images, read before; they stay open.
+        :param inputs: the input images, already read; they stay open.
         """
         return await self._attempts(request, inputs, timeout)
 
@@ -71,7 +72,7 @@ class Client:
         return list((await self.catalog()).models.values())
 
     async def catalog(self) -> Catalog:
-        """Return the catalog (``GET /v1/models``), which is free and scoped to the key."""
+        """Return the catalog (``GET /v1/models``): free, and limited to the key's models."""
         client = await self._http()
         try:
             response = await client.get("/v1/models", headers=HEADERS)
@@ -86,11 +87,11 @@ class Client:
 
     @asynccontextmanager
     async def session(self, pace: Pace | None = None, files: Files | None = None) -> AsyncIterator[Client]:
-        """Let all calls inside the ``async with`` block have something in common.
+        """Set pace and files for all calls inside the ``async with`` block.
 
-        :param pace: slows all these calls down together when one is refused by the rate limit; such a refusal then
-            does not count as one of the call's retries.
-        :param files: asked before each call, returns what makes the files that images go to; it raises nothing.
+        :param pace: slows down all these calls when the rate limit refuses one; such a refusal does not count as one
+            of the call's retries.
+        :param files: called before each call, returns a function that makes the files for images. Must not raise.
         """
         await own_turn()
         await self._http()
@@ -151,11 +152,11 @@ class Client:
             attempt,
             max_retries=self.settings.max_retries,
             max_wait=self.settings.max_retry_wait,
-            jitter=random.random(),  # noqa: S311 -- spreads load, keeps no secret
+            jitter=random.random(),  # noqa: S311 -- spreads load, not a secret
         )
 
     def _redacted(self, error: DeepshiError) -> DeepshiError:
-        """Take the key out of what the server wrote: some servers quote it."""
+        """Remove the key from the server's message, since some servers quote it."""
         key = self.settings.api_key.get_secret_value()
         error.message = _without(key, error.message)
         error.code = error.code and _without(key, error.code)
@@ -171,18 +172,18 @@ class Client:
 
 
 def _require_temporary_files() -> None:
-    """Make sure, before anything is paid for, that this machine can keep what comes.
+    """Check that this machine can store an answer, before anything is paid for.
 
-    :raises StorageFailed: it cannot.
+    :raises StorageFailed: no temporary file can be created.
     """
     try:
         tempfile.TemporaryFile().close()
     except OSError as err:
-        raise StorageFailed(f"Not sent: no temporary file can be made on {socket.gethostname()} ({err})") from err
+        raise StorageFailed(f"Not sent: cannot create temporary files on {socket.gethostname()} ({err})") from err
 
 
 def _without(key: str, text: str) -> str:
-    """Take the key out of a text, and its beginning off the end of a text that was cut."""
+    """Remove the key from a text, and a part of the key from the end of a text that was cut."""
     text = text.replace(key, "***")
     cut = next((length for length in range(len(key), 3, -1) if text.endswith(key[:length])), 0)
     return f"{text[:-cut]}***" if cut else text

@@ -1,4 +1,4 @@
-"""One request and its answer: the only place where something that costs money is sent."""
+"""Sends one request and reads its answer: the only module that sends paid requests."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ HEADERS = {
     "Accept": "application/json, text/event-stream",
     "Accept-Encoding": "gzip",
 }
-#: Longest silence of an answer that is no stream, in seconds, where the caller sets no timeout.
+#: Longest silence of an answer that is not a stream, in seconds, if the caller sets no timeout.
 LONGEST_SILENCE = 600.0
-#: Bytes of an error's body that are looked at.
+#: Maximum bytes of an error's body that are read.
 _ERROR_LIMIT = 64 * 1024
-#: When many requests start or many answers come at once, each turn of the loop starts one session, sends one request or
-#: decodes one piece: all together would block it.
+#: When many requests start or many answers arrive at once, each turn of the event loop starts one session, sends one
+#: request or decodes one piece, since all of them together would block the loop.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class Exchange:
-    """Sends one request once; :meth:`run` is its only use.
+    """Sends one request once, by :meth:`run`.
 
-    :param inputs: of an edit.
-    :param new_file: where images go; see :class:`~deepshi_provider.api.spool.Spool`.
+    :param inputs: the input images of an edit.
+    :param new_file: makes the files for images; see :class:`~deepshi_provider.api.spool.Spool`.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Exchange:
         return self._departure.begun
 
     async def run(self, timeout: float | None) -> Received:
-        """Return the answer; every way in which this can end is a result or a :class:`DeepshiError`.
+        """Send the request and return the answer, or raise a :class:`DeepshiError`.
 
-        What came of an answer until it was lost, or the time was over, is used.
+        Whole images that arrived before the answer was lost, or the time limit passed, are used.
 
-        :param timeout: seconds for everything.
+        :param timeout: seconds for the whole exchange.
         """
         await own_turn()
         if timeout is not None and timeout <= 0:
@@ -79,14 +79,14 @@ class Exchange:
             return self._reader.close(lost)
         except DeepshiError as err:
             self._reader.discard()
-            self._name(err)
+            self._add_request_id(err)
             raise
         except BaseException:
             self._reader.discard()
             raise
 
     async def _lost(self, timeout: float | None) -> DeepshiError | None:
-        """Exchange, and return why the answer ended early, if it did."""
+        """Run the exchange; return an error if the answer ended early."""
         try:
             await asyncio.wait_for(self._exchange(timeout), timeout)
         except DeepshiError as err:
@@ -111,7 +111,7 @@ class Exchange:
                 raise error_of(self._response, await _beginning(self._response))
             await self._read(self._response.aiter_raw())
         finally:
-            # Once the answer is there, a connection that does not close properly no longer matters.
+            # Once the answer is complete, a connection that does not close properly no longer matters.
             with contextlib.suppress(httpx.HTTPError, OSError):
                 await self._response.aclose()
 
@@ -127,11 +127,9 @@ class Exchange:
 
     def _out_of_time(self) -> DeepshiError:
         if not self._departure.begun:
-            return TimedOut(
-                f"No connection to {self._client.base_url} in the time that generation_timeout allows; nothing was sent"
-            )
+            return TimedOut(f"No connection to {self._client.base_url} within generation_timeout; nothing was sent")
         return OutcomeUnknown(
-            "The request was sent and no complete answer came in the time that generation_timeout allows; "
+            "The request was sent, but no complete answer arrived within generation_timeout; "
             "the image may have been paid for"
         )
 
@@ -141,11 +139,11 @@ class Exchange:
                 f"The request was sent and its answer was lost ({reason(err)}); the image may have been paid for"
             )
         if isinstance(err, httpx.ProxyError) and str(err).startswith("407"):  # the answer to CONNECT
-            return InvalidConnection(f"The proxy asks for a name and a password, and nothing was sent: {reason(err)}")
+            return InvalidConnection(f"The proxy requires user name and password; nothing was sent: {reason(err)}")
         return ConnectionFailed(f"No connection to {self._client.base_url}: {reason(err)}")
 
     def _timeouts(self, timeout: float | None) -> httpx.Timeout:
-        """Return the connection's timeouts; without a stream nothing comes until all images are done."""
+        """Return the connection's timeouts; without a stream, nothing arrives until all images are done."""
         usual = self._client.timeout
         silence = usual.read if self._request.stream else timeout or LONGEST_SILENCE
         return httpx.Timeout(connect=usual.connect, read=silence, write=usual.write, pool=usual.pool)
@@ -157,8 +155,8 @@ class Exchange:
             return {"data": self._request.form_fields(), "files": files}
         return {"json": self._request.wire_fields()}
 
-    def _name(self, err: DeepshiError) -> None:
-        """Say which answer an error is about."""
+    def _add_request_id(self, err: DeepshiError) -> None:
+        """Add the answer's request id and status to an error."""
         if self._response is not None and self._response.is_success:
             err.request_id = err.request_id or request_id(self._response.headers)
             is_inside = isinstance(err, ServerFailed | OutcomeUnknown)
@@ -166,10 +164,10 @@ class Exchange:
 
 
 class _Departure:
-    """Notes when the first byte of a request may leave this machine: from then on it may be paid for.
+    """Records when the first byte of a request may leave this machine: from then on it may be paid for.
 
-    It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). What a proxy is asked to
-    do first, ``CONNECT``, is no request to Deepshi: its answer is due in the time for making a connection.
+    It is a trace function of httpx (https://www.python-httpx.org/advanced/extensions/#trace). A ``CONNECT`` to a proxy
+    is not yet a request to Deepshi: its answer must arrive within the connect timeout.
     """
 
     def __init__(self) -> None:
@@ -178,20 +176,20 @@ class _Departure:
         self._silence: float | None = None
 
     def limits(self, timeout: httpx.Timeout) -> dict[str, float | None]:
-        """Return the timeouts as httpx's extension of that name, which is looked at again before each read."""
+        """Return the timeouts as httpx's ``timeout`` extension, which is read again before each read."""
         self._silence = timeout.read
         self._limits = {**timeout.as_dict(), "read": timeout.connect}
         return self._limits
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        """Record an event; called before it happens."""
+        """Record an event; httpx calls this before the event happens."""
         if event.endswith(".send_request_headers.started") and info["request"].method == b"POST":
             self.begun = True
             self._limits["read"] = self._silence
 
 
 async def own_turn() -> None:
-    """Let whatever else waits for its turn of the loop go first."""
+    """Yield to other tasks that wait for the event loop."""
     async with _turns():
         await asyncio.sleep(0)
 
@@ -202,7 +200,7 @@ def error_of(response: httpx.Response, body: bytes) -> DeepshiError:
 
 
 def reason(err: BaseException) -> str:
-    """Return an error as a part of a sentence."""
+    """Return an error's text for use in a sentence."""
     text = str(err)
     return f"{type(err).__name__}: {text}" if text else type(err).__name__
 
@@ -225,5 +223,5 @@ async def _beginning(response: httpx.Response) -> bytes:
                 if len(body) > _ERROR_LIMIT:
                     return body
     except (httpx.HTTPError, OutcomeUnknown):
-        pass  # the status is enough
+        pass  # the status is enough for an error
     return body

@@ -11,14 +11,14 @@ from deepshi_provider.api.spool import Spool
 
 @dataclass(frozen=True, kw_only=True)
 class InputImage:
-    """One input image, read once: what is fingerprinted is what is sent."""
+    """One input image, read once, so that the fingerprint is of the bytes that are sent."""
 
     uri: str
     media_type: str
     spool: Spool = field(repr=False)
 
     def part(self, position: int) -> tuple[str, object, str]:
-        """Return file name, file and content type for the form; the name shows nothing of the user's store."""
+        """Return file name, file and content type for the form; the name reveals nothing about the user's store."""
         return f"image-{position}.{EXTENSIONS[self.media_type]}", self.spool.file, self.media_type
 
 

@@ -1,7 +1,7 @@
-"""What requests cost, how long they take and how they end, as counters and timings.
+"""Metrics of requests: cost, duration and outcome, as counters and timings.
 
-They go to a sink that an adapter chooses for its asyncio task or thread; without one they go nowhere. They count what
-this process did and are lost with it, so they are for dashboards and alerts; what was paid is in the records.
+They go to a sink that an adapter sets for its asyncio task or thread; without one they are dropped. They count the
+requests of this process and are lost with it, so use them for dashboards and alerts; the records hold the costs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-#: The outcome of a request that brought images; any other outcome is the name of an exception.
+#: The outcome of a request that returned images; other outcomes are names of exceptions.
 SUCCESS = "success"
-#: The outcome of a request that was stopped while it was under way.
+#: The outcome of a request that was cancelled while it was under way.
 CANCELLED = "Cancelled"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
@@ -34,7 +34,7 @@ SINK: ContextVar[Sink | None] = ContextVar("deepshi_metrics", default=None)
 
 
 def model_tag(model: str, error: DeepshiError | None = None) -> str:
-    """Return a model's name as a tag, or ``other`` if the API refused it: templates can render anything."""
+    """Return a model's name as a tag, or ``other`` if the API refused it, since templates can render anything."""
     accepted = type(error) is not InvalidRequest and _NAME.fullmatch(model)
     return model if accepted else "other"
 
@@ -48,10 +48,10 @@ def ended(
     error: DeepshiError | None = None,
     cancelled: bool = False,
 ) -> None:
-    """Count one request that has ended, in whichever way.
+    """Count one request that has ended with any outcome.
 
-    :param images: pictures that came.
-    :param cost_usd: what was taken, as far as the API reported it.
+    :param images: number of images received.
+    :param cost_usd: the cost, as far as the API reported it.
     """
     outcome = CANCELLED if cancelled else type(error).__name__ if error else SUCCESS
     tags = _tags(request, outcome, error)
@@ -62,12 +62,12 @@ def ended(
 
 
 def retried(request: GenerateRequest, error: DeepshiError) -> None:
-    """Count that a request is sent again after a failure that was surely free."""
+    """Count a retry of a request after a failure that was certainly free."""
     _send("incr", "retries", 1, _tags(request, type(error).__name__, error))
 
 
 def reused(request: GenerateRequest, images: int) -> None:
-    """Count images that were there already and cost nothing."""
+    """Count images that were already stored and cost nothing."""
     _send("incr", "reused", images, _tags(request, SUCCESS, None))
 
 
@@ -86,5 +86,5 @@ def _send(kind: Kind, name: str, value: int | timedelta, tags: dict[str, str]) -
         return
     try:
         sink(kind, f"deepshi.{name}", value, tags)
-    except Exception:  # a metrics backend fails in ways of its own, and must not fail a paid request
-        log.warning("The metric deepshi.%s was not sent", name, exc_info=True)
+    except Exception:  # a metrics backend may raise anything, and must not fail a paid request
+        log.warning("The metric deepshi.%s could not be sent", name, exc_info=True)

@@ -1,7 +1,7 @@
-"""Sockets and TLS below httpcore, for large answers.
+"""A network backend for httpcore, for large answers.
 
-httpcore's own backend takes one TLS record of 16 KiB per call through several layers. This one reads the socket
-directly, so that what is not asked for waits in the kernel, and decrypts all records that have come at once.
+httpcore's own backend passes one TLS record of 16 KiB per call through several layers. This one reads the socket
+directly, so that unread bytes stay in the kernel, and decrypts all records that have arrived in one call.
 
 It implements httpcore's documented interface, https://www.encode.io/httpcore/network-backends/. Errors are
 :class:`httpcore.ConnectError` and :class:`httpcore.ConnectTimeout` only while a connection is made; an end without the
@@ -21,12 +21,12 @@ import aiohappyeyeballs
 import anyio
 import httpcore
 
-#: Bytes that are sent at once; the write timeout holds for each such piece.
+#: Bytes per send; the write timeout applies to each.
 _PIECE = 64 * 1024
-#: Seconds without progress after which a server that has answered already is taken not to want the rest of the request
-#: (RFC 9112, section 9.5).
+#: Seconds without progress after which a server that has already answered is assumed to have stopped reading the
+#: request (RFC 9112, section 9.5).
 _STALL = 5.0
-#: Seconds before another address of the same host is tried too (RFC 8305, "Connection Attempt Delay").
+#: Seconds before also trying another address of the same host (RFC 8305, "Connection Attempt Delay").
 _NEXT_ADDRESS = 0.25
 
 
@@ -43,8 +43,8 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first address of a host that answers.
 
-        :param timeout: seconds, for looking up the name too.
-        :param local_address: is not supported.
+        :param timeout: seconds, including the name lookup.
+        :param local_address: not supported.
         """
         with _errors(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -62,17 +62,17 @@ class _Stream(httpcore.AsyncNetworkStream):
         raise NotImplementedError
 
     def has_answer(self) -> bool:
-        """Return whether the other side has sent something that was not read yet; waits for nothing."""
+        """Return whether the other side has sent data that is not read yet. Does not wait."""
         raise NotImplementedError
 
     def take(self) -> bytes:
-        """Return what has come, without waiting; empty if nothing has, or at the end."""
+        """Return the bytes that have arrived, without waiting; empty if there are none, or at the end."""
         raise NotImplementedError
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        """Speak TLS from here on, through this stream; it may be TLS already (a proxy's)."""
+        """Start TLS over this stream, which may already be TLS to a proxy."""
         stream = TlsStream(self, ssl_context, server_hostname)
         try:
             with _errors(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
@@ -93,7 +93,7 @@ class SocketStream(_Stream):
         self._socket = connected
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return what has come, or wait for it; empty at the end.
+        """Return the bytes that have arrived, or wait for some; empty at the end.
 
         :param timeout: seconds.
         """
@@ -106,13 +106,13 @@ class SocketStream(_Stream):
     async def write(
         self, buffer: bytes, timeout: float | None = None, has_answer: Callable[[], bool] | None = None
     ) -> None:
-        """Send.
+        """Send bytes.
 
-        A server may answer before it has read everything, and read no further. That is :class:`httpcore.WriteError`,
-        after which httpcore reads the answer.
+        A server may answer before it has read the whole request, and stop reading. This raises
+        :class:`httpcore.WriteError`, after which httpcore reads the answer.
 
         :param timeout: seconds, for each 64 KiB.
-        :param has_answer: in place of :meth:`has_answer`, for TLS above, whose own messages are no answer.
+        :param has_answer: replaces :meth:`has_answer`, for TLS over this stream, whose own messages are not an answer.
         """
         asked = has_answer or self.has_answer
         for start in range(0, len(buffer), _PIECE):
@@ -157,14 +157,14 @@ class SocketStream(_Stream):
         self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return the socket under that name; nothing else is known."""
+        """Return the socket for ``socket``, and ``None`` for other names."""
         return self._socket if info == "socket" else None
 
 
 class TlsStream(_Stream):
     """TLS over another stream.
 
-    :param server_hostname: that the certificate must be for.
+    :param server_hostname: the host that the certificate must be for.
     """
 
     def __init__(self, stream: _Stream, context: ssl.SSLContext, server_hostname: str | None):
@@ -175,7 +175,7 @@ class TlsStream(_Stream):
         self._early = b""
 
     async def handshake(self) -> None:
-        """Begin; a failure of the other side's or a certificate that is not trusted raises :class:`ssl.SSLError`."""
+        """Start TLS; raise :class:`ssl.SSLError` if the other side fails or its certificate is not trusted."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -184,13 +184,13 @@ class TlsStream(_Stream):
                 await self._fill(_PIECE)
             except ssl.SSLError:
                 with contextlib.suppress(httpcore.NetworkError):
-                    await self._flush()  # the alert, which says why
+                    await self._flush()  # sends the alert with the reason
                 raise
             else:
                 return await self._flush()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return what has come, or wait for it; empty at the end.
+        """Return the bytes that have arrived, or wait for some; empty at the end.
 
         :param timeout: seconds between two arrivals of bytes.
         """
@@ -198,7 +198,7 @@ class TlsStream(_Stream):
             early, self._early = self._early[:max_bytes], self._early[max_bytes:]
             return early
         while (data := self._decrypt(max_bytes)) is None:
-            await self._flush(timeout)  # what TLS itself answers, such as a new key
+            await self._flush(timeout)  # sends TLS's own messages, such as a key update
             await self._fill(max_bytes, timeout)
         return data
 
@@ -212,7 +212,7 @@ class TlsStream(_Stream):
             await self._flush(timeout, has_answer)
 
     def has_answer(self) -> bool:
-        """See the base class; what TLS sends for itself, such as session tickets, does not count."""
+        """See the base class; TLS's own messages, such as session tickets, do not count."""
         self._early = self._early or self._decrypt(_PIECE) or b""
         while not self._early and (data := self._stream.take()):
             self._incoming.write(data)
@@ -225,15 +225,15 @@ class TlsStream(_Stream):
         return early
 
     async def aclose(self) -> None:
-        """Close the connection. The server learns no more from a TLS close message than from the end itself."""
+        """Close the connection without a TLS close message, which would tell the server nothing more."""
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return the TLS object by its name, and the rest from the stream below."""
+        """Return the TLS object for ``ssl_object``, and other information from the stream below."""
         return self._tls if info == "ssl_object" else self._stream.get_extra_info(info)
 
     def _decrypt(self, most: int) -> bytes | None:
-        """Return all that can be decrypted: ``None`` if bytes are missing for that, empty at the end."""
+        """Return all bytes that can be decrypted; ``None`` if more input is needed, empty at the end."""
         pieces: list[bytes] = []
         try:
             if self._broken:
@@ -263,7 +263,7 @@ class TlsStream(_Stream):
 
 
 def _answered() -> httpcore.WriteError:
-    return httpcore.WriteError("the server has answered, and reads no further")
+    return httpcore.WriteError("the server has answered and stopped reading the request")
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""One pace for many requests: when the service refuses one of them, all slow down together."""
+"""The pace of a batch: when the rate limit refuses one request, all slow down together."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
-#: Seconds between two requests at the start: a burst would collect many refusals before the first one is heard of.
+#: Seconds between two requests at the start: a burst would get many refusals before the first one arrives.
 START = 0.004
 #: Shortest interval, in seconds.
 FASTEST = 0.001
@@ -13,20 +13,20 @@ FASTEST = 0.001
 FIRST_CUT = 0.05
 #: Longest interval, in seconds.
 SLOWEST = 30.0
-#: What each success takes off the interval, and at first each request: refusals are the price of finding out what is
-#: allowed.
+#: Factor by which each success shortens the interval, and before the first refusal each request: only refusals show
+#: what the service allows.
 RECOVERY = 0.99
 
 
 class Pace:
-    """Spaces the requests of a batch, slower after a refusal and faster again with every success.
+    """Spaces out the requests of a batch: slower after a refusal, faster again with each success.
 
     As in TCP's congestion control (RFC 5681), the interval between two requests doubles at most once per refused
-    *generation* of requests: several that were under way together count as one refusal. Until the first refusal of all
-    it shrinks with each request that is sent: a refusal comes at once, and a success only after seconds.
+    *generation* of requests: refusals of requests that were under way together count once. Before the first refusal,
+    the interval shrinks with each request sent, since a refusal arrives immediately and a success only after seconds.
 
-    :param interval: seconds between two requests, if refusals have shown it before.
-    :ivar refusals: generations that were refused.
+    :param interval: seconds between two requests, if known from earlier refusals.
+    :ivar refusals: number of refused generations.
     """
 
     def __init__(self, interval: float | None = None) -> None:
@@ -37,12 +37,12 @@ class Pace:
         self._turns = asyncio.Lock()
 
     async def turn(self) -> float:
-        """Wait until the next request may be sent, and return when that was (monotonic seconds).
+        """Wait until the next request may be sent, and return that time (monotonic seconds).
 
-        Turns are given in the order in which they were asked for.
+        Concurrent callers get their turns in the order of their calls.
         """
         async with self._turns:
-            while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- a refusal may move it on meanwhile
+            while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- a refusal may postpone it during the wait
                 await asyncio.sleep(wait)
             now = time.monotonic()
             self._next = now + self.interval
@@ -57,8 +57,8 @@ class Pace:
     def refused(self, sent_at: float, wait: float) -> None:
         """Record a 429.
 
-        :param sent_at: what :meth:`turn` returned for the request.
-        :param wait: seconds for which no request may start.
+        :param sent_at: the result of :meth:`turn` for the request.
+        :param wait: seconds during which no request may start.
         """
         now = time.monotonic()
         self._next = max(self._next, now + wait)

@@ -1,4 +1,4 @@
-"""What a call of the hook gives: images as files, and what they cost."""
+"""Results of the hook's calls: images as files, and their cost."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from deepshi_provider.api.spool import Spool
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One generated image, in a temporary file that lives as long as its result.
+    """One generated image, in a temporary file that is deleted with its result.
 
-    :param index: position among the request's pictures, from 0.
-    :param media_type: by the image's own bytes, whatever was asked for.
+    :param index: position among the request's images, from 0.
+    :param media_type: detected from the image's bytes.
     :param width: pixels.
     :param height: pixels.
-    :param sha256: of its bytes, in hex.
+    :param sha256: hash of its bytes, in hex.
     """
 
     index: int
@@ -45,14 +45,14 @@ class Image:
         """Return the image as a binary file at its beginning; close it after use."""
         try:
             descriptor = self.spool.file.fileno()
-        except OSError:  # the directory for temporary files is gone; a small image is still in memory
+        except OSError:  # the temporary directory was removed; a small image is still in memory
             self.spool.file.seek(0)
             return io.BytesIO(self.spool.file.read())
         self.spool.file.flush()
         return cast(BinaryIO, io.BufferedReader(_OwnPosition(os.dup(descriptor), self.size_bytes)))
 
     def read(self) -> bytes:
-        """Return the image's bytes, all of them in memory."""
+        """Return all of the image's bytes."""
         with self.open() as file:
             return file.read()
 
@@ -63,17 +63,17 @@ class Image:
             try:
                 shutil.copyfileobj(file, copy)
                 copy.flush()
-            except BaseException:  # a part of an image is useless
-                if target.is_file():  # and no device
+            except BaseException:  # do not leave a part of an image
+                if target.is_file():  # not a device
                     target.unlink()
                 raise
         return target
 
 
 class _OwnPosition(io.RawIOBase):
-    """Reads an open file from a position of its own; duplicates of a descriptor share theirs.
+    """Reads an open file from its own position, since duplicates of a descriptor share theirs.
 
-    :param descriptor: closed with this object.
+    :param descriptor: file descriptor, closed with this object.
     """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
@@ -110,16 +110,16 @@ class _OwnPosition(io.RawIOBase):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesResult:
-    """A paid answer. Use it in a ``with`` block: leaving it deletes the temporary files.
+    """The images of a paid answer. Use it in a ``with`` block, which deletes the temporary files at its end.
 
     :param model: the model that answered.
     :param size: the real size, ``WIDTHxHEIGHT`` in pixels.
     :param created: unix seconds.
     :param usage: tokens and cost as the API reports them.
-    :param cost_usd: what was taken from the balance; ``None`` if the answer does not state it.
-    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
-    :param sends: how many POSTs it took, refused ones included.
-    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
+    :param cost_usd: the cost; ``None`` if the answer does not report it.
+    :param cost_is_complete: whether ``cost_usd`` is the whole cost; ``False`` if the answer was cut off.
+    :param sends: number of POSTs, including refused ones.
+    :param warnings: mismatches, such as fewer images than requested; sentences without a full stop.
     """
 
     images: list[Image]
@@ -134,7 +134,7 @@ class ImagesResult:
 
     @classmethod
     def from_received(cls, received: Received, sends: int) -> ImagesResult:
-        """Return what an answer holds."""
+        """Return the result for an answer."""
         answer = received.answer
         images = [_image(image) for image in received.images]
         return cls(

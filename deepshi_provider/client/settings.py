@@ -1,4 +1,4 @@
-"""Where requests go, who pays for them, and how long to wait."""
+"""Settings of a client: server, key, timeouts and budgets."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from typing_extensions import Self
 from deepshi_provider.client.budgets import Budgets, GroupBudgets, Limit, checked_zone, limits_of, zone_of
 from deepshi_provider.exceptions import InvalidConnection
 
-#: The usual port of each scheme.
+#: The default port of each scheme.
 PORTS = {"http": 80, "https": 443}
-#: Underscores are not allowed, and common inside of clusters.
+#: Underscores are not allowed in host names, but common inside clusters.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII | re.IGNORECASE)
 _LONGEST_HOST = 253
 
@@ -46,18 +46,18 @@ class Settings(BaseModel):
     """Settings of a client.
 
     :param base_url: scheme, host and port, without ``/v1``.
-    :param output_uri: directory for images where the operator names none.
+    :param output_uri: default directory for images, and for the spending that tasks share.
     :param output_conn_id: connection of the object store.
     :param connect_timeout: seconds to make a connection.
     :param read_timeout: longest silence between two bytes of a stream, in seconds; keepalives count as bytes.
-    :param max_retries: how often a request is sent again that was surely not charged.
+    :param max_retries: how often a request that was certainly not charged is sent again.
     :param max_retry_wait: longest single wait before such a retry, in seconds.
     :param verify: check TLS certificates: ``True``, ``False``, or the path of a CA file.
     :param proxy: URL of an HTTP proxy.
-    :param max_cost_usd_per_day: most that all tasks with this connection may spend in a day, in USD.
-    :param max_cost_usd_per_month: the same in a month.
-    :param budget_groups: the same limits for parts of the tasks, by the name that they give as ``budget_group``.
-    :param budget_time_zone: where days and months begin.
+    :param max_cost_usd_per_day: the most that all tasks with this connection may spend in a day, in USD.
+    :param max_cost_usd_per_month: the most that they may spend in a month, in USD.
+    :param budget_groups: limits per day and month for the tasks of each ``budget_group``, by its name.
+    :param budget_time_zone: time zone of days and months.
     :param warn_at: share of each of these limits at which a warning is given.
     :param keep_prompts: whether records and cost sheets hold the prompts.
     """
@@ -85,13 +85,13 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _budgets_can_be_kept(self) -> Self:
         if self.output_uri is None and (self.budget_groups or limits_of(self)):
-            raise ValueError("budgets need an output_uri, where tasks share what they have spent")
+            raise ValueError("budgets need an output_uri, in which tasks share their spending")
         return self
 
     def budgets(self, group: str | None = None) -> Budgets:
-        """Return the limits over time that hold for a task.
+        """Return the limits per day and month that apply to a task.
 
-        :param group: its ``budget_group``.
+        :param group: the task's ``budget_group``.
         """
         own = [limit for named in self.budget_groups or () if named.group == group for limit in limits_of(named, group)]
         return Budgets(
@@ -104,17 +104,17 @@ class Settings(BaseModel):
 
     @property
     def account(self) -> str:
-        """Who pays, and where: part of a request's fingerprint; without the key."""
+        """The account that pays: base URL and connection id, without the key; part of a request's fingerprint."""
         return f"{self.base_url} {self.conn_id}"
 
     def new_client(self) -> httpx.AsyncClient:
-        """Return a client for this connection. The first one of a process takes a while.
+        """Return an HTTP client for this connection. The first one of a process takes a while.
 
-        Connections are not kept alive: a request on one that the server has just closed could not be
-        distinguished from a request whose answer was lost, and that is a paid image in doubt. So a client need not be
-        closed. It keeps no cookies either.
+        Connections are not kept alive: a request on one that the server has just closed cannot be distinguished from
+        a request whose answer was lost, which may be a paid image. So a client need not be closed. It keeps no cookies
+        either.
         """
-        from deepshi_provider.client.transport import Transport  # not while DAGs are parsed: it takes long
+        from deepshi_provider.client.transport import Transport  # not while DAGs are parsed: the import is slow
 
         proxy = self.proxy or environment_proxy(self.base_url)
         client = httpx.AsyncClient(
@@ -129,20 +129,20 @@ class Settings(BaseModel):
 
 
 def is_host(name: str) -> bool:
-    """Return whether a name can be that of a host: what cannot be would fail only when the request is to be sent."""
+    """Return whether a name is a valid host name; an invalid one would fail only when the request is sent."""
     with contextlib.suppress(ValueError):
         ip_address(name)
         return True
     try:
         labels = name.encode("idna").decode().removesuffix(".").split(".")
-    except UnicodeError:  # an empty label, or one that is too long
+    except UnicodeError:  # a label is empty or too long
         return False
-    # A name whose last label is a number is an address by the WHATWG's URL standard, and not a valid one.
+    # By the WHATWG's URL standard, a name whose last label is a number is an (invalid) IP address.
     return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit() and len(name) <= _LONGEST_HOST
 
 
 def environment_proxy(url: str) -> str | None:
-    """Return the proxy that the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, …) names for a URL.
+    """Return the proxy for a URL from the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, …).
 
     :raises InvalidConnection: it is not an HTTP proxy.
     """
@@ -160,12 +160,12 @@ def environment_proxy(url: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def tls_context(verify: bool | str) -> ssl.SSLContext:
-    """Return one TLS context per setting: making one reads every CA certificate, tens of milliseconds each time."""
+    """Return a TLS context, cached per setting: creating one reads all CA certificates, which takes tens of ms."""
     named = f"The CA file {verify!r} (verify) of the connection"
     try:
         if isinstance(verify, str):
             return ssl.create_default_context(cafile=verify)
-        named = "What the environment variable SSL_CERT_FILE or SSL_CERT_DIR names"
+        named = "The CA file or directory in SSL_CERT_FILE or SSL_CERT_DIR"
         return httpx.create_ssl_context(verify=verify)
     except OSError as err:
         raise InvalidConnection(f"{named} cannot be read: {err}") from err

@@ -1,8 +1,8 @@
-"""Around each request: a span by OpenTelemetry's conventions for generative AI, and its metrics.
+"""Records a span and metrics for each request, by OpenTelemetry's conventions for generative AI.
 
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
-Neither prompts nor keys nor the server's messages, which may quote them, are in a span.
+Spans contain no prompts, no keys, and no messages of the server, which may quote them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from deepshi_provider.exceptions import DeepshiError
 trace: Any
 try:
     trace = importlib.import_module("opentelemetry.trace")
-except ImportError:  # Airflow brings it, but nothing here needs it
+except ImportError:  # Airflow installs it, but it is optional here
     trace = None
 
 log = logging.getLogger(__name__)
 
-#: Generating and editing pictures are both this one of the convention's operations.
+#: The convention's operation for both generating and editing images.
 _OPERATION = "generate_content"
 
 
-#: Of the task that requests are sent for.
+#: Attributes of the task that sends the requests.
 _task: ContextVar[Mapping[str, str | int]] = ContextVar("task")
 
 
 @contextlib.contextmanager
 def of_task(attributes: Mapping[str, str | int]) -> Iterator[None]:
-    """Give the spans of all requests inside of the block these attributes."""
+    """Set these attributes on the spans of all requests inside the ``with`` block."""
     token = _task.set(attributes)
     try:
         yield
@@ -52,9 +52,9 @@ def of_task(attributes: Mapping[str, str | int]) -> Iterator[None]:
 
 
 class Observed:
-    """One request under way; a context manager. Nothing that goes wrong in here reaches the request.
+    """Context manager around one request. Its own errors never affect the request.
 
-    :param base_url: of the server, for the span.
+    :param base_url: the server's URL, for the span.
     """
 
     def __init__(self, request: GenerateRequest, base_url: str) -> None:
@@ -92,7 +92,7 @@ class Observed:
         elif self._received:
             answer = self._received.answer
             metrics.ended(self._request, seconds, images=len(self._received.images), cost_usd=answer.cost_usd)
-        else:  # stopped from outside
+        else:  # cancelled
             metrics.ended(self._request, seconds, cancelled=True)
 
     def _start_span(self) -> None:
@@ -126,14 +126,14 @@ class Observed:
         if self._span is None:
             return
         with self._in_span:
-            self._span.set_attributes(_told(self._received, error))
+            self._span.set_attributes(_end_attributes(self._received, error))
             if kind is not None:
                 self._span.set_attribute("error.type", kind.__name__)
                 self._span.set_status(trace.Status(trace.StatusCode.ERROR))
 
 
-def _told(received: Received | None, error: DeepshiError | None) -> dict[str, Any]:
-    """Return the attributes that are known at the end of a request."""
+def _end_attributes(received: Received | None, error: DeepshiError | None) -> dict[str, Any]:
+    """Return the span attributes that are known when a request has ended."""
     ended: dict[str, Any] = {}
     if received:
         answer = received.answer
@@ -155,7 +155,7 @@ def _told(received: Received | None, error: DeepshiError | None) -> dict[str, An
 
 
 def _cost(cost_usd: Decimal | None) -> dict[str, Any]:
-    """Return what a request has cost: exact as text, as a number, and as Langfuse reads it."""
+    """Return the attributes of a cost: exact as text, as a number, and in Langfuse's form."""
     if cost_usd is None:
         return {}
     number = float(cost_usd)
@@ -175,4 +175,4 @@ def _harmless() -> Iterator[None]:
     try:
         yield
     except Exception:
-        log.warning("A request's metrics or span were not kept", exc_info=True)
+        log.warning("The metrics or the span of a request could not be recorded", exc_info=True)

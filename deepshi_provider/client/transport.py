@@ -1,7 +1,7 @@
-"""Carries httpx's requests over httpcore with :mod:`deepshi_provider.client.network` below.
+"""An httpx transport over httpcore with the network backend of :mod:`deepshi_provider.client.network`.
 
-httpx takes no network backend, so this stands in the place of its ``AsyncHTTPTransport``. A connection carries one
-request, and nothing is sent twice.
+httpx's own ``AsyncHTTPTransport`` does not accept a network backend. Each connection carries one request, and nothing
+is sent twice.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import httpx
 
 from deepshi_provider.client.network import SocketBackend
 
-#: Seconds of silence after which the kernel asks whether the other side is still there, between two such questions,
-#: and how many stay unanswered before the connection counts as dead. Firewalls and NAT forget connections that are
-#: silent for minutes, and an image may take that long.
+#: TCP keepalive: seconds of silence before the first probe, seconds between probes, and number of unanswered probes
+#: after which the connection is dead. Firewalls and NAT drop connections that are silent for minutes, and an image may
+#: take that long.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Sends each request over a connection of its own.
+    """Sends each request over a new connection.
 
-    :param tls: for ``https``, the server's and a proxy's.
-    :param proxy: an HTTP proxy.
+    :param tls: TLS context for ``https`` servers and proxies.
+    :param proxy: URL of an HTTP proxy.
     """
 
     def __init__(self, tls: ssl.SSLContext, proxy: str | None = None) -> None:
@@ -37,7 +37,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._socket_options = _socket_options()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; its answer's body is read from the connection as it is asked for."""
+        """Send a request; the body of its answer is read from the connection as it is iterated over."""
         url = request.url
         core_request = httpcore.Request(
             method=request.method,
@@ -50,7 +50,7 @@ class Transport(httpx.AsyncBaseTransport):
         try:
             with _errors_of_httpx():
                 response = await pool.handle_async_request(core_request)
-        except BaseException:  # one that is cancelled while it connects stays in its pool
+        except BaseException:  # a request that is cancelled while it connects would stay in the pool
             await pool.aclose()
             raise
         return _Response(
@@ -61,7 +61,7 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
     def _new_pool(self) -> httpcore.AsyncConnectionPool:
-        """Return a pool for one request: one for all looks at every connection for each request and each end."""
+        """Return a pool for one request: a shared pool would scan all connections at each request's start and end."""
         return httpcore.AsyncConnectionPool(
             ssl_context=self._tls,
             proxy=self._proxy,
@@ -73,7 +73,7 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class _Response(httpx.Response):
-    """A response that is freed with its last user: httpx wraps its stream in an object that refers to the response."""
+    """A response without a reference cycle: httpx wraps the stream in an object that refers to the response."""
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -94,7 +94,7 @@ class _Body(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         with _errors_of_httpx():
             try:
-                await self._stream.aclose()  # type: ignore[attr-defined]  # httpcore does not name it in its types
+                await self._stream.aclose()  # type: ignore[attr-defined]  # missing in httpcore's types
             finally:
                 await self._pool.aclose()
 
@@ -112,14 +112,14 @@ def _socket_options() -> list[tuple[int, int, int]]:
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ]
-    # macOS has other names for some of them.
+    # macOS uses other names for some options.
     tcp = [(socket.IPPROTO_TCP, getattr(socket, n), value) for n, value in _KEEPALIVE.items() if hasattr(socket, n)]
     return wanted + tcp
 
 
 @contextlib.contextmanager
 def _errors_of_httpx() -> Iterator[None]:
-    """Raise httpx's error of the same name: the two libraries have one tree of them."""
+    """Convert httpcore's errors to httpx's errors of the same names."""
     try:
         yield
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as err:

@@ -217,7 +217,7 @@ class HasCosts(Protocol):
         """What both may come to."""
 
 
-def in_words(sums: HasCosts) -> str:
+def cost_text(sums: HasCosts) -> str:
     """Return a sum as a log line or a page names it: ``$0.039``, or ``at least $0.039, up to about $0.078 (…)``."""
     doubts = [
         f"{count} {what}{'' if count == 1 else 's'}"

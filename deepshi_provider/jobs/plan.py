@@ -66,7 +66,7 @@ class Plan(BaseModel):
     classes: list[PlannedClass] = []
     budgets: list[BudgetState] = []
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Return the plan in one line."""
         counts = [f"{self.new:,} new", f"{self.changed:,} changed", f"{self.stored:,} stored"]
         counts += [f"{self.refused:,} refused"] if self.refused else []
@@ -75,7 +75,7 @@ class Plan(BaseModel):
 
     def as_lines(self) -> list[str]:
         """Return the plan as text: a summary, then one line per price class."""
-        return [self.in_words(), *(f"  {c.requests:,} at {_each(c)}  {c.price_class}" for c in self.classes)]
+        return [self.summary(), *(f"  {c.requests:,} at {_each(c)}  {c.price_class}" for c in self.classes)]
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the plan as JSON types, below 2 kB; money is text."""
@@ -90,7 +90,7 @@ class Plan(BaseModel):
                 return BudgetExceeded(
                     f"Nothing was bought: the batch costs at least {usd(self.low_usd)}, and {usd(left)} of "
                     f"{budget.name} {usd(budget.limit_usd)} are left. start_over_budget=True buys what fits. "
-                    f"Raise {budget.name} and clear the task to go on"
+                    f"Raise {budget.name} and clear the task to continue"
                 )
         return None
 

@@ -74,7 +74,7 @@ async def run_single(
         engine = Engine(context, IMAGE, job.request)
         try:
             with of_task(job.owner.attributes):
-                return await _ended(job, context, engine)
+                return await _outcome_of(job, context, engine)
         except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
             if interrupted is not None:
                 tally = known_tally(context.journal, job.owner, context.account.prices)
@@ -82,7 +82,7 @@ async def run_single(
             raise
 
 
-async def _ended(job: Job, context: JobContext, engine: Engine) -> ImageOutcome:
+async def _outcome_of(job: Job, context: JobContext, engine: Engine) -> ImageOutcome:
     try:
         async with context.client.session(files=context.store.files), context.lease:
             purchase = await engine.run()

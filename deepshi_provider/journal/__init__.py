@@ -1,1 +1,1 @@
-"""What was attempted and what came of it, who is alive, and what was spent."""
+"""Attempts and their outcomes, leases, and spending, in the object store."""

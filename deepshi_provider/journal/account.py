@@ -1,4 +1,4 @@
-"""What a task instance has spent, and whether it may spend more: the one sum that its limits, log and DAG run use."""
+"""The account of a task instance: the sum that its limits, its log and its DAG run use."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from deepshi_provider.journal.window_costs import WindowCosts
 
 log = logging.getLogger(__name__)
 
-#: Requests of unknown price that are paid for, or may be, before a limit stops further ones: over all tries of a task
-#: for its own limit, over all its tasks for a run's.
+#: Number of requests of unknown price that were or may have been paid for, after which a limit stops further ones. For
+#: the limit of a task, it counts all its tries; for that of a run, all its tasks.
 MOST_BLIND = 3
 
 
 @dataclass(kw_only=True)
 class Reservation:
-    """The price of one request that is under way, kept free.
+    """The price that is reserved for one request under way.
 
-    :param hour: in which it began.
-    :param has_waited: whether it had to wait for others.
+    :param hour: the hour in which the request started.
+    :param has_waited: whether it had to wait for other requests.
     """
 
     price_class: str
@@ -42,20 +42,20 @@ class Reservation:
 
 
 class Account:
-    """Adds up what a task instance spends over all its tries, and lets requests start while they are affordable.
+    """Adds up the spending of a task instance over all its tries, and lets requests start while the limits allow it.
 
-    A request is taken to cost the highest known price of its class. The first request of a class without a known price
-    goes alone, to learn it: it is the only one that may exceed a limit. A request that was or may have been paid for at
-    a price that was not reported counts at the price of its class; when :data:`MOST_BLIND` requests have none, requests
-    without a known price are refused.
+    A request counts at the highest known price of its class. The first request of a class without a known price is
+    sent alone, to learn the price: it is the only one that may exceed a limit. A request that was or may have been
+    paid for at an unreported price counts at the price of its class. If :data:`MOST_BLIND` such requests have no known
+    price, further requests without a known price are refused.
 
     :param prices: the known prices of the connection.
-    :param run: shares all spending with the run's other tasks, and knows theirs.
+    :param run: shares the spending with the run's other tasks.
     :param limit: USD that the task instance may spend; ``None`` for no limit.
-    :param windows: shares what is spent in an hour with all tasks of the connection, and knows theirs.
-    :ivar has_begun: whether it knows what earlier tries have spent.
-    :ivar closed_by: why no further request may start: the first refusal is final.
-    :ivar warnings: of days and months whose limit is spent to a large part, as this task was the first to see.
+    :param windows: shares the spending per hour with all tasks of the connection.
+    :ivar has_begun: whether the spending of earlier tries is included.
+    :ivar closed_by: why no further request may start; the first refusal is final.
+    :ivar warnings: budgets per day and month that this task was the first to find nearly spent.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Account:
 
     @property
     def spending(self) -> Spending:
-        """What the task instance has spent, with what is in doubt at the prices that are known by now."""
+        """The spending of the task instance; unreported costs count at the prices known so far."""
         return self._all.spending(self.prices)
 
     @property
@@ -84,21 +84,21 @@ class Account:
 
     @property
     def counts_since(self) -> float | None:
-        """When the hour began that is counted by itself, in unix seconds; ``None`` if none is."""
+        """The start of the hour that is counted separately, in unix seconds; ``None`` if there is none."""
         return self._windows.began_at() if self._windows else None
 
     async def limits(self) -> list[Limit]:
-        """Return all limits that hold, with what is spent.
+        """Return all limits that apply, with their spending.
 
-        :raises StorageFailed: that is not known.
+        :raises StorageFailed: the spending cannot be read.
         """
         return self._with_own(*await self._ask())
 
     async def begin(self, earlier: Tally, lately: Tally | None = None, *, report: bool = True) -> None:
-        """Add what earlier tries have spent, and report it to the run; only the first call counts. Never raises.
+        """Add the spending of earlier tries and report it to the run. Later calls do nothing. Never raises.
 
-        :param lately: the part of it since :attr:`counts_since`.
-        :param report: not so if nothing will be bought.
+        :param lately: the part of ``earlier`` since :attr:`counts_since`.
+        :param report: ``False`` if nothing will be bought.
         """
         if self.has_begun:
             return
@@ -121,8 +121,8 @@ class Account:
         """Add a request that was or may have been paid for, and report it to run, day and month. Never raises.
 
         :param cost_usd: as :func:`~deepshi_provider.costs.money.paid` returns it.
-        :param at: when its record was made, or its claim if it has no record, in unix seconds; now by default.
-        :param reservation: of the request, which ends with this.
+        :param at: time of its record, or of its claim if it has no record, in unix seconds; now by default.
+        :param reservation: the request's reservation, which this ends.
         """
         if reservation:
             self._settle(reservation)
@@ -139,7 +139,7 @@ class Account:
         await self._warn()
 
     async def correct(self, spent: Decimal | None) -> None:
-        """Raise the sum to what the records say in the end: a second process on this same job may have paid too."""
+        """Raise the sum to that of the records, since a second process may have paid for the same job."""
         more = max(Decimal(0), (spent or Decimal(0)) - self._all.usd)
         self._all.usd += more
         if more and self._windows:
@@ -149,10 +149,10 @@ class Account:
 
     @contextlib.asynccontextmanager
     async def reserved(self, price_class: str) -> AsyncIterator[Reservation]:
-        """Keep the price of a request free while it is under way.
+        """Reserve the price of a request while it is under way; wait until it fits into the limits.
 
-        :raises BudgetExceeded: it may not start, and nothing that is under way can change that.
-        :raises StorageFailed: what was spent is not known, or that this request is under way cannot be reported.
+        :raises BudgetExceeded: the request does not fit, even if all requests under way turn out to be free.
+        :raises StorageFailed: the spending cannot be read, or this reservation cannot be reported.
         """
         try:
             reservation = await self._reserve(price_class)
@@ -167,7 +167,7 @@ class Account:
                 await self._report_hours()
 
     def close(self, error: DeepshiError) -> None:
-        """Let no further request start: those that wait, and all later ones, get this error."""
+        """Refuse all waiting and later requests with this error."""
         self.closed_by = self.closed_by or error
         self._wake()
 
@@ -182,7 +182,7 @@ class Account:
             run, windows = await self._ask()
             if self.closed_by:
                 raise self.closed_by
-            # From here to the reservation nothing is awaited, so that two requests cannot both take the last money.
+            # No await between the check and the reservation, so that two requests cannot both take the rest.
             refused = self._refusal(price_class, self._with_own(run, windows)) if is_limited else ""
             if not refused:
                 break
@@ -224,24 +224,24 @@ class Account:
 
     async def _report_hours(self) -> None:
         if self._windows:
-            sums = [(hour, spent.with_what_is_under_way(self.prices)) for hour, spent in self._hours.items()]
+            sums = [(hour, spent.with_requests_under_way(self.prices)) for hour, spent in self._hours.items()]
             await asyncio.gather(*(self._windows.report(hour, spent) for hour, spent in sums))
 
     async def _warn(self) -> None:
-        """Warn of what was crossed, by a listing after this task's own entry: the last of many at once sees all."""
+        """Warn of budgets that are nearly spent. List after writing this task's entry, so that one of many sees all."""
         if self._windows is None:
             return
         try:
             limits = self._with_own([], await self._windows.limits())
         except DeepshiError as err:
-            log.warning("Whether a budget is nearly spent is not known: %s", err)
+            log.warning("Could not check whether a budget is nearly spent: %s", err)
             return
         for state in await self._windows.newly_crossed(limit for limit in limits if limit.window):
             self.warnings.append(state)
             log.warning("Budget: %s", state.text)
 
     async def _ask(self) -> tuple[list[Limit], list[Limit]]:
-        """Return the limits of run, day and month, with what others have spent."""
+        """Return the limits of run, day and month, with the spending of other tasks."""
         run, windows = await asyncio.gather(self._run.limits(), self._windows.limits() if self._windows else _nothing())
         return run, windows
 
@@ -252,7 +252,7 @@ class Account:
         return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(lately) for limit in windows)]
 
     def _refusal(self, price_class: str, limits: list[Limit]) -> str:
-        """Return why a request may not start now; empty if it may."""
+        """Return the reason why a request may not start now; empty if it may."""
         in_flight = self.under_way
         prices = {name: self.prices.at_hand(name) for name in in_flight}
         if None in prices.values():
@@ -271,10 +271,10 @@ async def _nothing() -> list[Limit]:
 
 
 def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> str:
-    """Return why a request may not start under a limit; empty if it may.
+    """Return the reason why a request may not start under a limit; empty if it may.
 
-    :param price: of the request, the highest known of its class; ``None`` if there is none.
-    :param flying: what the requests under way will cost; ``None`` if there are none.
+    :param price: the highest known price of the request's class; ``None`` if there is none.
+    :param flying: the price of the requests under way; ``None`` if there are none.
     """
     spent = limit.spent
     known = f"Not sent: {spent} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"

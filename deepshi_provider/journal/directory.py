@@ -1,8 +1,8 @@
-"""The journal of a whole directory, for batches: tens of thousands of attempts, known from few calls.
+"""The journal of a whole directory, for batches: reads tens of thousands of attempts with a few calls.
 
-A record is an object of its own because it must be durable the moment its images are. Ten thousand of them would take
-ten thousand reads, so each batch leaves an *index* behind that repeats them. The index is a cache: the listing says
-what is true, and records that are not in the index are read one by one.
+Each record is a separate object, because it must be durable as soon as its images are. Reading ten thousand records
+would take ten thousand calls, so each batch writes an *index* with copies of them. The index is a cache: the listing
+decides which records exist, and those that are not in the index are read one by one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from deepshi_provider.store.store import STATE, Store, in_thread
 
 INDEX_NAME = f"{STATE}/index.jsonl"
 
-#: Objects that are read at once.
+#: Number of objects read concurrently.
 _AT_ONCE = 64
-#: Seconds for which a listing of the whole directory is taken for what is there.
+#: Seconds for which a listing of the whole directory counts as recent.
 _FRESH = 10.0
-#: Seconds that listing it anew may take; if it takes longer, names are listed one by one.
+#: Seconds that listing the whole directory may take; if it takes longer, names are listed one by one.
 _QUICK = 1.0
 
 
 class DirectoryJournal(Journal):
-    """Claims and records of one directory, under all names."""
+    """Claims and records under all names of a directory."""
 
     _snapshot: Snapshot
     _records: Records
@@ -62,20 +62,20 @@ class DirectoryJournal(Journal):
         super()._keep(entry, record)
 
     async def open(self) -> None:
-        """List the directory and its images, and learn all records.
+        """List the directory and its images, and read all records.
 
-        :raises StorageFailed: it cannot be listed, or a record cannot be read.
+        :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
         """
         await self.refresh()
         await self._store.scan(self._records.take_sizes, "")
-        with contextlib.suppress(StorageFailed):  # a cache; there may be none, or another batch may be renewing it
+        with contextlib.suppress(StorageFailed):  # a cache; it may be missing, or another batch may be writing it
             await self._store.process(INDEX_NAME, self._load_index)
         missing = (a for a in self._snapshot.records() if a.record not in self._records)
         while some := await in_thread(lambda: list(islice(missing, _AT_ONCE))):
             await asyncio.gather(*map(self.record_of, some))
 
     async def recent(self, name: str) -> list[Attempt] | None:
-        """Return the attempts under a name as of a few seconds ago; ``None`` if it is better listed by itself.
+        """Return the attempts under a name as of a few seconds ago; ``None`` if the caller should list the name itself.
 
         :raises StorageFailed: the directory cannot be listed.
         """
@@ -87,19 +87,19 @@ class DirectoryJournal(Journal):
             return self._snapshot.attempts(name)
 
     def images_were_in_place(self, record: Record) -> bool:
-        """Return whether the images of a record were there, with their lengths, when the directory was opened."""
+        """Return whether the images of a record existed, with the same lengths, when the directory was opened."""
         return all(self._records.has_image(image) for image in record.images)
 
     async def save_index(self) -> None:
-        """Write the index, if it would hold more than the old one.
+        """Write the index, if it has more records than the old one.
 
-        :raises StorageFailed: the store did not take it.
+        :raises StorageFailed: the index cannot be written.
         """
         if self._is_index_stale:
             await self._store.write_file(INDEX_NAME, self._records.dump, "application/jsonl")
 
     async def tally(self, owner: Owner) -> Tally:
-        """Add up what a task instance has paid, and may have paid, over all its tries, as of the last listing.
+        """Return the costs and possible costs of a task instance over all its tries, as of the last listing.
 
         :raises StorageFailed: a claim or a record cannot be read.
         """
@@ -113,7 +113,7 @@ class DirectoryJournal(Journal):
             raise StorageFailed(f"The records of {self._store.uri} could not be added up: {err}") from err
 
     def prices(self) -> dict[str, PriceRange]:
-        """Return what requests of each price class have cost, by the records that were read."""
+        """Return the price range of each price class, from the records that were read."""
         return self._records.prices()
 
     def _load_index(self, file: BinaryIO) -> None:

@@ -1,11 +1,11 @@
-"""Claims and records as plain data, the names of their objects, and the rules between them.
+"""Claims and records as plain data, the names of their objects, and the rules for them.
 
-Every attempt to send a request has a number ``k`` that counts the attempts under one name in one directory, from 1.
+Each attempt has a number ``k``, which counts the attempts under one name in one directory, from 1.
 
 - A **claim** is written before the k-th attempt and never again: from then on money may have been spent.
 - A **record** is written when the outcome of an attempt that cost money is known. It proves the images that it lists.
 - A claim without a record is an attempt whose outcome is unknown.
-- An attempt that was surely free takes its claim with it.
+- The claim of an attempt that was certainly free is deleted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict
 
 from deepshi_provider.costs.money import Usd
 
-#: What the images, records and claims of a single request are called.
+#: Name of the images, records and claims of a single request.
 IMAGE = "image"
-#: Longest id, in characters, that becomes a part of a path as it is; file systems take 255 bytes with all endings.
+#: Maximum characters of an id that is used unchanged in a path; file systems allow 255 bytes with all endings.
 _LONGEST_PART = 120
-#: Pydantic would keep 16,384 texts of thousands of claims and records, which are all different: up to 2 MB.
+#: Pydantic would cache 16,384 strings of claims and records, up to 2 MB, although they are all different.
 CACHE_STRINGS: Literal["keys"] = "keys"
-#: The time in Airflow's own run ids, which stays readable in paths: ``T03:04:05+00:00`` → ``T03-04-05_00-00``.
+#: The time in Airflow's run ids, kept readable in paths: ``T03:04:05+00:00`` → ``T03-04-05_00-00``.
 _MOMENT = re.compile(r"(T\d\d):(\d\d):(\d\d(?:\.\d+)?)\+(\d\d):(\d\d)", re.ASCII)
 _SHOWN_MOMENT = re.compile(r"T\d\d-\d\d-\d\d(\.\d+)?_\d\d-\d\d", re.ASCII)
 
@@ -44,24 +44,24 @@ class Owner(BaseModel):
 
     @classmethod
     def of(cls, ti: Any) -> Owner:
-        """Return which try this is, by Airflow's task instance."""
+        """Return the owner for an Airflow task instance."""
         map_index = -1 if ti.map_index is None else ti.map_index
         names = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id}
         return cls(**names, map_index=map_index, try_number=ti.try_number)
 
     @property
     def task_key(self) -> str:
-        """Name of the task instance over all its tries, short and safe in paths."""
+        """Key of the task instance, the same for all its tries; short and safe in paths."""
         return _digest(self.dag_id, self.run_id, self.task_id, str(self.map_index))
 
     @property
     def run_key(self) -> str:
-        """Name of the DAG run, short and safe in paths."""
+        """Key of the DAG run, short and safe in paths."""
         return _digest(self.dag_id, self.run_id)
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """The try as attributes of spans, by the names that Airflow's own have."""
+        """Span attributes of the try, with the names that Airflow uses."""
         return {
             "airflow.dag_id": self.dag_id,
             "airflow.task_id": self.task_id,
@@ -71,7 +71,7 @@ class Owner(BaseModel):
         }
 
     def is_same_task(self, other: Owner) -> bool:
-        """Whether both are tries of one task instance."""
+        """Whether both are tries of the same task instance."""
         return self.model_copy(update={"try_number": other.try_number}) == other
 
 
@@ -97,10 +97,10 @@ class StoredImage(BaseModel):
 
 
 class Claim(BaseModel):
-    """That a request is about to be sent, and by whom.
+    """A request that is about to be sent, and its sender.
 
-    :param lease_owner: names the running process; see :mod:`deepshi_provider.journal.lease`.
-    :param heartbeat: number of the process's last heartbeat; later ones list the attempts that it is at.
+    :param lease_owner: id of the running process; see :mod:`deepshi_provider.journal.lease`.
+    :param heartbeat: number of the process's last heartbeat; later ones list this attempt while it is under way.
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
     """
 
@@ -115,19 +115,19 @@ class Claim(BaseModel):
     heartbeat: int = 0
 
 
-#: ``stored``: the images are in place; ``lost``: the answer held no usable image; ``superseded``: another process had
-#: taken over, so these images were thrown away.
+#: ``stored``: the images are in place; ``lost``: the answer had no usable image; ``superseded``: another process had
+#: taken over, so these images were discarded.
 RecordKind = Literal["stored", "lost", "superseded"]
 _KINDS = frozenset(get_args(RecordKind))
 
 
 class Purchased(BaseModel):
-    """What one request bought, as stored in its record and returned by its task.
+    """The result of one request, as stored in its record and returned by its task.
 
     :param cost_usd: ``None`` if the API did not report it.
-    :param sends: POSTs, refused ones included.
+    :param sends: number of POSTs, including refused ones.
     :param unknown_outcomes: earlier attempts of the same request that may have been paid for.
-    :param warnings: what is not as it was asked for, such as fewer images; sentences without a full stop.
+    :param warnings: mismatches, such as fewer images than requested; sentences without a full stop.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, cache_strings=CACHE_STRINGS)
@@ -143,21 +143,21 @@ class Purchased(BaseModel):
     warnings: list[str] = []
 
     def purchased(self) -> dict[str, Any]:
-        """Return these fields, to be those of something else."""
+        """Return the fields of this class, for another model that has them."""
         return {name: getattr(self, name) for name in Purchased.model_fields}
 
 
 class Record(Purchased):
     """The outcome of an attempt that cost money.
 
-    :param lease_owner: the process that sent, as in its claim; two that both did, on a store that ignores that a claim
-        exists, leave two records.
+    :param lease_owner: the process that sent the request, as in its claim. On a store that ignores that a claim exists,
+        two processes may send it and write two records.
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
-    :param cost_is_complete: whether nothing beyond ``cost_usd`` can have been taken; not so if the answer broke off.
-    :param one_colour: indices of images that are all one colour.
+    :param cost_is_complete: whether ``cost_usd`` is the whole cost; ``False`` if the answer was cut off.
+    :param one_colour: indices of images that show only one colour.
     :param recorded_at: unix seconds.
-    :param request: the fields that were sent, and the input images of an edit; without the prompt where prompts are not
-        kept. For people to read: nothing is decided by it, and copies in the index lack it.
+    :param request: the fields that were sent, and the input images of an edit; without the prompt if prompts are not
+        kept. For people only: no code uses it, and copies in the index lack it.
     """
 
     kind: RecordKind
@@ -173,13 +173,13 @@ class Record(Purchased):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt under a name, as the names of its objects show it.
+    """One attempt under a name, parsed from the names of its objects.
 
-    :param fingerprint: its first 16 hex digits.
+    :param fingerprint: the first 16 hex digits of the request's fingerprint.
     :param claim: name of the claim's object.
     :param record: name of the record's object; ``None`` while the outcome is unknown.
-    :param kind: of the record.
-    :param task_key: of the record's owner.
+    :param kind: the kind of the record.
+    :param task_key: the task key of the record's owner.
     """
 
     k: int
@@ -201,12 +201,12 @@ def record_name(name: str, k: int, record: Record) -> str:
 
 
 def slot_name(name: str, owner: Owner) -> str:
-    """Return the name of the object that reserves a name for the first task of a run that uses it."""
+    """Return the name of the slot: the object that reserves a name for the first task of a run that uses it."""
     return f"{name}.{owner.run_key}.slot.json"
 
 
 def parse_entry(entry: str) -> tuple[str, Attempt | None]:
-    """Return the name that an object belongs to, and its attempt, if it is a claim or a record.
+    """Return the name that an object belongs to, and its attempt; ``None`` if it is not a claim or record.
 
     Claims are ``<name>.<k>.<fingerprint>.claim.json``, records
     ``<name>.<k>.<fingerprint>.<task>.<lease owner>.<kind>.json``.
@@ -226,7 +226,7 @@ def parse_entry(entry: str) -> tuple[str, Attempt | None]:
 
 
 def in_order(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Return the attempts under one name, oldest first: a record replaces its claim, and of two records both count."""
+    """Return the attempts under one name, oldest first. A record replaces its claim; two records both count."""
     found = list(attempts)
     settled = {(a.k, a.fingerprint) for a in found if a.record}
     kept = (a for a in found if a.record or (a.k, a.fingerprint) not in settled)
@@ -245,14 +245,14 @@ def next_k(attempts: Iterable[Attempt]) -> int:
 
 
 def since_purchase(attempts: Iterable[Attempt], fingerprint: str) -> list[Attempt]:
-    """Return the attempts of a request after the last one whose images were stored: money without an image."""
+    """Return the attempts of a request since its last stored images: those that cost money without an image."""
     same = [a for a in attempts if a.fingerprint == fingerprint[:16]]
     last = max((a.k for a in same if a.kind == "stored"), default=0)
     return [a for a in same if a.k > last]
 
 
 def may_have_images(attempt: Attempt) -> bool:
-    """Return whether an attempt may have put images in place; a process may die between an image and its record."""
+    """Return whether an attempt may have stored images; a process may die between an image and its record."""
     return attempt.kind != "lost"
 
 
@@ -262,7 +262,7 @@ def unsettled(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 
 def path_part(text: str) -> str:
-    """Return an id as one part of a path; ids that do not fit keep apart from each other by a hash."""
+    """Return an id as one part of a path; an id that does not fit is shortened and gets a hash."""
     usual = _MOMENT.sub(r"\1-\2-\3_\4-\5", text)
     safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", usual)
     if safe == usual and not safe.endswith(".") and len(safe) <= _LONGEST_PART and not _SHOWN_MOMENT.search(text):

@@ -1,4 +1,4 @@
-"""The sums of hours and days, by the names of their entries; see :mod:`deepshi_provider.journal.window_costs`."""
+"""Sums of hours and days, from the names of their entries; see :mod:`deepshi_provider.journal.window_costs`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepshi_provider.journal.spending import Spending
 
 _USD = r"(\d+(?:\.\d+)?)"
 _ENTRY = re.compile(rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
-#: Stands for all groups.
+#: Key of the sum of all groups.
 ALL = ""
 
 Sums = dict[str, Spending]
@@ -34,15 +34,15 @@ class _Task:
 
     @property
     def spending(self) -> Spending:
-        """What was reported by any try, and what is in doubt or under way by the newest."""
+        """The highest reported cost of any try, and the possible costs of the newest try."""
         return self.newest[1]._replace(usd=self.usd)
 
 
 def entry_name(hour: str, key: str, try_number: int, spent: Spending, group: str) -> str:
-    """Return the name of an entry, in the folder of its day.
+    """Return the name of an entry in the folder of its day.
 
     :param hour: two digits.
-    :param key: of the task, 16 hex digits.
+    :param key: the task's key, 16 hex digits.
     :param group: 16 hex digits, or ``-``.
     """
     sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
@@ -57,14 +57,14 @@ def parts_of(today: date, last: str) -> list[str]:
 
 
 def is_open(sums: Sums) -> bool:
-    """Return whether something that began then is under way, or was when its process died."""
+    """Return whether requests of that hour are under way, or were when their process died."""
     return bool(sums.get(ALL, Spending()).under_way)
 
 
 def by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums]:
-    """Return the sums of each hour of a day, by group and of all.
+    """Return the sums of each hour of a day, by group and in total.
 
-    :param without: a task that is left out.
+    :param without: key of a task to leave out.
     """
     hours: dict[str, dict[str, _Task]] = {}
     for name in names:
@@ -81,7 +81,7 @@ def _of_task(task: _Task) -> Sums:
 
 
 def together(parts: Iterable[Sums]) -> Sums:
-    """Return the sum of some parts, group by group."""
+    """Add up parts, group by group."""
     sums: Sums = {}
     for part in parts:
         for group, spent in part.items():
@@ -90,7 +90,7 @@ def together(parts: Iterable[Sums]) -> Sums:
 
 
 def parsed(data: bytes | None) -> dict[str, Sums]:
-    """Return the sums that a month's object holds; nothing if it cannot be read, for it is a cache."""
+    """Return the sums in a month's object; empty if it is invalid, since it is a cache."""
     try:
         return {
             part: {
@@ -103,7 +103,7 @@ def parsed(data: bytes | None) -> dict[str, Sums]:
 
 
 def dumped(parts: Mapping[str, Sums]) -> bytes:
-    """Return a month's object; :func:`parsed` reads it."""
+    """Return the bytes of a month's object; :func:`parsed` reads them."""
     text = {
         part: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
         for part, sums in parts.items()

@@ -1,8 +1,8 @@
-"""What requests of each price class have cost lately, remembered for each connection.
+"""Remembers recent prices of each price class, per connection.
 
 ``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class, of which
-:data:`MOST_CLASSES` are kept. Nothing is locked: the last writer wins, and a price that is lost that way comes back
-with the next paid answer. There is no built-in price list: what was never paid for has no price.
+:data:`MOST_CLASSES` are kept. There are no locks: the last writer wins, and a price that is lost that way is written
+again after the next paid answer. There is no built-in price list: a class that was never paid for has no price.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 
 #: Directory, in the connection's ``output_uri``, of all connections' prices.
 PRICES = "_deepshi_prices"
-#: Seconds for which the highest price counts; one that is older gives way to the next that is paid.
+#: Seconds for which the highest price is kept; after that, the next price that is paid replaces it.
 LATELY = 30 * 24 * 3600.0
-#: Price classes of one connection that are remembered; of more, any are forgotten.
+#: Maximum number of price classes remembered per connection; if there are more, arbitrary ones are deleted.
 MOST_CLASSES = 1000
-#: Seconds that a price is waited for. It is good to know, and no more.
+#: Timeout in seconds for reading or writing a price, since no request depends on it.
 _IN_TIME = 10.0
-#: Records of a directory that are read at most when no price is remembered.
+#: Maximum number of a directory's records to read if no price is remembered.
 _MOST_RECORDS = 64
 
 Found = TypeVar("Found")
 
 
 class Price(BaseModel):
-    """What a request of a price class has cost.
+    """The price of a price class.
 
     :param cost_usd: the highest cost within :data:`LATELY`.
-    :param lowest_usd: the lowest since then.
-    :param seen_at: when the highest was paid, in unix seconds.
+    :param lowest_usd: the lowest cost since then.
+    :param seen_at: when the highest cost was paid, in unix seconds.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -62,12 +62,12 @@ class Price(BaseModel):
 
 
 class Prices:
-    """The known prices of one connection. Neither learning nor asking ever fails a task.
+    """The known prices of one connection. Errors of the store never fail a task.
 
-    :param account: who pays; see :attr:`deepshi_provider.client.settings.Settings.account`.
-    :param memory: where prices are remembered, the connection's ``output_uri``; without it, only the directory's
-        records know prices.
-    :param directory: whose records are asked for what is not remembered.
+    :param account: see :attr:`deepshi_provider.client.settings.Settings.account`.
+    :param memory: where prices are stored: the connection's ``output_uri``. Without it, prices come only from the
+        directory's records.
+    :param directory: a directory whose records have prices that ``memory`` lacks.
     """
 
     def __init__(self, account: str, memory: Store | None = None, directory: Store | None = None) -> None:
@@ -79,11 +79,11 @@ class Prices:
         self._recorded: dict[str, PriceRange] | None = None
 
     def take(self, recorded: dict[str, PriceRange]) -> None:
-        """Take the prices of each class in the directory's records, from who has read them all."""
+        """Set the prices from the directory's records, if the caller has read them all."""
         self._recorded = dict(recorded)
 
     def at_hand(self, price_class: str) -> Decimal | None:
-        """Return the highest price of a class that this process knows by now, in USD; the store is not asked."""
+        """Return the highest price of a class that this process knows, in USD; does not read the store."""
         remembered = self._remembered.get(price_class)
         known = [remembered.cost_usd] if remembered else []
         if self._recorded and price_class in self._recorded:
@@ -93,21 +93,21 @@ class Prices:
         return max(known, default=None)
 
     async def known(self, price_class: str) -> Decimal | None:
-        """Return the highest price that a class has had lately, in USD; ``None`` if none was paid for yet."""
+        """Return the highest recent price of a class, in USD; ``None`` if it was never paid for."""
         if not await self._recall(price_class) and self._recorded is None:
-            self._recorded = await _quietly(self._read_directory(), "The prices in the directory's records") or {}
+            self._recorded = await _quietly(self._read_directory(), "Reading prices in the directory's records") or {}
         return self.at_hand(price_class)
 
     async def range_of(self, price_class: str) -> PriceRange | None:
-        """Return what requests of a class cost: by the directory's records, else by what is remembered."""
+        """Return the price range of a class: from the directory's records, or else from the remembered prices."""
         await self.known(price_class)
         remembered = self._remembered.get(price_class)
         return (self._recorded or {}).get(price_class) or (remembered.range if remembered else None)
 
     async def remembered(self) -> list[Price]:
-        """Return all that is remembered, by the names of the classes.
+        """Return all remembered prices, sorted by class.
 
-        :raises StorageFailed: it cannot be read.
+        :raises StorageFailed: the prices cannot be read.
         """
         if self._memory is None:
             return []
@@ -116,7 +116,7 @@ class Prices:
         return sorted(filter(None, map(_price, found)), key=lambda price: price.price_class)
 
     async def learn(self, price_class: str, cost_usd: Decimal | None) -> None:
-        """Remember what a request has cost, if that is news."""
+        """Remember a paid price, if it changes the known range."""
         if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
         self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
@@ -129,11 +129,11 @@ class Prices:
         seen_at = old.seen_at if old and lately and known.high == lately.high else now
         price = Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
         self._remembered[price_class] = price
-        await _quietly(self._write(price, is_new=old is None), "A price for later requests")
+        await _quietly(self._write(price, is_new=old is None), "Storing a price for later requests")
 
     async def _recall(self, price_class: str) -> Price | None:
         if price_class not in self._remembered:
-            self._remembered[price_class] = await _quietly(self._read(price_class), "What this has cost before")
+            self._remembered[price_class] = await _quietly(self._read(price_class), "Reading a known price")
         return self._remembered[price_class]
 
     async def _read(self, price_class: str) -> Price | None:
@@ -166,13 +166,13 @@ def _price(data: bytes | None) -> Price | None:
 
 
 async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
-    """Await work on prices, but not for long; whatever the store does, requests go on without a known price."""
+    """Await reading or writing of prices with a timeout; log errors, since requests go on without a known price."""
     try:
         return await asyncio.wait_for(work, _IN_TIME)
     except asyncio.TimeoutError:
-        log.warning("%s: the object store has not answered for %g s", what, _IN_TIME)
+        log.warning("%s failed: the object store has not answered for %g s", what, _IN_TIME)
     except DeepshiError as err:
-        log.warning("%s: %s", what, err.message)
+        log.warning("%s failed: %s", what, err.message)
     return None
 
 

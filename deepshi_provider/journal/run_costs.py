@@ -1,13 +1,13 @@
-"""What a DAG run has spent so far: its tasks share it through small objects in the object store.
+"""The spending of a DAG run, which its tasks share through small objects in the object store.
 
-``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is what one task instance has paid over all its
-tries. If some of its costs were not reported or some outcomes are unknown, the name is
+``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is the cost of one task instance over all its
+tries. If some costs were not reported or some outcomes are unknown, the name is
 ``<task>.<USD>_<possible USD>_<blind>.json``; see :class:`~deepshi_provider.journal.spending.Spending`. The sums are in
-the name, so that one listing shows what all tasks have spent. A new entry is written before the old one is removed, and
-of several entries of a task the greatest counts.
+the name, so that one listing shows the spending of all tasks. A new entry is written before the old one is removed; if
+a task has several entries, the highest counts.
 
 An entry repeats the costs of the task's records and claims. It is written after each paid attempt, before the task may
-send again; if the process dies between record and entry, the task's next try mends the entry.
+send again. If the process dies between record and entry, the task's next try corrects the entry.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASC
 
 
 class HookPurchase(BaseModel):
-    """One request that a hook has sent in a task, and that was or may have been paid for.
+    """One request by a hook in a task that was or may have been paid for.
 
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
-    :param images: that came.
-    :param cost_usd: ``None`` if it is not known.
-    :param cost_is_complete: whether nothing beyond it can have been taken.
-    :param charged: ``unknown`` if the outcome is.
+    :param images: number of images received.
+    :param cost_usd: ``None`` if unknown.
+    :param cost_is_complete: whether ``cost_usd`` is the whole cost.
+    :param charged: ``unknown`` if the outcome is unknown.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -59,11 +59,11 @@ class HookPurchase(BaseModel):
 
 
 class RunEntry(BaseModel):
-    """What one task instance has reported to its run.
+    """The entry of one task instance, or of one hook's purchase, in a run.
 
     :param cost_usd: over all its tries, as far as the API reported it.
-    :param output_uri: where its records and claims lie.
-    :param purchase: what a hook has bought in the task, if the entry is about that; such an entry is its only record.
+    :param output_uri: directory of its records and claims.
+    :param purchase: the hook's purchase, of which the entry is the only record; ``None`` for an image task.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -77,11 +77,11 @@ class RunEntry(BaseModel):
 
 
 class SharedSum:
-    """A sum of this task that others read: an object in the store, whose name holds the sum.
+    """A sum of this task that others read: an object in the store with the sum in its name.
 
     :param name_of: returns the object's name.
-    :param patience: seconds for which a store that does not take an entry is tried; the records have the money anyway.
-    :ivar failure: why nothing more is reported.
+    :param patience: seconds to keep trying a store that fails; the records hold the costs in any case.
+    :ivar failure: why reporting has stopped; ``None`` if it has not.
     """
 
     def __init__(self, store: Store, entry: RunEntry, name_of: Callable[[Spending], str], patience: float) -> None:
@@ -95,25 +95,25 @@ class SharedSum:
         self.failure: DeepshiError | None = None
 
     async def begin(self, spent: Spending) -> None:
-        """Report the first sum, which is not tried twice. Never raises."""
+        """Report the first sum, with a single attempt. Never raises."""
         self._latest = spent
         try:
             await in_time(self._write(spent), self._patience)
         except DeepshiError as err:
-            log.warning("The costs of this task are not reported: %s", err)
+            log.warning("The costs of this task could not be reported to other tasks: %s", err)
             self.failure = err
 
     async def report(self, spent: Spending) -> None:
-        """Report another sum; return when that is written. Never raises."""
+        """Report another sum; return when it is written. Never raises."""
         self._latest = spent
-        async with self._reporting:  # the next one reports for all who wait here
+        async with self._reporting:  # concurrent callers wait here; the next one reports the latest sum for all
             latest = self._latest
             if self.failure or latest == self._reported:
                 return
             try:
                 await in_time(self._store.patiently(lambda: self._write(latest)), self._patience)
             except DeepshiError as err:
-                log.warning("Further costs of this task are not reported: %s", err)
+                log.warning("Further costs of this task are not reported to other tasks: %s", err)
                 self.failure = err
 
     async def _write(self, spent: Spending) -> None:
@@ -125,11 +125,11 @@ class SharedSum:
 
 
 class RunCosts:
-    """Reports to the run what this task has spent, and reads what its other tasks have.
+    """Reports this task's spending to its run, and reads that of the run's other tasks.
 
-    Without an ``output_uri`` of the connection it does nothing. Reporting never fails the task.
+    Does nothing without an ``output_uri`` of the connection. Reporting never fails the task.
 
-    :param entry: of this task; its cost is filled in.
+    :param entry: the entry of this task, without its cost.
     :param store: the connection's ``output_uri``.
     :param patience: see :class:`SharedSum`.
     :ivar limit: USD that the run may spend; ``None`` for no limit.
@@ -153,31 +153,31 @@ class RunCosts:
         self._listed_at = float("-inf")
 
     async def begin(self, spent: Spending) -> None:
-        """Report what earlier tries have spent. It also proves that the store takes entries.
+        """Report the spending of earlier tries, which also checks that the store is writable.
 
-        Never raises: :meth:`limits` does, if there is a limit.
+        Never raises; if there is a limit, :meth:`limits` raises the error.
         """
         if self._sum:
             await self._sum.begin(spent)
 
     async def report(self, spent: Spending) -> None:
-        """Report what the task instance has spent by now; return when that is written. Never raises."""
+        """Report the task instance's spending so far; return when it is written. Never raises."""
         if self._sum:
             await self._sum.report(spent)
 
     async def limits(self) -> list[Limit]:
-        """Return the run's limit with what its other tasks have spent; empty if it has none.
+        """Return the run's limit with the spending of its other tasks; empty if there is no limit.
 
-        Tasks that ask at one moment share one listing.
+        Concurrent calls share one listing.
 
-        :raises StorageFailed: that is not known, which is never taken for "nothing".
+        :raises StorageFailed: the spending cannot be read; it is never taken as 0.
         """
         if self.limit is None:
             return []
         if self._store is None or self._sum is None or self._sum.failure:
             failure = self._sum.failure if self._sum else None
             reason = failure.message if failure else "the connection has no output_uri"
-            raise StorageFailed(f"Not sent: what this DAG run has spent is not known ({reason})")
+            raise StorageFailed(f"Not sent: the spending of this DAG run could not be read ({reason})")
         asked_at = time.monotonic()
         async with self._listing:
             if self._listed_at < asked_at:
@@ -194,11 +194,11 @@ class RunCosts:
 
 
 async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
-    """Return what the tasks of a DAG run have spent.
+    """Return the entries of a DAG run: one per task instance and per hook's purchase.
 
     :param store: the connection's ``output_uri``.
 
-    :raises StorageFailed: it cannot be read.
+    :raises StorageFailed: an entry cannot be read.
     """
     folder = f"{RUNS}/{run_key}"
     names = [name for _, name in _greatest(await store.list(folder)).values()]
@@ -213,7 +213,11 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
 
 
 async def in_time(reporting: Awaitable[None], patience: float) -> None:
-    """Await it, but not for long: a store that does not answer at all must not hold up a task without any limit."""
+    """Await a report with a timeout, since a store that does not answer must not block a task.
+
+    :param patience: seconds.
+    :raises StorageFailed: the store has not answered in time.
+    """
     try:
         await asyncio.wait_for(reporting, patience)
     except asyncio.TimeoutError:
@@ -221,7 +225,7 @@ async def in_time(reporting: Awaitable[None], patience: float) -> None:
 
 
 def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:
-    """Return the greatest entry of each task, with the name of its object."""
+    """Return the highest entry of each task, with the name of its object."""
     entries: dict[str, tuple[Spending, str]] = {}
     for name in listing:
         if match := _ENTRY.fullmatch(name):

@@ -1,4 +1,4 @@
-"""A sum that grows while a task spends, with what is in doubt and what is under way."""
+"""A sum that grows while a task spends, with unreported costs and requests under way."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from deepshi_provider.journal.spending import Spending
 
 
 class _Doubt(NamedTuple):
-    """Requests of one price class of which the same part of the price was reported."""
+    """Requests of one price class for which the API reported the same part of the cost."""
 
     price_class: str
     reported: Decimal
 
 
 class RunningSum:
-    """What was spent, with what is in doubt at the prices that are known by now."""
+    """Reported costs, with unreported ones at the known prices of their classes."""
 
     def __init__(self) -> None:
         self.usd = Decimal(0)
         self.doubts: Counter[_Doubt] = Counter()
-        #: Requests that have started and not ended, by price class.
+        #: Number of requests under way, by price class.
         self.under_way: Counter[str] = Counter()
 
     def add(self, price_class: str, cost_usd: Decimal | None) -> None:
-        """Add one request; a cost that is ``None`` or :class:`~deepshi_provider.costs.money.AtLeast` is in doubt."""
+        """Add one request; ``None`` or :class:`~deepshi_provider.costs.money.AtLeast` is an unreported cost."""
         self.usd += cost_usd or Decimal(0)
         if not is_known(cost_usd):
             self.doubts[_Doubt(price_class, cost_usd or Decimal(0))] += 1
 
     def add_tally(self, tally: Tally) -> None:
-        """Add what a journal says."""
+        """Add the tally of a journal."""
         self.usd += tally.cost_usd or Decimal(0)
         for doubt in tally.doubts():
             self.doubts[_Doubt(doubt.price_class, doubt.reported)] += 1
 
     def spending(self, prices: Prices) -> Spending:
-        """Return the sum, with what is in doubt at the prices that are at hand."""
+        """Return the sum, with unreported costs at the prices that this process knows."""
         possible, blind = Decimal(0), 0
         for doubt, count in self.doubts.items():
             price = prices.at_hand(doubt.price_class)
@@ -49,7 +49,7 @@ class RunningSum:
             blind += count if price is None else 0
         return Spending(self.usd, possible, blind)
 
-    def with_what_is_under_way(self, prices: Prices) -> Spending:
-        """Return the same with what is under way as possible."""
+    def with_requests_under_way(self, prices: Prices) -> Spending:
+        """Return the same, with requests under way as possible costs."""
         flying = (count * (prices.at_hand(name) or Decimal(0)) for name, count in self.under_way.items())
         return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)), under_way=self.under_way.total())

@@ -1,4 +1,4 @@
-"""Private SQLite databases for what would grow in memory with the number of rows."""
+"""Private SQLite databases for data that would grow in memory with the number of rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
-#: KiB that a database may hold in memory; what is more lies in a temporary file. A batch opens three databases.
+#: KiB that a database may keep in memory; the rest goes to a temporary file. A batch opens three databases.
 _CACHE = 256
 
 
 class Scratch(sqlite3.Connection):
-    """A database that vanishes when it is closed; to be used by one thread at a time, but for :meth:`close`."""
+    """A database that is deleted when closed. Use it in one thread at a time, except for :meth:`close`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -21,16 +21,16 @@ class Scratch(sqlite3.Connection):
         self._is_closing = False
 
     def fill(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Execute a statement with each of many rows, in a thread that goes on when its coroutine is cancelled."""
+        """Execute a statement for each of many rows, in a thread that continues if its coroutine is cancelled."""
         with self._filling:
             self.executemany(statement, takewhile(lambda _: not self._is_closing, rows))
         if self._is_closing:
             super().close()
 
     def close(self) -> None:
-        """Close the database; what fills it in another thread stops, and closes it then.
+        """Close the database; if another thread is filling it, that thread stops and closes it.
 
-        A connection that is closed in the middle of ``executemany`` can end the process.
+        Closing a connection during ``executemany`` can crash the process.
         """
         self._is_closing = True
         if self._filling.acquire(blocking=False):
@@ -43,7 +43,7 @@ class Scratch(sqlite3.Connection):
 def open_scratch(*tables: str) -> Scratch:
     """Return a new database.
 
-    :param tables: statements that make its tables.
+    :param tables: statements that create its tables.
     """
     # An empty name is a temporary file that SQLite deletes.
     database = sqlite3.connect("", check_same_thread=False, isolation_level=None, factory=Scratch)

@@ -1,4 +1,4 @@
-"""Cost sheets from the journal of a task's output directory, whether or not the task came to its end."""
+"""Makes cost sheets from the journal of a task's output directory, for tasks that have ended and that have not."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 
 
 async def latest_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
-    """Add up what a task instance has paid and may have paid, over all its tries.
+    """Return the costs and possible costs of a task instance over all its tries.
 
-    If the store fails, this is what the process knows by itself. Never raises.
+    If the store fails, return those that this process knows. Never raises.
     """
     try:
         await journal.refresh()
         tally = await journal.tally(owner)
     except StorageFailed as err:
-        log.warning("The cost sheet is made without the store: %s", err)
+        log.warning("The store could not be read; the cost sheet has only the costs that this process knows: %s", err)
         tally = known_tally(journal, owner, prices)
     await ask_prices(tally, prices)
     return tally
 
 
 def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
-    """Add up the same as far as this process knows by itself."""
+    """Return the costs and possible costs of a task instance that this process knows."""
     tally = journal.known_tally(owner)
     tally.is_partial |= not journal.is_listed and owner.try_number > 1
     for price_class in tally.unpriced():
@@ -57,11 +57,11 @@ def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class NameCosts:
-    """What a task instance has paid and may have paid under one name, over all its tries.
+    """Costs and possible costs of a task instance under one name, over all its tries.
 
-    :param paid: attempts that cost money.
-    :param lost: attempts whose outcome is unknown.
-    :param may_have_cost_usd: what comes beside ``cost_usd``; ``None`` if that is not known.
+    :param paid: number of attempts that cost money.
+    :param lost: number of attempts whose outcome is unknown.
+    :param may_have_cost_usd: possible cost in addition to ``cost_usd``; ``None`` if unknown.
     """
 
     paid: int
@@ -71,7 +71,7 @@ class NameCosts:
 
 
 def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> NameCosts:
-    """Add up what is under one name, as far as this process knows; the store is not asked."""
+    """Return the costs under one name that this process knows; does not read the store."""
     costs = journal.costs_of(owner, name)
     if all(map(is_known, costs)) and not unsettled(journal.attempts(name)):
         return NameCosts(paid=len(costs), lost=0, cost_usd=total(costs), may_have_cost_usd=Decimal(0))
@@ -89,7 +89,7 @@ def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> Nam
 
 
 async def ask_prices(tally: Tally, prices: Prices) -> None:
-    """Let a tally know what others paid for requests like those whose cost is not known. Never raises."""
+    """Pass the known prices to a tally, for its requests of unreported cost. Never raises."""
     for price_class in tally.unpriced():
         if (price := await prices.known(price_class)) is not None:
             tally.learn(price_class, price)
@@ -98,7 +98,7 @@ async def ask_prices(tally: Tally, prices: Prices) -> None:
 def make_sheet(
     owner: Owner, operation: Operation, output_uri: str, conn_id: str | None, *, ended: bool, **more: Any
 ) -> CostSheet:
-    """Return a sheet; without more, nothing was paid.
+    """Return a cost sheet; without ``more``, all its sums are 0.
 
     :param more: other fields of the sheet.
     """
@@ -111,10 +111,10 @@ def make_sheet(
 def sheet_images(
     purchase: Purchase, prompt: str | None, *, key: str | None = None, reused: bool = False
 ) -> list[SheetImage]:
-    """Return images as a sheet lists them.
+    """Return images for a cost sheet.
 
     :param prompt: ``None`` if prompts are not kept.
-    :param key: of the row, in a batch.
+    :param key: the row's key, in a batch.
     :param reused: whether another task instance bought them.
     """
     record = purchase.record
@@ -125,7 +125,7 @@ def sheet_images(
             width=image.width,
             height=image.height,
             key=key and key[:100],
-            prompt=prompt and prompt[:LONGEST_PROMPT].replace("\0", ""),  # PostgreSQL's JSON does not take it
+            prompt=prompt and prompt[:LONGEST_PROMPT].replace("\0", ""),  # PostgreSQL's JSON does not allow it
             cost_usd=record.cost_usd,
             of=len(record.images),
             reused=reused,
@@ -136,26 +136,26 @@ def sheet_images(
 
 
 def sheet_sources(uris: Iterable[str]) -> list[str]:
-    """Return the first input images of an edit, as a sheet names them."""
+    """Return the URIs of the first input images of an edit, for a cost sheet."""
     return [plain_uri(uri) for uri in islice(uris, MOST_SOURCES)]
 
 
 def plain_uri(uri: str) -> str:
-    """Return a URI without its query, which may hold a signature, and without what JSON and databases do not take."""
+    """Return a URI without its query, which may hold a signature, and without characters that JSON does not allow."""
     return uri.partition("?")[0].encode(errors="replace").decode().replace("\0", "")
 
 
 def sheet_warnings(warnings: Iterable[str]) -> list[str]:
-    """Return the first warnings, as a sheet shows them."""
+    """Return the first warnings, for a cost sheet."""
     return [warning[:LONGEST_WARNING] for warning in islice(warnings, MOST_WARNINGS)]
 
 
 async def read_sheet(store: Store, owner: Owner, operation: Operation, *, ended: bool, prices: Prices) -> CostSheet:
-    """Return what a task instance has cost so far, from its directory alone.
+    """Return the cost sheet of a task instance so far, from its output directory alone.
 
-    What it reused does not show there.
+    It lacks reused images, which the directory does not show.
 
-    :param prices: asked where costs are in doubt.
+    :param prices: for requests of unreported cost.
     :raises DeepshiError: the directory cannot be read.
     """
     with DirectoryJournal(store) if operation == "batch" else Journal(store, IMAGE) as journal:
@@ -166,9 +166,9 @@ async def read_sheet(store: Store, owner: Owner, operation: Operation, *, ended:
 
 
 async def known_sheet(store: Store, owner: Owner, operation: Operation, *, ended: bool, prices: Prices) -> CostSheet:
-    """Return the sheet of :func:`read_sheet`; if the directory cannot be read, one that does not know what was paid."""
+    """Return the sheet of :func:`read_sheet`, or one of unknown cost if the directory cannot be read."""
     try:
         return await read_sheet(store, owner, operation, ended=ended, prices=prices)
     except DeepshiError as err:
-        log.warning("What the task has cost so far cannot be read: %s", err)
+        log.warning("The costs of this task so far could not be read: %s", err)
         return make_sheet(owner, operation, store.uri, store.conn_id, ended=ended, cost_usd=None)

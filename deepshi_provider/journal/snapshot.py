@@ -1,4 +1,4 @@
-"""What a listing of a directory showed, and the records that were read since: on disk, not in memory."""
+"""Snapshots of a directory: the names that a listing returned, and the records read since; on disk, not in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deepshi_provider.journal.entries import (
 )
 from deepshi_provider.journal.scratch import open_scratch
 
-# Names are kept as bytes: a foreign file's name may hold what is no text.
+# Names are stored as bytes, since the names of other files may not be valid text.
 _CODING = ("utf-8", "surrogatepass")
 _ATTEMPTS = """
 CREATE TABLE entries (name BLOB, attempt BLOB, entry BLOB, task_key BLOB, PRIMARY KEY (name, attempt, entry))
@@ -32,14 +32,14 @@ WITHOUT ROWID
 
 
 class NameSnapshot:
-    """Claims and records under one name, by the names of their objects: few, and so in memory."""
+    """The names of claims and records under one name: few, so in memory."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._entries: dict[str, None] = {}
 
     def close(self) -> None:
-        """Do nothing; a :class:`Snapshot` has something to close."""
+        """Do nothing; for the interface of :class:`Snapshot`."""
 
     def take(self, objects: Iterable[tuple[str, int]]) -> None:
         """Add what :meth:`Store.scan` finds in the folder of claims and records."""
@@ -71,7 +71,7 @@ class NameSnapshot:
 
 
 class Snapshot:
-    """Claims and records of a whole directory, by the names of their objects: on disk."""
+    """The names of claims and records of a whole directory: on disk."""
 
     def __init__(self) -> None:
         self._db = open_scratch(_ATTEMPTS)
@@ -111,7 +111,7 @@ class Snapshot:
     def records(self, task_key: str | None = None) -> Iterator[Attempt]:
         """Yield the attempts that have a record.
 
-        :param task_key: only those whose record is of this owner.
+        :param task_key: only those with a record of this owner.
         """
         if task_key is None:
             return self._find("SELECT entry FROM entries WHERE task_key IS NOT NULL")
@@ -132,7 +132,7 @@ class Snapshot:
 
 
 class Records:
-    """Records by the names of their objects, and which images are in place."""
+    """Records by the names of their objects, and the images that are in place."""
 
     def __init__(self) -> None:
         self._db = open_scratch(
@@ -148,7 +148,7 @@ class Records:
         return self._db.execute("SELECT 1 FROM records WHERE entry = ?", (entry,)).fetchone() is not None
 
     def get(self, entry: str) -> Record | None:
-        """Return a record, if it is there."""
+        """Return a record, or ``None``."""
         found = self._db.execute("SELECT record FROM records WHERE entry = ?", (entry,)).fetchone()
         return Record.model_validate_json(found[0]) if found else None
 
@@ -156,7 +156,7 @@ class Records:
         self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (entry, _short(record)))
 
     def load(self, file: BinaryIO, is_wanted: Callable[[str], bool]) -> None:
-        """Add those records of a file that are wanted; a line that cannot be read is left out."""
+        """Add the wanted records of a file; skip lines that cannot be read."""
         entries = (_line(line) for line in file)
         self._db.fill(
             "INSERT OR REPLACE INTO records VALUES (?, ?)",
@@ -174,13 +174,13 @@ class Records:
         self._db.fill("INSERT OR REPLACE INTO sizes VALUES (?, ?)", rows)
 
     def has_image(self, image: StoredImage) -> bool:
-        """Return whether an image was in place, with its length."""
+        """Return whether an image was in place with the same length."""
         name = image.uri.rpartition("/")[2].encode(*_CODING)
         query = "SELECT 1 FROM sizes WHERE name = ? AND size = ?"
         return self._db.execute(query, (name, image.size_bytes)).fetchone() is not None
 
     def prices(self) -> dict[str, PriceRange]:
-        """Return what requests of each price class have cost, by the records."""
+        """Return the price range of each price class, from the records."""
         query = (
             "SELECT DISTINCT json_extract(record, '$.price_class'), json_extract(record, '$.cost_usd') FROM records "
             "WHERE json_extract(record, '$.cost_is_complete')"
@@ -194,7 +194,7 @@ class Records:
 
 
 def _row(entry: str) -> tuple[bytes, bytes, bytes, bytes | None] | None:
-    """Return the row of an object's name, or ``None``: it is neither a claim nor a record."""
+    """Return the row for an object's name, or ``None`` if it is neither a claim nor a record."""
     name, attempt = parse_entry(entry)
     if attempt is None:
         return None
@@ -205,12 +205,12 @@ def _row(entry: str) -> tuple[bytes, bytes, bytes, bytes | None] | None:
 
 @functools.cache
 def _index_line() -> TypeAdapter[tuple[str, Record]]:
-    """Built when it is needed: a single request has no index."""
+    """Return the type adapter; built on first use, since a single request has no index."""
     return TypeAdapter(tuple[str, Record], config=ConfigDict(cache_strings=CACHE_STRINGS))
 
 
 def _line(line: bytes) -> tuple[str, str] | None:
-    """Return name and record of a line of the index, or ``None``: what it lacks is read one by one."""
+    """Return name and record of a line of the index, or ``None`` if it is invalid: the record is then read itself."""
     try:
         entry, record = _index_line().validate_json(line)
     except ValueError:
@@ -219,5 +219,5 @@ def _line(line: bytes) -> tuple[str, str] | None:
 
 
 def _short(record: Record) -> str:
-    """Return a record as the index repeats it: prompts would make it many times as long."""
+    """Return a record for the index, without prompts, which would make it many times as long."""
     return record.model_dump_json(exclude={"request"})

@@ -1,4 +1,4 @@
-"""A sum of money as limits count it: what was reported, and what may come on top."""
+"""A sum of money as limits count it: reported and possible costs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from deepshi_provider.costs.money import usd
 
 
 class Spending(NamedTuple):
-    """What was spent.
+    """Reported and possible costs.
 
-    :param usd: what the API reported.
-    :param possible_usd: unreported costs and unknown outcomes, at the known prices of their classes.
-    :param blind: those of them whose class has no known price.
-    :param under_way: requests that have not ended; what they may cost is possible.
+    :param usd: the costs that the API reported.
+    :param possible_usd: unreported costs, unknown outcomes and requests under way, at the known prices.
+    :param blind: number of such requests whose class has no known price.
+    :param under_way: number of requests that have not ended.
     """
 
     usd: Decimal = Decimal(0)
@@ -25,7 +25,7 @@ class Spending(NamedTuple):
 
     @property
     def most_usd(self) -> Decimal:
-        """The sum of what was spent and what may have been."""
+        """The sum of reported and possible costs."""
         return self.usd + self.possible_usd
 
     def __add__(self, other: object) -> Spending:
@@ -38,8 +38,8 @@ class Spending(NamedTuple):
             self.under_way + other.under_way,
         )
 
-    def in_words(self) -> str:
-        """Return the sum as a log line shows it: as a range if a part of it is in doubt."""
+    def as_text(self) -> str:
+        """Return the sum as text: a range if a part of it is only possible."""
         if self.blind:
             return f"at least {usd(self.usd)} ({self.blind} requests of unknown price)"
         return f"at least {usd(self.usd)}, up to about {usd(self.most_usd)}" if self.possible_usd else usd(self.usd)
@@ -49,14 +49,14 @@ class Spending(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """What may be spent, and what is.
+    """A limit and the spending that counts against it.
 
-    :param name: of the user's setting.
-    :param usd: its value.
-    :param whose: more about what was spent, for a message.
-    :param group: budget group that it is for.
-    :param window: day or month that it is for, ISO 8601; empty if it is for a task or a DAG run.
-    :param resets_at: when that ends, ISO 8601 with the offset of its time zone.
+    :param name: name of the user's setting.
+    :param usd: the limit, in USD.
+    :param whose: who has spent it and when, for messages.
+    :param group: the budget group of the limit.
+    :param window: day or month of the limit, ISO 8601; empty for the limit of a task or DAG run.
+    :param resets_at: the end of the window, ISO 8601 with the offset of its time zone.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Limit(NamedTuple):
     resets_at: str = ""
 
     def with_own(self, own: Spending) -> Limit:
-        """Return the limit with what this task has spent as well."""
-        own_part = "" if self.window else f", {own} of them by this task"  # of a month, only what it has spent today
+        """Return the limit with this task's own spending added."""
+        own_part = "" if self.window else f", {own} of them by this task"  # for a month, ``own`` is only today's part
         return self._replace(spent=self.spent + own, whose=f" {self.whose}{own_part}")
 
     def state(self) -> WindowState:
-        """Return the state of a day's or month's limit."""
+        """Return the state of a limit per day or month."""
         return WindowState(
             name=self.name,
             limit_usd=self.usd,
@@ -86,7 +86,7 @@ class Limit(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What a user can do when it is reached."""
+        """What the user can do when the limit is reached."""
         if self.resets_at:
-            return f"The budget begins anew at {self.resets_at}: clear the task then, or raise it and clear the task"
-        return f"Raise {self.name} and clear the task to go on"
+            return f"The budget starts again at {self.resets_at}: clear the task then, or raise it and clear the task"
+        return f"Raise {self.name} and clear the task to continue"

@@ -1,15 +1,15 @@
-"""What all tasks of a connection spend in a day and in a month: they share it through small objects in the store.
+"""The spending of a connection per day and month, which its tasks share through small objects in the store.
 
 ``_deepshi_spending/<account>/<day>/<hour>.<task>.<try>.<USD>_<possible USD>_<blind>_<under way>.<group>.json``, below
-the connection's ``output_uri``, is what one task instance has spent in an hour; see
-:class:`~deepshi_provider.journal.spending.Spending`. What it has under way is in its possible sum, so that a process
-that is killed leaves it behind. The entry of a later try repeats what its records and claims of that hour say, and
-takes the place of the earlier one. ``<group>`` is a hash of the budget group, or ``-``.
+the connection's ``output_uri``, is the spending of one task instance in an hour; see
+:class:`~deepshi_provider.journal.spending.Spending`. Its possible costs include requests under way, so that these are
+still counted if the process is killed. The entry of a later try has the costs of the records and claims of that hour,
+and replaces the entry of the earlier try. ``<group>`` is a hash of the budget group, or ``-``.
 
-``<account>/<month>.json`` holds the sums of hours that nothing can change any more: they ended an hour ago or earlier,
-and nothing that began in them is under way; or their day ended a day ago. It is a cache: who misses an hour in it lists
-that one, and writes the object anew. So whatever a month holds, it is known from the listings of this hour and the
-last, and one object.
+``<account>/<month>.json`` holds the sums of hours that cannot change any more: they ended at least an hour ago and
+none of their requests is under way, or their day ended a day ago. It is a cache: a task that finds an hour missing
+lists that hour and writes the object again. So the spending of a month takes the listings of this hour and the last,
+and one object.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ log = logging.getLogger(__name__)
 
 #: Directory, in the connection's ``output_uri``, of all days' entries.
 SPENDING = "_deepshi_spending"
-#: Seconds for which the sums of hours before the last one are taken for what they are.
+#: Seconds for which the sums of hours before the last one are cached.
 _FRESH = 60.0
-#: Hours that are listed one by one; of more, their whole days are.
+#: Maximum number of hours to list one by one; if there are more, whole days are listed.
 _FEW = 4
 
 
 class WindowCosts:
-    """Reports what this task spends on each day, and reads what all tasks of the connection have.
+    """Reports this task's spending per hour, and reads that of all tasks of the connection.
 
-    :param entry: of this task; its cost is filled in.
+    :param entry: the entry of this task, without its cost.
     :param store: the connection's ``output_uri``.
-    :param account: who pays; see :attr:`deepshi_provider.client.settings.Settings.account`.
-    :param key: what its entries are called, 16 hex digits; by default the task's name over all its tries.
-    :param patience: seconds for which a store that does not take an entry is tried.
+    :param account: see :attr:`deepshi_provider.client.settings.Settings.account`.
+    :param key: key in the names of its entries, 16 hex digits; by default the task's own.
+    :param patience: seconds to keep trying a store that fails.
     :param clock: returns unix seconds.
     """
 
@@ -87,14 +87,14 @@ class WindowCosts:
         self._listing = asyncio.Lock()
         self._listed_at = float("-inf")
         self._others: dict[str, Sums] = {}
-        #: The hour in which :meth:`limits` has left out what this task has spent.
+        #: The hour in which :meth:`limits` has left out this task's spending.
         self.hour_without_own = ""
         self._earlier: tuple[str, float, dict[str, Sums]] = ("", float("-inf"), {})
         self._warned: set[str] = set()
 
     @property
     def has_limits(self) -> bool:
-        """Whether anything is to be counted at all."""
+        """Whether there are budgets per day or month."""
         return bool(self._budgets.limits)
 
     def this_hour(self) -> str:
@@ -111,7 +111,7 @@ class WindowCosts:
         return now.timestamp() - now.minute * 60 - now.second - now.microsecond / 1e6
 
     async def report(self, hour: str, spent: Spending) -> None:
-        """Report what the task has spent in an hour by now, with what it has under way; return when that is written.
+        """Report the task's spending in an hour, with requests under way; return when it is written.
 
         Never raises; :meth:`check` does.
         """
@@ -119,43 +119,43 @@ class WindowCosts:
             return
         if hour not in self._reported:
             if not any(spent) and self._entry.owner.try_number == 1:
-                return  # a later try takes back what an earlier one had in flight
+                return  # nothing to report; a later try writes even 0, in place of what an earlier one had under way
             name_of = functools.partial(self._name, hour)
             self._reported[hour] = SharedSum(self._store, self._entry, name_of, self._patience)
         await self._reported[hour].report(spent)
 
     def check(self) -> None:
-        """Make sure that all was written that was reported.
+        """Check that all reports were written.
 
-        :raises StorageFailed: it was not.
+        :raises StorageFailed: a report could not be written.
         """
         for reported in self._reported.values():
             if reported.failure:
-                raise StorageFailed(f"Not sent: this hour's costs cannot be shared ({reported.failure.message})")
+                raise StorageFailed(f"Not sent: this hour's costs could not be reported ({reported.failure.message})")
 
     async def limits(self) -> list[Limit]:
-        """Return the limits that hold today, with what others have spent of them, and this task before today.
+        """Return today's limits, with the spending of other tasks, and of this task before today.
 
-        Tasks that ask at one moment share one listing.
+        Concurrent calls share one listing.
 
-        :raises StorageFailed: that is not known, which is never taken for "nothing".
+        :raises StorageFailed: the spending cannot be read; it is never taken as 0.
         """
         if not self.has_limits:
             return []
         if self._store is None:
-            raise StorageFailed("Not sent: what this connection has spent is not known (it has no output_uri)")
+            raise StorageFailed("Not sent: the spending of this connection is unknown (it has no output_uri)")
         asked_at = time.monotonic()
         async with self._listing:
             if self._listed_at < asked_at:
                 begun = time.monotonic()
                 await self._ask(self._store)
                 self._listed_at = begun
-            return self._made_of(self._others)
+            return self._limits_from(self._others)
 
     async def newly_crossed(self, limits: Iterable[Limit]) -> list[WindowState]:
-        """Return which of these limits are spent to the share of ``warn_at``, each once for all tasks and processes.
+        """Return the limits whose spending has reached the share ``warn_at``, each only once among all tasks.
 
-        An object that is created says that a warning was given. Never raises.
+        An object in the store marks each warning as given. Never raises.
         """
         crossed = []
         for limit in limits:
@@ -167,20 +167,20 @@ class WindowCosts:
             self._warned.add(name)
             state = limit.state()
             try:
-                if await self._store.create(f"{name}.json", self._told(state)):
+                if await self._store.create(f"{name}.json", self._warning_object(state)):
                     crossed.append(state)
             except DeepshiError as err:
                 self._warned.discard(name)
-                log.warning("%s. Whether a warning was given of that is not known: %s", state.text, err)
+                log.warning("%s. Callbacks are not called, since the warning could not be stored: %s", state.text, err)
         return crossed
 
-    def _told(self, state: WindowState) -> bytes:
-        """Return what an object of a warning says: who gave it, so that no other one has the same bytes."""
+    def _warning_object(self, state: WindowState) -> bytes:
+        """Return the content of a warning's object, with its sender, so that no other sender has the same bytes."""
         by = {"owner": self._entry.owner.model_dump(), "key": self._key, "at": self._clock(), "by": uuid.uuid4().hex}
         return json.dumps({**state.model_dump(mode="json"), **by}).encode()
 
     async def _ask(self, store: Store) -> None:
-        """List this hour and the last one, and find out what there was before."""
+        """List this hour and the last one, and read the sums of earlier hours."""
         now = self._clock()
         this, last = self.hour_of(now), self.hour_of(now - 3600)
         hours = [self._listed(store, hour, "" if hour < this else self._key) for hour in {this, last}]
@@ -191,7 +191,7 @@ class WindowCosts:
     async def _listed(self, store: Store, hour: str, without: str = "") -> dict[str, Sums]:
         """Return the sums of one hour.
 
-        :param without: a task that is left out.
+        :param without: key of a task to leave out.
         """
         day, _, name = hour.partition("T")
         names = await store.scan(lambda objects: [entry for entry, _ in objects], f"{self._folder}/{day}", f"{name}.")
@@ -221,7 +221,7 @@ class WindowCosts:
         return {**{part: known[part] for part in wanted if part in known}, **found}
 
     async def _list_all(self, store: Store, parts: list[str]) -> dict[str, Sums]:
-        """Return the sums of days and hours; those of many hours by listing their days."""
+        """Return the sums of days and hours; if there are many hours, list whole days."""
         hours = [part for part in parts if "T" in part]
         single = hours if len(hours) <= _FEW else []
         days = {part[:10] for part in parts if part not in single}
@@ -233,7 +233,7 @@ class WindowCosts:
             found |= {day: together(hours_of_day.values()), **hours_of_day}
         return {part: found.get(part, {}) for part in parts}
 
-    def _made_of(self, parts: Mapping[str, Sums]) -> list[Limit]:
+    def _limits_from(self, parts: Mapping[str, Sums]) -> list[Limit]:
         today = self._date()
         month = together(sums for part, sums in parts.items() if part[:7] == today.isoformat()[:7])
         day = together(sums for part, sums in parts.items() if part[:10] == today.isoformat())
@@ -260,7 +260,7 @@ async def _quietly_written(store: Store, name: str, parts: Mapping[str, Sums]) -
     try:
         await store.write(name, dumped(parts))
     except DeepshiError as err:
-        log.warning("The sums of the month were not written, so the next task adds them up again: %s", err)
+        log.warning("The sums of the month could not be written, so the next task adds them up again: %s", err)
 
 
 def _next_month(day: date) -> date:

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator, Context
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.money import as_number, usd
-from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -164,7 +164,7 @@ class DeepshiCostReportOperator(BaseOperator):
 
     def _judge(self, report: CostReport, uri: str) -> None:
         cost = report.cost_usd or Decimal(0)
-        words = in_words(report)
+        words = cost_text(report)
         self.log.info("This run has cost %s for %d images; report: %s", words, report.images, uri)
         if report.warn_cost_usd is not None and _may_exceed(report, report.warn_cost_usd):
             perhaps = "" if cost > report.warn_cost_usd else "perhaps "

@@ -19,7 +19,7 @@ from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.money import as_number
-from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, in_words
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, cost_text
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -372,7 +372,7 @@ class ImageTask(BaseOperator):
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
         ti.xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
-        self.log.info("This task instance has cost %s so far", in_words(costs))
+        self.log.info("This task instance has cost %s so far", cost_text(costs))
 
     def _with_group(self, costs: CostSheet) -> CostSheet:
         group = None if is_blank(self.budget_group) else str(self.budget_group).strip()[:LONGEST_GROUP]

@@ -12,7 +12,7 @@ from airflow.sdk import Context
 
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import usd
-from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, in_words
+from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
 
@@ -67,7 +67,7 @@ def task_costs(context: Context) -> TaskCosts:
         unknown_outcomes=sheet.unknown_outcomes if sheet else 0,
         budgets=tuple(_budgets(task)),
         links={name: str(uri) for name, uri in links.items() if uri},
-        in_words="an unknown amount" if sheet is None else in_words(sheet),
+        in_words="an unknown amount" if sheet is None else cost_text(sheet),
     )
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from deepshi_provider.costs.sheet import HasCosts, SheetImage, in_words
+from deepshi_provider.costs.sheet import HasCosts, SheetImage, cost_text
 from deepshi_provider.reports.totals import CostReport
 
 #: Bars of a plot; the tables have all.
@@ -62,7 +62,7 @@ def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
         limit_percent=_percent(report.cost_usd, report.max_cost_usd),
         usd=_usd,
         bounds=bounds,
-        in_words=in_words,
+        cost_text=cost_text,
     )
 
 

@@ -221,7 +221,7 @@ def test_json_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(kin
             got = receive(body[:at])
             assert one(got) == PICTURES[kind]
             assert got.warnings == [
-                "The answer did not come to its end: The answer ended in the middle; the image may have been paid for"
+                "The answer is incomplete: The answer was cut off; the image may have been paid for"
             ] + ["The request may have cost more than the answer reported"] * (at < paid)
             assert (got.answer.cost_usd, got.cost_is_complete) == ((None, False) if at < paid else (COST, True))
     assert receive(body).warnings == []
@@ -279,11 +279,11 @@ def test_arbitrary_bytes_raise_nothing_but_a_deepshi_error(body: bytes, content_
 def _broken() -> Iterator[tuple[str, str]]:
     yield "", "it is empty"
     yield bodies.text_of(b"no image at all"), "it is not a PNG, JPEG or WebP image"
-    yield bodies.text_of(PNG)[:-9] + "*" * 9, "its base64 text is broken"
+    yield bodies.text_of(PNG)[:-9] + "*" * 9, "its base64 data is invalid"
     for kind in KINDS:
         whole = bodies.picture(kind, 90, 70)
         for length in (len(whole) - 1, len(whole) // 2, 30, 13):
-            yield bodies.text_of(whole[:length]), f"its image/{kind.lower()} data is cut short"
+            yield bodies.text_of(whole[:length]), f"its image/{kind.lower()} data is truncated"
 
 
 @pytest.mark.parametrize("key", ["b64_json", "url"])
@@ -308,7 +308,7 @@ def test_an_image_cut_anywhere_is_noticed(kind: str) -> None:
 def test_a_link_is_no_image_and_the_message_says_so() -> None:
     link = "https://images.example/" + "x" * 500
     error = error_of(json.dumps({"data": [{"url": link}], "usage": {"cost": 0.000135}}).encode())
-    assert f"it came as a link, not as data: {link[:200]}." in error.message
+    assert f"it is a link, not data: {link[:200]}." in error.message
     assert (type(error), error.charged, error.cost_usd) == (InvalidResponse, "yes", COST)
 
 
@@ -390,7 +390,7 @@ def test_every_error_form_is_understood_wherever_it_stands(
     streams = [event(document, name) for name in ("error", None, "message", "image_generation.completed")]
     for error in [error_of(body), *(error_of(stream, SSE) for stream in streams)]:
         assert (type(error), error.charged, error.code, error.cost_usd) == (kind, charged, code, None)
-        assert error.message.endswith(f". The server said: {said}") == (said is not None)
+        assert error.message.endswith(f". The server's message: {said}") == (said is not None)
 
 
 @pytest.mark.parametrize(("document", "kind", "charged", "code", "said"), ERRORS)
@@ -407,7 +407,7 @@ def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
     error = error_of(preview + failure if before else failure + preview, SSE)
     is_sure = kind in (InvalidRequest, InsufficientQuota) or charged != "no"
     assert (type(error), error.charged, error.code) == (kind, charged if is_sure else "unknown", code)
-    assert ("Previews had come, so it may have been paid for" in error.message) == (not is_sure)
+    assert ("Previews had arrived, so it may have been paid for" in error.message) == (not is_sure)
 
 
 @pytest.mark.parametrize("event_of_work", [b'data: {"b64_json": "iVBOR\n\n', b"event: image\ndata: {broken\n\n"])
@@ -501,7 +501,7 @@ def test_stream_that_ends_behind_its_usage_was_paid_for(aside: bytes) -> None:
 def test_an_event_named_error_is_one_whatever_it_holds(data: str, code: str | None, said: str) -> None:
     error = error_of(f"event: error\ndata: {data}\n\n".encode(), SSE)
     assert (type(error), error.charged, error.code) == (ServerFailed, "unknown", code)
-    assert error.message.endswith(f". The server said: {said}")
+    assert error.message.endswith(f". The server's message: {said}")
 
 
 def test_an_error_that_tells_a_cost_was_paid() -> None:

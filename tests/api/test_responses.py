@@ -128,7 +128,7 @@ def test_each_status_has_its_class_whatever_the_body(
         "cost_is_complete": True,
         "sends": 0,
     }
-    assert error.message.endswith(f". The server said: {said}") == (said is not None)
+    assert error.message.endswith(f". The server's message: {said}") == (said is not None)
     assert not error.message.startswith(".")
 
 

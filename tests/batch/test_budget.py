@@ -42,7 +42,7 @@ def test_the_limit_holds_with_many_in_flight(emulator: Emulator, local: Place, r
     emulator.settings(latency=[0.1, 0.3])
     ti, err = ended(batch(local, rows_of(40), **BANANA, max_cost_usd=1.00, max_concurrency=16))
     assert isinstance(err, AirflowFailException)
-    assert "Raise max_cost_usd and clear the task to go on; 15 of 40 rows were not started" in str(err)
+    assert "Raise max_cost_usd and clear the task to continue; 15 of 40 rows were not started" in str(err)
     assert taken(emulator) == Decimal("0.975") == cost_of(lines_of(local))
     assert ti.xcoms == {"cost_usd": 0.975}
     assert emulator.stats()["peak_in_flight"] > 1, "the limit does not make a queue of the batch"
@@ -192,7 +192,7 @@ async def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
         await buy(account, "a", None)
     assert raised.value.message == (
         "Not sent: $0.080 of max_cost_usd $0.10 are spent, and the next picture costs $0.039. "
-        "Raise max_cost_usd and clear the task to go on"
+        "Raise max_cost_usd and clear the task to continue"
     )
     assert account.closed_by is raised.value
 

@@ -74,7 +74,7 @@ def test_with_unknown_prices_the_range_holds(emulator: Emulator, local: Place) -
     before = taken(emulator)
     plan = planned(local, sized(20))
     assert (counts(plan), plan.unpriced, plan.high_usd) == ((17, 0, 3, 0, 0), 8, None)
-    assert "(8 of unknown price)" in plan.in_words()
+    assert "(8 of unknown price)" in plan.summary()
     result_of(batch(local, sized(20)), run_id="tuesday")
     paid = taken(emulator) - before
     assert plan.low_usd <= paid
@@ -89,7 +89,7 @@ def test_prices_that_differ_make_a_range_that_holds(emulator: Emulator, local: P
     local.write(record.replace("a/_deepshi/row-0.1.", "a/_deepshi/row-99.1."), json.dumps(dearer).encode())
     plan = planned(local, rows_of(11), **BANANA, output_uri=f"{local.uri}/a")
     assert (counts(plan), plan.low_usd, plan.high_usd) == ((10, 0, 1, 0, 0), Decimal("0.390"), Decimal("0.50"))
-    assert "about $0.390 to $0.50" in plan.in_words()
+    assert "about $0.390 to $0.50" in plan.summary()
 
 
 def test_the_plan_is_one_line_in_log_report_and_sheet(
@@ -102,7 +102,7 @@ def test_the_plan_is_one_line_in_log_report_and_sheet(
         ti, err = ended(batch(local, rows, **BANANA, max_cost_usd="5.00"), run_id="tuesday")
     assert err is None
     assert [record.getMessage() for record in caplog.records].count(line) == 1
-    assert (ti.plans[0].in_words(), ti.sheets[-1].plan) == (line, line)
+    assert (ti.plans[0].summary(), ti.sheets[-1].plan) == (line, line)
     (known, unknown) = ti.plans[0].classes
     assert (known.price_class, known.requests, known.low_usd) == (
         "generate nano-banana-2 n=1 resolution=1K",
@@ -204,7 +204,7 @@ def test_a_batch_that_is_surely_over_its_budget_buys_nothing_at_all(emulator: Em
     assert isinstance(err, AirflowFailException)
     assert str(err).startswith(
         "Nothing was bought: the batch costs at least $0.390, and $0.2 of max_cost_usd $0.2 are left. "
-        "start_over_budget=True buys what fits. Raise max_cost_usd and clear the task to go on; "
+        "start_over_budget=True buys what fits. Raise max_cost_usd and clear the task to continue; "
         "10 of 12 rows were not started"
     )
     assert (posts(emulator), len(state(local, "claim")), ti.plans[0].low_usd) == (2, 2, Decimal("0.390"))
@@ -222,7 +222,7 @@ def test_what_earlier_tries_have_spent_is_not_left(emulator: Emulator, local: Pl
     assert taken(emulator) == Decimal("0.195")
     ti, err = ended(batch(local, rows_of(10), **BANANA, max_cost_usd="0.3"), try_number=2)
     assert "the batch costs at least $0.195, and $0.105 of max_cost_usd $0.3 are left" in str(err)
-    assert ti.plans[0].in_words().endswith("budget $0.3, $0.195 of it spent")
+    assert ti.plans[0].summary().endswith("budget $0.3, $0.195 of it spent")
     assert taken(emulator) == Decimal("0.195")
 
 
@@ -279,7 +279,7 @@ def test_edits_are_compared_for_a_plan_and_left_open_for_a_purchase(
     (plan,) = ti.plans
     assert counts(plan) == (1, 0, 0, 0, 3)
     assert plan.low_usd <= (ti.sheets[-1].cost_usd or 0) <= (plan.high_usd or 0)
-    assert "3 not compared" in plan.in_words()
+    assert "3 not compared" in plan.summary()
 
 
 def test_a_plan_updates_no_asset(remembering: Emulator, local: Place) -> None:

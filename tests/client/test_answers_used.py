@@ -21,7 +21,7 @@ PNG, JPEG = bodies.picture("PNG"), bodies.picture("JPEG")
 COST = Decimal("0.000135")
 STREAM = f"Content-Type: {SSE}\r\nConnection: close"
 MORE = "The request may have cost more than the answer reported"
-ENDED = "The answer did not come to its end: The stream ended without its final event; the image may have been paid for"
+ENDED = "The answer is incomplete: The stream ended without its final event; the image may have been paid for"
 
 Ask = Callable[..., ImagesResult]
 
@@ -58,7 +58,7 @@ def test_after_a_picture_an_error_in_the_stream_makes_nothing_free(served: Any, 
         assert (pictures(result), result.cost_usd, result.cost_is_complete) == ([PNG], COST, False)
         asked, why, more = result.warnings
         assert (asked, more) == ("Asked for 2 images, got 1", MORE)
-        assert why.endswith(f"The server said: no more, *** (code: {code})")
+        assert why.endswith(f"The server's message: no more, *** (code: {code})")
     assert (server.posts, result.sends) == (1, 1)
 
 
@@ -91,10 +91,10 @@ LINK = "https://images.example/1.png"
 UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "null": ({"b64_json": None}, "it is empty"),
     "empty": ({"b64_json": ""}, "it is empty"),
-    "link": ({"url": LINK}, f"it came as a link, not as data: {LINK}"),
+    "link": ({"url": LINK}, f"it is a link, not data: {LINK}"),
     "gif": ({"b64_json": bodies.text_of(b"GIF89a" + bytes(60))}, "it is not a PNG, JPEG or WebP image"),
-    "cut": ({"b64_json": bodies.text_of(PNG[:-9])}, "its image/png data is cut short"),
-    "broken": ({"b64_json": "*" + bodies.text_of(PNG)}, "its base64 text is broken"),
+    "cut": ({"b64_json": bodies.text_of(PNG[:-9])}, "its image/png data is truncated"),
+    "broken": ({"b64_json": "*" + bodies.text_of(PNG)}, "its base64 data is invalid"),
 }
 
 
@@ -152,7 +152,7 @@ async def test_pictures_that_came_before_the_deadline_are_kept(served: Any) -> N
     hook, server = served(Answer(body=event(completed(PNG)), head=STREAM, hold=True))
     with await hook.agenerate(boat(n=2, stream=True), timeout=1.5) as result:
         assert (pictures(result), result.cost_usd, result.cost_is_complete) == ([PNG], COST, False)
-        assert "in the time that generation_timeout allows" in result.warnings[1]
+        assert "within generation_timeout" in result.warnings[1]
     assert server.posts == 1
 
 
@@ -228,7 +228,7 @@ def test_of_a_document_that_breaks_behind_its_pictures_all_is_used(served: Any) 
     with hook.generate(boat()) as result:
         assert (pictures(result), result.cost_usd, result.cost_is_complete) == ([PNG], COST, True)
         (warning,) = result.warnings
-        assert "not JSON that can be read" in warning
+        assert "not valid JSON" in warning
     assert server.posts == 1
 
 
@@ -257,7 +257,7 @@ def test_the_cost_behind_too_many_pictures_is_read(served: Any, stream: bool) ->
     with hook.generate(boat(stream=stream)) as result:
         assert (len(result.images), result.cost_usd, server.posts) == (8, COST, 1)
         assert result.warnings[0] == "Asked for 1 image, got 8"
-        assert result.warnings[1] == "Image 8 of the answer cannot be used: more than 8 images came"
+        assert result.warnings[1] == "Image 8 of the answer cannot be used: the answer has more than 8 images"
 
 
 def test_a_picture_that_comes_twice_is_one_picture(served: Any) -> None:

@@ -141,7 +141,7 @@ def test_each_status_is_one_exception_and_says_what_was_paid(
     assert error.sends == row.posts == emulator.stats()["posts"]
     assert emulator.stats()["cost_usd"] == "0"
     if row.fault.get("body") is None and not row.request:
-        assert error.message.endswith("The server said: Incorrect API key provided: ***")
+        assert error.message.endswith("The server's message: Incorrect API key provided: ***")
     assert KEY not in f"{error} {error!r} {error.as_data()}"
 
 

@@ -73,7 +73,7 @@ def test_tunnel_that_needs_a_password_was_free_and_is_not_asked_for_again(wire: 
         wire.connect_to("https://api.example", proxy=proxy, max_retries=3, max_retry_wait=0.01)
         error = failure()
     assert (type(error), error.charged, error.sends, error.retryable) == (InvalidConnection, "no", 0, False)
-    assert "The proxy asks for a name and a password, and nothing was sent" in error.message
+    assert "The proxy requires user name and password" in error.message
     assert len(asked) == 1
 
 

@@ -100,7 +100,7 @@ def test_the_only_picture_is_kept_although_an_error_came_before_it(serve: Serve,
     hook, server = serve(Answer(body=first + priced(PNG, 0.04), head=STREAM))
     with hook.generate(boat(stream=True)) as result:
         assert (pictures(result), result.cost_usd) == ([PNG], COST)
-        assert "did not come to its end" in result.warnings[0]
+        assert "The answer is incomplete" in result.warnings[0]
     assert server.posts == 1
 
 

@@ -222,7 +222,7 @@ def test_unknown_key_is_refused(aimock: Aimock, wire: Wire) -> None:
     assert DeepshiHook().test_connection()[0] is False
 
 
-@pytest.mark.parametrize(("prompt", "says"), [("hosted", "as a link, not as data"), ("no picture", "is not a PNG")])
+@pytest.mark.parametrize(("prompt", "says"), [("hosted", "a link, not data"), ("no picture", "is not a PNG")])
 def test_answer_without_a_picture_is_not_asked_for_again(aimock: Aimock, prompt: str, says: str) -> None:
     with pytest.raises(InvalidResponse, match=says) as caught:
         DeepshiHook().generate(boat(prompt=prompt))

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.execution_time.context import set_current_context
 
-from deepshi_provider.costs.sheet import in_words
+from deepshi_provider.costs.sheet import cost_text
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
 from tests.support import bodies
@@ -67,7 +67,7 @@ async def test_the_sheet_says_at_least(serve: Serve, local: LocalPlace) -> None:
     manifest = await run(make_job(local, fields={"n": 2}))
     assert manifest.costs is not None
     assert (manifest.costs.cost_usd, manifest.costs.untold, manifest.costs.may_have_cost_usd) == (TOLD, 1, None)
-    assert in_words(manifest.costs) == "at least $0.01 (1 unreported cost of unknown price)"
+    assert cost_text(manifest.costs) == "at least $0.01 (1 unreported cost of unknown price)"
 
 
 async def test_the_sheet_says_up_to_what_others_of_the_class_have_cost(serve: Serve, local: LocalPlace) -> None:
@@ -75,7 +75,7 @@ async def test_the_sheet_says_up_to_what_others_of_the_class_have_cost(serve: Se
     await run(make_job(local, fields={"n": 2, "prompt": "first"}))
     manifest = await run(make_job(local, fields={"n": 2}, owner={"task_id": "other"}, reuse=False))
     assert manifest.costs is not None
-    assert in_words(manifest.costs) == "at least $0.01, up to about $0.04 (1 unreported cost)"
+    assert cost_text(manifest.costs) == "at least $0.01, up to about $0.04 (1 unreported cost)"
 
 
 def test_a_batch_does_not_learn_a_price_from_an_answer_that_broke_off(serve: Serve, local: LocalPlace) -> None:

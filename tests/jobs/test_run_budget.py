@@ -88,7 +88,7 @@ async def test_store_that_cannot_be_listed_is_not_taken_for_nothing_spent(emulat
     place = LocalPlace(tmp_path)
     refused = await run(job(place, "a", max_run_cost_usd="1"))
     assert (error(refused)["type"], refused.retry, posts(emulator)) == ("StorageFailed", True, 0)
-    assert "what this DAG run has spent is not known" in error(refused)["message"]
+    assert "the spending of this DAG run could not be read" in error(refused)["message"]
     assert (await run(job(place, "a"))).status == "success", "without a limit, telling the run fails no task"
 
 
@@ -160,7 +160,7 @@ def test_a_batch_counts_what_other_tasks_have_spent(
     ti, err = ended(batch(catalog, rows_of(10), **BANANA, max_run_cost_usd="0.2", start_over_budget=True))
     assert isinstance(err, AirflowFailException)
     assert "$0.195 of max_run_cost_usd $0.2 are spent by this DAG run, $0.156 of them by this task" in str(err)
-    assert "Raise max_run_cost_usd and clear the task to go on; 6 of 10 rows were not started" in str(err)
+    assert "Raise max_run_cost_usd and clear the task to continue; 6 of 10 rows were not started" in str(err)
     assert taken(emulator) == Decimal("0.195")
     assert [line["status"] for line in lines_of(catalog)].count("created") == 4
     assert ti.sheets[-1].cost_usd == 4 * PRICE

@@ -104,7 +104,7 @@ async def test_tasks_count_together_until_the_day_is_over(world: World) -> None:
         await world.buy("one more")
     assert raised.value.message == (
         "Not sent: $0.975 of max_cost_usd_per_day $1.00 are spent on 2026-11-26 with connection 'c', and the next "
-        "picture costs $0.039. The budget begins anew at 2026-11-27T00:00:00+00:00: clear the task then, or raise it "
+        "picture costs $0.039. The budget starts again at 2026-11-27T00:00:00+00:00: clear the task then, or raise it "
         "and clear the task"
     )
     world.clock.set("2026-11-27T00:00:00")
@@ -131,7 +131,7 @@ async def test_days_begin_at_midnight_in_the_budgets_time_zone(world: World) -> 
     world.extra = {"max_cost_usd_per_day": "0.04", "budget_time_zone": "Europe/Berlin"}
     world.clock.set("2026-11-26T23:30:00", "Europe/Berlin")
     await world.buy("a")
-    with pytest.raises(BudgetExceeded, match=r"anew at 2026-11-27T00:00:00\+01:00"):
+    with pytest.raises(BudgetExceeded, match=r"starts again at 2026-11-27T00:00:00\+01:00"):
         await world.buy("b")
     world.clock.set("2026-11-26T23:00:00")
     await world.buy("b")
@@ -230,7 +230,7 @@ async def test_store_that_takes_no_entries_lets_nothing_start(proxy: S3Proxy, s3
     world.clock.set("2026-11-26T12:00:00")
     world.place = ProxiedPlace(s3_place, proxy.conn_id)
     proxy.refuse = "_deepshi_spending"
-    with pytest.raises(StorageFailed, match="this hour's costs cannot be shared"):
+    with pytest.raises(StorageFailed, match="this hour's costs could not be reported"):
         await world.buy("a")
     proxy.refuse = None
     await world.buy("a")

@@ -112,7 +112,7 @@ def test_nothing_is_sent_without_a_directory_for_temporary_files(
         broken.setattr("tempfile.tempdir", str(tmp_path / "missing"))
         event = asyncio.run(event_of(trigger))
     assert (event["status"], event["error"]["type"], event["error"]["charged"]) == ("failed", "StorageFailed", "no")
-    assert "Not sent: no temporary file can be made on" in event["error"]["message"]
+    assert "Not sent: cannot create temporary files on" in event["error"]["message"]
     with pytest.raises(DeepshiError):
         resumed(operator, ti, event)
     assert posts(emulator) == 0

@@ -97,7 +97,7 @@ def test_generation_timeout_ends_the_request_and_the_retries_are_bounded(waiting
     assert run.task()["try_number"] == 2, "it has two more tries, and they would be in vain"
     for number in (1, 2):
         assert "OutcomeUnknown" in run.log(number)
-        assert "no complete answer came in the time that generation_timeout allows" in run.log(number)
+        assert "no complete answer arrived within generation_timeout" in run.log(number)
     assert (len(run.claims()), run.records(), images(run.place)) == (2, [], [])
 
 
