@@ -6,9 +6,9 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Airflow's own commands say so before they look connections up: without it, the metadata database is not asked.
+    # As in Airflow's own commands: otherwise connections are not looked up in the metadata database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    # Airflow logs to stdout, where the answer goes.
+    # Airflow logs to stdout, which is for the command's output.
     os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
     from deepshi_provider.cli.main import main
 

@@ -1,1 +1,1 @@
-"""The command line. It asks for the catalog, reads what is stored, and sends nothing that costs money."""
+"""The command line. It reads the catalog and the object store, and never sends a paid request."""

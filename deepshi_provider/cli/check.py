@@ -1,4 +1,4 @@
-"""A file of requests against the catalog, row by row, before anything is paid."""
+"""Checks a file of requests against the catalog, row by row, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from deepshi_provider.hooks.directories import STORES
 
 @dataclass(kw_only=True)
 class Report:
-    """What was found.
+    """The result of a check.
 
-    :param rows: rows read.
-    :param images: pictures that the rows without complaint ask for.
-    :param complaints: sentences that were printed.
+    :param rows: number of rows read.
+    :param images: number of images that the rows without complaints request.
+    :param complaints: number of printed complaints.
     """
 
     rows: int = 0
@@ -34,7 +34,7 @@ class Report:
     def summary(self) -> str:
         """One line for people."""
         found = f"{self.complaints:,} complaints" if self.complaints else "no complaints"
-        return f"{self.rows:,} rows read, {found}; rows without complaint ask for {self.images:,} images"
+        return f"{self.rows:,} rows read, {found}; rows without complaints request {self.images:,} images"
 
 
 async def check_file(
@@ -46,22 +46,22 @@ async def check_file(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Report:
-    """Look every row over: by the rules of a batch, then by what the catalog says of the row's model.
+    """Check each row by the rules of a batch, then against the catalog entry of its model.
 
     Input images are not opened.
 
     :param file: local path or URI of a JSONL, CSV or Parquet file.
-    :param conn_id: Airflow connection of the store that the file is in.
-    :param defaults: fields that rows need not name.
-    :param columns: what other columns mean.
-    :param say: takes one sentence per complaint, in the rows' order; it begins with the row's number, from 1.
-    :param warn: takes one for what is only likely to be a mistake.
+    :param conn_id: Airflow connection of the file's store.
+    :param defaults: default values of fields.
+    :param columns: the meaning of other columns.
+    :param say: called with each complaint, in the rows' order; the text begins with the row's number, from 1.
+    :param warn: called with each complaint that is only a likely mistake.
     :raises StorageFailed: the file cannot be read.
     :raises DeepshiError: the catalog cannot be read.
     """
     store, name = STORES.object_at(file, conn_id)
     known = columns.known(used_columns(defaults))
-    # Before the file, so that a wrong connection shows at once.
+    # Before the file, so that a wrong connection fails immediately.
     catalog = await (await hook.aclient()).catalog()
 
     def work(opened: BinaryIO) -> Report:
@@ -91,7 +91,7 @@ def _check(
                 say(f"row {number}: {complaint}")
             for complaint in likely:
                 warn(f"row {number}: {complaint}")
-    except InvalidRequest as err:  # the file is not what its name says, or not from here on
+    except InvalidRequest as err:  # the file, or the rest of it, does not match its ending
         report.complaints += 1
         say(f"after row {report.rows}: {err.message}")
     return report
@@ -105,7 +105,7 @@ def _look_over(
     catalog: Catalog,
     table: RowTable,
 ) -> tuple[list[str], list[str], int]:
-    """Return what is wrong with a row, what is likely to be, and how many pictures it asks for."""
+    """Return a row's complaints, its likely mistakes, and the number of images that it requests."""
     try:
         checked = check_row(row, defaults, None, columns)
         table.add(number, *checked)

@@ -26,8 +26,8 @@ _CONN_ID = "deepshi_command_line"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    :returns: exit code: 0 = all is well, 1 = the file has complaints, or surely costs more than it may, 2 = the command
-        could not be carried out.
+    :returns: exit code: 0 = success, 1 = the file has complaints, or certainly costs more than allowed, 2 = the command
+        failed.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DeepshiError as err:
         print(f"error: {err.message}", file=sys.stderr)
         return _FAILED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
 
@@ -100,13 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="python -m deepshi_provider",
-        description="Ask the model catalog, look what is stored, and add up; nothing is ever bought.",
+        description="Read the model catalog and the object store, and add up costs; never buys anything.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    models = commands.add_parser("models", parents=[account], help="list the image models and what they take")
-    models.add_argument("--json", action="store_true", help="all that is understood of the catalog; null is unknown")
-    prices = commands.add_parser("prices", parents=[account], help="list what each price class has cost lately")
-    prices.add_argument("--json", action="store_true", help="the same as JSON; money is text")
+    models = commands.add_parser("models", parents=[account], help="list the image models and the fields they accept")
+    models.add_argument("--json", action="store_true", help="print the parsed catalog as JSON; null is unknown")
+    prices = commands.add_parser("prices", parents=[account], help="list the recent prices of each price class")
+    prices.add_argument("--json", action="store_true", help="print JSON; money is text")
     rows = _rows()
     commands.add_parser(
         "check",
@@ -118,35 +118,35 @@ def _parser() -> argparse.ArgumentParser:
         "plan",
         parents=[account, rows],
         help="find out what a file of requests would cost",
-        description="Exit code 1 if it surely costs more than --max-cost-usd, 2 if that cannot be found out.",
+        description="Exit code 1 if it certainly costs more than --max-cost-usd, 2 if the cost cannot be determined.",
     )
-    plan.add_argument("--output-uri", required=True, help="as the operator's: where images may be stored already")
+    plan.add_argument("--output-uri", required=True, help="like the operator's: directory of images already stored")
     plan.add_argument("--output-conn-id", help="Airflow connection of its object store")
-    plan.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="as the operator's max_cost_usd")
-    plan.add_argument("--json", action="store_true", help="the same as JSON; money is text")
+    plan.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="like the operator's max_cost_usd")
+    plan.add_argument("--json", action="store_true", help="print JSON; money is text")
     return parser
 
 
 def _rows() -> argparse.ArgumentParser:
-    """Return the arguments that say what the rows are."""
+    """Return the arguments for the rows."""
     rows = argparse.ArgumentParser(add_help=False)
-    rows.add_argument("file", help="JSONL, CSV or Parquet, as DeepshiGenerateImagesOperator(requests_uri=…) takes it")
-    rows.add_argument("--file-conn-id", help="Airflow connection of the object store that the file is in")
+    rows.add_argument("file", help="JSONL, CSV or Parquet, as for DeepshiGenerateImagesOperator(requests_uri=…)")
+    rows.add_argument("--file-conn-id", help="Airflow connection of the file's object store")
     rows.add_argument(
         "--default",
         action="append",
         default=[],
         type=_default,
         metavar="FIELD=VALUE",
-        help="a field for rows that do not name it, as the operator's own, also a template; may be repeated",
+        help="default value of a field, like the operator's own; may be a template; repeatable",
     )
-    rows.add_argument("--key-column", metavar="COLUMN", help="as the operator's key_column")
+    rows.add_argument("--key-column", metavar="COLUMN", help="like the operator's key_column")
     rows.add_argument(
         "--carry",
         action="append",
         default=[],
         metavar="COLUMN",
-        help="as the operator's carry; '*' for all; repeatable",
+        help="like the operator's carry; '*' for all; repeatable",
     )
     return rows
 

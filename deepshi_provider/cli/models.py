@@ -1,4 +1,4 @@
-"""The catalog as a table and as JSON. Prices are not in it, so there are none here."""
+"""The catalog as a table and as JSON, without prices, which it does not have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from deepshi_provider.api.catalog import ModelInfo, Parameter
 from deepshi_provider.api.contradictions import limits
 
-#: The sizing styles of the API's document, by the fields that a model takes.
+#: The sizing styles of the API's document, by the fields that a model accepts.
 _STYLES = (
     ({"width", "height"}, "pixel dimensions"),
     ({"aspect_ratio", "resolution"}, "resolution tier"),
@@ -19,7 +19,7 @@ _UNKNOWN = "?"
 
 
 def as_json(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
-    """Return all that is understood of each model; ``None`` is unknown.
+    """Return the parsed entry of each model; ``None`` is unknown.
 
     :returns: one dictionary per model: ``id``, ``sizing_style``, ``sizing`` (fields), ``parameters`` (by field:
         ``type``, ``allowed``, ``minimum``, ``maximum``, ``default``), ``can_edit``, ``max_input_images``,

@@ -1,4 +1,4 @@
-"""What a file of requests would cost, and what each price class has cost lately; nothing is bought."""
+"""The cost of a file of requests, and recent prices of each price class; nothing is bought."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.prices import Price
 
-#: Stands for a task: no DAG has an empty name.
+#: Takes the place of a task; no DAG has an empty id.
 _NOBODY = Owner(dag_id="", run_id="", task_id="plan")
 
 
@@ -36,11 +36,11 @@ async def plan_file(
     """Return what a batch with the rows of a file would buy.
 
     :param file: local path or URI of a JSONL, CSV or Parquet file.
-    :param conn_id: Airflow connection of the store that the file is in.
-    :param defaults: fields that rows need not name.
-    :param columns: what other columns mean.
-    :param place: the batch's output directory and its connection.
-    :raises DeepshiError: a row cannot be used, or the file or the directory cannot be read.
+    :param conn_id: Airflow connection of the file's store.
+    :param defaults: default values of fields.
+    :param columns: the meaning of other columns.
+    :param place: URI of the batch's output directory and its connection id.
+    :raises DeepshiError: a row is invalid, or the file or the directory cannot be read.
     """
     store = STORES.at(*place)
     with RowTable() as rows:
@@ -59,29 +59,29 @@ async def plan_file(
         )
         outcome = await run_batch_job(job, rows, hook=hook)
     if outcome.error or outcome.plan is None:
-        raise DeepshiError.from_data(outcome.error or {"message": "There is no plan"})
+        raise DeepshiError.from_data(outcome.error or {"message": "The plan could not be made"})
     return outcome.plan
 
 
 async def known_prices(hook: DeepshiHook) -> list[Price]:
-    """Return what each price class has cost lately on a connection.
+    """Return the recent prices of each price class on a connection.
 
-    :raises DeepshiError: that cannot be read.
+    :raises DeepshiError: the prices cannot be read.
     """
     return await prices_of(await hook.asettings()).remembered()
 
 
 def as_table(prices: Sequence[Price]) -> str:
-    """Return one line for each class: its highest price, the lowest if that differs, and when the highest was paid."""
+    """Return one line per price class: its price or price range, and the day on which the highest price was paid."""
     lines = []
     for price in prices:
         low, high = map(usd, price.range)
         day = datetime.fromtimestamp(price.seen_at, timezone.utc).date().isoformat()
         lines.append(f"{low if low == high else f'{low} to {high}'}  {day}  {price.price_class}")
-    return "\n".join([*lines, f"{len(prices)} price classes, as they were paid for lately"])
+    return "\n".join([*lines, f"{len(prices)} price classes, by recent payments"])
 
 
 async def _memory_of(hook: DeepshiHook) -> dict[str, Any]:
-    """Return where the connection remembers prices, as a job names it."""
+    """Return the job fields for the directory of the connection's remembered prices."""
     settings = await hook.asettings()
     return {"runs_uri": settings.output_uri, "runs_conn_id": settings.output_conn_id}

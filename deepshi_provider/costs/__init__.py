@@ -1,1 +1,1 @@
-"""What it cost: cost sheets and their sums."""
+"""Cost sheets and their sums."""

@@ -1,4 +1,4 @@
-"""How much of a limit is spent: plain data, for plans, warnings and callbacks."""
+"""The state of a limit: plain data for plans, warnings and callbacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from deepshi_provider.costs.money import Usd, usd
 
 
 class BudgetState(BaseModel):
-    """A limit, and what is spent of it.
+    """A limit and its spending.
 
-    :param name: of the setting; with the group's name if it is for one.
-    :param limit_usd: its value.
-    :param spent_usd: how much of it is spent, as far as the API reported it.
+    :param name: name of the setting; with the name of the budget group, if it has one.
+    :param limit_usd: the limit.
+    :param spent_usd: the spending, as far as the API reported it.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -25,11 +25,11 @@ class BudgetState(BaseModel):
 
 
 class WindowState(BudgetState):
-    """The same of a day or a month.
+    """The state of a limit per day or month.
 
-    :param may_have_cost_usd: what is in flight, was not reported, or has an unknown outcome.
+    :param may_have_cost_usd: possible costs: requests in flight, unreported costs and unknown outcomes.
     :param window: the day or month, ISO 8601.
-    :param resets_at: when it ends, ISO 8601 with the offset of its time zone.
+    :param resets_at: the end of the window, ISO 8601 with the offset of its time zone.
     """
 
     may_have_cost_usd: Usd = Decimal(0)
@@ -39,7 +39,7 @@ class WindowState(BudgetState):
 
     @property
     def left_usd(self) -> Decimal:
-        """What is surely left."""
+        """What is certainly left."""
         return max(Decimal(0), self.limit_usd - self.spent_usd - self.may_have_cost_usd)
 
     @property
@@ -48,5 +48,5 @@ class WindowState(BudgetState):
         perhaps = f" and perhaps {usd(self.may_have_cost_usd)} more" if self.may_have_cost_usd else ""
         return (
             f"{usd(self.spent_usd)}{perhaps} of {self.name} {usd(self.limit_usd)} are spent in {self.window}; "
-            f"it begins anew at {self.resets_at}"
+            f"it starts again at {self.resets_at}"
         )

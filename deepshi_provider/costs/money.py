@@ -1,4 +1,4 @@
-"""Money in USD: exact inside, text in files, and a number outside of Python. A cost that is not known is not 0."""
+"""Money in USD: ``Decimal`` in Python, text in files, a number in results. An unknown cost is ``None``, not 0."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import PlainSerializer
 
-#: Exact in files and XComs: money is text there, never a binary fraction.
+#: A type that is written as text to files and XComs, so that money stays exact.
 Usd = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
 
 
 class AtLeast(Decimal):
-    """A cost beside which more may have been taken: the answer ended before it reported all."""
+    """A lower bound of a cost: the answer ended before it had reported all of it."""
 
 
 class HasCost(Protocol):
-    """What one request has cost."""
+    """The cost of one request."""
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """What the API reported."""
+        """The cost that the API reported."""
 
     @property
     def cost_is_complete(self) -> bool:
-        """Whether nothing beyond it can have been taken."""
+        """Whether ``cost_usd`` is the whole cost."""
 
 
 def paid(what: HasCost) -> Decimal | None:
-    """Return what a request has cost, in USD: as :class:`AtLeast` if that need not be all, ``None`` if not reported."""
+    """Return a request's cost in USD; :class:`AtLeast` if it may be incomplete, ``None`` if it was not reported."""
     cost = what.cost_usd
     return cost if cost is None or what.cost_is_complete else AtLeast(cost)
 
 
 def is_known(cost: Decimal | None) -> bool:
-    """Return whether a cost is all that was paid; otherwise it is at least that, or not reported at all."""
+    """Return whether a cost is complete, that is, neither a lower bound nor unreported."""
     return cost is not None and not isinstance(cost, AtLeast)
 
 
 def total(costs: Iterable[Decimal | None]) -> Decimal | None:
-    """Return the sum of the known costs; 0 for nothing at all, ``None`` if there are costs and none is known."""
+    """Return the sum of the known costs; 0 if there are no costs, ``None`` if there are costs but none is known."""
     all_costs = list(costs)
     known = [cost for cost in all_costs if cost is not None]
     return sum(known, Decimal(0)) if known or not all_costs else None
 
 
 def usd(amount: Decimal) -> str:
-    """Return money with all its digits, the same wherever it is named."""
+    """Return an amount as text, with all its digits."""
     return f"${amount:f}"
 
 
 def as_number(cost: Decimal | None) -> float | None:
-    """Return money as it leaves Python: a JSON number."""
+    """Return an amount as a JSON number."""
     return None if cost is None else float(cost)
 
 
 def plain(value: Any) -> Any:
-    """Return data with every ``Decimal`` as a number that JSON and XCom take."""
+    """Return data with each ``Decimal`` as a number, for JSON and XCom."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What requests of one price have in common."""
+"""Price classes: what requests of the same price have in common."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 
-#: Fields that set the price, with the operation, the model and the number of input images; the prompt does not.
+#: Fields that determine the price, together with operation, model and number of input images. The prompt does not.
 _PRICED = ("n", "width", "height", "aspect_ratio", "resolution", "image_size", "quality")
-#: Longest name of a price class, in characters; what is longer ends with a hash.
+#: Maximum characters of a price class; longer ones are cut and end with a hash.
 _LONGEST_CLASS = 200
 
 
 class PriceRange(NamedTuple):
-    """What requests of one price class have cost, in USD."""
+    """The lowest and highest cost of a price class, in USD."""
 
     low: Decimal
     high: Decimal
 
     def widened(self, cost_usd: Decimal) -> PriceRange:
-        """Return the range with one more cost in it."""
+        """Return the range extended to include a cost."""
         return PriceRange(min(self.low, cost_usd), max(self.high, cost_usd))
 
 
 def price_class(request: GenerateRequest) -> str:
-    """Return what requests of one price have in common, such as ``generate nano-banana-2 n=1 resolution=1K``."""
+    """Return the price class of a request, such as ``generate nano-banana-2 n=1 resolution=1K``."""
     fields = {name: getattr(request, name) for name in _PRICED}
     inputs = {"images": len(request.images)} if isinstance(request, EditRequest) else {}
     parts = [f"{name}={value}" for name, value in (fields | inputs).items() if value is not None]

@@ -1,8 +1,8 @@
-"""The cost sheet: what one task instance has cost, as other tasks, reports and pages read it from its XCom.
+"""The cost sheet: the cost of one task instance, which other tasks, reports and pages read from its XCom.
 
-Money is text in it, exact to the last digit. A cost that the API did not report is not 0: such requests are counted as
-``untold``, and a sum beside them is a lower bound. So is one beside requests whose outcome is unknown. What both may
-have cost is ``may_have_cost_usd``, at the highest known price of their class.
+Money is exact text. A cost that the API did not report is not 0: such requests are counted as ``untold``, and a sum is
+then a lower bound, as it is with requests whose outcome is unknown. The possible cost of both is ``may_have_cost_usd``,
+at the highest known price of their class.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from deepshi_provider.costs.money import Usd, total, usd
 
-#: ``hook``: what hooks bought in a task, one by one.
+#: ``hook``: hooks' purchases in a task.
 Operation = Literal["generate", "edit", "batch", "hook"]
 
-#: XCom that holds the sheet of a task instance.
+#: Key of the XCom with the cost sheet of a task instance.
 XCOM_KEY = "deepshi_cost"
-#: Images of a batch that its sheet names.
+#: Maximum number of images of a batch in its sheet.
 MOST_IMAGES = 8
-#: Characters of a prompt that it shows; the record has all of it.
+#: Maximum characters of a prompt in a sheet; the record has all of it.
 LONGEST_PROMPT = 160
-#: Input images of an edit that it names.
+#: Maximum number of input images of an edit in its sheet.
 MOST_SOURCES = 3
-#: Warnings that it names, and characters of each.
+#: Maximum number of warnings in a sheet, and characters of each.
 MOST_WARNINGS = 3
 LONGEST_WARNING = 200
-#: Models that a sheet shows one by one; the others are one entry, :data:`OTHERS`.
+#: Maximum number of models in a sheet; the rest is one entry, :data:`OTHERS`.
 MOST_MODELS = 8
 OTHERS = "(others)"
-#: The model of an attempt that does not name one.
+#: The name for attempts without a model.
 UNNAMED = "(unnamed)"
 
-#: Bytes of a sheet as XCom: it lies in Airflow's database.
+#: Maximum bytes of a sheet as XCom, since it is stored in Airflow's database.
 _MOST_BYTES = 4000
-#: Characters of a prompt that are left if it is too large.
+#: Maximum characters of a prompt if the sheet would be too large.
 _SHORT_PROMPT = 60
-#: Characters of a model's name.
+#: Maximum characters of a model's name.
 _LONGEST_NAME = 100
 
 
 class ModelCosts(BaseModel):
-    """What a task instance has cost by one model.
+    """The cost of a task instance for one model.
 
-    :param cost_usd: of all requests whose cost the API reported, failed tries included; ``None`` if it reported none.
+    :param cost_usd: the reported cost of all requests, including failed tries; ``None`` if the API reported none.
     :param untold: paid requests whose cost the API did not report, or not all of it.
-    :param images: pictures that this task instance bought.
-    :param reused: pictures that others had bought.
-    :param saved_usd: what the reused ones cost when they were bought.
+    :param images: number of images that this task instance bought.
+    :param reused: number of images that other task instances had bought.
+    :param saved_usd: the original cost of the reused images.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what untold costs and unknown outcomes may come to; ``None`` if that is not known.
-    :param failed_usd: the part of ``cost_usd`` that brought no picture; not written if it is 0.
+    :param may_have_cost_usd: possible cost of unreported costs and unknown outcomes; ``None`` if unknown.
+    :param failed_usd: the part of ``cost_usd`` that brought no image; not written if it is 0.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -77,7 +77,7 @@ class ModelCosts(BaseModel):
 
     @property
     def has_costs(self) -> bool:
-        """Whether any attempt is known to have been paid: only then is a cost of 0 a price."""
+        """Whether any attempt was certainly paid for; otherwise a cost of 0 is not a price."""
         return self.cost_usd != 0 or bool(self.images or self.untold)
 
     def __add__(self, other: ModelCosts) -> ModelCosts:
@@ -96,16 +96,16 @@ class ModelCosts(BaseModel):
 
 
 class SheetImage(BaseModel):
-    """One of the images that the task instance made or took.
+    """One of the images that the task instance made or reused.
 
     :param width: pixels.
     :param height: pixels.
-    :param key: of the row, in a batch.
+    :param key: the row's key, in a batch.
     :param prompt: its first :data:`LONGEST_PROMPT` characters; ``None`` if prompts are not kept.
-    :param cost_usd: of the request that made it, with all its images; ``None`` if the API did not report it.
-    :param of: how many images that request made.
+    :param cost_usd: cost of its request, with all images of it; ``None`` if the API did not report it.
+    :param of: number of images of its request.
     :param reused: whether another task instance bought it.
-    :param attempt: number of the attempt that brought it, by which its record is found.
+    :param attempt: number of the attempt that made it, to find its record.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -128,24 +128,24 @@ class SheetImage(BaseModel):
 
 
 class CostSheet(BaseModel):
-    """What one task instance has cost, over all its tries.
+    """The cost of one task instance over all its tries.
 
-    :param ended: whether the try has come to its end; before that, the sheet covers earlier tries only.
-    :param key: JSON that names the result for who reads it; likewise ``metadata``.
-    :param cost_usd: what the API reported; ``None`` if there are costs and it reported none. A lower bound if
+    :param ended: whether the try has ended; before that, the sheet covers only earlier tries.
+    :param key: JSON that identifies the result for its readers; likewise ``metadata``.
+    :param cost_usd: the reported cost; ``None`` if there are costs and the API reported none. A lower bound if
         ``untold`` or ``unknown_outcomes`` is not 0.
     :param untold: paid requests whose cost the API did not report, or not all of it.
-    :param saved_usd: what the reused pictures cost when they were bought.
+    :param saved_usd: the original cost of the reused images.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what untold costs and unknown outcomes may come to beside ``cost_usd``, at the highest
-        known price of their class; ``None`` if that is not known.
-    :param models: the most expensive first.
-    :param images: all of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
-    :param warnings: what is not as it was asked for: the first :data:`MOST_WARNINGS` sentences.
-    :param plan: what a batch was about to buy, as one line.
-    :param budget_group: whose budgets counted too.
+    :param may_have_cost_usd: possible cost of unreported costs and unknown outcomes, in addition to ``cost_usd``, at
+        the highest known price of their class; ``None`` if unknown.
+    :param models: costs by model, the most expensive first.
+    :param images: all images of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
+    :param warnings: the first :data:`MOST_WARNINGS` mismatches.
+    :param plan: the summary of a batch's plan.
+    :param budget_group: the task's budget group.
     :param sources: the first :data:`MOST_SOURCES` input images of an edit.
-    :param output_uri: where records and claims lie; empty if the task did not come that far.
+    :param output_uri: directory of records and claims; empty if the task failed before it was known.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -176,7 +176,7 @@ class CostSheet(BaseModel):
     manifest_uri: str | None = None
 
     def as_xcom(self) -> dict[str, Any]:
-        """Return the sheet as JSON types, below 4 kB: prompts are cut, then images that are too many are left out."""
+        """Return the sheet as JSON types, below 4 kB: prompts are cut, then surplus images are left out."""
         sheet = self
         while len(json.dumps(value := sheet.model_dump(mode="json"))) > _MOST_BYTES:
             if any(len(image.prompt or "") > _SHORT_PROMPT for image in sheet.images):
@@ -198,27 +198,27 @@ class CostSheet(BaseModel):
 
 
 class HasCosts(Protocol):
-    """Whatever has the sums of a :class:`CostSheet`."""
+    """Objects with the sums of a :class:`CostSheet`."""
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """What the API reported."""
+        """The cost that the API reported."""
 
     @property
     def untold(self) -> int:
-        """Paid requests whose cost it did not report."""
+        """Number of paid requests whose cost the API did not report."""
 
     @property
     def unknown_outcomes(self) -> int:
-        """Requests that may have been paid for."""
+        """Number of requests that may have been paid for."""
 
     @property
     def may_have_cost_usd(self) -> Decimal | None:
-        """What both may come to."""
+        """The possible cost of both."""
 
 
 def cost_text(sums: HasCosts) -> str:
-    """Return a sum as a log line or a page names it: ``$0.039``, or ``at least $0.039, up to about $0.078 (…)``."""
+    """Return a sum for a log line or a page: ``$0.039``, or ``at least $0.039, up to about $0.078 (…)``."""
     doubts = [
         f"{count} {what}{'' if count == 1 else 's'}"
         for count, what in ((sums.unknown_outcomes, "unknown outcome"), (sums.untold, "unreported cost"))
@@ -233,7 +233,7 @@ def cost_text(sums: HasCosts) -> str:
 
 
 def shortened(models: Iterable[ModelCosts], most: int = MOST_MODELS) -> list[ModelCosts]:
-    """Return the entries of a sheet, the most expensive first; those that are too many become :data:`OTHERS`."""
+    """Return the most expensive entries, and the sum of the rest as :data:`OTHERS`."""
     ordered = sorted(models, key=lambda m: (m.model == OTHERS, -(m.cost_usd or Decimal(0)), m.model))
     if len(ordered) <= most:
         return ordered
@@ -241,10 +241,10 @@ def shortened(models: Iterable[ModelCosts], most: int = MOST_MODELS) -> list[Mod
 
 
 def sum_of(name: str, entries: Iterable[ModelCosts]) -> ModelCosts:
-    """Return the sum of some entries, under a name."""
+    """Return the sum of entries under a new name."""
     return reduce(add, entries, ModelCosts(model=name)).model_copy(update={"model": name})
 
 
 def model_name(model: str | None) -> str:
-    """Return a model's name as a sheet shows it."""
+    """Return a model's name for a cost sheet."""
     return (model or UNNAMED)[:_LONGEST_NAME]

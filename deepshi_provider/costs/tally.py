@@ -1,4 +1,4 @@
-"""Adds up what a task instance has paid and may have paid, by model."""
+"""Adds up the costs and possible costs of a task instance by model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from deepshi_provider.costs.sheet import ModelCosts, model_name, shortened, sum_
 
 
 class Doubt(NamedTuple):
-    """A request that was or may have been paid for, at a price that was not reported, or not completely.
+    """A request that was or may have been paid for, and whose cost was not, or not completely, reported.
 
-    :param reported: the part of its price that is known, in USD.
+    :param reported: the reported part of its cost, in USD.
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
     """
 
@@ -24,16 +24,16 @@ class Doubt(NamedTuple):
     reported: Decimal = Decimal(0)
 
     def remainder(self, price: Decimal) -> Decimal:
-        """Return what it may have cost beside what was reported, if its price is this."""
+        """Return the possible cost in addition to the reported part, for a given price."""
         return max(Decimal(0), price - self.reported)
 
 
 class Tally:
     """Adds attempts, and returns the sums of a :class:`~deepshi_provider.costs.sheet.CostSheet`.
 
-    Add the lost ones first: a paid attempt of the same request then sets their price.
+    Add attempts with unknown outcome first: a paid attempt of the same request then sets their price.
 
-    :ivar is_partial: whether earlier costs could not be read; if nothing else is known, the sum is unknown, not 0.
+    :ivar is_partial: whether earlier costs could not be read; a sum without other costs is then unknown, not 0.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Tally:
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """What the API reported; ``None`` if there are costs and it reported none."""
+        """The reported cost; ``None`` if there are costs and the API reported none."""
         unread = [None] if self.is_partial else []
         return total([*unread, *(entry.cost_usd for entry in self._models.values() if entry.has_costs)])
 
@@ -66,7 +66,7 @@ class Tally:
     ) -> None:
         """Add an attempt that cost money.
 
-        :param fingerprint: of its request; lost attempts of the same request are taken to have cost as much.
+        :param fingerprint: fingerprint of its request; attempts of it with unknown outcome count at the same price.
         :param cost_usd: as :func:`~deepshi_provider.costs.money.paid` returns it.
         """
         name = model_name(model)
@@ -84,7 +84,7 @@ class Tally:
             self._of_request[fingerprint] = cost_usd
 
     def reused(self, model: str | None, cost_usd: Decimal | None, images: int) -> None:
-        """Add pictures that others had bought."""
+        """Add images that other task instances had bought."""
         self._add(ModelCosts(model=model_name(model), reused=images, saved_usd=cost_usd or Decimal(0)))
 
     def doubts(self) -> Iterator[Doubt]:
@@ -93,17 +93,17 @@ class Tally:
         yield from self._unreported.elements()
 
     def unpriced(self) -> set[str]:
-        """Return the price classes that this task instance knows no price of, and others may."""
+        """Return the price classes for which this task instance has no price, but others may."""
         doubts = [*self._lost, *self._unreported]
         classes = {doubt.price_class for doubt in doubts if doubt.fingerprint not in self._of_request}
         return classes - self._of_class.keys() - {""}
 
     def learn(self, price_class: str, cost_usd: Decimal) -> None:
-        """Record what another request of a price class cost."""
+        """Record the cost of another request of a price class."""
         self._elsewhere[price_class] = cost_usd
 
     def sums(self) -> dict[str, Any]:
-        """Return the fields of a :class:`~deepshi_provider.costs.sheet.CostSheet` that are sums, and its ``models``."""
+        """Return the sums and ``models`` of a :class:`~deepshi_provider.costs.sheet.CostSheet`, by field name."""
         names = dict.fromkeys([*self._models, *(doubt.model for doubt in self._lost)])
         models = [self._of(name) for name in names]
         all_models = sum_of("", models)
@@ -133,7 +133,7 @@ class Tally:
         )
 
     def _price(self, doubt: Doubt) -> Decimal | None:
-        """Return the best known price: of this request, its class here, its class elsewhere, its model here."""
+        """Return the best known price: of this request, of its class here or elsewhere, or of its model here."""
         found = (
             self._of_request.get(doubt.fingerprint),
             self._of_class.get(doubt.price_class),

@@ -1,1 +1,1 @@
-"""What this provider adds to Airflow itself."""
+"""Airflow plugins of this provider."""

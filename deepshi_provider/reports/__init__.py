@@ -1,1 +1,1 @@
-"""Reports of what a DAG run has cost: sums, tables and a page, from cost sheets; nothing is read or written here."""
+"""Makes reports on the costs of a DAG run from cost sheets: sums, tables and a page."""

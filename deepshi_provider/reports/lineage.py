@@ -1,4 +1,4 @@
-"""What a task read and made, as lineage and links show it: plain data."""
+"""Inputs and outputs of a task, as plain data for lineage and links."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from deepshi_provider.costs.sheet import CostSheet
 
-#: Most images that are named one by one; of more, only their directory is. Airflow takes 100 for a whole task.
+#: Maximum number of images listed one by one; if there are more, only their directory is. Airflow allows 100 per task.
 MOST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What a task read and made, and what it has cost.
+    """Inputs, outputs and costs of a task.
 
-    :param costs: of the task instance over all its tries.
+    :param costs: cost sheet of the task instance over all its tries.
     :param inputs: URIs.
     :param outputs: URIs.
     :param images: ``{"uri", "sha256", "model", "width", "height"}`` of the first :data:`MOST` images; the hash and the
         pixels are ``None`` for all but the first image of a batch's row.
-    :param image_count: of all images, those that were reused included; if they are more than :data:`MOST`, of a batch's
-        rows, each of which may have several.
+    :param image_count: number of all images, including reused ones; for a batch of more than :data:`MOST` images, the
+        number of its rows, each of which may have several images.
     """
 
     costs: CostSheet

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no style sheet, no picture from elsewhere."""
+"""Makes the report as one self-contained HTML file, without external scripts, style sheets or images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deepshi_provider.costs.sheet import HasCosts, SheetImage, cost_text
 from deepshi_provider.reports.totals import CostReport
 
-#: Bars of a plot; the tables have all.
+#: Maximum number of bars in a plot; the tables have all entries.
 MOST_BARS = 20
 
 _PAGES = Environment(
@@ -25,7 +25,7 @@ _PAGES = Environment(
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """One picture of the gallery.
+    """One image of the gallery.
 
     :param source: a ``data:`` URI.
     """
@@ -40,7 +40,7 @@ class Thumbnail:
 class Bar:
     """One bar of a plot.
 
-    :param percent: of the plot's width.
+    :param percent: width in percent of the plot.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Bar:
 
 
 def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
-    """Return the page; all that comes from outside is escaped."""
+    """Return the page; all external text is escaped."""
     page = _PAGES.get_template("page.html.jinja")
     return page.render(
         report=report,
@@ -88,7 +88,7 @@ def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
 
 
 def _usd(amount: Decimal | None) -> str:
-    """Return money with all its digits, two at least."""
+    """Return an amount with all its digits, at least two decimals."""
     if amount is None:
         return "not reported"
     whole, _, digits = f"{amount:f}".partition(".")

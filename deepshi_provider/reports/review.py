@@ -1,4 +1,4 @@
-"""What a person is shown of images before a DAG goes on, and what they chose: as Markdown, and as an XCom."""
+"""Reviews: the images that a person is shown before a DAG continues, as Markdown, and their choice, as an XCom."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-#: XCom of a review: which images it is about, and what became of each.
+#: Key of the XCom of a review, with its images and the choice.
 XCOM_KEY = "deepshi_review"
-#: Images that one review shows.
+#: Maximum number of images in a review.
 MOST = 50
 
-#: Images side by side: of a few, and of many. Airflow's form is about 800 pixels wide.
+#: Images per row: if there are few, and if there are many. Airflow's form is about 800 pixels wide.
 _FEW, _COLUMNS, _MORE_COLUMNS = 4, 2, 3
-#: Characters of a prompt: below its image, and above all of them.
+#: Maximum characters of a prompt: below its image, and above all images.
 _SHORT_PROMPT, _LONG_PROMPT = 200, 4000
 
 
 class ReviewImage(BaseModel):
     """One of the images of a review.
 
-    :param sha256: in hex, as the task that made it reported it.
+    :param sha256: hash in hex, as reported by the task that made the image.
     :param chosen: ``None`` until somebody has chosen.
     """
 
@@ -36,9 +36,9 @@ class ReviewImage(BaseModel):
 
 
 class Review(BaseModel):
-    """What a review is about.
+    """The images of a review.
 
-    :param images: in the order in which they are shown.
+    :param images: in the order shown.
     :param output_conn_id: connection of their object store.
     """
 
@@ -49,22 +49,22 @@ class Review(BaseModel):
     output_conn_id: str | None = None
 
     def as_xcom(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the review as JSON types."""
         return self.model_dump(mode="json")
 
     def decided(self, chosen: Sequence[int]) -> Review:
-        """Return the review after somebody has chosen some of its images, by position."""
+        """Return the review with a person's choice of images, by position."""
         images = [image.model_copy(update={"chosen": n in chosen}) for n, image in enumerate(self.images)]
         return self.model_copy(update={"images": images})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One image that can be chosen, with what is known of it.
+    """One image to choose from, with its details.
 
-    :param image: as the result of an image task names it: ``uri``, ``index``, ``media_type``, ``sha256`` and more.
-    :param key: names the row of a batch, or the result of a mapped task.
-    :param cost: of its request, in words.
+    :param image: the image in a task's result: ``uri``, ``index``, ``media_type``, ``sha256`` and more.
+    :param key: key of the row of a batch, or of the result of a mapped task.
+    :param cost: cost of its request, as text.
     """
 
     image: dict[str, Any] = field(default_factory=dict)
@@ -76,17 +76,17 @@ class Candidate:
 
 
 def label(position: int) -> str:
-    """Return the option by which an image is chosen; positions count from 0."""
+    """Return the option for an image; positions count from 0."""
     return f"Image {position + 1}"
 
 
 def as_markdown(candidates: Sequence[Candidate], address: Callable[[int], str], more: int = 0) -> str:
-    """Return the images with what is known of each, as GitHub's Markdown.
+    """Return the images and their details as GitHub's Markdown.
 
-    Prompts and keys are shown as code, so nothing in them is read as Markdown.
+    Prompts and keys are shown as code, so that Markdown in them is not rendered.
 
-    :param address: returns where a browser finds the image at a position.
-    :param more: images that are not shown.
+    :param address: returns the URL of the image at a position.
+    :param more: number of images that are not shown.
     """
     prompts = {candidate.prompt for candidate in candidates}
     common = prompts.pop() if len(prompts) == 1 else None
@@ -117,7 +117,7 @@ def _block(text: str) -> str:
 
 
 def _code(text: str | None) -> str:
-    """Return a text as code inside a cell: in one line, and without what would end the cell."""
+    """Return a text as code for a table cell: on one line, and without characters that would end the cell."""
     line = _shortened(re.sub(r"\s+", " ", text or "").strip(), _SHORT_PROMPT).replace("|", "│")
     fence = "`" * (_longest_run(line) + 1)
     space = " " if len(fence) > 1 or line.endswith("\\") else ""

@@ -1,4 +1,4 @@
-"""Adds the cost sheets of a DAG run up, exactly, and writes them as JSON and CSV."""
+"""Adds up the cost sheets of a DAG run, exactly, and writes them as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from deepshi_provider.costs.money import Usd, total
 from deepshi_provider.costs.sheet import CostSheet, ModelCosts, sum_of
 
-#: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so its records were sum_of
-#: up; ``not run``: there is neither a sheet nor a record; ``hook``: what hooks bought in the task, as they recorded it.
+#: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so the sheet is made from
+#: its records; ``not run``: there is neither a sheet nor a record; ``hook``: hooks' purchases in the task.
 Status = Literal["ended", "not ended", "not run", "hook"]
 
 COLUMNS = (
@@ -36,22 +36,22 @@ COLUMNS = (
 )
 
 
-#: What begins so is a formula to spreadsheets, also behind white space; some take the wide forms too.
+#: First characters of formulas in spreadsheets, also behind white space; some accept the wide forms too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Sums(BaseModel):
-    """What something has cost.
+    """Sums of costs and images.
 
     :param cost_usd: as far as the API reported it; ``None`` if there are costs and it reported none. A lower bound if
         ``untold`` or ``unknown_outcomes`` is not 0.
     :param untold: paid requests whose cost the API did not report.
-    :param images: pictures that were bought.
-    :param reused: pictures that others had bought.
-    :param saved_usd: what the reused ones cost when they were bought.
+    :param images: number of images bought.
+    :param reused: number of images that other task instances had bought.
+    :param saved_usd: the original cost of the reused images.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
-    :param may_have_cost_usd: what unreported costs and unknown outcomes may come to beside ``cost_usd``; ``None`` if
-        that is not known.
+    :param may_have_cost_usd: possible cost of unreported costs and unknown outcomes, in addition to ``cost_usd``;
+        ``None`` if unknown.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -66,7 +66,7 @@ class Sums(BaseModel):
 
 
 class TaskCosts(Sums):
-    """What a task has cost, with all its map indexes and tries; what hooks bought in it has a line of its own."""
+    """The cost of a task over all its map indexes and tries, or of hooks' purchases in it."""
 
     task_id: str
     instances: int
@@ -83,7 +83,7 @@ class InstanceCosts(BaseModel):
 
 
 class CostReport(Sums):
-    """What a DAG run has cost.
+    """The cost of a DAG run.
 
     :param created_at: ISO 8601.
     :param failed: image tasks that failed in Airflow: ``task`` or ``task[map index]``.
@@ -114,7 +114,7 @@ def make_report(
 ) -> CostReport:
     """Return the report of a run.
 
-    :param task_ids: all that it is about, in the order in which it lists them.
+    :param task_ids: all tasks of the report, in order.
     """
     sheets = [instance.sheet for instance in instances]
     return CostReport(
@@ -134,7 +134,7 @@ def make_report(
 def as_csv(report: CostReport) -> str:
     """Return one line per task instance and model, with :data:`COLUMNS`.
 
-    An empty ``cost_usd``: the API reported none; an empty ``may_have_cost_usd``: the price is not known.
+    ``cost_usd`` is empty if the API reported none, ``may_have_cost_usd`` if the price is unknown.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
@@ -158,14 +158,14 @@ def as_csv(report: CostReport) -> str:
 
 
 def no_formula(value: Any) -> Any:
-    """Return a cell's value; text that a spreadsheet would take for a formula is quoted as it quotes text."""
+    """Return a cell's value; text that a spreadsheet would run as a formula gets a quote in front."""
     if isinstance(value, str) and value.lstrip(" \xa0").startswith(_FORMULA):
         return f"'{value}"
     return value
 
 
 def _of_task(task_id: str, instances: Sequence[InstanceCosts]) -> list[TaskCosts]:
-    """Return the lines of a task: what it is for, and what hooks bought in it."""
+    """Return the lines of a task: its own, and one for hooks' purchases in it."""
     mine = [instance for instance in instances if instance.sheet.task_id == task_id]
     by_hook = [instance for instance in mine if instance.status == "hook"]
     by_itself = [instance for instance in mine if instance.status != "hook"]
@@ -197,7 +197,7 @@ def _sums(sheets: Sequence[CostSheet]) -> Sums:
 
 
 def _costs(sheet: CostSheet) -> list[Decimal | None]:
-    """Return the costs of a sheet by model; a sheet that was made without its store may have none of these."""
+    """Return the costs of a sheet by model, or its total if it has no models because its store failed."""
     paid = [model.cost_usd for model in sheet.models]
     return paid or [sheet.cost_usd]
 

@@ -1,1 +1,1 @@
-"""Objects in a directory, local or remote."""
+"""Object storage: directories of objects, local or remote."""

@@ -1,4 +1,4 @@
-"""What a directory of objects can do, whichever store it is in."""
+"""The interface of a directory of objects, for all kinds of stores."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import BinaryIO, Protocol
 
 
 class Directory(Protocol):
-    """One directory; every method blocks and raises what the store raises.
+    """One directory. All methods block, and raise the store's own errors.
 
-    Names are relative to it; ``folder/name`` is an object of a folder inside. That an object is missing is an answer;
-    that a bucket is missing is an error.
+    Names are relative to it; ``folder/name`` is an object in a folder of it. A missing object is not an error; a
+    missing bucket is.
     """
 
-    #: Whether :meth:`create` surely refuses an object that exists; ``None`` if that depends on the server.
+    #: Whether :meth:`create` certainly refuses an object that exists; ``None`` if that depends on the server.
     creates_once: bool | None
 
     def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield names and lengths (bytes) of a folder's objects whose names begin with a prefix, as they are now."""
+        """Yield names and current lengths (bytes) of a folder's objects whose names begin with a prefix."""
 
     def read(self, name: str) -> bytes | None:
         """Return a small object, or ``None`` if there is none."""
@@ -27,28 +27,28 @@ class Directory(Protocol):
         """Return the length of an object in bytes, or ``None`` if there is none."""
 
     def modified(self, name: str) -> float:
-        """Return when an object was written, in unix seconds by the store's own clock."""
+        """Return the time at which an object was written, in unix seconds by the store's clock."""
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object to read it, as it is now."""
+        """Open an object's current content for reading."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object that does not exist yet; return ``False`` if it does."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small object whole, so that no reader sees a part of it."""
+        """Write a small object; readers never see a part of it."""
 
     def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
-        """Copy a file into an object, so that no reader sees a part of it."""
+        """Copy a file into an object; readers never see a part of it."""
 
     def remove(self, name: str) -> None:
         """Delete an object, if there is one."""
 
     def unnamed_file(self) -> io.FileIO | None:
-        """Open a file without a name, which :meth:`publish` puts in place without a copy; ``None`` if that fails."""
+        """Open an unnamed file, which :meth:`publish` can put in place without copying; ``None`` if that fails."""
 
     def sign(self, name: str, seconds: int) -> str | None:
-        """Return a URL by which anyone can read an object for some time; ``None`` if the store makes none."""
+        """Return a signed URL, by which anyone can read an object for some time; ``None`` if the store has none."""
 
     def has_custom_endpoint(self) -> bool:
-        """Return whether this is a store with the API of S3, but not Amazon's."""
+        """Return whether this is a store with the S3 API that is not Amazon's."""

@@ -1,6 +1,6 @@
-"""A directory of this machine, by the operating system alone.
+"""Directories of the local file system.
 
-``pathlib`` is not used: it interns each name it meets, which is megabytes for thousands of images.
+``pathlib`` is not used, since it interns all names, which takes megabytes for thousands of images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from deepshi_provider.store.directory import Directory
 
-#: How file systems report that they have no hard links.
+#: Error codes of file systems without hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV})
 _CHUNK = 256 * 1024
 
@@ -24,7 +24,7 @@ _CHUNK = 256 * 1024
 class LocalDirectory(Directory):
     """A local directory; see :class:`~deepshi_provider.store.directory.Directory`.
 
-    :param path: absolute. It is made when the first object is written.
+    :param path: absolute path. It is created when the first object is written.
     """
 
     creates_once: bool | None = True
@@ -41,7 +41,7 @@ class LocalDirectory(Directory):
             for entry in found:
                 if not entry.name.startswith(prefix):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # since it was listed
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     if entry.is_file():
                         yield entry.name, entry.stat().st_size
 
@@ -65,7 +65,7 @@ class LocalDirectory(Directory):
         return open(self._path(name), "rb")
 
     def create(self, name: str, data: bytes) -> bool:
-        """See the interface. fsspec looks whether there is a file and then writes, which lets two through."""
+        """See the interface. fsspec checks for the file first and then writes, so that two processes may succeed."""
         path = self._path(name)
         part = _part_of(path)
         try:
@@ -103,7 +103,7 @@ class LocalDirectory(Directory):
             os.unlink(self._path(name))
 
     def unnamed_file(self) -> io.FileIO | None:
-        """See the interface; Linux has such files. It leaves nothing behind when its process dies."""
+        """See the interface. Only Linux has such files; nothing remains of them if the process dies."""
         try:
             descriptor = os.open(self._root or "/", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
         except (AttributeError, OSError):
@@ -131,7 +131,7 @@ def _part_of(path: str) -> str:
 
 @contextlib.contextmanager
 def _temporary(path: str) -> Iterator[str]:
-    """Yield a temporary name in the same directory; what has it is removed if the block fails."""
+    """Yield a temporary name in the same directory; delete that file if the block fails."""
     part = _part_of(path)
     try:
         yield part
@@ -142,7 +142,7 @@ def _temporary(path: str) -> Iterator[str]:
 
 
 def _create_without_link(path: str, data: bytes) -> bool:
-    """Create a file on a file system without hard links, where readers may see it before its content."""
+    """Create a file on a file system without hard links, where readers may see it before it has its content."""
     try:
         with open(path, "xb") as file:
             try:
@@ -157,7 +157,7 @@ def _create_without_link(path: str, data: bytes) -> bool:
 
 
 def _write_durably(path: str, data: bytes) -> None:
-    """Write a file that is still there after a power failure: claims and records are about money."""
+    """Write a file so that it survives a power failure, since claims and records are about money."""
     try:
         file = open(path, "wb", buffering=0)  # noqa: SIM115 -- closed below
     except FileNotFoundError:
@@ -184,10 +184,10 @@ def _link(source: BinaryIO, path: str) -> bool:
     try:
         descriptor = source.fileno()
         status = os.fstat(descriptor)
-        if status.st_nlink or status.st_mode & 0o777 == 0o600:  # an ordinary temporary file is for its owner alone
+        if status.st_nlink or status.st_mode & 0o777 == 0o600:  # an ordinary temporary file is private
             return False
-        # With a directory descriptor, which is not used, Python follows the link (linkat(2), AT_SYMLINK_FOLLOW).
+        # The (unused) directory descriptor makes Python follow the link (linkat(2), AT_SYMLINK_FOLLOW).
         os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
-    except OSError:  # a file of another file system, no /proc, or no file at all
+    except OSError:  # another file system, no /proc, or not a real file
         return False
     return True

@@ -1,8 +1,8 @@
-"""URIs of directories and objects: only those that name the same object for every program that reads them.
+"""Checks URIs of directories and objects: they must name the same object for all programs.
 
-Results hold URIs, and other programs open them: browsers decode ``%41`` and cut at ``?`` and ``#``, clients join
-``a//b`` and ``a/../b``, DuckDB and fsspec expand ``*`` and ``[``, and some stores drop a part's last dot or space. A
-URI must lead every program to the picture that was paid for, so all others are refused before anything is sent.
+Other programs open the URIs in results: browsers decode ``%41`` and cut at ``?`` and ``#``, clients normalize ``a//b``
+and ``a/../b``, DuckDB and fsspec expand ``*`` and ``[``, and some stores drop the last dot or space of a part. Every
+program must find the image that was paid for, so URIs with any of these are refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from deepshi_provider.exceptions import InvalidRequest
 
-#: Bytes of a directory's path; S3 takes 1,024 for a key, and records have the longest names.
+#: Maximum bytes of a directory's path; S3 allows 1,024 for a key, and records have the longest names.
 _LONGEST = 750
 _SYNONYMS = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}
 _SHOWN = 120  # characters of a URI in a message
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-#: What a part of a path must not hold, and how a message names it.
+#: Patterns that a part of a path must not match, and their names in messages.
 _REFUSED = (
     (re.compile(r"\A\Z"), "an empty part ('//')"),
     (re.compile(r"\A\.\.?\Z"), "'.' or '..' as a part"),
@@ -40,7 +40,7 @@ class Location:
     :param protocol: in lower case; ``file`` for local ones.
     :param bucket: bucket or host; ``""`` for local ones.
     :param path: without the first ``/``.
-    :param conn_id: Airflow connection that the URI names (``s3://conn@bucket/key``).
+    :param conn_id: Airflow connection in the URI (``s3://conn@bucket/key``).
     """
 
     protocol: str
@@ -50,20 +50,20 @@ class Location:
 
     @property
     def uri(self) -> str:
-        """The URI, without any connection."""
+        """The URI without the connection id."""
         slash = "/" if self.path or self.protocol == "file" else ""
         return f"{self.protocol}://{self.bucket}{slash}{self.path}"
 
     def at(self, path: str) -> Location:
-        """Return another path of the same store."""
+        """Return another path in the same store."""
         return replace(self, path=path)
 
     def real(self) -> Location:
-        """Return the place itself, if it is a local one with a symbolic link or ``..`` in its path."""
+        """Return the location with symbolic links and ``..`` resolved, if it is local."""
         return self.at(os.path.realpath(f"/{self.path}").lstrip("/")) if self.protocol == "file" else self
 
     def is_same(self, other: Location) -> bool:
-        """Return whether both are one place by their names: ``s3a`` is ``s3``, connections do not matter."""
+        """Return whether both name the same location: ``s3a`` is ``s3``, and connections are ignored."""
         return self._identity() == other._identity()
 
     def _identity(self) -> tuple[str, str, str]:
@@ -71,7 +71,7 @@ class Location:
 
 
 def locate(uri: str) -> Location:
-    """Return what a URI or a local path names, as it is, without asking whether other programs agree."""
+    """Return the location that a URI or a local path names, without checking it."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return Location(protocol="file", bucket="", path=str(_absolute(uri)).lstrip("/"))
@@ -84,9 +84,9 @@ def locate(uri: str) -> Location:
 
 
 def checked(uri: str) -> Location:
-    """Return what a URI or a local path names, without a slash at its end.
+    """Return the location that a URI or a local path names, without a slash at its end.
 
-    :raises InvalidRequest: programs do not agree on what it names.
+    :raises InvalidRequest: it names different objects for different programs.
     """
     found = locate(uri)
     path = found.path if found.path == "/" else found.path.removesuffix("/")
@@ -98,7 +98,7 @@ def checked(uri: str) -> Location:
 def split(uri: str) -> tuple[str, str]:
     """Return the directory and the name of an object.
 
-    :raises InvalidRequest: programs do not agree on what the URI names.
+    :raises InvalidRequest: the URI names different objects for different programs.
     """
     checked(uri)
     folder, _, name = uri.rpartition("/")
@@ -111,10 +111,10 @@ def _form_problem(uri: str, found: Location) -> str | None:
     if "://" not in uri and _ONE_SLASH.match(uri):
         return "a URI has two slashes after its scheme"
     if not _SCHEME.fullmatch(found.protocol):
-        return f"{found.protocol!r} is no scheme"
+        return f"{found.protocol!r} is not a scheme"
     if found.protocol == "file":
-        return "it names a host; a local directory is file:///path" if found.bucket else None
-    return None if found.bucket else "it names no bucket"
+        return "it has a host; a local directory is file:///path" if found.bucket else None
+    return None if found.bucket else "it has no bucket"
 
 
 def _path_problem(bucket: str, path: str) -> str | None:
@@ -124,7 +124,7 @@ def _path_problem(bucket: str, path: str) -> str | None:
     for part in parts:
         for wrong, name in _REFUSED:
             if wrong.search(part):
-                return f"it has {name}, so that it names another object for some of the programs that read it"
+                return f"it has {name}, so some programs would read another object"
     try:
         too_long = len(path.encode()) > _LONGEST
     except UnicodeEncodeError:
@@ -138,7 +138,7 @@ def _absolute(path: str) -> Path:
 
 
 def _short(uri: str) -> str:
-    """Return a URI for a message: a signature after ``?`` is secret."""
+    """Return a URI for a message, without its query, which may be a secret signature."""
     plain, mark, _ = uri.partition("?")
     shown = plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"
     return repr(f"{shown}?…" if mark else shown)

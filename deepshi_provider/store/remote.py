@@ -1,4 +1,4 @@
-"""Directories of object stores and file servers, through fsspec."""
+"""Directories of object stores and file servers, with fsspec."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CHUNK = 256 * 1024
 
 
 class RemoteDirectory(Directory):
-    """A directory of a server that shows objects while they are written, such as SFTP or SMB.
+    """A directory of a server that shows objects while they are being written, such as SFTP or SMB.
 
     See :class:`~deepshi_provider.store.directory.Directory`.
 
     :param fs: an fsspec file system.
-    :param path: of the directory in it.
+    :param path: path of the directory in it.
     """
 
     creates_once: bool | None = False
@@ -69,8 +69,8 @@ class RemoteDirectory(Directory):
     def open(self, name: str) -> BinaryIO:
         """See the interface.
 
-        Whoever has listed the directory before, in whichever part of this process, has left its lengths in a cache, and
-        s3fs would believe it: an object that is longer now would be cut, and a new one would not be there.
+        An earlier listing by any code in this process leaves lengths in a cache, which s3fs would use: an object that
+        has grown would be cut off, and a new one would be missing.
         """
         path = self._path(name)
         self._fs.invalidate_cache(path.rpartition("/")[0])
@@ -82,7 +82,7 @@ class RemoteDirectory(Directory):
         except FileExistsError:
             return False
         except OSError as err:
-            # Some servers' code for S3's "precondition failed" is not known to s3fs; a conflict is a race that is lost.
+            # s3fs does not know some servers' code for "precondition failed". A conflict means that another was first.
             if _s3_code(err) in ("PreconditionFailed", "ConditionalRequestConflict"):
                 return False
             if err.errno == errno.EINVAL and "condition" in str(err).lower():
@@ -118,14 +118,14 @@ class RemoteDirectory(Directory):
         return False
 
     def _check_bucket(self, err: FileNotFoundError) -> None:
-        """Raise an error again if it is about a bucket: only an object may be missing. File servers have no buckets."""
+        """Raise the error if the bucket is missing, not the object. File servers have no buckets."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     @contextlib.contextmanager
     def _temporary(self, path: str) -> Iterator[str]:
-        """Yield a temporary name in the same directory; what has it is removed if the block fails."""
+        """Yield a temporary name in the same directory; delete that object if the block fails."""
         part = f"{path}.{uuid.uuid4().hex}.part"
         try:
             yield part
@@ -135,7 +135,7 @@ class RemoteDirectory(Directory):
             raise
 
     def _copy(self, source: BinaryIO, path: str, **options: str) -> None:
-        # Not a "with" block: leaving it by an exception would commit the part that was written.
+        # Not a "with" block, which would commit a partial object on an exception.
         target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
         try:
             shutil.copyfileobj(source, target, _CHUNK)
@@ -145,14 +145,14 @@ class RemoteDirectory(Directory):
             raise
 
     def _abandon(self, target: Any) -> None:
-        with contextlib.suppress(Exception):  # a full disk takes no rest either
+        with contextlib.suppress(Exception):  # flushing may fail too, on a full disk
             target.close()
 
 
 class ObjectDirectory(RemoteDirectory):
-    """A directory of an object store, which replaces an object at once: no reader sees a part of it.
+    """A directory of an object store, which replaces objects atomically: readers never see a part.
 
-    :param content_type: name of the option by which the store takes an object's media type, if it does.
+    :param content_type: name of the store's option for an object's media type, if it has one.
     """
 
     creates_once = None
@@ -174,7 +174,7 @@ class ObjectDirectory(RemoteDirectory):
             url = str(self._fs.sign(self._path(name), expiration=seconds))
         except NotImplementedError:
             return None
-        return url if "?" in url else None  # without credentials there is no signature
+        return url if "?" in url else None  # without credentials the URL is not signed
 
     def _check_bucket(self, err: FileNotFoundError) -> None:
         if self._has_bucket:
@@ -183,13 +183,13 @@ class ObjectDirectory(RemoteDirectory):
             self._fs.info(self._root.lstrip("/").partition("/")[0])
         except FileNotFoundError:
             raise err from None
-        except Exception:  # noqa: BLE001, S110 -- keys that may not look at buckets; each store has its own error
+        except Exception:  # noqa: BLE001, S110 -- the key may not read buckets; each store has its own error
             pass
         self._has_bucket = True
 
     def _abandon(self, target: Any) -> None:
         target.discard()
-        target.closed = True  # or its destructor would try to send the rest
+        target.closed = True  # otherwise its destructor would try to send the rest
 
 
 class S3Directory(ObjectDirectory):
@@ -199,7 +199,7 @@ class S3Directory(ObjectDirectory):
         super().__init__(fs, path, content_type="ContentType")
 
     def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-        """See the interface. Page by page: ``ls`` keeps 2 kB of each object until all are listed, and then a copy."""
+        """See the interface. Lists page by page: ``ls`` would keep 2 kB per object, and then copy it."""
         bucket, key, _ = self._fs.split_path(self._path(folder).rstrip("/"))
         start = f"{key}/{prefix}" if key else prefix
         asked = {"Bucket": bucket, "Prefix": start, "Delimiter": "/", **self._fs.req_kw}
@@ -213,7 +213,7 @@ class S3Directory(ObjectDirectory):
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def sign(self, name: str, seconds: int) -> str | None:
-        """See the interface. botocore signs URLs by version 2 in the oldest regions, which new buckets refuse."""
+        """See the interface. In the oldest regions, botocore would use signature v2, which new buckets refuse."""
         fs = self._fs
         config = {"signature_version": "s3v4", **(fs.storage_options.get("config_kwargs") or {})}
         signing = type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config})
@@ -230,7 +230,7 @@ class S3Directory(ObjectDirectory):
 
 
 def remote_directory(protocol: str, fs: Any, path: str) -> RemoteDirectory:
-    """Return a directory of a file system, by the protocol of its URI."""
+    """Return a directory of the class for a protocol."""
     if protocol in ("s3", "s3a"):
         return S3Directory(fs, path)
     if protocol in ("gs", "gcs"):
@@ -241,9 +241,9 @@ def remote_directory(protocol: str, fs: Any, path: str) -> RemoteDirectory:
 
 
 class _Whole(io.RawIOBase):
-    """An object that is read to its end, or an error.
+    """Reads an object to its end, or raises an error.
 
-    s3fs takes an answer that tells no length and breaks off for the whole, and gives fewer bytes without a word.
+    If an answer has no length and is cut off, s3fs returns fewer bytes without an error.
     """
 
     def __init__(self, file: Any) -> None:
@@ -259,7 +259,7 @@ class _Whole(io.RawIOBase):
         data = self._file.read(len(buffer))
         size = self._file.size
         if len(data) < len(buffer) and size is not None and self._file.tell() < size:
-            raise OSError(f"only {self._file.tell():,} of {size:,} bytes came")
+            raise OSError(f"only {self._file.tell():,} of {size:,} bytes arrived")
         buffer[: len(data)] = data
         return len(data)
 
@@ -272,7 +272,7 @@ class _Whole(io.RawIOBase):
 
 
 def _s3_code(err: BaseException) -> str | None:
-    """Return the code by which an S3 server explained an error, if it did."""
+    """Return the S3 error code of an error, or ``None``."""
     response = getattr(err.__cause__, "response", None) or {}
     code = response.get("Error", {}).get("Code")
     return None if code is None else str(code)

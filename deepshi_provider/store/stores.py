@@ -1,4 +1,4 @@
-"""Where directories and objects come from: what the adapters hand in to everything below them."""
+"""Opens directories and objects; the adapters pass this to the layers below them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepshi_provider.store.store import PATIENCE, OpenRemote, Store, with_fsspe
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """Opens directories and objects, local ones by the operating system and others as its user says.
+    """Opens local directories and objects with the operating system, and remote ones with a given function.
 
     :param open_remote: opens a remote directory; by default with fsspec and the environment's credentials.
     """
@@ -36,9 +36,9 @@ class Stores:
         return self.at(folder, conn_id), name
 
     def open(self, location: Location, conn_id: str | None = None) -> BinaryIO:
-        """Open any object to read it, as it is now, also one whose URI :meth:`object_at` refuses. Blocks.
+        """Open any object's current content for reading, also if :meth:`object_at` refuses its URI. Blocks.
 
-        :raises FileNotFoundError: there is none.
+        :raises FileNotFoundError: the object does not exist.
         """
         folder, _, name = location.path.rpartition("/")
         if not name:

@@ -294,7 +294,7 @@ def test_the_prices_of_a_connection_are_listed(
     remembering: Emulator, local: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prices"]) == 0
-    assert capsys.readouterr().out == "0 price classes, as they were paid for lately\n"
+    assert capsys.readouterr().out == "0 price classes, by recent payments\n"
     result_of(batch(local, rows_of(3), **BANANA))
     capsys.readouterr()
     assert main(["prices"]) == 0

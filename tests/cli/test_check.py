@@ -49,7 +49,7 @@ def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, lis
 def test_a_file_without_fault_says_how_many_images_it_asks_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = "2 rows read, no complaints; rows without complaint ask for 3 images"
+    summary = "2 rows read, no complaints; rows without complaints request 3 images"
     assert check(capsys, jsonl(tmp_path, *GOOD), *MODEL) == (0, [], summary)
 
 
@@ -85,7 +85,7 @@ def test_every_complaint_names_its_row(tmp_path: Path, capsys: pytest.CaptureFix
         "row 9: prompt has 8,001 characters, deepshi-banana-pro takes at most 8,000",
         "row 10: images has 2 input images, grok-imagine takes at most 1",
     ]
-    assert summary == "10 rows read, 10 complaints; rows without complaint ask for 3 images"
+    assert summary == "10 rows read, 10 complaints; rows without complaints request 3 images"
 
 
 def test_csv_and_parquet_are_read_as_a_batch_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_a_day_that_is_spent_stops_all_tasks_and_names_when_it_ends(
     with pytest.raises(AirflowFailException, match=r"\$0.078 of max_cost_usd_per_day \$0.08 are spent on 20") as raised:
         execute(picture(place, "c"), TaskInstance(task_id="c"))
     (state,) = asyncio.run(states())
-    assert f"begins anew at {state.resets_at}" in str(raised.value)
+    assert f"starts again at {state.resets_at}" in str(raised.value)
     assert (state.spent_usd, state.left_usd) == (2 * PRICE, Decimal("0.002"))
     assert posts(emulator) == 2
     again = TaskInstance(task_id="a", run_id="run of a", try_number=2)
@@ -171,7 +171,7 @@ def test_on_budget_warning_is_called_on_the_worker(
         Decimal("0.2"),
         True,
     )
-    assert f"of max_cost_usd_per_day $0.2 are spent in {state.window}; it begins anew at" in state.text
+    assert f"of max_cost_usd_per_day $0.2 are spent in {state.window}; it starts again at" in state.text
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_foreign_addresses_are_not_opened(strange: Site, tmp_path: Path, uri: st
     ("name", "content", "media_type", "reason"),
     [
         ("gone.png", None, "image/png", "The image is no longer in its store"),
-        ("page.png", b"<html><script>alert(1)</script>", "image/png", "What is stored there is not the image"),
+        ("page.png", b"<html><script>alert(1)</script>", "image/png", "The stored object is not the image"),
         ("page.html", b"<html><script>alert(1)</script>", "text/html", "It is not a PNG, JPEG or WebP image"),
         ("drawing.svg", b"<svg onload='alert(1)'/>", "image/svg+xml", "It is not a PNG, JPEG or WebP image"),
     ],
@@ -246,7 +246,7 @@ def test_sheets_that_are_none_are_said_and_not_counted(strange: Site) -> None:
     said = strange.data(**run_of(strange, "strange"))
 
     assert said["unreadable"] == 5
-    assert (said["totals"]["cost_usd"], said["totals"]["not_told"]) == ("0.10", 1)
+    assert (said["totals"]["cost_usd"], said["totals"]["incomplete"]) == ("0.10", 1)
     assert len(strange.pictures(**run_of(strange, "strange"))) == 2
 
 

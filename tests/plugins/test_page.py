@@ -411,7 +411,7 @@ def test_a_refused_dag_is_an_error_that_can_be_tried_again(site: Site, chromium:
 def test_a_run_without_costs_says_so(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site, "strange")))
 
-    expect(page.get_by_text("No Deepshi task of this run has told costs.")).to_be_visible()
+    expect(page.get_by_text("No Deepshi task of this run has reported costs.")).to_be_visible()
 
 
 def test_an_image_that_is_gone_says_so(strange: Site, chromium: Browser) -> None:

@@ -72,7 +72,7 @@ def test_a_cost_of_unknown_price_makes_the_upper_bound_unknown() -> None:
     found = view(doubtful()).as_json(TABLES)
     assert said(found["tasks"], "task_id")["untold"] == ("0", 1, 0, None)
     assert said(found["dags"], "dag_id") == {"d": ("0.039", 1, 2, None)}
-    assert (found["totals"]["untold"], found["totals"]["not_told"]) == (1, 1)
+    assert (found["totals"]["untold"], found["totals"]["incomplete"]) == (1, 1)
 
 
 def test_a_model_has_its_own_part_of_the_doubt() -> None:

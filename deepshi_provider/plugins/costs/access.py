@@ -1,6 +1,6 @@
-"""Who asks, and what they may see: the only module that uses parts of Airflow that are not public.
+"""Login and rights of the page's readers: the only module that uses non-public parts of Airflow.
 
-Tests hold it against each supported version of Airflow.
+It is tested with each supported version of Airflow.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
     "create_session",
 ]
 
-#: Refuses requests of those who are not logged in (401).
+#: Refuses requests without a login (401).
 logged_in: Any = Depends(get_user)
 
-# Airflow's own rule for XComs: it also refuses (403) a ``dag_id`` in the query that the user may not read.
+# Airflow's own check for XComs, which also refuses (403) a ``dag_id`` in the query that the user may not read.
 _xcoms_readable: Callable[..., Any] = requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM)
 
 

@@ -1,4 +1,4 @@
-"""The routes of the page. Each asks for a login; data and images also for the right to read the DAG's XComs."""
+"""The routes of the page. All require a login; data and images also the right to read the DAG's XComs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deepshi_provider.plugins.costs.thumbnails import Thumbnails
 from deepshi_provider.plugins.costs.views import Stack
 from deepshi_provider.reports.review import XCOM_KEY as REVIEW_KEY
 
-#: Pictures that are shown at most.
+#: Maximum number of images in the gallery.
 MOST_PICTURES = 240
 
 _PAGE = resources.files("deepshi_provider.plugins.costs") / "page"
@@ -40,7 +40,7 @@ _CONTENT_POLICY = (
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 _PAGE_HEADERS = {**_NO_SNIFFING, "Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"}
 _DATA_HEADERS = {**_NO_SNIFFING, "Cache-Control": "no-store"}
-# An image is the same as long as its address is: that holds the time at which its sheet was written.
+# An image never changes under its address, which contains the time at which its sheet was written.
 _IMAGE_HEADERS = {
     **_NO_SNIFFING,
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -49,7 +49,7 @@ _IMAGE_HEADERS = {
 
 _thumbnails = Thumbnails()
 
-# Descriptions of the interface would be served without login.
+# FastAPI would serve the API's documentation without a login.
 app = FastAPI(title="Deepshi costs", docs_url=None, redoc_url=None, openapi_url=None)
 
 
@@ -63,7 +63,7 @@ def page() -> Response:
 def page_file(name: str) -> Response:
     """Return a style sheet, script or icon of the page."""
     if name not in _FILES:
-        raise HTTPException(404, "There is no such file")
+        raise HTTPException(404, "The file does not exist")
     return Response((_PAGE / name).read_bytes(), media_type=_FILES[name], headers=_PAGE_HEADERS)
 
 
@@ -83,7 +83,7 @@ def data(question: QuestionDep, response: Response, stack: Stack = "dag") -> dic
 
 @app.get("/month")
 def month(question: QuestionDep, response: Response) -> dict[str, Any]:
-    """Return this month so far, its forecast, and its budget: that one only to those who see all that counts in it."""
+    """Return this month so far, its forecast, and, only if the reader may see all its costs, its budget."""
     response.headers.update(_DATA_HEADERS)
     now = today()
     with create_session() as session:
@@ -99,7 +99,7 @@ def gallery(
     response: Response,
     limit: Annotated[int, Query(ge=1, le=MOST_PICTURES)] = 24,
 ) -> dict[str, Any]:
-    """Return the newest pictures of a period, or of one run."""
+    """Return the newest images of a period, or of one run."""
     response.headers.update(_DATA_HEADERS)
     return _pictures(question, reader, limit)
 
@@ -110,7 +110,7 @@ def costs_csv(
     reader: ReaderDep,
     table: Literal["days", "dags", "tasks", "models", "runs", "instances", "pictures"],
 ) -> Response:
-    """Return a table of the page, all its lines, for spreadsheets."""
+    """Return a table of the page with all its lines as CSV."""
     if table == "pictures":
         lines = pictures_csv(_pictures(question, reader, MOST_PICTURES)["pictures"])
     else:
@@ -131,7 +131,7 @@ def picture(
     number: int,
     map_index: int = -1,
 ) -> dict[str, Any]:
-    """Return everything about one picture."""
+    """Return the details of one image."""
     response.headers.update(_DATA_HEADERS)
     row = _row(reader, dag_id, run_id, task_id, map_index)
     with create_session() as session:
@@ -151,7 +151,7 @@ def image(
     map_index: int = -1,
     review: bool = False,
 ) -> Response:
-    """Return an image that the sheet of a task instance names, or its review."""
+    """Return an image of a task instance's cost sheet, or of its review."""
     _, sheet = _named(reader, dag_id, run_id, task_id, map_index, number, review=review)
     try:
         opened = open_picture(sheet, number)
@@ -171,7 +171,7 @@ def thumbnail(
     map_index: int = -1,
     review: bool = False,
 ) -> Response:
-    """Return the same image, small."""
+    """Return the thumbnail of the image."""
     text, sheet = _named(reader, dag_id, run_id, task_id, map_index, number, review=review)
     try:
         made = _thumbnails.get(text, sheet, number)
@@ -183,7 +183,7 @@ def thumbnail(
 def _named(
     reader: Reader, dag_id: str, run_id: str, task_id: str, map_index: int, number: int, *, review: bool
 ) -> tuple[str, CostSheet]:
-    """Return the text that names an image, and the sheet that it is: of a task, or of a review."""
+    """Return the XCom's text and cost sheet of an image, from a task's sheet or from a review."""
     row = _row(reader, dag_id, run_id, task_id, map_index, REVIEW_KEY if review else XCOM_KEY)
     sheet = None if row is None else reviewed(row.text, number) if review else read_sheet(row.text)
     if row is None or sheet is None:

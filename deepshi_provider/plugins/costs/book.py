@@ -1,4 +1,4 @@
-"""Adds up cost sheets, exact to the last digit, into lines: one for each day, run, task and model."""
+"""Adds up cost sheets, exactly, into lines: one for each day, run, task and model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import msgspec
 
 from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of
 
-#: What cannot be a sheet is not added up; how many there are is shown.
+#: Errors of invalid sheets, which are counted but not added up.
 UNREADABLE = (msgspec.DecodeError, TypeError)
 
 _ZERO = Decimal(0)
 
 
 class ModelPart(msgspec.Struct, gc=False):
-    """What sums need of a :class:`deepshi_provider.costs.sheet.ModelCosts`."""
+    """The fields of a :class:`deepshi_provider.costs.sheet.ModelCosts` that sums need."""
 
     model: str
     cost_usd: Decimal | None
@@ -38,7 +38,7 @@ class _Shown(msgspec.Struct, gc=False):
 
 
 class Sheet(msgspec.Struct, gc=False):
-    """What sums need of a :class:`deepshi_provider.costs.sheet.CostSheet`."""
+    """The fields of a :class:`deepshi_provider.costs.sheet.CostSheet` that sums need."""
 
     ended: bool
     cost_usd: Decimal | None
@@ -55,29 +55,29 @@ _DECODER = msgspec.json.Decoder(Sheet)
 
 
 def decode(text: str) -> Sheet:
-    """Return the sheet that an XCom's text holds.
+    """Return the sheet in an XCom's text.
 
     :raises: one of :data:`UNREADABLE`.
     """
-    # Who sets an XCom through the REST API stores JSON inside a JSON text.
+    # An XCom that is set through the REST API is JSON inside a JSON string.
     return _DECODER.decode(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
 
 
 @dataclass(slots=True)
 class Sum:
-    """What some task instances have cost together.
+    """The total cost of some task instances.
 
     :ivar cost_usd: as far as the API reported it.
-    :ivar failed_usd: the part of it that brought no picture.
-    :ivar images: that were bought.
-    :ivar reused: pictures that others had bought.
+    :ivar failed_usd: the part of it that brought no image.
+    :ivar images: number of images bought.
+    :ivar reused: number of images that other task instances had bought.
     :ivar untold: paid requests whose cost the API did not report.
     :ivar unknown_outcomes: requests that may have been paid for.
-    :ivar may_have_cost_usd: what both may come to beside ``cost_usd``; ``None`` if that is not known.
-    :ivar instances: task instances, each counted with the first of its models only.
-    :ivar parts: task instances, each counted with each of its models.
-    :ivar running: those that have not come to their end, counted like instances; likewise ``not_told``, whose costs are
-        not all known.
+    :ivar may_have_cost_usd: the possible cost of both, in addition to ``cost_usd``; ``None`` if unknown.
+    :ivar instances: number of task instances, each counted once, for its first model.
+    :ivar parts: number of task instances, each counted for each of its models.
+    :ivar running: number of task instances that have not ended, counted like ``instances``; likewise ``incomplete``,
+        those with unreported costs.
     """
 
     cost_usd: Decimal = _ZERO
@@ -91,15 +91,15 @@ class Sum:
     instances: int = 0
     parts: int = 0
     running: int = 0
-    not_told: int = 0
+    incomplete: int = 0
 
     @property
     def brought_usd(self) -> Decimal:
-        """What was paid for pictures that came."""
+        """What was paid for images that were received."""
         return self.cost_usd - self.failed_usd
 
     def take(self, part: ModelPart) -> None:
-        """Add what a task instance has cost by one model."""
+        """Add the cost of a task instance for one model."""
         if part.cost_usd is not None:
             self.cost_usd += part.cost_usd
         if part.failed_usd:
@@ -129,7 +129,7 @@ class Sum:
             self.unknown_outcomes += other.unknown_outcomes
             self._doubt(other.may_have_cost_usd)
         self.running += other.running
-        self.not_told += other.not_told
+        self.incomplete += other.incomplete
 
     def _doubt(self, more: Decimal | None) -> None:
         if self.may_have_cost_usd is not None:
@@ -137,7 +137,7 @@ class Sum:
 
 
 class Line(NamedTuple):
-    """What a sum is about; ``map_index`` is ``None`` where task instances are not told apart."""
+    """Key of a sum; ``map_index`` is ``None`` if task instances are not distinguished."""
 
     day: date
     dag_id: str
@@ -152,8 +152,8 @@ class Line(NamedTuple):
 class Book:
     """The lines of a period, or of one run.
 
-    :ivar counted_at: unix seconds at which counting began: what was written later is not in it.
-    :ivar seconds: that it took.
+    :ivar counted_at: unix seconds at which counting began; later sheets are not included.
+    :ivar seconds: how long counting took.
     """
 
     by_instance: bool = False
@@ -165,7 +165,7 @@ class Book:
     _texts: dict[str, str] = field(default_factory=dict, repr=False)
 
     def count(self, rows: Iterable[SheetRow], is_wanted: Callable[[SheetRow, Sheet], bool] | None = None) -> Book:
-        """Add sheets until there are too many; return the book."""
+        """Add sheets, up to the maximum number; return the book."""
         begun = time.monotonic()
         for number, row in enumerate(rows):
             if number == MOST_SHEETS:
@@ -184,7 +184,7 @@ class Book:
 
     def _enter(self, row: SheetRow, sheet: Sheet) -> None:
         dag_id, run_id, task_id, map_index, timestamp, _ = row
-        # One object for each name, however many rows have it.
+        # One object per name, which all its rows share.
         dag_id, run_id, task_id = (self._texts.setdefault(text, text) for text in (dag_id, run_id, task_id))
         where = (
             day_of(timestamp),
@@ -203,14 +203,14 @@ class Book:
             if number == 0:
                 found.instances += 1
                 found.running += not sheet.ended
-                found.not_told += sheet.untold > 0 or sheet.cost_usd is None
+                found.incomplete += sheet.untold > 0 or sheet.cost_usd is None
 
     def __iter__(self) -> Iterator[tuple[Line, Sum]]:
         return iter(self.lines.items())
 
 
 def _whole(sheet: Sheet) -> ModelPart:
-    """Return a sheet without models, such as one whose store could not be read, as the part of a nameless one."""
+    """Return a sheet without models, such as one whose store could not be read, as the part of an unnamed model."""
     return ModelPart(
         model="",
         cost_usd=sheet.cost_usd,

@@ -1,4 +1,4 @@
-"""Everything about one picture: its record, the pictures it was made of, and those that were made of it."""
+"""Details of one image: its record, its input images, and the edits that used it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from deepshi_provider.plugins.costs.pictures import read_record
 from deepshi_provider.plugins.costs.reviews import Decisions
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows
 
-#: Pictures that are shown of each kind.
+#: Maximum number of images of each kind.
 MOST = 12
 
 
 def details(
     session: Session, row: SheetRow, number: int, may_read_prompts: Callable[[str], bool]
 ) -> dict[str, Any] | None:
-    """Return what is known of a picture as JSON types; ``None`` if the task has no such one."""
+    """Return the details of an image as JSON types; ``None`` if the task has no such image."""
     sheet = read_sheet(row.text)
     if sheet is None or not 0 <= number < len(sheet.images):
         return None
@@ -73,19 +73,19 @@ def _sources(picture: Picture, record: Record | None) -> list[str]:
 
 
 def _named(session: Session, row: SheetRow, uri: str) -> list[Picture]:
-    """Return the pictures of the same run that are at a URI."""
+    """Return the images of the same run with a URI."""
     return [picture for picture in _pictures(_sheets(session, row, uri)) if picture.image.uri == uri]
 
 
 def _edits(session: Session, row: SheetRow, uri: str) -> Iterator[Picture]:
-    """Yield the pictures of the same run that were made of the one at a URI."""
+    """Yield the images of the same run that are edits of the one with a URI."""
     for picture in _pictures(_sheets(session, row, uri)):
         if uri in picture.sheet.sources:
             yield picture
 
 
 def _sheets(session: Session, row: SheetRow, word: str) -> Iterator[SheetRow]:
-    # In the database's JSON, other letters may be escaped.
+    # The database's JSON may escape other letters.
     return newest_rows(session, replace(_run_of(row), word=word if word.isascii() else None))
 
 

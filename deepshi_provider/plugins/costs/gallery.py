@@ -1,4 +1,4 @@
-"""The newest pictures: what each shows, and what it cost."""
+"""The newest images with their prompts and costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Task = tuple[str, str, str, int]
 
 
 class Picture(NamedTuple):
-    """One image that a sheet names; ``number`` counts from 0 in the sheet."""
+    """One image of a cost sheet; ``number`` counts from 0 in the sheet."""
 
     row: SheetRow
     sheet: CostSheet
@@ -30,19 +30,19 @@ class Picture(NamedTuple):
 
     @property
     def image(self) -> SheetImage:
-        """What the sheet says of it."""
+        """The image's entry in the sheet."""
         return self.sheet.images[self.number]
 
     @property
     def task(self) -> Task:
-        """The task instance that has it."""
+        """The task instance of the image."""
         return (self.row.dag_id, self.row.run_id, self.row.task_id, self.row.map_index)
 
 
 def read_sheet(text: str) -> CostSheet | None:
-    """Return the sheet that an XCom's text holds, or ``None`` if it is not one."""
+    """Return the sheet in an XCom's text, or ``None`` if it is not one."""
     try:
-        # Who sets an XCom through the REST API stores JSON inside a JSON text.
+        # An XCom that is set through the REST API is JSON inside a JSON string.
         return CostSheet.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
     except (ValidationError, msgspec.DecodeError):
         return None
@@ -60,7 +60,7 @@ def newest_pictures(
 ) -> dict[str, Any]:
     """Return ``{"pictures": […], "more": whether there are others}``, the newest first, as JSON types.
 
-    :param text: that prompts have, in upper or lower case; in those that the user may not read nothing is found.
+    :param text: text to find in prompts, ignoring case; only prompts that the user may read are searched.
     """
     found: list[Picture] = []
     more = False
@@ -88,9 +88,9 @@ def _pictures(rows: Iterable[SheetRow], model: str | None, group: str | None) ->
 def described(
     session: Session, pictures: list[Picture], may_read_prompts: Callable[[str], bool], decisions: Decisions
 ) -> list[dict[str, Any]]:
-    """Return pictures as JSON types; prompts only of DAGs whose prompts may be read."""
+    """Return images as JSON types; with prompts only if the user may read those of the DAG."""
     allowed = {dag_id for dag_id in {picture.row.dag_id for picture in pictures} if may_read_prompts(dag_id)}
-    # Sheets of before prompts were kept in them, or of tasks that keep none.
+    # Sheets without prompts, such as those of tasks that do not keep them.
     without = {p.task for p in pictures if p.row.dag_id in allowed and p.image.prompt is None}
     fields = _rendered_fields(session, without)
     return [
@@ -118,7 +118,7 @@ def _description(picture: Picture, prompt: str | None, decisions: Decisions) -> 
         "media_type": image.media_type,
         "models": [entry.model for entry in sheet.models],
         "try_number": sheet.try_number,
-        # Of the request that made it; sheets of before have only what the task has cost.
+        # The cost of its request; some sheets have only the cost of the task.
         "is_priced": image.attempt is not None,
         "cost_usd": None if image.cost_usd is None else f"{image.cost_usd:f}",
         "of": image.of,
@@ -139,13 +139,13 @@ def _description(picture: Picture, prompt: str | None, decisions: Decisions) -> 
 
 
 def _most(sheet: CostSheet) -> str | None:
-    """Return what a task instance may have cost at most, in USD, or ``None`` if that is not known."""
+    """Return the highest possible cost of a task instance, in USD, or ``None`` if unknown."""
     doubt = sheet.may_have_cost_usd
     return None if doubt is None else f"{(sheet.cost_usd or Decimal(0)) + doubt:f}"
 
 
 def _rendered_fields(session: Session, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
-    """Return the rendered templates that Airflow still keeps; it keeps those of the last runs only."""
+    """Return rendered templates, which Airflow keeps only for the last runs."""
     if not tasks:
         return {}
     table = RenderedTaskInstanceFields
@@ -155,7 +155,7 @@ def _rendered_fields(session: Session, tasks: Collection[Task]) -> dict[Task, di
 
 
 def _prompt(picture: Picture, fields: dict[str, Any]) -> str | None:
-    """Return the prompt of a picture; of a row of a batch, whose prompt may be a template over its columns, its own."""
+    """Return the prompt of an image; for a row of a batch, the row's own, since the task's may be a template."""
     if picture.image.prompt is not None:
         return picture.image.prompt
     key = picture.image.key
@@ -170,5 +170,5 @@ def _prompt(picture: Picture, fields: dict[str, Any]) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a label for people."""
+    """Return a key or metadata as text."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Keeps what was counted: with a million cost sheets, one count takes seconds."""
+"""Caches sums of cost sheets, since adding up a million of them takes seconds."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable, Hashable
 
 from deepshi_provider.plugins.costs.book import Book
 
-#: A count that took fewer seconds than this is not kept: it is made anew for each question.
+#: Seconds; a count that took less is not cached, but repeated for each request.
 QUICK_S = 0.3
-#: Seconds after which a kept count is made anew, in the background.
+#: Seconds after which a cached count is repeated in the background.
 FRESH_FOR_S = 60.0
-#: Kept counts; each has a line per day, run, task and model.
+#: Maximum number of cached counts; each has a line per day, run, task and model.
 MOST_KEPT = 3
 
 
 class KeptBooks:
-    """The last books of this process, each counted by one thread at a time.
+    """A cache of this process's last books, each counted by one thread at a time.
 
-    :param clock: unix seconds.
+    :param clock: returns unix seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -30,9 +30,9 @@ class KeptBooks:
         self._counting: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, count: Callable[[], Book], *, anew: bool = False) -> Book:
-        """Return a book: one that is kept, or else counted now.
+        """Return a cached book, or count it now.
 
-        :param anew: count, even if one is kept.
+        :param anew: count, even if the book is cached.
         """
         asked_at = self._clock()
         with self._lock:
@@ -43,14 +43,14 @@ class KeptBooks:
                 threading.Thread(target=self._renew, args=(key, count, gate, book), daemon=True).start()
             return book
         with gate:
-            # Another question may have been waiting for the same count.
+            # Another thread may have counted it during the wait for the lock.
             book = self._books.get(key)
             if book is None or book.counted_at < asked_at:
                 book = self._count(key, count)
             return book
 
     def _renew(self, key: Hashable, count: Callable[[], Book], gate: threading.Lock, old: Book) -> None:
-        if gate.acquire(blocking=False):  # else another thread is at it
+        if gate.acquire(blocking=False):  # otherwise another thread is already counting
             try:
                 if self._books.get(key) is old:
                     self._count(key, count)

@@ -1,4 +1,4 @@
-"""The calendar month so far, where it is going, and the budget that connections name for it."""
+"""The calendar month so far, its forecast, and the budget of the connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepshi_provider.plugins.costs.access import Connection
 from deepshi_provider.plugins.costs.book import Sum
 from deepshi_provider.plugins.costs.views import View, added
 
-#: Whole days before today whose average the forecast takes for the days to come.
+#: Number of whole days before today whose average the forecast uses for the rest of the month.
 BASIS_DAYS = 14
 
 _DEFAULT = "deepshi_default"
@@ -25,21 +25,21 @@ _DEFAULT = "deepshi_default"
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What all connections together may spend, in USD; ``None`` where one of them has no limit."""
+    """The sum of all connections' limits, in USD; ``None`` if one of them has no limit."""
 
     per_day: Decimal | None = None
     per_month: Decimal | None = None
 
 
 def first_day(today: date) -> date:
-    """Return the first day that the month's view needs."""
+    """Return the first day that the view of the month needs."""
     return min(today.replace(day=1), today - timedelta(days=BASIS_DAYS))
 
 
 def month_as_json(view: View, today: date, budget: Budget) -> dict[str, Any]:
-    """Return the days of today's month with what was spent until each, and the forecast for its end.
+    """Return the days of the current month with the spending up to each, and the forecast for its end.
 
-    :param view: from :func:`first_day` to today.
+    :param view: costs from :func:`first_day` to today.
     """
     length = calendar.monthrange(today.year, today.month)[1]
     by_day = added(view.lines.items(), lambda line: line.day)
@@ -65,7 +65,7 @@ def month_as_json(view: View, today: date, budget: Budget) -> dict[str, Any]:
 
 
 def budget_of(session: Session) -> Budget:
-    """Return the limits that the connections of type ``deepshi`` name in their extra."""
+    """Return the sum of the limits in the extras of the connections of type ``deepshi``."""
     names = {_DEFAULT, *session.scalars(select(Connection.conn_id).where(Connection.conn_type == "deepshi"))}
     extras = [extra for name in sorted(names) if (extra := _extra(name)) is not None]
     return Budget(
@@ -75,8 +75,8 @@ def budget_of(session: Session) -> Budget:
 
 
 def _extra(name: str) -> dict[str, Any] | None:
-    """Return a connection's extra, from wherever Airflow has it; ``None`` if there is no such connection."""
-    # A secrets backend raises errors of its own kind, and an extra may be no JSON: the page is not the place to say so.
+    """Return a connection's extra from any of Airflow's sources; ``None`` if there is no such connection."""
+    # A secrets backend may raise anything, and an extra may not be JSON; this page does not report either.
     with contextlib.suppress(Exception):
         return dict(Connection.get_connection_from_secrets(name).extra_dejson)
     return None
@@ -91,7 +91,7 @@ def _amount(value: Any) -> Decimal | None:
 
 
 def _all_together(limits: Iterable[Decimal | None]) -> Decimal | None:
-    """Return the sum, or ``None``: without a limit on each there is none on all."""
+    """Return the sum of the limits, or ``None`` if one of them is missing."""
     given = list(limits)
     known = [limit for limit in given if limit is not None]
     return sum(known, Decimal(0)) if known and len(known) == len(given) else None

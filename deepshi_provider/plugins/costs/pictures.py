@@ -1,4 +1,4 @@
-"""The bytes of one image, if a cost sheet names it and it is one; and its record."""
+"""Reads one image of a cost sheet, after checking that it is one, and its record."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from deepshi_provider.store.store import STATE
 
 log = logging.getLogger(__name__)
 
-#: Bytes; larger pictures are not shown.
+#: Maximum bytes of an image; larger ones are not shown.
 MOST_BYTES = 64 * 2**20
 
 _PIECE = 2**18
-#: A prompt has at most 50,000 characters, of up to six bytes in JSON.
+#: Maximum bytes of a record: a prompt has at most 50,000 characters, of up to six bytes each in JSON.
 _MOST_RECORD_BYTES = 2**20
-# Not object stores: what they name is fetched by this server, from wherever it can reach.
+# Not object stores: this server would fetch any URL that it can reach.
 _REFUSED = frozenset({"http", "https", "ftp", "data", "memory", ""})
 
 
 class PictureRefusedError(Exception):
-    """The sheet names an object that is not served; the message gives the reason."""
+    """The sheet has an object that is not served; the message gives the reason."""
 
 
 class PictureMissingError(Exception):
@@ -38,14 +38,14 @@ class PictureMissingError(Exception):
 
 
 class OpenPicture(NamedTuple):
-    """An image that is there; the file must be closed, or the pieces used up."""
+    """An open image; close the file or iterate over all pieces."""
 
     media_type: str
     size_bytes: int
     file: BinaryIO
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield no more than what was announced, should the image grow meanwhile."""
+        """Yield the image's bytes, at most the announced size, even if the image has grown."""
         with self.file as file:
             left = self.size_bytes
             while left > 0 and (piece := file.read(min(_PIECE, left))):
@@ -56,11 +56,11 @@ class OpenPicture(NamedTuple):
 def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     """Open an image of a sheet.
 
-    XComs may be written by people, too. So only what lies in the sheet's own output directory is opened, and only
-    what begins as the kind of image that the sheet says leaves this server.
+    People can write XComs too. So only objects in the sheet's own output directory are opened, and they are served only
+    if their first bytes match the media type in the sheet.
 
-    :param number: of the image in the sheet, from 0.
-    :raises PictureRefusedError: it is no image in the sheet's output directory, or too large.
+    :param number: position of the image in the sheet, from 0.
+    :raises PictureRefusedError: it is not an image in the sheet's output directory, or too large.
     :raises PictureMissingError: there is no such image, or the store cannot be read.
     """
     if not 0 <= number < len(sheet.images):
@@ -73,7 +73,7 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     try:
         size, head = _look(file)
         if media_type(head) != image.media_type:
-            raise PictureRefusedError("What is stored there is not the image that the task made")
+            raise PictureRefusedError("The stored object is not the image that the task made")
         if size > MOST_BYTES:
             raise PictureRefusedError(f"The image is larger than {MOST_BYTES // 2**20} MiB")
     except BaseException:
@@ -83,7 +83,7 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
 
 
 def read_record(sheet: CostSheet, number: int) -> Record | None:
-    """Return the record of an image of a sheet, or ``None``: the sheet is an old one, or the record cannot be read."""
+    """Return the record of a sheet's image, or ``None`` if the sheet has no attempt, or the record cannot be read."""
     image = sheet.images[number]
     if image.attempt is None:
         return None
@@ -107,7 +107,7 @@ def _record_bytes(sheet: CostSheet, pattern: str) -> bytes | None:
         with directory.fs.open(found[-1], "rb") as file:
             return bytes(file.read(_MOST_RECORD_BYTES))
     except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"Its store cannot be read ({type(err).__name__})") from err
+        raise PictureMissingError(f"The store of the record cannot be read ({type(err).__name__})") from err
 
 
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
@@ -117,9 +117,7 @@ def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
 def _opened(uri: str, conn_id: str | None) -> BinaryIO:
     try:
         path = _path(uri, conn_id)
-        path.fs.invalidate_cache(
-            path.path.rpartition("/")[0]
-        )  # a listing's length would cut an image that is longer now
+        path.fs.invalidate_cache(path.path.rpartition("/")[0])  # a cached length would cut off an image that has grown
         return cast("BinaryIO", path.fs.open(path.path, "rb"))
     except FileNotFoundError as err:
         raise PictureMissingError("The image is no longer in its store") from err
@@ -132,9 +130,9 @@ def _check(uri: str, output_uri: str) -> None:
     directory = output_uri.rstrip("/") + "/"
     inside = output_uri.partition("://")[0] == scheme and uri.startswith(directory)
     parts = unquote(rest).replace("\\", "/").split("/")
-    # fsspec reads "a::b" as one store inside another, and Airflow "conn@bucket" as a connection of its own.
+    # fsspec reads "a::b" as one store inside another, and Airflow "conn@bucket" as another connection.
     if scheme in _REFUSED or not inside or "::" in uri or "@" in parts[0] or ".." in parts:
-        raise PictureRefusedError("The image does not lie in the task's output directory")
+        raise PictureRefusedError("The image is not in the task's output directory")
 
 
 def _look(file: BinaryIO) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""The Airflow plugin. Workers import it too, so it imports no web framework until a request comes."""
+"""The Airflow plugin. Workers import it too, so it imports the web framework only at the first request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Message = MutableMapping[str, Any]
 PREFIX = "/deepshi-costs"
 
 
-# Served by the page itself; the browser asks for them with the login of Airflow's UI.
+# Served by the page itself; the browser requests them with the login of Airflow's UI.
 _ICONS = {"icon": f"{PREFIX[1:]}/page/icon.svg", "icon_dark_mode": f"{PREFIX[1:]}/page/icon-dark.svg"}
 
 
 class CostsApp:
-    """The ASGI application, made at its first request."""
+    """The ASGI application, created at the first request."""
 
     async def __call__(
         self,
@@ -37,11 +37,11 @@ class CostsApp:
 class DeepshiCostsPlugin(AirflowPlugin):
     """Adds "Deepshi costs" to the navigation, and as a tab to each DAG, run and task instance.
 
-    The addresses are relative: to where Airflow is served from, which may be below a path.
+    The URLs are relative to Airflow's own, which may have a path.
     """
 
     name = "deepshi_costs"
-    # Airflow reads them from the class, and declares them without ClassVar.
+    # Airflow reads these from the class, and declares them without ClassVar.
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": CostsApp(), "url_prefix": PREFIX, "name": "Deepshi costs"}
     ]

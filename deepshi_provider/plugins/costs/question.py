@@ -1,4 +1,4 @@
-"""What a request asks about: its filters, checked, and the book and lines that answer it."""
+"""The checked filters of a request, and the costs that match them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepshi_provider.plugins.costs.kept import KeptBooks
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, sheet_rows
 from deepshi_provider.plugins.costs.views import Choice, View
 
-#: Days of a period at most.
+#: Maximum days of a period.
 MOST_DAYS = 366
 _USUAL_DAYS = 30
 
@@ -26,15 +26,15 @@ _books = KeptBooks()
 
 
 def today() -> date:
-    """Return the day, UTC, as everything here counts."""
+    """Return the current day in UTC, as the whole page uses."""
     return datetime.now(timezone.utc).date()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The filters of a request, which the reader may ask for.
+    """The filters of a request that the reader may make.
 
-    :param anew: count, even if a count of a minute ago is kept.
+    :param anew: count, even if there is a cached count.
     """
 
     reader: Reader
@@ -51,12 +51,12 @@ class Question:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that answer it."""
+        """The tables in the answer."""
         return ("tasks", "models", "instances") if self.scope.run else ("dags", "tasks", "models", "runs")
 
     @property
     def name(self) -> str:
-        """A name for files."""
+        """Base name of downloaded files."""
         parts = self.scope.run or (*filter(None, [self.dag_id]), f"{self.scope.start}_{self.scope.end}")
         return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts))[:100]
 
@@ -72,9 +72,9 @@ class Question:
         }
 
     def view(self, session: Session, period: tuple[date, date] | None = None) -> View:
-        """Return the answer.
+        """Return the matching costs.
 
-        :param period: another first and last day than those that are asked for, in the last weeks.
+        :param period: first and last day, in the last weeks, instead of the requested ones.
         """
         start, end = period or (self.scope.start, self.scope.end)
         choice = Choice(
@@ -88,12 +88,12 @@ class Question:
         )
         if self.scope.run:
             return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
-        if period:  # not long ago: the book of the page's usual period has it too
+        if period:  # recent, so the book of the page's default period includes it
             return View(self._book(end - timedelta(days=_USUAL_DAYS - 1), end), choice, start, end)
         return View(self._book(start, end), choice, start, end)
 
     def _book(self, start: date, end: date) -> Book:
-        # Over all DAGs, so that one count serves everybody; the view has only what may be read.
+        # For all DAGs, so that all readers share one count; the view keeps only the DAGs that the reader may read.
         scope = Scope(dag_ids=None, start=_before(start, end), end=end)
         if self.text:
             scope = replace(scope, word=_longest_word(self.text))
@@ -113,7 +113,7 @@ class Question:
         return any(text in (image.prompt or "").lower() for image in sheet.images)
 
     def narrow_scope(self, session: Session) -> Scope:
-        """Return the scope of the sheets that answer it."""
+        """Return the scope of the matching sheets."""
         dag_ids = self._dag_ids(session) & ({self.dag_id} if self.dag_id else self.reader.dag_ids)
         word = _longest_word(self.text) or (self.model if self.model and self.model.isascii() else None)
         return replace(self.scope, dag_ids=dag_ids, task_id=self.task_id, map_index=self.map_index, word=word)
@@ -137,7 +137,7 @@ class Question:
         }
 
     def sees_all(self, view: View) -> bool:
-        """Return whether nothing that counts is hidden from the reader, by rights or by filters."""
+        """Return whether the reader sees all costs, without any hidden by rights or filters."""
         filters = (self.dag_id, self.task_id, self.model, self.tag, self.owner, self.group, self.text, self.scope.run)
         return not any(filters) and view.hidden == 0
 
@@ -183,12 +183,12 @@ QuestionDep = Annotated[Question, Depends(_question)]
 
 
 def _before(start: date, end: date) -> date:
-    """Return the first day of the period before, which is as long."""
+    """Return the first day of the preceding period of the same length."""
     return start - timedelta(days=(end - start).days + 1)
 
 
 def _longest_word(text: str | None) -> str | None:
-    """Return letters that every sheet with this text has in the database, where others may be escaped."""
+    """Return the longest run of letters in a text that the database's JSON never escapes."""
     return max(re.findall(r"[A-Za-z0-9]+", text or ""), key=len, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Reviews by people: the images that one shows, and which images they rejected."""
+"""Reviews: the images that they show, and the decisions of people about them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.plugins.costs.sheets import Scope, last_rows, utc
 from deepshi_provider.reports.review import XCOM_KEY, Review
 
-#: Reviews that are looked through for what became of pictures.
+#: Maximum number of reviews that are read to find decisions.
 _MOST_REVIEWS = 1_000
 
 
 class Decisions:
-    """What people have chosen of pictures, by the reviews of a period or a run."""
+    """People's decisions about images, from the reviews of a period or a run."""
 
     def __init__(self, session: Session, scope: Scope) -> None:
         self._of: dict[str, list[tuple[datetime, bool]]] = {}
-        # Somebody may have looked later than the period ends.
+        # A review may be later than the end of the period.
         today = datetime.now(timezone.utc).date()
         reviews = replace(scope, key=XCOM_KEY, end=max(scope.end, today), task_id=None, map_index=None, word=None)
         for row in last_rows(session, reviews, _MOST_REVIEWS):
@@ -38,7 +38,7 @@ class Decisions:
 
 
 def read_review(text: str) -> Review | None:
-    """Return the review that an XCom's text holds, or ``None`` if it is not one."""
+    """Return the review in an XCom's text, or ``None`` if it is not one."""
     try:
         return Review.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
     except (ValidationError, msgspec.DecodeError):
@@ -46,9 +46,9 @@ def read_review(text: str) -> Review | None:
 
 
 def reviewed(text: str, number: int) -> CostSheet | None:
-    """Return the images of a review as a sheet names them, or ``None`` if the XCom's text is no review.
+    """Return the images of a review as a cost sheet, or ``None`` if the XCom's text is not a review.
 
-    What a sheet names must lie in its output directory; here that is the directory of the image at ``number``.
+    Images of a sheet must be in its output directory; here that is the directory of the image at ``number``.
     """
     review = read_review(text)
     if review is None:

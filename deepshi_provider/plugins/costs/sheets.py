@@ -1,8 +1,8 @@
-"""The cost sheets in Airflow's database: which rows a question is about, and how they are read.
+"""Queries for the cost sheets in Airflow's database.
 
-Every query goes through an index: ``idx_xcom_key`` over the XComs' keys, or, for DAG runs that are known, the primary
-key, which begins with the run. The sheets come as text and are read by ``msgspec``, which skips what is not asked for;
-neither the database nor SQLAlchemy parses JSON.
+Every query uses an index: ``idx_xcom_key`` over the XComs' keys, or, for known DAG runs, the primary key, which begins
+with the run. The sheets are returned as text and parsed by ``msgspec``, which skips unneeded fields; neither the
+database nor SQLAlchemy parses JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from deepshi_provider.costs.sheet import XCOM_KEY
 from deepshi_provider.plugins.costs.access import DagRun, XComModel
 
-#: Sheets that one answer reads at most. Beyond it, the answer is marked as incomplete.
+#: Maximum number of sheets per answer. If there are more, the answer is marked as incomplete.
 MOST_SHEETS = 2_000_000
 
 _ROWS_AT_ONCE = 2_000
-#: Runs in which the newest sheets are looked for: so many at first, twice as many each time, so many times.
+#: Search for the newest sheets: number of runs in the first query, which doubles each time, and number of queries.
 _FIRST_RUNS = 20
 _MOST_STEPS = 8
 _XCOM = XComModel.__table__.c
@@ -31,14 +31,14 @@ _XCOM = XComModel.__table__.c
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """Which sheets a question is about: those of one run, or those of a period.
+    """The sheets of one run, or of a period.
 
-    :param dag_ids: the DAGs that are asked for and may be read; ``None`` is all, for sums that are narrowed later.
+    :param dag_ids: the requested DAGs that the reader may read; ``None`` means all, for sums that are filtered later.
     :param start: first day, UTC; not used for a run.
-    :param end: last day, UTC, included.
+    :param end: last day, UTC, inclusive.
     :param run: DAG id and run id.
-    :param key: of the XComs that are meant.
-    :param word: letters that the sheet's text has, in upper or lower case.
+    :param key: key of the XComs.
+    :param word: letters that the sheet's text contains, ignoring case.
     """
 
     dag_ids: Set[str] | None
@@ -53,8 +53,8 @@ class Scope:
     def narrow(self, *columns: Any) -> Select[Any]:
         """Return a query for columns of the XComs in this scope.
 
-        An expression where a column would do keeps databases from a worse index: that over all keys for a run's few
-        rows, or that over all XComs of some DAGs.
+        Some conditions are expressions instead of columns, to keep databases from using a worse index: the one over
+        keys for the few rows of a run, or the one over all XComs of some DAGs.
         """
         if self.run:
             dag_id, run_id = self.run
@@ -65,7 +65,7 @@ class Scope:
         return self._narrow(_XCOM.key == self.key, *columns).where(self._readable(_XCOM.dag_id + ""), *self._in_time())
 
     def narrow_to_run(self, is_of_run: Any, *columns: Any) -> Select[Any]:
-        """Return a query for columns of the XComs of runs that a condition names by their rows' numbers."""
+        """Return a query for columns of the XComs of runs, which a condition on their row ids selects."""
         return self._narrow(is_of_run, *columns).where(_XCOM.key + "" == self.key)
 
     def _narrow(self, first: Any, *columns: Any) -> Select[Any]:
@@ -79,7 +79,7 @@ class Scope:
         return query
 
     def newest_runs(self, count: int, before: int | None) -> Select[Any]:
-        """Return a query for the numbers of the newest runs that may have sheets in this period, before a number."""
+        """Return a query for the row ids of the newest runs that may have sheets in this period, below an id."""
         query = select(DagRun.id).where(
             self._readable(DagRun.dag_id), or_(DagRun.end_date.is_(None), DagRun.end_date >= _midnight(self.start))
         )
@@ -100,7 +100,7 @@ class Scope:
 
 
 class SheetRow(NamedTuple):
-    """One sheet as it lies in the database: the database's own rows, which have these names; ``text`` is JSON."""
+    """The type of the database's rows, one per sheet; ``text`` is JSON."""
 
     dag_id: str
     run_id: str
@@ -110,7 +110,7 @@ class SheetRow(NamedTuple):
     text: str
 
 
-# Cast, the JSON stays text. Airflow's own type of time takes a third of a large answer's time.
+# The cast keeps the JSON as text. Airflow's own type for times would take a third of the time of a large answer.
 _COLUMNS = (
     _XCOM.dag_id,
     _XCOM.run_id,
@@ -122,16 +122,16 @@ _COLUMNS = (
 
 
 def sheet_rows(session: Session, scope: Scope, limit: int = MOST_SHEETS + 1) -> Iterator[SheetRow]:
-    """Yield the sheets of a scope in no order; memory does not grow with their number."""
+    """Yield the sheets of a scope in arbitrary order; memory does not grow with their number."""
     query = scope.narrow(*_COLUMNS).limit(limit).execution_options(yield_per=_ROWS_AT_ONCE)
-    # Not through the session, whose objects would take as long as the database.
+    # Without the session, whose objects would take as much time as the database.
     yield from typing.cast("Iterator[SheetRow]", session.connection().execute(query))
 
 
 def newest_rows(session: Session, scope: Scope) -> Iterator[SheetRow]:
-    """Yield the sheets of a scope, those of the newest runs first: in a period, as far as some thousands of runs go.
+    """Yield the sheets of a scope, those of the newest runs first; for a period, of at most some thousands of runs.
 
-    Sorted by their own time, all sheets of the period would have to be read: no index has it.
+    Sorting by the sheets' own time would need all sheets of the period, since there is no index for it.
     """
     if scope.run:
         yield from _by_time(session, scope.narrow(*_COLUMNS))
@@ -148,7 +148,7 @@ def newest_rows(session: Session, scope: Scope) -> Iterator[SheetRow]:
 
 
 def _by_time(session: Session, query: Select[Any]) -> Iterator[SheetRow]:
-    """Yield the rows of a query, the newest first among those that are in memory together."""
+    """Yield the rows of a query, sorted within each batch in memory, the newest first."""
     found = session.connection().execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
     for rows in found.partitions():
         some = typing.cast("list[SheetRow]", rows)
@@ -158,7 +158,7 @@ def _by_time(session: Session, query: Select[Any]) -> Iterator[SheetRow]:
 
 
 def last_rows(session: Session, scope: Scope, limit: int) -> list[SheetRow]:
-    """Return the XComs of a scope that were written last, the newest first: of a key that few have."""
+    """Return the latest XComs of a scope, the newest first; for a key with few XComs."""
     query = scope.narrow(*_COLUMNS).order_by(_XCOM.timestamp.desc()).limit(limit)
     return typing.cast("list[SheetRow]", list(session.connection().execute(query)))
 
@@ -166,14 +166,14 @@ def last_rows(session: Session, scope: Scope, limit: int) -> list[SheetRow]:
 def one_row(
     session: Session, dag_ids: Set[str], dag_id: str, run_id: str, task_id: str, map_index: int, key: str = XCOM_KEY
 ) -> SheetRow | None:
-    """Return one task instance's sheet, or another of its XComs, or ``None``."""
+    """Return one task instance's sheet, or another of its XComs; ``None`` if there is none."""
     scope = Scope(dag_ids=dag_ids, start=date.min, end=date.min, run=(dag_id, run_id), key=key)
     query = scope.narrow(*_COLUMNS).where(_XCOM.task_id == task_id, _XCOM.map_index == map_index)
     return typing.cast("SheetRow | None", session.connection().execute(query).first())
 
 
 def utc(timestamp: datetime) -> datetime:
-    """Return a database's time as UTC: SQLite gives no time zone, PostgreSQL that of its session."""
+    """Return a database's time as UTC: SQLite returns no time zone, PostgreSQL that of its session."""
     return timestamp.astimezone(timezone.utc) if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 

@@ -1,4 +1,4 @@
-"""What the page shows as CSV, for spreadsheets."""
+"""The page's tables as CSV, for spreadsheets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PICTURE = (
 
 
 def table_csv(view: View, table: str) -> Iterator[str]:
-    """Yield a table with all its entries, the most expensive first; days in their order."""
+    """Yield a table with all its entries, the most expensive first; days in chronological order."""
     sums = view.sums(table)
     items = sorted(sums.items(), key=(lambda item: item[0]) if table == "days" else most_expensive)
     rows = ({**dict(zip(TABLES[table], key, strict=True)), **view.written(found)} for key, found in items)
@@ -50,7 +50,7 @@ def table_csv(view: View, table: str) -> Iterator[str]:
 
 
 def pictures_csv(pictures: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each picture of the gallery."""
+    """Yield a line for each image of the gallery."""
     return _lines(_PICTURE, ({**picture, "models": " ".join(picture["models"])} for picture in pictures))
 
 

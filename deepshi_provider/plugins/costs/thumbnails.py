@@ -1,4 +1,4 @@
-"""Small pictures for the gallery: made once, kept in memory."""
+"""Thumbnails for the gallery, cached in memory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.plugins.costs.pictures import PictureRefusedError, open_picture
 from deepshi_provider.reports.thumbnails import UnreadableImageError, small
 
-#: Longest side, in pixels: twice what a card has, for fine screens.
+#: Longest side in pixels: twice that of a card, for high-resolution screens.
 SIDE = 400
-#: Bytes of all that is kept.
+#: Maximum bytes of the cache.
 MOST_KEPT_BYTES = 16 * 2**20
 
-#: Pictures that are decoded at once: a large one takes 200 MB for a moment.
+#: Number of images decoded concurrently: a large one takes 200 MB for a moment.
 _GATE = threading.BoundedSemaphore(2)
 
 
 class Thumbnails:
-    """Makes small pictures, and keeps those that were asked for last."""
+    """Makes thumbnails, and caches the most recently requested."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
@@ -29,8 +29,8 @@ class Thumbnails:
     def get(self, text: str, sheet: CostSheet, number: int) -> bytes:
         """Return an image of a sheet as WebP, at most :data:`~deepshi_provider.reports.thumbnails.MOST_BYTES` long.
 
-        :param text: of the sheet as it is in the database: another image has another one.
-        :raises PictureRefusedError: it is no image in the sheet's output directory, or too large.
+        :param text: the sheet's text in the database, as a key of the cache: it differs for another image.
+        :raises PictureRefusedError: it is not an image in the sheet's output directory, or too large.
         :raises PictureMissingError: there is no such image, or the store cannot be read.
         """
         key = (text, number)

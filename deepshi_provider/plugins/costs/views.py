@@ -1,6 +1,6 @@
-"""What the page shows of a book: its lines narrowed by filters, added up by day, DAG, task, model and run.
+"""Filters the lines of a book, and adds them up by day, DAG, task, model and run.
 
-Money is text here, exact to the last digit; the browser rounds what it shows.
+Money is exact text; the browser rounds it for display.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Literal
 
 from deepshi_provider.plugins.costs.book import Book, Line, Sum
 
-#: Entries of each table; the others are one entry.
+#: Maximum number of entries of each table; the rest is one entry.
 MOST_ENTRIES = 20
-#: Parts of a bar; the others are one part.
+#: Maximum number of parts of a bar; the rest is one part.
 MOST_PARTS = 6
 
 Stack = Literal["dag", "model"]
 Sums = Mapping[Any, Sum]
 
-#: The tables of the page, with the names of what tells their entries apart.
+#: The tables of the page, with the fields that distinguish their entries.
 TABLES: dict[str, tuple[str, ...]] = {
     "dags": ("dag_id",),
     "tasks": ("dag_id", "task_id"),
@@ -36,9 +36,9 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Filters: what is empty is not narrowed.
+    """The filters; an empty one matches everything.
 
-    :param dag_ids: those that may be seen, and have the tag and the owner that is asked for.
+    :param dag_ids: the DAGs that the reader may read and that have the requested tag and owner.
     """
 
     dag_ids: Set[str]
@@ -50,7 +50,7 @@ class Choice:
     group: str | None = None
 
     def takes(self, line: Line) -> bool:
-        """Return whether a line is asked for."""
+        """Return whether a line matches."""
         return (
             line.dag_id in self.dag_ids
             and self.dag_id in (None, line.dag_id)
@@ -63,9 +63,9 @@ class Choice:
 
 
 class View:
-    """A book through filters.
+    """The filtered lines of a book.
 
-    :param start: first day of the period; what was before it is the period before.
+    :param start: first day of the period; earlier lines are the preceding period.
     :param end: last day.
     """
 
@@ -78,7 +78,7 @@ class View:
         self.all_dags: set[str] = set()
         self.all_models: set[str] = set()
         self.all_groups: set[str] = set()
-        #: Lines of DAGs that are not the reader's.
+        #: Number of lines of DAGs that the reader may not read.
         self.hidden = 0
         for line, found in book:
             if line.dag_id not in choice.dag_ids:
@@ -99,11 +99,11 @@ class View:
             self.total.add(found)
 
     def sums(self, table: str) -> Sums:
-        """Return the sums of a table; a key is what its names say."""
+        """Return the sums of a table; a key holds the values of the table's fields."""
         return added(self.lines.items(), _KEYS[table])
 
     def as_json(self, tables: Iterable[str]) -> dict[str, Any]:
-        """Return everything but the days."""
+        """Return everything except the days."""
         runs = len({(line.dag_id, line.run_id) for line in self.lines})
         return {
             "totals": {**self.written(self.total), "runs": runs},
@@ -120,9 +120,9 @@ class View:
         }
 
     def days_as_json(self, stack: Stack) -> dict[str, Any]:
-        """Return every day of the period, also those that cost nothing, with the parts of each one's bar.
+        """Return every day of the period, also those without costs, with the parts of each bar.
 
-        A part is what was paid for pictures; what was paid and brought none is a part of its own.
+        A part is what was paid for images; costs that brought no image are a separate part.
         """
         place = 1 if stack == "dag" else 3
         by_day = added(self._small.items(), lambda key: key[0])
@@ -154,7 +154,7 @@ class View:
             "up_to_usd": None if doubt is None else f"{found.cost_usd + doubt:f}",
             "task_instances": found.parts if self.of_model else found.instances,
             "running": found.running,
-            "not_told": found.not_told,
+            "incomplete": found.incomplete,
         }
 
     def _table(self, table: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ _KEYS: dict[str, Callable[[Line], Hashable]] = {
 
 
 def added(lines: Iterable[tuple[Any, Sum]], key_of: Callable[[Any], Any]) -> dict[Any, Sum]:
-    """Return the sums of what has the same key."""
+    """Return the sums of the lines with the same key."""
     sums: defaultdict[Any, Sum] = defaultdict(Sum)
     for line, found in lines:
         sums[key_of(line)].add(found)
@@ -189,13 +189,13 @@ def added(lines: Iterable[tuple[Any, Sum]], key_of: Callable[[Any], Any]) -> dic
 
 
 def most_expensive(item: tuple[Any, Sum]) -> tuple[Decimal, Any]:
-    """Return what puts the most expensive first: what may have been charged counts, so that a culprit is found."""
+    """Return a sort key that puts the most expensive first, including possible costs."""
     key, found = item
     return -(found.cost_usd + (found.may_have_cost_usd or Decimal(0))), key
 
 
 def per_image(found: Sum) -> str | None:
-    """Return what a picture has cost on average, to 12 decimals, failed requests included."""
+    """Return the average cost of an image, to 12 decimals, including failed requests."""
     return f"{(found.cost_usd / found.images).quantize(Decimal('1e-12')):f}" if found.images else None
 
 

@@ -1,8 +1,8 @@
-// Airflow around this page: its address bar, its theme, and the ways to its own pages.
+// Integration with Airflow's UI around this page: address bar, theme, and links to its pages.
 
 import { element } from "./elements.js";
 
-// The window of Airflow's UI, if this page is a frame in it.
+// The window of Airflow's UI, if this page is in a frame of it.
 function airflow() {
   try {
     return window.parent !== window && window.parent.document ? window.parent : null;
@@ -11,7 +11,7 @@ function airflow() {
   }
 }
 
-// Light or dark as Airflow is; alone, as the system is.
+// Light or dark theme as in Airflow; outside a frame, as in the system.
 function follow(outer) {
   const theme = [...outer.document.documentElement.classList].find((name) => name === "dark" || name === "light");
   if (theme) document.documentElement.dataset.theme = theme;
@@ -24,7 +24,7 @@ export function followTheme() {
   new MutationObserver(() => follow(outer)).observe(outer.document.documentElement, { attributeFilter: ["class"] });
 }
 
-// What Airflow's address says of this page; the frame's own address is lost when Airflow is loaded again.
+// The view in Airflow's address; the frame's own address is lost when Airflow is reloaded.
 export function outerSearch() {
   return airflow()?.location.search ?? "";
 }
@@ -36,7 +36,7 @@ export function setOuterSearch(search) {
   }
 }
 
-// The address that shows this view to whoever gets it.
+// The address to share this view.
 export function sharedAddress() {
   return (airflow() ?? window).location.href;
 }
@@ -52,7 +52,7 @@ export const paths = {
   taskInstance: (task) => `${paths.log(task)}/details`,
 };
 
-// A frame in Airflow may neither leave itself nor open windows: a link of the page around it does that.
+// A frame in Airflow may neither navigate the window nor open others, so a link in the surrounding page does.
 export function openFrom(event, href) {
   const outer = airflow();
   if (!outer) return;

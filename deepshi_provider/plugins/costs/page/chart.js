@@ -1,4 +1,4 @@
-// Bars of what was spent, stacked, and the line of a month; drawn in real pixels, so that text keeps its size.
+// Stacked bars of costs, and the line of a month; drawn in real pixels, so that text keeps its size.
 
 import { element, shape } from "./elements.js";
 import { bounds, count, exact, rounded, sum } from "./money.js";
@@ -81,7 +81,7 @@ function ground(width, height, end, label) {
   return { chart, inner, yOf };
 }
 
-// A limit across the chart, with its name.
+// A horizontal line at a limit, with its name.
 function limit(chart, width, y, text) {
   chart.append(
     shape("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y, class: "limit" }),
@@ -137,7 +137,7 @@ function mark(name) {
   return shape("svg", { viewBox: "0 0 10 10", class: "swatch", "aria-hidden": "true" }, shape("rect", { width: 10, height: 10, rx: 2, class: `bar ${name}` }));
 }
 
-// What was spent until each day of the month, where it is going, and the budget.
+// The spending up to each day of the month, its forecast, and the budget.
 export function monthLine(month, width) {
   const length = date(month.end).getUTCDate();
   const [spent, forecast] = [Number(month.spent_usd), Number(month.forecast_usd)];

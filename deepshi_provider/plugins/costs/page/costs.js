@@ -59,7 +59,7 @@ async function ask(what, chosen, signal, more = {}) {
   throw new Error(reasons[answer.status] ?? `Airflow cannot say the costs (error ${answer.status}). The API server's log says why.`);
 }
 
-// Which parts of the page are shown, and what the form says.
+// Show the parts of the page for the current filters, and fill the form.
 function arrange(chosen) {
   const ofRun = chosen.run_id !== "";
   document.querySelectorAll("[data-period]").forEach((found) => { found.hidden = ofRun; });
@@ -67,7 +67,7 @@ function arrange(chosen) {
   document.querySelectorAll("[data-custom]").forEach((found) => { found.hidden = ofRun || chosen.period !== "custom"; });
   document.querySelectorAll("[data-tasks]").forEach((found) => { found.hidden = chosen.task_id !== ""; });
   document.querySelectorAll("[data-dags]").forEach((found) => { found.hidden = ofRun || chosen.dag_id !== ""; });
-  // Of a task instance, its picture is what people want to see.
+  // For a task instance, people want to see its picture first.
   const ofTask = ofRun && chosen.task_id !== "";
   document.body.classList.toggle("of-task", ofTask);
   if (ofTask) part("tiles").before(part("pictures"));
@@ -93,7 +93,7 @@ function choose(select, all, values, chosen) {
   select.value = chosen;
 }
 
-// From all costs down to what is shown, each step a link; and the way to the same thing in Airflow.
+// Breadcrumbs from all costs to the current view, and a link to the same object in Airflow.
 function heading(chosen) {
   const { dag_id, run_id, task_id, map_index, period, start, end, tab } = chosen;
   const steps = [[{ period, start, end }, "All costs"]];
@@ -136,7 +136,7 @@ function state({ busy = false, failure = "", empty = null }) {
 function fill(chosen, sums, pictures, month) {
   const { choices } = sums;
   for (const [name, all] of SELECTS) choose(part(name), all, choices[`${name}s`], chosen[FIELDS[name]]);
-  // What nobody uses needs no field.
+  // Hide fields of filters that have no values.
   for (const name of ["tag", "owner", "group"]) part(name).parentElement.hidden = chosen.run_id !== "" || part(name).options.length < 2;
   setPictures(pictures.pictures, load);
   if (sums.totals.task_instances === 0 && sums.unreadable === 0) {
@@ -173,7 +173,7 @@ function tables(chosen, sums) {
     outward(paths.run(run), "Open", `Open the run ${run.run_id} in Airflow`))));
 }
 
-// Each section's figures as CSV, with the same filters.
+// Links to each section's figures as CSV, with the same filters.
 function downloads(chosen) {
   document.querySelectorAll("a[data-csv]").forEach((link) => {
     link.href = `costs.csv?${queryOf({ table: link.dataset.csv, ...questionOf(chosen) })}`;
@@ -203,9 +203,9 @@ function emptiness({ run_id, dag_id, model, tag, owner, group, text, task_id }) 
   if (model || tag || owner || group || text || (dag_id && !run_id)) {
     return ["Nothing matches these filters in this period. ", viewLink({}, "Show all costs", load)];
   }
-  if (run_id) return [`No Deepshi task of this ${task_id ? "task" : "run"} has told costs. They appear when one starts.`];
+  if (run_id) return [`No Deepshi task of this ${task_id ? "task" : "run"} has reported costs. They appear when one starts.`];
   return [
-    "No Deepshi task has told costs in this period. Run a DAG with one, and its costs and pictures are here a moment later: ",
+    "No Deepshi task has reported costs in this period. Run a DAG with one, and its costs and pictures appear here a moment later: ",
     element("code", { textContent: 'DeepshiGenerateImageOperator(task_id="boat", prompt="a red boat")' }),
     ". Or ", viewLink({ period: "365" }, "look at the last 365 days", load), ".",
   ];
@@ -213,10 +213,10 @@ function emptiness({ run_id, dag_id, model, tag, owner, group, text, task_id }) 
 
 function notes({ truncated, unreadable, totals, counted_at }) {
   const found = [];
-  if (truncated) found.push("There are more task instances than are counted here: choose a shorter period.");
+  if (truncated) found.push("There are too many task instances to count all of them: choose a shorter period.");
   if (unreadable) found.push(`${count(unreadable, "cost sheet")} cannot be read and ${unreadable === 1 ? "is" : "are"} not counted.`);
   if (totals.untold) found.push(`The API reported no cost for ${count(totals.untold, "paid request")}; sums with them are marked "at least".`);
-  else if (totals.not_told) found.push(`For ${count(totals.not_told, "task instance")} no cost is known.`);
+  else if (totals.incomplete) found.push(`The cost of ${count(totals.incomplete, "task instance")} is unknown.`);
   part("notes").textContent = found.join(" ");
   part("notes").hidden = found.length === 0;
   const at = new Date(counted_at * 1000);

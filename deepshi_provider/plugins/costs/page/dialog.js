@@ -1,4 +1,4 @@
-// One picture in full. <dialog> keeps the focus inside, closes with Esc, and gives the focus back.
+// One picture in full size. <dialog> keeps the focus inside, closes with Esc, and restores the focus.
 
 import { outward, paths, sharedAddress } from "./airflow.js";
 import { amount, copies, element, part } from "./elements.js";
@@ -13,7 +13,7 @@ let showView = () => {};
 
 const NAMES = ["dag_id", "run_id", "task_id", "map_index", "number"];
 
-// A picture's name in an address.
+// A picture's id in an address.
 export function nameOf(picture) {
   return NAMES.map((name) => encodeURIComponent(picture[name])).join("~");
 }
@@ -31,7 +31,7 @@ export function setPictures(pictures, load) {
   if (dialog.open) arrows();
 }
 
-// Show the picture that the address names, or none.
+// Show the picture in the address, or none.
 export function followAddress() {
   const name = filters().picture;
   const place = name ? placeOf(name) : null;
@@ -62,7 +62,7 @@ function step(by) {
 
 function arrows() {
   const at = all.findIndex((picture) => shown && nameOf(picture) === nameOf(shown));
-  // Not disabled altogether: that would take the focus away, and the keys with it.
+  // Not the disabled attribute, which would remove the focus and the keyboard events.
   part("previous").setAttribute("aria-disabled", String(at <= 0));
   part("next").setAttribute("aria-disabled", String(at < 0 || at === all.length - 1));
   part("place").textContent = at < 0 ? "" : `${at + 1} of ${all.length}`;
@@ -82,7 +82,7 @@ async function fill(picture) {
   await complete(picture);
 }
 
-// What only the picture's record knows.
+// Details that only the picture's record has.
 async function complete(picture) {
   const { dag_id, run_id, task_id, map_index, number } = picture;
   let found;
@@ -173,7 +173,7 @@ function related(name, title, pictures) {
   })));
 }
 
-// To another view, which has no picture in front.
+// Link to another view, with the dialog closed.
 function leave() {
   dialog.close();
   showView();

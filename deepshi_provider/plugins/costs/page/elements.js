@@ -1,4 +1,4 @@
-// Elements of HTML and SVG. Text from the database becomes text nodes, never markup.
+// Makes HTML and SVG elements. Text from the database becomes text nodes, never markup.
 
 import { exact, rounded } from "./money.js";
 
@@ -21,7 +21,7 @@ export function shape(name, attributes, ...children) {
   return made;
 }
 
-// Rounded, and exact on hover and to programs that read the page.
+// A rounded amount, with the exact one on hover and for screen readers.
 export function amount(text) {
   if (text === null) return element("span", { textContent: "unknown" });
   return element("data", { value: text, title: exact(text), textContent: rounded(text) });
@@ -41,7 +41,7 @@ export async function copy(text) {
   }
 }
 
-// Says on a button for a moment that it was done.
+// Confirm an action on its button for a moment.
 export function copies(button, textOf) {
   const name = button.textContent;
   button.addEventListener("click", async () => {

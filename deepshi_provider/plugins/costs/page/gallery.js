@@ -1,4 +1,4 @@
-// The newest pictures, small; each opens in full.
+// Thumbnails of the newest pictures; each opens in full size.
 
 import { amount, element, part } from "./elements.js";
 import { bounds, inDoubt, rounded } from "./money.js";
@@ -16,7 +16,7 @@ export function taskOf({ task_id, map_index }) {
   return map_index < 0 ? task_id : `${task_id} [${map_index}]`;
 }
 
-// What its request has cost; sheets of before know only what the whole task has cost.
+// The cost of its request; some sheets have only the cost of the whole task.
 export function costOf(picture) {
   const { task } = picture;
   if (!picture.is_priced) {
@@ -28,7 +28,7 @@ export function costOf(picture) {
   return [picture.cost_usd === null ? "cost not reported" : amount(picture.cost_usd), of];
 }
 
-// Says why an image cannot be shown, in its place.
+// Show the reason in place of an image that cannot be shown.
 export async function explain(image, address) {
   const text = element("span", { className: "missing", textContent: "The image cannot be shown" });
   image.replaceWith(text);

@@ -1,7 +1,6 @@
-// Money comes as text, exact to the last digit. It is shown rounded, with the exact sum beside it: on hover, and in
-// the tables of figures.
+// Money is received as exact text. It is shown rounded, and exact on hover and in the tables of figures.
 
-// Cents, or four digits that count where cents would say less.
+// Round to cents, or to four significant digits for small amounts.
 export function rounded(text) {
   if (text === null || text === undefined) return "unknown";
   const value = Number(text);
@@ -31,7 +30,7 @@ function scaled(text, digits) {
   return BigInt(whole + decimals.padEnd(digits, "0"));
 }
 
-// A sum of which a part is in doubt is a lower bound; the server also says what it comes to at the known prices.
+// A sum with unreported costs is a lower bound; the server also returns the sum at the known prices.
 export function inDoubt({ untold, unknown_outcomes }) {
   return untold > 0 || unknown_outcomes > 0;
 }
@@ -46,7 +45,7 @@ export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
 
-// A change, as people name it; nothing where there was nothing to compare with.
+// A change in percent as text; null if there is nothing to compare with.
 export function change(now, before) {
   const [new_, old] = [Number(now), Number(before)];
   if (old === 0) return null;

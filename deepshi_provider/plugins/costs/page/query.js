@@ -1,4 +1,4 @@
-// What is shown is what the address says: filters are in its query, so that a view can be kept and sent.
+// The address decides what is shown: filters are in its query, so that a view can be bookmarked and shared.
 
 import { openFrom, outerSearch, setOuterSearch } from "./airflow.js";
 import { element } from "./elements.js";
@@ -7,10 +7,10 @@ const NAMES = [
   "dag_id", "run_id", "task_id", "map_index", "model", "tag", "owner", "group", "text", "period", "start", "end", "stack", "picture", "tab",
 ];
 const PERIODS = ["7", "30", "90", "365", "custom"];
-// What a tab of Airflow sets by itself.
+// Filters that a tab of Airflow sets.
 const FIXED = ["dag_id", "run_id", "task_id", "map_index", "tab"];
 
-// By hand: run ids hold "+", which Airflow 3.1 puts into addresses as it is and URLSearchParams takes for a space.
+// Parsed here: run ids contain "+", which Airflow 3.1 does not escape, and URLSearchParams would read it as a space.
 function parse(search) {
   const pairs = search.replace(/^\?/, "").split("&").filter(Boolean);
   return Object.fromEntries(pairs.map((pair) => {
@@ -55,7 +55,7 @@ export function go(values) {
   tellAirflow();
 }
 
-// Keep Airflow's address bar in step, with what else is in it.
+// Update Airflow's address bar, and keep its other parts.
 export function tellAirflow() {
   const values = filters();
   const own = values.tab ? Object.fromEntries(Object.entries(values).filter(([name]) => !FIXED.includes(name))) : values;
@@ -64,7 +64,7 @@ export function tellAirflow() {
   setOuterSearch(search);
 }
 
-// At the start: what Airflow's address bar says counts where the frame's own address says nothing.
+// At the start: use Airflow's address bar for filters that the frame's own address lacks.
 export function hearAirflow() {
   const own = parse(location.search);
   const outer = Object.entries(parse(outerSearch())).filter(([name]) => NAMES.includes(name) && !(name in own));
@@ -80,7 +80,7 @@ export function daysOf({ period, start, end }) {
   return { start: first.toISOString().slice(0, 10), end: today.toISOString().slice(0, 10) };
 }
 
-// What the server is asked: a run has no period.
+// The filters to send to the server: a run has no period.
 export function questionOf(values) {
   const { dag_id, run_id, task_id, map_index, model, tag, owner, group, text } = values;
   return { dag_id, run_id, task_id, map_index, model, tag, owner, group, text, ...(run_id ? {} : daysOf(values)) };

@@ -1,9 +1,9 @@
-// The tables: what was spent on what, the most expensive first.
+// The tables of costs, the most expensive entry first.
 
 import { amount, element, shape } from "./elements.js";
 import { bounds, inDoubt } from "./money.js";
 
-// Rows that are shown before somebody asks for all.
+// Number of rows shown before "show all".
 const FIRST = window.innerWidth < 640 ? 5 : 8;
 
 function shareBar(share) {
@@ -49,7 +49,7 @@ function row(name, entry, share) {
     element("td", {}, amount(entry.cost_usd)));
 }
 
-// A name, what it belongs to, and the ways to Airflow.
+// A name, its parent, and links to Airflow.
 export function nameCell(name, detail, ...ways) {
   const whole = element("span", { className: "name" }, name, ...ways.flatMap((way) => [" ", way]));
   const cell = element("span", {}, whole);
