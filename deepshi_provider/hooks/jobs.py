@@ -1,4 +1,4 @@
-"""Jobs with what Airflow hands in: the client of a connection, and stores that are opened with connections.
+"""Runs jobs with the client of an Airflow connection, and stores that are opened with Airflow connections.
 
 Blocking operators and triggers await these same coroutines.
 """
@@ -33,10 +33,10 @@ async def run_job(
     patience: float = PATIENCE,
     times: Times = TIMES,
 ) -> ImageOutcome:
-    """Carry out one request; see :func:`deepshi_provider.jobs.run.run_single`.
+    """Run one request; see :func:`deepshi_provider.jobs.run.run_single`.
 
-    :param hook: of the job's connection, if it was looked up before.
-    :raises InvalidConnection: the connection cannot be used; nothing was sent.
+    :param hook: the hook of the job's connection, if already looked up.
+    :raises InvalidConnection: the connection is invalid; nothing was sent.
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_single(job, client, STORES, interrupted=interrupted, patience=patience, times=times)
@@ -60,10 +60,10 @@ async def run_batch_job(
 
 
 async def window_states(hook: DeepshiHook, group: str | None = None) -> list[WindowState]:
-    """Return what is spent of a connection's budgets per day and month.
+    """Return the state of a connection's budgets per day and month.
 
-    :param group: whose budgets count besides those of the whole connection.
-    :raises DeepshiError: that cannot be read.
+    :param group: budget group whose budgets to include.
+    :raises DeepshiError: the spending cannot be read.
     """
     settings = await hook.asettings()
     store = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
@@ -75,7 +75,7 @@ async def window_states(hook: DeepshiHook, group: str | None = None) -> list[Win
 def prices_of(settings: Settings, directory: Store | None = None) -> Prices:
     """Return the known prices of a connection.
 
-    :param directory: whose records are asked for what the connection does not remember.
+    :param directory: a directory whose records have prices that the connection does not remember.
     """
     memory = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return Prices(settings.account, memory, directory)

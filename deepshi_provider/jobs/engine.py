@@ -1,11 +1,11 @@
-"""From a request to stored images, paying at most once, and never unnoticed more than once.
+"""Turns a request into stored images, and pays at most once, or knowingly more often within ``max_resends``.
 
-What is durable when a process dies, by line of :meth:`Engine._buy`:
+What remains in the store if the process dies:
 
 - before the claim: nothing was sent, nothing was paid;
-- after the claim: the attempt counts as possibly paid until its record is written; ``max_resends`` bounds how often it
-  is sent again;
-- after the record: the images are proved, and found again by every later try.
+- after the claim: the attempt counts as possibly paid until its record is written; ``max_resends`` limits how often the
+  request is sent again;
+- after the record: the images are proved, and every later try finds them.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Seconds between the attempts to make a claim that others make first and no listing shows.
+#: Seconds between the attempts to create a claim that already exists but is not in any listing.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class Engine:
-    """Carries out one request, once; or one of the job's fallbacks, after errors that were surely free.
+    """Runs one request, or one of the job's fallbacks after errors that were certainly free.
 
-    A request with an attempt that cost money, or may have, goes before all others: nothing is sent in its place.
+    If an attempt of one of them cost money, or may have, that request is sent first, and no other in its place.
 
-    :param name: what its images, claims and records are called, in its directory.
-    :param known: the attempts under this name, if they have just been listed.
+    :param name: the name of its images, claims and records, without index and extension.
+    :param known: the attempts under this name, if just listed.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Engine:
 
     @property
     def request(self) -> GenerateRequest:
-        """The request that was sent last, or whose images were found."""
+        """The request that was sent last, or whose stored images were found."""
         return self._choice.request
 
     @property
     def fallback(self) -> int | None:
-        """Its position in the job's fallbacks, from 0; ``None`` if it is the job's own."""
+        """The position of :attr:`request` in the job's fallbacks, from 0; ``None`` if it is the job's own."""
         return self._at - 1 if self._at else None
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of that request; ``""`` until its input images were read."""
+        """The fingerprint of :attr:`request`; ``""`` until its input images are read."""
         return self._choice.fingerprint
 
     def may_help_to_retry(self, error: DeepshiError) -> bool:
@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def exposed(self) -> list[Attempt]:
-        """The attempts of all choices, each since its last stored images, that cost money or may have."""
+        """The attempts of all choices that cost money, or may have, each since its last stored images."""
         return self._exposed_in(self._journal.attempts(self._name))
 
     def _exposed_in(self, attempts: list[Attempt]) -> list[Attempt]:
@@ -114,13 +114,13 @@ class Engine:
     async def run(self) -> Purchase:
         """Return the record of the stored images, bought now or earlier.
 
-        :raises DeepshiError: there are none; ``charged`` says whether it was paid for.
+        :raises DeepshiError: there are no images; ``charged`` shows whether the request was paid for.
         """
         try:
             return await self._bought()
         except DeepshiError:
             raise
-        except Exception as err:  # a fault of ours or of a library: it must not take other rows and their costs along
+        except Exception as err:  # a bug here or in a library: it must not fail other rows and lose their costs
             log.exception("A request failed unexpectedly")
             message = f"Unexpected error ({type(err).__name__}: {str(err)[:200]})"
             if self._is_in_doubt:
@@ -135,7 +135,7 @@ class Engine:
             return await self._buy_or_reuse()
 
     async def _identify(self, choice: Choice, opened: ExitStack) -> None:
-        """Read the input images of a choice, and find its fingerprint."""
+        """Read the input images of a choice, and compute its fingerprint."""
         request, account = choice.request, self._context.client.settings.account
         if isinstance(request, EditRequest):
             refuse_own_output(request, self._name, self._context.store.location)
@@ -158,7 +158,7 @@ class Engine:
 
     async def _buy_or_reuse(self) -> Purchase:
         if self._job.is_shared and self._name == IMAGE:
-            # Before reuse too: what is reused must not be replaced by a neighbour.
+            # Also before reuse: another task of the run must not replace the reused images.
             await self._journal.take_slot(self._name, self._job.owner, self.fingerprint)
         while True:
             attempts = await self._attempts()
@@ -174,10 +174,10 @@ class Engine:
                     raise self._with_failures(err) from err.__cause__
 
     async def _bought_now(self, attempts: list[Attempt]) -> Purchase | None:
-        """Return ``None`` if the attempts have changed: look again."""
+        """Buy the images; return ``None`` if the attempts have changed and must be listed again."""
         in_doubt = (at for at, c in enumerate(self._choices) if since_purchase(attempts, c.fingerprint))
         self._at = next(in_doubt, self._at)
-        unknown = self._bounded(since_purchase(attempts, self.fingerprint))
+        unknown = self._check_max_resends(since_purchase(attempts, self.fingerprint))
         await self._prepare(unknown)
         async with self._account.reserved(self._choice.price_class) as self._reservation:
             if self._reservation.has_waited:
@@ -187,7 +187,7 @@ class Engine:
             return await self._claim_and_buy(next_k(attempts), unknown)
 
     def _falls_back(self, err: DeepshiError) -> bool:
-        """Go on to the next choice if that can be done without paying twice; else return ``False``."""
+        """Switch to the next choice and return ``True``; return ``False`` if there is none, or it might pay twice."""
         if not may_fall_back(err, on_refusal=self._job.fallback_on_refusal) or self._at + 1 == len(self._choices):
             return False
         if self.exposed:  # an earlier attempt may have been paid for
@@ -199,13 +199,13 @@ class Engine:
         return True
 
     def _with_failures(self, err: DeepshiError) -> DeepshiError:
-        """Let an error name those before it."""
+        """Add the errors of earlier choices to an error's message."""
         if self._failures and err is not self._account.closed_by:
             before = "; ".join(
                 f"{choice.request.model}: {type(failure).__name__}"
                 for choice, failure in zip(self._choices, self._failures, strict=False)
             )
-            err.message = f"{self.request.model}: {err.message}. Before it failed, for nothing: {before}"
+            err.message = f"{self.request.model}: {err.message}. These failed before, at no cost: {before}"
             err.args = (err.message,)
             err.sends += self._earlier_sends
         return err
@@ -223,11 +223,11 @@ class Engine:
         return None
 
     async def _look_back(self, attempts: list[Attempt]) -> Purchase | None:
-        """Return the stored images that can be used, if there are some; let the account know of earlier tries."""
+        """Return usable stored images, or ``None``; pass the costs of earlier tries to the account."""
         earlier = Tally()
         if not self._account.has_begun:
             earlier = await self._journal.tally_of(self._job.owner, self._name)
-        if earlier:  # a process may have died before it could tell the run
+        if earlier:  # a process may have died before it could report its costs
             lately = self._journal.known_tally_of(self._job.owner, self._name, self._account.counts_since or 0.0)
             await self._account.begin(earlier, lately)
         return await self._stored(attempts)
@@ -243,7 +243,7 @@ class Engine:
         return None
 
     async def _is_wanted(self, purchase: Purchase, attempts: list[Attempt]) -> bool:
-        """Return whether stored images can be used: always those of this same try, which may run twice."""
+        """Return whether to use stored images: always if they are of this same try, which may run twice."""
         if not self._job.reuse and purchase.record.owner != self._job.owner:
             return False
         return await self._journal.is_intact(self._name, purchase, attempts)
@@ -252,23 +252,23 @@ class Engine:
         return max(0.0, self._deadline - time.time())
 
     async def _others_are_at_it(self, attempts: list[Attempt]) -> bool:
-        """Wait a little if another process may still get the answer to this very request."""
+        """Return whether another process may still get the answer to this request; if so, wait a little first."""
         claim = await self._journal.live_claim(self._name, attempts, self._context.watch, self._context.lease)
         if claim is None:
             return False
         uri = self._journal.claim_uri(claim)
         if self._remaining() <= self._context.times.poll:
-            raise OutcomeUnknown(f"Another process sent this request ({uri}) and had no answer in time")
+            raise OutcomeUnknown(f"Another process sent this request ({uri}) and got no answer in time")
         if claim.k != self._waits_for:
             self._waits_for = claim.k
             log.info("Another process is waiting for this request's answer: %s", uri)
         await asyncio.sleep(self._context.times.poll)
         return True
 
-    def _bounded(self, attempts: list[Attempt]) -> int:
-        """Return how many earlier attempts have an unknown outcome.
+    def _check_max_resends(self, attempts: list[Attempt]) -> int:
+        """Return the number of earlier attempts with unknown outcome.
 
-        :raises ResendsExhausted: one more attempt is more than the user allows.
+        :raises ResendsExhausted: ``max_resends`` does not allow another attempt.
         """
         unknown = unsettled(attempts)
         if len(attempts) > self._job.max_resends:
@@ -276,15 +276,15 @@ class Engine:
             raise ResendsExhausted(
                 f"Not sent: this request was sent {len(unknown)} time(s) with unknown outcome and "
                 f"{len(attempts) - len(unknown)} time(s) paid for without a usable image, and max_resends is "
-                f"{self._job.max_resends}. Raise max_resends, or delete its claims to say that you accept the loss. "
+                f"{self._job.max_resends}. Raise max_resends, or delete its claims if you accept the loss. "
                 f"Claims: {claims}"
             )
         if unknown:
-            log.warning("Earlier attempts of this request with unknown outcome: %d; sending once more", len(unknown))
+            log.warning("Earlier attempts of this request with unknown outcome: %d; sending it again", len(unknown))
         return len(unknown)
 
     async def _prepare(self, unknown: int) -> None:
-        """Do everything that can fail for free, before the claim."""
+        """Do everything that can fail at no cost, before the claim."""
         if self._remaining() <= 0:
             over = "generation_timeout has passed"
             if unknown:
@@ -293,7 +293,7 @@ class Engine:
         if not self._account.has_begun:
             await self._account.begin(Tally())
         await self._context.lease.start()
-        for choice in reversed(self._choices[self._at :]):  # so that all are checked before the first is given up
+        for choice in reversed(self._choices[self._at :]):  # check all before the first may fail
             await self._context.preflight.check(choice.request, choice.inputs, choice.where)
 
     async def _claim(self, k: int, heartbeat: int) -> bool:
@@ -310,35 +310,35 @@ class Engine:
         return await self._journal.claim(self._name, k, claim)
 
     async def _let_others_go_first(self, k: int) -> None:
-        """Wait a little after a claim that another process was first to make: the next listing shows it.
+        """Wait a little after another process has created the claim first, so that the next listing shows it.
 
-        :raises StorageFailed: the listings never show what cannot be created.
+        :raises StorageFailed: the claim cannot be created, but is in no listing.
         """
         self._refusals = self._refusals + 1 if k == self._refused_k else 1
         self._refused_k = k
         if self._refusals > len(_PAUSES):
             uri = self._context.store.uri_of(f"{STATE}/{claim_name(self._name, k, self.fingerprint)}")
             raise StorageFailed(
-                f"Not sent: the store contradicts itself. {uri} cannot be created, as if it existed, and is in no "
-                "listing of its directory. A gateway that changes names or listings does this"
+                f"Not sent: the store contradicts itself. {uri} cannot be created, as if it existed, but is in no "
+                "listing of its directory. Check for a gateway that changes names or listings"
             )
         await asyncio.sleep(_PAUSES[self._refusals - 1])
 
     async def _buy(self, k: int, unknown: int) -> Purchase | None:
-        """Send, store, record. Return ``None`` if another process has taken over meanwhile."""
+        """Send the request, store the images, write the record; return ``None`` if another process has taken over."""
         begun = time.monotonic()
         publisher = Publisher(self._context, self._name, self.request, self.fingerprint)
         self._is_in_doubt = True
         try:
             result = await self._send()
         except DeepshiError as err:
-            await _to_its_end(self._settle(publisher, k, unknown, err))
+            await _uninterrupted(self._settle(publisher, k, unknown, err))
             self._is_in_doubt = err.charged != "no"
             raise
         except (asyncio.CancelledError, Exception):
-            await _to_its_end(self._count(None, self._claimed_at))
+            await _uninterrupted(self._count(None, self._claimed_at))
             raise
-        record = await _to_its_end(self._publish(publisher, k, unknown, result))
+        record = await _uninterrupted(self._publish(publisher, k, unknown, result))
         self._is_in_doubt = False
         level = self._context.image_log_level
         log.log(level, "%s in %.1f s", described(record, self.request), time.monotonic() - begun)
@@ -359,26 +359,26 @@ class Engine:
             await self._count(paid(result), record.recorded_at if record else time.time())
 
     async def _count(self, cost_usd: Decimal | None, at: float) -> None:
-        """Count what was or may have been paid, at the time that record or claim will say to later tries."""
+        """Add a cost to the account, at the time of its record or claim, which later tries will use too."""
         await self._account.add(self._choice.price_class, cost_usd, at=at, reservation=self._reservation)
 
     async def _send(self) -> ImagesResult:
         if isinstance(self.request, EditRequest):
-            assert self._choice.inputs is not None  # noqa: S101 -- an edit's are read before
+            assert self._choice.inputs is not None  # noqa: S101 -- the inputs of an edit are already read
             return await self._context.client.edit(self.request, self._choice.inputs, timeout=self._remaining())
         return await self._context.client.generate(self.request, timeout=self._remaining())
 
 
 class _Unstoppable(asyncio.Task[Result]):
-    """Goes on to its end: a triggerer that stops cancels all tasks of its loop, then waits for them."""
+    """A task that cannot be cancelled: a stopping triggerer cancels all tasks of its loop, then waits for them."""
 
     def cancel(self, msg: object = None) -> bool:
         """Do nothing."""
         return False
 
 
-async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work on money that was spent. If cancelled, finish the work first, then raise ``CancelledError``."""
+async def _uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work after payment. If cancelled, finish the work first, then raise ``CancelledError``."""
     task = _Unstoppable(work, loop=asyncio.get_running_loop())
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

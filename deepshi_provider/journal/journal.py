@@ -1,6 +1,6 @@
-"""The journal of a directory: what was attempted, what came of it, and what that cost.
+"""The journal of a directory: attempts, their outcomes and their costs.
 
-Claims and records are small objects beside the images, in ``_deepshi/``. Object stores cannot append, so these objects
+Claims and records are small objects in ``_deepshi/``, next to the images. Object stores cannot append, so these objects
 *are* the journal.
 """
 
@@ -43,7 +43,7 @@ from deepshi_provider.journal.lease import Lease, Watch
 from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
 from deepshi_provider.store.store import STATE, Store
 
-#: Objects that are read at once.
+#: Number of objects read concurrently.
 _AT_ONCE = 64
 _CHUNK = 1024 * 1024
 
@@ -59,9 +59,9 @@ class Purchase:
 class Journal:
     """Claims and records under one name in a directory.
 
-    It knows what the last listing showed and what this process has done since, also what a failing store did not take.
+    It holds the last listing, and everything that this process has done since, even if the store failed to store it.
 
-    :param name: listings ask the store for the objects under this name alone; see
+    :param name: listings are limited to objects under this name; see
         :class:`~deepshi_provider.journal.directory.DirectoryJournal` for a whole directory.
     """
 
@@ -70,11 +70,11 @@ class Journal:
         self._only = name
         self._snapshot = self._new_snapshot()
         self._records: dict[str, Record] | Records = {}
-        #: Of attempts without a record, as far as they were made or read here; ``None``: it cannot be understood.
+        #: Claims of attempts without a record, if made or read here; ``None`` if a claim is unreadable.
         self._claims: dict[str, Claim | None] = {}
-        #: Records that the store did not take; money is in them.
+        #: Records that could not be stored, with their costs.
         self._unwritten: dict[str, Record] = {}
-        #: What this process has done since a listing began that is not over: the entry, and whether it is there.
+        #: Changes by this process since the start of a listing that is still running: entry, and whether it exists.
         self._news: list[tuple[str, bool]] | None = None
         self._listing = asyncio.Lock()
         self._is_listed = False
@@ -95,13 +95,13 @@ class Journal:
 
     @property
     def is_listed(self) -> bool:
-        """Whether the directory was ever listed: if not, only this process's own attempts are known."""
+        """Whether the directory was ever listed; if not, only this process's own attempts are known."""
         return self._is_listed
 
     async def refresh(self) -> None:
-        """List the directory anew.
+        """List the directory again.
 
-        :raises StorageFailed: it cannot be listed.
+        :raises StorageFailed: the directory cannot be listed.
         """
         async with self._listing:
             await self._refresh()
@@ -118,13 +118,13 @@ class Journal:
         return self._snapshot.attempts(name)
 
     def attempts(self, name: str) -> list[Attempt]:
-        """Return the attempts under a name, oldest first, as far as this process knows; the store is not asked."""
+        """Return the known attempts under a name, oldest first; does not read the store."""
         return self._snapshot.attempts(name)
 
     async def record_of(self, attempt: Attempt) -> Record:
         """Return the record of an attempt that has one.
 
-        :raises StorageFailed: it cannot be read; that is never taken for "there is none".
+        :raises StorageFailed: the record cannot be read; it is never taken as missing.
         """
         known = self._records.get(str(attempt.record))
         if known is not None:
@@ -134,7 +134,7 @@ class Journal:
         return self._located(record)
 
     def known_record(self, attempt: Attempt) -> Record | None:
-        """Return the record of an attempt, if it was read before; the store is not asked."""
+        """Return the record of an attempt if it was already read; does not read the store."""
         known = self._records.get(str(attempt.record))
         return None if known is None else self._located(known)
 
@@ -149,8 +149,8 @@ class Journal:
     async def is_intact(self, name: str, purchase: Purchase, attempts: Iterable[Attempt]) -> bool:
         """Return whether the images of a purchase are still in place.
 
-        Their lengths are compared. Their contents too, if another attempt under the same name may have put images there
-        that happen to be as long, whatever its number: who is first to claim may be last to store.
+        Compares their lengths, and also their contents if another attempt under the same name may have stored images of
+        the same length. Its number does not matter: the first to claim may be the last to store.
         """
         own = record_name(name, purchase.k, purchase.record)
         others = any(may_have_images(attempt) for attempt in attempts if attempt.record != own)
@@ -163,7 +163,7 @@ class Journal:
         return True
 
     async def live_claim(self, name: str, attempts: Iterable[Attempt], watch: Watch, lease: Lease) -> Attempt | None:
-        """Return one of the attempts whose answer may still come, to another process or elsewhere in this one."""
+        """Return one of the attempts whose answer may still arrive, in another process or elsewhere in this one."""
         for attempt in unsettled(attempts):
             asked_at = time.monotonic()
             data = await self._store.read(f"{STATE}/{attempt.claim}")
@@ -172,7 +172,7 @@ class Journal:
             key = f"{name}.{attempt.k}"
             try:
                 claim = Claim.model_validate_json(data)
-            except ValidationError:  # being written at this moment, or cut short by a crash
+            except ValidationError:  # being written at this moment, or truncated by a crash
                 alive = watch.is_fresh(str(attempt.claim), data, asked_at)
             else:
                 is_own = claim.lease_owner == lease.owner
@@ -197,9 +197,9 @@ class Journal:
         return is_ours
 
     async def withdraw(self, name: str, k: int, fingerprint: str) -> None:
-        """Remove a claim whose attempt was surely free.
+        """Delete the claim of an attempt that was certainly free.
 
-        :raises StorageFailed: it stays: the attempt counts as one whose outcome is unknown.
+        :raises StorageFailed: the claim remains, and the attempt counts as one with unknown outcome.
         """
         entry = claim_name(name, k, fingerprint)
         await self._store.patiently(lambda: self._store.remove(f"{STATE}/{entry}"))
@@ -207,9 +207,9 @@ class Journal:
         self._note(entry, exists=False)
 
     async def settle(self, name: str, k: int, record: Record) -> None:
-        """Write the outcome of the k-th attempt under a name.
+        """Write the record of the k-th attempt under a name.
 
-        :raises StorageFailed: the store did not take it; see :meth:`keep`.
+        :raises StorageFailed: the record could not be stored; see :meth:`keep`.
         """
         entry = record_name(name, k, record)
         data = record.model_dump_json().encode()
@@ -219,15 +219,15 @@ class Journal:
         self._note(entry)
 
     def keep(self, name: str, k: int, record: Record) -> None:
-        """Keep the outcome of an attempt that the store did not take: what this process has paid, it knows."""
+        """Keep a record that could not be stored, so that this process still counts its cost."""
         entry = record_name(name, k, record)
         self._unwritten[entry] = record
         self._note(entry)
 
     async def take_slot(self, name: str, owner: Owner, fingerprint: str) -> None:
-        """Make sure that no other task of this run puts images of another request under this name.
+        """Check that no other task of this run stores images of another request under this name.
 
-        :raises InvalidRequest: one does; both would pay, and one image would be lost.
+        :raises InvalidRequest: another task does; both would pay, and one image would be lost.
         :raises StorageFailed: the slot cannot be read.
         """
         slot = f"{STATE}/{slot_name(name, owner)}"
@@ -243,9 +243,9 @@ class Journal:
         except (ValueError, TypeError, KeyError):
             raise StorageFailed(f"{self._store.uri_of(slot)} cannot be read; delete it and clear the task") from None
         raise InvalidRequest(
-            f"Not sent: task {taken_by} of this run has the same output directory, {self._store.uri}, for another "
+            f"Not sent: task {taken_by} of this run uses the same output directory, {self._store.uri}, for another "
             "request. Give each task its own output_uri, with {{ ti.map_index }} in it for a mapped task "
-            f"({self._store.uri_of(slot)} says who was first)"
+            f"({self._store.uri_of(slot)} shows which task was first)"
         )
 
     # ------------------------------------------------------------------ costs
@@ -258,7 +258,7 @@ class Journal:
         return await self.tally_of(owner, self._only)
 
     async def tally_of(self, owner: Owner, name: str) -> Tally:
-        """Add up the same for the attempts under one name."""
+        """Return the costs and possible costs of a task instance under one name, over all its tries."""
         attempts = self._snapshot.attempts(name)
         await self._read_claims(iter(unsettled(attempts)))
         own = (a for a in attempts if a.record and a.task_key == owner.task_key)
@@ -266,19 +266,19 @@ class Journal:
         return self._known_tally(owner, attempts)
 
     def known_tally(self, owner: Owner, since: float = 0.0) -> Tally:
-        """Add up the same as far as this process knows; the store is not asked.
+        """Return the known costs and possible costs of a task instance; does not read the store.
 
-        :param since: leave out what was recorded, or claimed if it has no record, before; unix seconds.
+        :param since: leave out attempts that were recorded, or claimed if they have no record, before; unix seconds.
         """
         return self._known_tally(owner, since=since)
 
     def costs_of(self, owner: Owner, name: str) -> list[Decimal | None]:
-        """Return what each attempt of a task instance under a name has cost, in USD, as far as this process knows."""
+        """Return the known cost of each attempt of a task instance under a name, in USD."""
         known = [self._known(a) for a in self._snapshot.attempts(name) if a.task_key == owner.task_key]
         return [paid(record) for record in known if record and record.owner.is_same_task(owner)]
 
     def known_tally_of(self, owner: Owner, name: str, since: float = 0.0) -> Tally:
-        """Add up the same for the attempts under one name, as far as this process knows."""
+        """Return the known costs and possible costs of a task instance under one name; does not read the store."""
         return self._known_tally(owner, self._snapshot.attempts(name), since)
 
     def _known_tally(self, owner: Owner, attempts: list[Attempt] | None = None, since: float = 0.0) -> Tally:
@@ -298,12 +298,12 @@ class Journal:
         return tally
 
     async def _read_claims(self, attempts: Iterator[Attempt]) -> None:
-        """Read the claims of attempts whose outcome is unknown; what cannot be understood may be anybody's."""
+        """Read the claims of attempts with unknown outcome; an unreadable claim may be of any task."""
         unread = (a for a in attempts if a.claim not in self._claims)
         while some := list(islice(unread, _AT_ONCE)):
             found = await asyncio.gather(*(self._store.read(f"{STATE}/{attempt.claim}") for attempt in some))
             for attempt, data in zip(some, found, strict=True):
-                if data is not None:  # otherwise it turned out to be free
+                if data is not None:  # otherwise it was deleted, so the attempt was free
                     self._claims[str(attempt.claim)] = _claim(data)
 
     def _knows(self, attempt: Attempt) -> bool:
@@ -344,15 +344,15 @@ class Journal:
         self._records[entry] = record
 
     def _located(self, record: Record) -> Record:
-        """Return a record with the URIs of its images in this directory: directories are moved and copied."""
+        """Return a record with its images' URIs in this directory, which may have been moved or copied."""
         images = [i.model_copy(update={"uri": self._store.uri_of(i.uri.rpartition("/")[2])}) for i in record.images]
         return record.model_copy(update={"images": images})
 
 
 async def recorded_prices(store: Store, most: int) -> dict[str, PriceRange]:
-    """Return what requests of each price class have cost, by some of a directory's records.
+    """Return the price range of each price class, from some of a directory's records.
 
-    :param most: records that are read at most; one that cannot be read is left out.
+    :param most: maximum number of records to read; unreadable ones are skipped.
     :raises StorageFailed: the directory cannot be listed.
     """
     some = await store.scan(

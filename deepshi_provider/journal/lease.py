@@ -1,10 +1,10 @@
-"""Who is alive: a process that has claims shows it by changing a small object every few seconds.
+"""Leases: a process with claims shows that it is alive by changing a small object every few seconds.
 
-Two triggerers may run one job at once, and a claim alone does not show whether its sender still waits for the answer.
-So each claim names its *lease owner*: a process that keeps changing its lease, a small object, and deletes it at the
-end. The lease lists the attempts that are under way, so that no process waits for one whose answer was lost.
-Another process that finds a claim without a record waits until the lease is gone, or has not changed for
-:attr:`Times.lease` seconds *by the waiting process's own clock*; no clocks are compared.
+Two triggerers may run the same job, and a claim alone does not show whether its sender still waits for the answer.
+So each claim contains its *lease owner*: a process that keeps changing its lease, a small object, and deletes it at the
+end. The lease lists the attempts under way, so that no process waits for one whose answer was lost.
+Another process that finds a claim without a record waits until the lease is deleted, or has not changed for
+:attr:`Times.lease` seconds *by the waiting process's own clock*; clocks are never compared.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from deepshi_provider.store.store import STATE, Store
 
 log = logging.getLogger(__name__)
 
-#: Heartbeats wait for no other work.
+#: Separate threads, so that heartbeats do not wait for other work.
 _HEARTBEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """How long processes wait for each other, in seconds. All processes of a job must use the same.
+    """How long processes wait for each other, in seconds. All processes of a job must use the same values.
 
-    :param lease: without a change, after which its owner counts as dead.
-    :param heartbeat: between two changes.
-    :param poll: between two looks at another process that may be waiting for the same answer.
-    :param run_entry: for which a store is tried that does not take what the other tasks of the run are to know.
+    :param lease: time without a change after which a lease owner counts as dead.
+    :param heartbeat: interval between two changes of a lease.
+    :param poll: interval for checking another process that may be waiting for the same answer.
+    :param run_entry: time to keep trying to report to other tasks while the store fails.
     """
 
     lease: float = 20.0
@@ -57,12 +57,12 @@ def lease_name(owner: str) -> str:
 class Lease:
     """This process's own lease, from the first claim to the end of the job.
 
-    Starting it is also the proof that the store can be written, before anything is paid.
+    Starting it also checks, before anything is paid for, that the store is writable.
     """
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
         self.owner = uuid.uuid4().hex[:16]
-        #: ``<name>.<k>`` of each attempt that is under way in this process; its other claims are lost ones.
+        #: ``<name>.<k>`` of each attempt under way in this process; attempts of its other claims are over.
         self.attempts: set[str] = set()
         self._heartbeats = 0
         self._store = store
@@ -75,9 +75,9 @@ class Lease:
 
     @property
     def lapsed(self) -> bool:
-        """Whether others may have taken this process for dead at some time, with a margin for slow writes.
+        """Whether others may ever have considered this process dead, with a margin for slow writes.
 
-        Both clocks are asked: the monotonic one stands still while a machine is suspended, the other may be set.
+        Uses both clocks: the monotonic one stops while a machine is suspended, and the other one may be changed.
         """
         gaps = (now - then for now, then in zip(_clocks(), self._last_heartbeat, strict=True))
         if self._task is not None and max(gaps) > self._times.lease / 2:
@@ -86,9 +86,9 @@ class Lease:
 
     @contextlib.contextmanager
     def attempt(self, name: str, k: int) -> Iterator[int]:
-        """List an attempt in the heartbeats until the ``with`` block is left; enter it before the claim.
+        """List an attempt in the heartbeats until the end of the ``with`` block; enter it before the claim.
 
-        It gives the number of the last heartbeat that may not list it, for the claim.
+        Yields the number of the last heartbeat that may lack the attempt, for the claim.
         """
         attempt = f"{name}.{k}"
         self.attempts.add(attempt)
@@ -98,7 +98,7 @@ class Lease:
             self.attempts.discard(attempt)
 
     async def start(self) -> None:
-        """Write the first heartbeat, if that is not done.
+        """Write the first heartbeat, if not yet done.
 
         :raises StorageFailed: the store cannot be written.
         """
@@ -117,10 +117,10 @@ class Lease:
         if self._task is None:
             return
         self._ending.set()
-        # A heartbeat that is being written must not come after the removal; one that hangs is not waited for.
+        # A heartbeat in progress must not be written after the removal; do not wait for one that hangs.
         await asyncio.wait([self._task], timeout=self._times.heartbeat)
         self._task.cancel()
-        # Others need not wait for the lease to run out. If this fails, they will wait.
+        # So that others need not wait for the lease to expire. If this fails, they wait.
         with contextlib.suppress(StorageFailed):
             await asyncio.shield(self._store.remove(lease_name(self.owner)))
 
@@ -132,14 +132,14 @@ class Lease:
             try:
                 await self._heartbeat()
             except StorageFailed as err:
-                log.warning("The heartbeat was not written, trying again in %g s: %s", self._times.heartbeat, err)
+                log.warning("The heartbeat could not be written; trying again in %g s: %s", self._times.heartbeat, err)
 
     async def _heartbeat(self) -> None:
         begun = _clocks()
         self._heartbeats += 1
         heartbeat = {"heartbeat": self._heartbeats, "at": time.time(), "attempts": sorted(self.attempts)}
         await self._store.write(lease_name(self.owner), json.dumps(heartbeat).encode(), threads=_HEARTBEATS)
-        _ = self.lapsed  # a gap stays noted although heartbeats go on
+        _ = self.lapsed  # remembers a gap even if heartbeats continue
         self._last_heartbeat = begun
 
 
@@ -148,7 +148,7 @@ def _clocks() -> tuple[float, float]:
 
 
 class Watch:
-    """What this process knows of other lease owners."""
+    """Observes the leases of other processes."""
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
         self._store = store
@@ -156,9 +156,9 @@ class Watch:
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     async def is_at(self, claim: Claim, attempt: str) -> bool:
-        """Return whether the process that made a claim may still be at its attempt.
+        """Return whether the process that made a claim may still wait for the answer.
 
-        Ask again until its heartbeat leaves the attempt out, does not change for as long as the lease, or is gone.
+        Call it again until its heartbeat lacks the attempt, has not changed for the lease's duration, or is deleted.
 
         :param attempt: ``<name>.<k>``
         """
@@ -173,10 +173,10 @@ class Watch:
             return True
 
     def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
-        """Return whether data was seen to change within the last :attr:`Times.lease` seconds.
+        """Return whether this process saw the data change within the last :attr:`Times.lease` seconds.
 
-        :param asked_at: monotonic seconds just before the data was read: if this process stalled meanwhile, the other
-            one need not have.
+        :param asked_at: monotonic seconds just before the data was read: this process may have stalled since, while the
+            other one did not.
         """
         before, since = self._seen.get(name, (None, asked_at))
         if data != before:

@@ -1,7 +1,7 @@
-"""The two ways of an image task from rendered fields to a result: one request, or the rows of a batch.
+"""Runs an image task from rendered fields to a result: one request, or the rows of a batch.
 
-What carries jobs out is imported when a task runs, here and in :mod:`~deepshi_provider.operators.lifecycle`: a third
-of the time that importing the operators would take, each time that a DAG is parsed.
+Modules that run jobs are imported only when a task runs, here and in :mod:`~deepshi_provider.operators.lifecycle`. This
+saves a third of the operators' import time whenever a DAG is parsed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Checked = TypeVar("Checked", Job, BatchJob)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """How far a batch may go, as the user gave it."""
+    """Limits and options of a batch, as the user gave them."""
 
     max_concurrency: int
     max_cost_usd: Any
@@ -57,7 +57,7 @@ class BatchLimits:
     start_over_budget: Any
 
 
-#: What a plan of one request needs of them.
+#: For the plan of a single request.
 JUST_A_PLAN = BatchLimits(
     max_concurrency=1,
     max_cost_usd=None,
@@ -71,9 +71,9 @@ JUST_A_PLAN = BatchLimits(
 
 
 def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
-    """Carry out one request here, or hand it to the triggerer.
+    """Run one request in this process, or defer it to the triggerer.
 
-    :param make_request: raises :class:`InvalidRequest` if the rendered fields cannot be a request.
+    :param make_request: raises :class:`InvalidRequest` if the rendered fields are not a valid request.
     """
     from deepshi_provider.hooks.jobs import run_job
 
@@ -87,7 +87,7 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
             operation="edit" if isinstance(request, EditRequest) else "generate",
             fields=request.model_dump(exclude_none=True) | {"stream": stream},
             deadline=time.time() + seconds("generation_timeout", task.generation_timeout),
-            **_terms(task, owner, output_uri, output_conn_id),
+            **_common_fields(task, owner, output_uri, output_conn_id),
         )
         choices(request, job.fallbacks, job.stream)
         task.begin(context, owner, (output_uri, output_conn_id), job.operation)
@@ -107,10 +107,10 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
 def run_batch_task(
     task: ImageTask, context: Context, limits: BatchLimits, fill: Callable[[RowTable, str | None], None]
 ) -> dict[str, Any]:
-    """Work the rows of a batch off here, or hand them to the triggerer.
+    """Run the rows of a batch in this process, or defer them to the triggerer.
 
-    :param fill: puts all rows into a table, given the connection of the object store; raises
-        :class:`InvalidRequest` if one cannot be a request.
+    :param fill: adds all rows to a table, given the connection id of the object store; raises
+        :class:`InvalidRequest` if one is not a valid request.
     """
     from deepshi_provider.batch.run import store_rows
     from deepshi_provider.hooks.jobs import run_batch_job
@@ -138,10 +138,10 @@ def run_batch_task(
 
 
 def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[RowTable, str | None], None]) -> Plan:
-    """Return what a batch would buy; nothing is sent that costs money, and nothing is stored.
+    """Return what a batch would buy. Sends no paid request and stores nothing.
 
     :param fill: as for :func:`run_batch_task`.
-    :raises DeepshiError: that cannot be found out.
+    :raises DeepshiError: the plan could not be made.
     """
     from deepshi_provider.hooks.jobs import run_batch_job
 
@@ -152,12 +152,12 @@ def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[
         job = _batch_job(task, asked, len(rows), owner, output_uri, output_conn_id)
         outcome = run_here(run_batch_job(job, rows, hook=task.hook))
     if outcome.error or outcome.plan is None:
-        raise DeepshiError.from_data(outcome.error or {"message": "There is no plan"})
+        raise DeepshiError.from_data(outcome.error or {"message": "The plan could not be made"})
     return outcome.plan
 
 
 def fill_with(make_request: Callable[[], GenerateRequest]) -> Callable[[RowTable, str | None], None]:
-    """Return what fills a table with one request, whose images are called as those of a single task are."""
+    """Return a function that adds one request to a table; its images are named like those of a single task."""
 
     def fill(rows: RowTable, output_conn_id: str | None) -> None:
         rows.add(1, IMAGE, make_request().model_dump(exclude_none=True))
@@ -180,7 +180,7 @@ def _batch_job(
         max_failed=number_or_share("max_failed", limits.max_failed),
         manifest_format=limits.manifest_format,
         manifest_prompts=limits.manifest_prompts,
-        **_terms(task, owner, output_uri, output_conn_id),
+        **_common_fields(task, owner, output_uri, output_conn_id),
     )
     choices(EditRequest(model="any", prompt="any", images=["any"]), job.fallbacks, job.stream)
     return job
@@ -193,7 +193,7 @@ def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | 
         task.fail(context, err, costs=task.costs_so_far(owner))
 
 
-def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
+def _common_fields(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
     if task.stream is not None and not isinstance(task.stream, bool):
         raise InvalidRequest(f"Nothing was sent: stream: True, False or None is needed, got {str(task.stream)[:40]!r}")
     settings = task.settings
@@ -202,7 +202,7 @@ def _terms(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str |
     if limit is not None and settings.output_uri is None:
         raise InvalidRequest(
             "Nothing was sent: max_run_cost_usd needs an output_uri in the extra of connection "
-            f"{task.deepshi_conn_id!r}; there the tasks of a run share what they have spent"
+            f"{task.deepshi_conn_id!r}, in which the tasks of a run share their spending"
         )
     runs = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     return {

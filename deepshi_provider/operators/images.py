@@ -55,13 +55,13 @@ _TEMPLATED = (
 class DeepshiGenerateImageOperator(ImageTask):
     """Generate images from a prompt, store them, and return where they are and what they cost.
 
-    Fields of the request are templated; rendered text becomes what the field needs (``"1024"`` is a number), and
-    ``None``, ``""`` and ``"None"`` are not sent. Which sizing fields count depends on the model: pixels (``width``,
-    ``height``), ``aspect_ratio``, ``aspect_ratio`` with ``resolution``, or ``image_size``.
+    Fields of the request are templated; rendered text is converted to the field's type (``"1024"`` is a number), and
+    ``None``, ``""`` and ``"None"`` are not sent. The sizing fields depend on the model: pixels (``width``, ``height``),
+    ``aspect_ratio``, ``aspect_ratio`` with ``resolution``, or ``image_size``.
 
     :param prompt: text that describes the image.
     :param model: model id.
-    :param n: pictures to make, 1 to 4.
+    :param n: number of images, 1 to 4.
     :param width: pixels.
     :param height: pixels.
     :param aspect_ratio: such as ``16:9``.
@@ -69,33 +69,33 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param image_size: preset, such as ``auto_2K``.
     :param quality: ``low``, ``medium`` or ``high``.
     :param output_format: ``png``, ``jpeg`` or ``webp``.
-    :param seed: repeatable randomness, where the model has it.
+    :param seed: seed for reproducible results, if the model supports it.
     :param extra_params: fields that the API does not document, forwarded to the model.
-    :param key: names the result for who reads it: any JSON of at most 1,024 bytes, such as an id of yours. It is in the
-        result, in asset events, in the cost sheet and on the page, and is not sent.
-    :param metadata: more of that kind.
+    :param key: identifies the result for its readers: any JSON of at most 1,024 bytes, such as an id of yours. It is in
+        the result, in asset events, in the cost sheet and on the page, and is not sent.
+    :param metadata: further JSON of at most 1,024 bytes, used like ``key``.
     :param output_uri: directory for the images; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
-    :param reuse: take images that are stored for the same request, which costs nothing; ``False`` buys anew.
-    :param max_resends: how often a request is sent again that may have been paid for already; 0 fails instead.
-    :param max_run_cost_usd: most that all image tasks of the DAG run may spend together, in USD; when they have,
+    :param reuse: use images that are already stored for the same request, at no cost; ``False`` buys new ones.
+    :param max_resends: how often a request that may have been paid for is sent again; with 0 the task fails instead.
+    :param max_run_cost_usd: the most that all image tasks of the DAG run may spend together, in USD; when it is spent,
         nothing is sent and the task fails. The connection needs an ``output_uri``.
-    :param budget_group: a team, a DAG or a customer, whose budgets per day and month the connection names; they hold
-        besides those of the whole connection.
-    :param on_budget_warning: a callback of Airflow's kind, such as a notifier, or a list of them, called when the task
-        ends if it was the first to see that a budget per day or month is spent to the connection's ``warn_at``. The
-        context has ``deepshi_budget``, a :class:`~deepshi_provider.costs.budget_state.WindowState`.
-    :param preflight: check against the model catalog before paying: ``error`` refuses what contradicts it and warns of
-        what is likely to be a mistake, ``warn`` only warns, ``off`` does not ask.
-    :param on_mismatch: what to make of images that are not as they were asked for, by pixels, aspect ratio, format or
-        number: ``warn`` lists them in ``warnings``, ``fail`` fails the task too. They are paid for and stored.
+    :param budget_group: a team, a DAG or a customer with budgets per day and month in the connection, which apply in
+        addition to those of the whole connection.
+    :param on_budget_warning: a callback like Airflow's own, such as a notifier, or a list of them. It is called at the
+        end of the task that first finds a budget per day or month spent to the connection's ``warn_at``. The context
+        has ``deepshi_budget``, a :class:`~deepshi_provider.costs.budget_state.WindowState`.
+    :param preflight: check against the model catalog before paying: ``error`` refuses contradictions and warns of
+        likely mistakes, ``warn`` only warns, ``off`` does not read the catalog.
+    :param on_mismatch: what to do if images differ from the request in pixels, aspect ratio, format or number: ``warn``
+        lists the differences in ``warnings``, ``fail`` also fails the task. The images are paid for and stored.
     :param fallbacks: fields that replace those of the request, such as ``[{"model": "flux-2-pro"}]``; sent in order
-        after errors that were surely free: the server failed, the rate limit lasts, or the model is not allowed.
-    :param fallback_on_refusal: also if the content policy refused the request.
+        after errors that were certainly free: the server failed, the rate limit lasts, or the model is not allowed.
+    :param fallback_on_refusal: use fallbacks also if the content policy refused the request.
     :param generation_timeout: seconds for the request with its retries.
-    :param stream: ask for Server-Sent Events; ``None`` does so for one picture.
-    :param deferrable: wait in the triggerer, so that no worker slot is held.
+    :param stream: request Server-Sent Events; ``None`` does so only for a single image.
+    :param deferrable: wait in the triggerer, without a worker slot.
     :returns: ``{"images": [{"uri", "index", "media_type", "width", "height", "size_bytes", "sha256",
         "revised_prompt"}], "model", "size", "created", "cost_usd", "usage", "sends", "unknown_outcomes", "reused",
         "manifest_uri", "map_index", "key", "metadata"}``, ``map_index`` -1 if the task is not mapped; and as XCom
@@ -178,7 +178,7 @@ class DeepshiGenerateImageOperator(ImageTask):
         )
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Carry out the request here, or hand it to the triggerer."""
+        """Run the request in this process, or defer it to the triggerer."""
         return run_single_task(self, context, self._request)
 
     def plan(self, owner: Owner) -> Plan:
@@ -193,8 +193,8 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
     """Edit images by a prompt, store the result, and return where it is and what it cost.
 
     :param model: model id; by default ``deepshi-image-1``.
-    :param images: the images to start from, 1 to 14 by model: URIs, local paths, or the XCom of a generate or edit
-        task as it is (its images are taken), alone or in a list.
+    :param images: the input images, 1 to 14 depending on the model: URIs, local paths, or the XCom of a generate or
+        edit task, which stands for its images; one of them or a list.
 
     All other parameters are those of :class:`DeepshiGenerateImageOperator`.
     """
@@ -275,7 +275,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         return build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
 
     def input_uris(self) -> list[str]:
-        """Return the images to start from."""
+        """Return the URIs of the input images."""
         return image_uris(self.images)
 
 
@@ -283,36 +283,38 @@ class DeepshiGenerateImagesOperator(ImageTask):
     """Generate or edit thousands of images in one task, and pay only for rows that changed.
 
     Rows are dictionaries with the fields of :class:`DeepshiGenerateImageOperator`, ``key`` (names the row's images; by
-    default a hash of its fields) and ``images`` (then the row is an edit). The operator's own fields are defaults for
-    all rows, and may be templates over their columns: ``prompt="a {name} in {colour}"``, with ``{{`` and ``}}`` for
-    braces, after Jinja. Rows whose images are stored for the same request cost nothing: with an ``output_uri`` that
-    all runs share, every run buys only what changed.
+    default a hash of its fields) and ``images`` (makes the row an edit). The operator's own fields are defaults for all
+    rows, and may be templates over the rows' columns: ``prompt="a {name} in {colour}"``, with ``{{`` and ``}}`` for
+    braces; Jinja is rendered first. Rows whose images are already stored for the same request cost nothing: with an
+    ``output_uri`` that all runs share, each run buys only rows that changed.
 
     :param requests: the rows, or the XCom of an upstream task that returns them: a list, a frame of pandas or polars or
-        any table with Arrow's C stream interface, a path of a file, or an asset event with ``requests`` or
-        ``requests_uri`` in its ``extra``.
-    :param requests_uri: a JSONL, CSV or Parquet file of rows instead.
-    :param requests_sql: a query whose rows they are instead, or the name of a ``.sql`` file beside the DAG. It is read
-        in the worker, with a server-side cursor where the driver has one. Needs the extra ``sql``.
-    :param sql_conn_id: connection of its database.
-    :param sql_parameters: for its placeholders, as the database's driver takes them.
-    :param key_column: the column that is each row's key, such as ``sku``; by default ``key``.
-    :param carry: columns that go to the manifest with their types: a list, or ``"*"`` for all that are no fields of a
-        request. Nothing is bought because they change. A column that is neither a field, nor read by a template, nor
-        carried is an error.
-    :param model: of rows that name none; by default ``deepshi-image-1`` for edits, ``deepshi-banana-pro`` for others.
-    :param max_concurrency: most requests in flight.
-    :param max_cost_usd: most that the task instance may spend over all its tries, in USD; then it starts no further
-        row, finishes what is in flight, and fails. Raise it and clear the task to go on.
-    :param plan_only: find out what would be bought, and for how much, push that as XCom ``deepshi_plan``, and buy
-        nothing. A task with outlets is skipped then, so that its assets are not taken for updated.
-    :param start_over_budget: what to do if the rows surely cost more than is left of a limit: buy none of them and
-        fail, or with ``True`` as many as fit.
-    :param on_error: ``fail`` after all rows are done if some failed, or ``partial``: succeed; the manifest says which.
-    :param max_failed: how many rows may fail before the task does, whatever ``on_error`` is: a number, or a share of
+        any table with Arrow's C stream interface, a file path, or an asset event with ``requests`` or ``requests_uri``
+        in its ``extra``.
+    :param requests_uri: alternatively, a JSONL, CSV or Parquet file of rows.
+    :param requests_sql: alternatively, a query that returns the rows, or the name of a ``.sql`` file next to the DAG.
+        It runs in the worker, with a server-side cursor if the driver has one. Needs the extra ``sql``.
+    :param sql_conn_id: connection of the database.
+    :param sql_parameters: values for the query's placeholders, in the driver's form.
+    :param key_column: the column with each row's key, such as ``sku``; by default ``key``.
+    :param carry: columns to copy to the manifest with their types: a list, or ``"*"`` for all that are not request
+        fields. Changes in them buy nothing. A column that is neither a field, nor used by a template, nor carried is an
+        error.
+    :param model: default model of rows; by default ``deepshi-image-1`` for edits, ``deepshi-banana-pro`` for others.
+    :param max_concurrency: maximum number of requests in flight.
+    :param max_cost_usd: the most that the task instance may spend over all its tries, in USD; then it starts no further
+        row, finishes requests in flight, and fails. Raise it and clear the task to continue.
+    :param plan_only: make the plan (what would be bought, and its cost), push it as XCom ``deepshi_plan``, and buy
+        nothing. A task with outlets is then skipped, so that its assets do not count as updated.
+    :param start_over_budget: if the rows certainly cost more than is left of a limit, ``False`` buys none of them and
+        fails, ``True`` buys as many as fit.
+    :param on_error: if rows failed, ``fail`` fails the task after all rows are done, ``partial`` succeeds; the manifest
+        lists the failed rows.
+    :param max_failed: how many rows may fail before the task fails, regardless of ``on_error``: a number, or a share of
         the rows below 1, such as 0.05.
-    :param manifest_format: ``jsonl``, or ``parquet`` (extra ``parquet``), whose readers need not guess types.
-    :param manifest_prompts: whether the manifest holds the prompts, the API's revised ones too; a hash is there always.
+    :param manifest_format: ``jsonl``, or ``parquet`` (extra ``parquet``), which has column types.
+    :param manifest_prompts: whether the manifest has the prompts, including the API's revised ones; it always has a
+        hash.
     :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
         "map_index", "key", "metadata"}``; the manifest has a line per row: ``key``, ``status`` (``created``,
         ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,
@@ -450,7 +452,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         self.manifest_prompts = manifest_prompts
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Work the rows off here, or hand them to the triggerer; all rows are checked before anything is paid."""
+        """Run the rows in this process, or defer to the triggerer; all rows are checked before anything is paid for."""
         return run_batch_task(self, context, self.bounds(), self._fill)
 
     def plan(self, owner: Owner) -> Plan:
@@ -458,7 +460,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         return plan_of(self, owner, self.bounds(), self._fill)
 
     def bounds(self) -> BatchLimits:
-        """Return how far the batch may go."""
+        """Return the batch's limits and options."""
         return BatchLimits(
             max_concurrency=self.max_concurrency,
             max_cost_usd=self.max_cost_usd,
@@ -471,7 +473,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         )
 
     def input_uris(self) -> list[str]:
-        """Return the file of rows, and the images to start from that the operator or rows in a list name."""
+        """Return the URIs of the file of rows, and of input images in the operator's field or in a list of rows."""
         read = self.requests_uri if is_blank(self.requests) else handed_over(self.requests)
         is_file = isinstance(read, os.PathLike | ObjectStoragePath | FileUri) or not is_blank(self.requests_uri)
         uris = [str(read)] if is_file else []
@@ -480,21 +482,21 @@ class DeepshiGenerateImagesOperator(ImageTask):
         return [*uris, *(uri for row in rows if isinstance(row, Mapping) for uri in image_uris(row.get("images")))]
 
     def defaults(self) -> dict[str, Any]:
-        """Return the fields that rows need not name.
+        """Return the default fields of rows.
 
-        :raises InvalidRequest: one of them cannot be used.
+        :raises InvalidRequest: a field is invalid.
         """
         given = self.request_fields()
         fields = {name: value for name, value in given.items() if not is_blank(value)}
         if self.model is not None and "model" not in fields:
-            fields["model"] = ""  # a template that rendered to nothing chooses no model
+            fields["model"] = ""  # a template that rendered to nothing must fail, not choose the default model
         uris = image_uris(self.images)
         return {**fields, "images": uris} if uris else fields
 
     def columns(self) -> Columns:
-        """Return what the rows' columns mean that are no fields.
+        """Return the meaning of columns that are not request fields.
 
-        :raises InvalidRequest: ``carry`` cannot be used.
+        :raises InvalidRequest: ``carry`` is invalid.
         """
         key = None if is_blank(self.key_column) else str(self.key_column)
         return Columns(key=key, carry=carried_columns(self.carry))

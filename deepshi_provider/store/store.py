@@ -1,11 +1,11 @@
-"""Images, records and claims in a directory, local or of any object store.
+"""Stores images, records and claims in a directory, local or in any object store.
 
 All methods of a store are coroutines:
-the work is done in threads of this module's own, because object stores block, also in their constructors.
+the work is done in this module's own threads, because object stores block, even in their constructors.
 
-What an object store cannot do by itself is made up for:
+It makes up for what an object store lacks:
 
-- only some stores replace an object at once; elsewhere (local files too) bytes go to a temporary name first;
+- only some stores replace an object atomically; in others (also local files) bytes go to a temporary name first;
 - some stores ignore that an object must not exist yet; there, who creates one waits and looks whose it is;
 - that an object or a local directory does not exist is an answer to a question, every other error, also that a bucket
   does not exist, is :class:`StorageFailed`, never "there is none".
@@ -39,17 +39,17 @@ from deepshi_provider.store.remote import remote_directory
 
 log = logging.getLogger(__name__)
 
-#: Directory, beside the images, of all that is not an image. Spark and Hive skip names that begin with ``_``.
+#: Subdirectory for everything that is not an image. Spark and Hive skip names that begin with ``_``.
 STATE = "_deepshi"
-#: Seconds that a process waits for others on a store that does not refuse to create an object twice.
+#: Seconds to wait for other processes on a store that does not refuse to create an object twice.
 SETTLING = 3.0
-#: After payment a failing store is tried again for this long, in seconds.
+#: Seconds to keep trying a failing store after payment.
 PATIENCE = 300.0
 
 #: Whether a server refuses to create an object that exists, by protocol, bucket and connection.
 _CREATES_ONCE: dict[tuple[str, str, str | None], bool] = {}
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
-#: Images go through few threads: each holds one in memory while it uploads, and signs of life must not wait for them.
+#: Few threads for images: each holds one in memory while it uploads, and other work must not wait for them.
 #: With calls of 50 ms, two store 8 pictures of 2 MiB per second, eight 34; each takes up to 11 MB.
 _UPLOADS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="deepshi-upload")
 
@@ -59,7 +59,7 @@ OpenRemote = Callable[[Location, "str | None"], "tuple[Any, str]"]
 
 
 async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS) -> Result:
-    """Run blocking work in this module's threads, so that it neither blocks the loop nor starves Airflow's threads."""
+    """Run blocking work in this module's threads, so that it blocks neither the loop nor Airflow's threads."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
 
@@ -67,10 +67,10 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
 class Store:
     """One directory of an object store.
 
-    :param uri: local path or URI of the directory; ``s3://conn@bucket/key`` names its own connection.
+    :param uri: local path or URI of the directory; ``s3://conn@bucket/key`` includes the connection.
     :param conn_id: Airflow connection of the store; ``None`` uses the store's own defaults.
-    :param open_remote: opens the directory if it is not a local one.
-    :param patience: seconds for which :meth:`patiently` goes on.
+    :param open_remote: opens the directory if it is not local.
+    :param patience: seconds for which :meth:`patiently` keeps trying.
     :ivar uri: the directory's URI, without any connection id.
     :raises InvalidRequest: the URI does not name the same directory for all programs.
     """
@@ -100,13 +100,13 @@ class Store:
         return f"{self.uri}/{name}"
 
     async def list(self, folder: str = STATE) -> dict[str, int]:
-        """Return names and lengths (bytes) of the objects in a folder, fresh from the store; empty if there is none."""
+        """Return names and lengths (bytes) of the objects in a folder, read from the store; empty if there are none."""
         return await self.scan(dict, folder)
 
     async def scan(
         self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE, prefix: str = ""
     ) -> Result:
-        """Return what ``take`` makes, in a thread, of what :meth:`list` returns, without having it all in memory.
+        """Return the result of ``take`` for the items of :meth:`list`, without all of them in memory.
 
         :param prefix: only the objects whose names begin with it.
         """
@@ -121,16 +121,16 @@ class Store:
         return await self._run(f"look for {name!r}", lambda: self._directory.size(name))
 
     async def age(self, name: str) -> float:
-        """Return how many seconds ago an object was written, by the store's own clock.
+        """Return the age of an object in seconds, by the store's clock.
 
-        It writes a small object to see that clock, and removes it.
+        Writes and removes a small object to read that clock.
 
-        :raises StorageFailed: also if the store does not show when objects were written.
+        :raises StorageFailed: also if the store does not return modification times.
         """
         return await self._run(f"find the age of {name!r}", self._age, name)
 
     async def process(self, name: str, work: Callable[[BinaryIO], Result]) -> Result:
-        """Return what ``work`` makes of an object, opened as a binary file in a thread."""
+        """Open an object as a binary file in a thread, and return the result of ``work`` for it."""
 
         def opened() -> Result:
             with self._directory.open(name) as file:
@@ -179,7 +179,7 @@ class Store:
         return self._directory.create(name, data) or self._directory.read(name) == data
 
     async def _creates_once(self) -> bool | None:
-        """Return whether the store refuses to create an object that exists; ``None`` if that is not known yet."""
+        """Return whether the store refuses to create an object that exists; ``None`` if not yet known."""
         opened = self._opened
         directory = await self._run("open the store", lambda: self._directory) if opened is None else opened
         return _CREATES_ONCE.get(self._server) if directory.creates_once is None else directory.creates_once
@@ -195,36 +195,36 @@ class Store:
             )
 
     async def write(self, name: str, data: bytes, *, threads: ThreadPoolExecutor = _THREADS) -> None:
-        """Write a small object whole, so that no reader sees a part of it.
+        """Write a small object; readers never see a part of it.
 
-        :param threads: to do it in.
+        :param threads: the threads to use.
         """
         await self._run(f"write {name!r}", lambda: self._directory.write(name, data), threads=threads)
 
     async def sign(self, name: str, seconds: int) -> str | None:
-        """Return a URL by which anyone can read an object for some time; ``None`` if the store makes none."""
+        """Return a signed URL, by which anyone can read an object for some time; ``None`` if the store has none."""
         return await self._run(f"sign a URL of {name!r}", lambda: self._directory.sign(name, seconds))
 
     async def has_custom_endpoint(self) -> bool:
-        """Return whether this is a store with the API of S3, but not Amazon's."""
+        """Return whether this is a store with the S3 API that is not Amazon's."""
         return await self._run("find the server", lambda: self._directory.has_custom_endpoint())
 
     async def check(self) -> None:
-        """Make sure that Airflow can open such a store at all; asks the store nothing.
+        """Check that Airflow can open this kind of store; does not access the store.
 
         :raises InvalidConnection: its connection is not defined, or a package is missing.
         """
         await self._run("open the store", lambda: self._directory)
 
     async def remove(self, name: str) -> None:
-        """Delete an object; it is no error if there is none."""
+        """Delete an object, if it exists."""
         await self._run(f"delete {name!r}", lambda: self._directory.remove(name))
 
     async def files(self) -> Callable[[], io.FileIO | None] | None:
-        """Return what opens unnamed files in this directory, which :meth:`publish` puts in place without a copy.
+        """Return a function that opens unnamed files, which :meth:`publish` puts in place without copying.
 
-        ``None`` where there are none: not on this machine, or a file system without them, such as NFS. What it returns
-        is quick, so that a coroutine may call it, and gives ``None`` if it fails.
+        ``None`` if the directory is remote, or its file system, such as NFS, has no unnamed files. The function is fast
+        enough for a coroutine to call it, and returns ``None`` if it fails.
         """
         if not self._knows_files:
             self._files = await in_thread(self._find_files)
@@ -232,29 +232,29 @@ class Store:
         return self._files
 
     async def publish(self, name: str, open_source: Callable[[], BinaryIO], media_type: str) -> None:
-        """Put an image in place, so that no reader sees a part of it.
+        """Put an image in place; readers never see a part of it.
 
-        :param open_source: returns the image at its beginning; called in a thread.
+        :param open_source: opens the image at its beginning; called in a thread.
         """
         await self._run(f"store {name!r}", self._publish, name, open_source, media_type, threads=_UPLOADS)
 
     async def write_file(
         self, name: str, fill: Callable[[BinaryIO], None], media_type: str, *, patiently: bool = False
     ) -> None:
-        """Write an object of any length whole.
+        """Write an object of any length; readers never see a part of it.
 
         :param fill: writes the object's bytes to a local file; called in a thread.
-        :param patiently: see :meth:`patiently`; it is about the store, not about the local file.
+        :param patiently: keep trying if the store fails, but not if the local file does; see :meth:`patiently`.
         """
         with await self._run(f"write {name!r}", _filled, fill) as file:
             publish = functools.partial(self.publish, name, functools.partial(_from_beginning, file), media_type)
             await (self.patiently(publish) if patiently else publish())
 
     async def patiently(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Await ``work()``, again and again with growing pauses while the store fails: it is about paid images.
+        """Await ``work()``; while the store fails, try again with growing pauses. For paid images.
 
-        By hand, since this is asked several times for each image: tenacity leaves cycles of 40 objects each time, which
-        wait for the garbage collector, a full one if they are in use when it comes by.
+        Not with tenacity, since this is called several times per image: each call would leave reference cycles of 40
+        objects for the garbage collector, and for a full collection if they are in use during a smaller one.
         """
         ends_at = time.monotonic() + self._patience
         longest = 0.5
@@ -264,7 +264,7 @@ class Store:
             except StorageFailed as err:
                 if time.monotonic() >= ends_at:
                     raise
-                pause = random.uniform(0, longest)  # noqa: S311 -- spreads load, keeps no secret
+                pause = random.uniform(0, longest)  # noqa: S311 -- spreads load, not a secret
                 log.warning("%s; trying again in %.1f s", err, pause)
             await asyncio.sleep(pause)
             longest = min(10.0, 2 * longest)
@@ -276,7 +276,7 @@ class Store:
             return await in_thread(work, *args, threads=threads)
         except DeepshiError:
             raise
-        except Exception as err:  # every object store raises errors of its own kind; this is where they enter
+        except Exception as err:  # each object store raises its own errors
             if hint := missing_support(self.uri, err):
                 raise InvalidConnection(f"{self.uri}: {hint}") from err
             raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err
@@ -291,7 +291,7 @@ class Store:
 
     @property
     def _directory(self) -> Directory:
-        """The directory, opened at its first use, in a thread: object stores block in their constructors."""
+        """The directory, opened at its first use, in a thread, since object stores block in their constructors."""
         if self._opened is None:
             if self.location.protocol == "file":
                 self._opened = LocalDirectory(f"/{self.location.path}")
@@ -313,31 +313,31 @@ class Store:
 
 
 def _filled(fill: Callable[[BinaryIO], None]) -> BinaryIO:
-    """Return a temporary file, which vanishes when it is closed."""
+    """Return a temporary file with the content, which is deleted when closed."""
     file = cast(BinaryIO, tempfile.TemporaryFile(prefix="deepshi-"))  # noqa: SIM115 -- the caller closes it
     try:
         fill(file)
         file.flush()
     except BaseException:
-        with contextlib.suppress(OSError):  # of a full disk, once more
+        with contextlib.suppress(OSError):  # closing may fail too, on a full disk
             file.close()
         raise
     return file
 
 
 def _from_beginning(file: BinaryIO) -> BinaryIO:
-    """Open a temporary file once more, for a thread that may go on when its coroutine is cancelled."""
+    """Open a temporary file again, for a thread that may continue after its coroutine is cancelled."""
     again = open(os.dup(file.fileno()), "rb")  # noqa: SIM115 -- likewise
     again.seek(0)
     return again
 
 
 def with_fsspec(location: Location, conn_id: str | None) -> tuple[Any, str]:
-    """Open a remote directory with the credentials that its file system finds in the environment.
+    """Open a remote directory with the credentials in the environment.
 
-    :raises InvalidConnection: a connection is named; only Airflow has these.
+    :raises InvalidConnection: a connection is given; only Airflow has connections.
     """
     if conn_id:
-        raise InvalidConnection(f"The connection {conn_id!r} of the object store is not known outside of Airflow")
+        raise InvalidConnection(f"The connection {conn_id!r} of the object store is not available outside Airflow")
     fs, path = fsspec.core.url_to_fs(location.uri)
     return fs, str(path)

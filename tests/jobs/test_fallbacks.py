@@ -121,7 +121,7 @@ async def test_if_none_serves_the_error_names_all_and_nothing_was_paid(
 ) -> None:
     fail(emulator, fault, 2)
     outcome = await run(job(local))
-    before = f"Before it failed, for nothing: {MODELS[0]}: ServerFailed; {MODELS[1]}: ServerFailed"
+    before = f"These failed before, at no cost: {MODELS[0]}: ServerFailed; {MODELS[1]}: ServerFailed"
     assert before in error(outcome)["message"]
     assert (error(outcome)["charged"], outcome.retry) == ("no", True), "the first ones may serve later"
     assert (posts(emulator), taken(emulator), outcome.sends, state(local, "claim")) == (3, Decimal(0), 3, [])

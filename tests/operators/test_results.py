@@ -347,7 +347,7 @@ def test_failure_is_the_providers_own_exception_if_a_retry_may_help(emulator: Em
 def test_two_tasks_of_a_run_cannot_overwrite_each_other(emulator: Emulator, local: Place) -> None:
     run_try(at(local, task_id="boat"))
     before = local.read("image-0.png")
-    with pytest.raises(AirflowFailException, match="task boat of this run has the same output directory"):
+    with pytest.raises(AirflowFailException, match="task boat of this run uses the same output directory"):
         run_try(at(local, task_id="house", prompt="a house"))
     assert (posts(emulator), local.read("image-0.png")) == (1, before)
     assert run_try(at(local, task_id="house", prompt="a house"), run_id="tuesday").xcoms["return_value"]["sends"] == 1

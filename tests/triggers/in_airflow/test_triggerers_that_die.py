@@ -56,7 +56,7 @@ def test_another_triggerer_sends_once_more_and_says_so(killed: Killed) -> None:
     assert (result["unknown_outcomes"], result["sends"], result["reused"]) == (1, 1, False)
     assert images(run.place) == ["image-0.png"]
     assert run.xcom("cost_usd") == result["cost_usd"] == float(run.paid) / 2
-    assert "Earlier attempts of this request with unknown outcome: 1; sending once more" in run.log()
+    assert "Earlier attempts of this request with unknown outcome: 1; sending it again" in run.log()
 
 
 def test_with_max_resends_0_the_failure_names_the_claim(killed: Killed) -> None:
@@ -67,7 +67,7 @@ def test_with_max_resends_0_the_failure_names_the_claim(killed: Killed) -> None:
     log = run.log()
     assert "ResendsExhausted" in log or "max_resends is 0" in log
     assert f"{run.place.uri}/{claim}" in log
-    assert "Raise max_resends, or delete its claims to say that you accept the loss" in log
+    assert "Raise max_resends, or delete its claims if you accept the loss" in log
     assert images(run.place) == []
     assert run.xcom("cost_usd") == 0
 
