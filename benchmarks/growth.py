@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.meter import metered
 from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.hooks.jobs import run_batch_job as run_batch
+from deepshi_provider.hooks.batch_jobs import run_batch_job as run_batch
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.entries import Owner
 

@@ -12,9 +12,10 @@ from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.costs.money import usd
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.hooks.jobs import prices_of, run_batch_job
+from deepshi_provider.hooks.jobs import prices_of
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner

@@ -20,8 +20,9 @@ from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
+from deepshi_provider.operators.batch_rows import with_uris
 from deepshi_provider.operators.flows import fill_with, run_batch_task, run_single_task
-from deepshi_provider.operators.images import DeepshiGenerateImagesOperator, with_uris
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.operators.lifecycle import owner_of
 from deepshi_provider.operators.rendered import dictionary, flag, handed_over
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.batch.run import run_batch
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.jobs.job import BatchJob, Job
-from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.jobs.run import run_single
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES, Times
@@ -40,23 +38,6 @@ async def run_job(
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_single(job, client, STORES, interrupted=interrupted, patience=patience, times=times)
-
-
-async def run_batch_job(
-    job: BatchJob,
-    rows: RowTable | None = None,
-    *,
-    hook: DeepshiHook | None = None,
-    interrupted: Callable[[CostSheet], None] | None = None,
-    patience: float = PATIENCE,
-) -> BatchOutcome:
-    """Carry out a batch; see :func:`deepshi_provider.batch.run.run_batch`.
-
-    :param hook: of the job's connection, if it was looked up before.
-    :raises InvalidConnection: the connection cannot be used; nothing was sent.
-    """
-    client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
-    return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience)
 
 
 async def window_states(hook: DeepshiHook, group: str | None = None) -> list[WindowState]:

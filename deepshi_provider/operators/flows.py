@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk import Context
@@ -19,7 +19,6 @@ from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.manifest import ManifestFormat
-from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
@@ -39,6 +38,9 @@ from deepshi_provider.operators.rendered import (
     number_or_share,
     seconds,
 )
+
+if TYPE_CHECKING:
+    from deepshi_provider.batch.row_table import RowTable
 
 Checked = TypeVar("Checked", Job, BatchJob)
 
@@ -112,8 +114,9 @@ def run_batch_task(
     :param fill: adds all rows to a table, given the connection id of the object store; raises
         :class:`InvalidRequest` if one is not a valid request.
     """
+    from deepshi_provider.batch.row_table import RowTable
     from deepshi_provider.batch.run import store_rows
-    from deepshi_provider.hooks.jobs import run_batch_job
+    from deepshi_provider.hooks.batch_jobs import run_batch_job
 
     owner = owner_of(context)
     output_uri, output_conn_id = _place(task, context, owner)
@@ -143,7 +146,8 @@ def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[
     :param fill: as for :func:`run_batch_task`.
     :raises DeepshiError: the plan could not be made.
     """
-    from deepshi_provider.hooks.jobs import run_batch_job
+    from deepshi_provider.batch.row_table import RowTable
+    from deepshi_provider.hooks.batch_jobs import run_batch_job
 
     output_uri, output_conn_id = task.place(owner)
     with RowTable() as rows:

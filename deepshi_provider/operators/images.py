@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import Context, ObjectStoragePath
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
 from deepshi_provider.api.texts import is_blank
-from deepshi_provider.batch.arrow import is_table, table_rows
-from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.manifest import ManifestFormat
-from deepshi_provider.batch.requests_file import read_requests
-from deepshi_provider.batch.row_table import RowTable
-from deepshi_provider.batch.rows import check_rows
 from deepshi_provider.costs.sheet import Operation
-from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import MismatchMode, PreflightMode
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
@@ -34,7 +26,11 @@ from deepshi_provider.operators.flows import (
 )
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
 from deepshi_provider.operators.notifications import Callbacks
-from deepshi_provider.operators.rendered import FileUri, carried_columns, handed_over, image_uris, listed
+from deepshi_provider.operators.rendered import FileUri, carried_columns, handed_over, image_uris
+
+if TYPE_CHECKING:
+    from deepshi_provider.batch.columns import Columns
+    from deepshi_provider.batch.row_table import RowTable
 
 _TEMPLATED = (
     *REQUEST_FIELDS,
@@ -498,43 +494,12 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
         :raises InvalidRequest: ``carry`` is invalid.
         """
+        from deepshi_provider.batch.columns import Columns
+
         key = None if is_blank(self.key_column) else str(self.key_column)
         return Columns(key=key, carry=carried_columns(self.carry))
 
     def _fill(self, rows: RowTable, output_conn_id: str | None) -> None:
-        defaults = self.defaults()
-        columns = self.columns()
-        uri, found = self._source()
-        if uri is not None:
-            run_here(read_requests(uri, output_conn_id, rows, defaults, self.stream, STORES, columns))
-        else:
-            rows.fill(check_rows(found, defaults, self.stream, columns))
+        from deepshi_provider.operators.batch_rows import fill_rows
 
-    def _source(self) -> tuple[str | None, Iterable[Any]]:
-        """Return the file that the rows are in, or the rows.
-
-        :raises InvalidRequest: there is none, or more than one.
-        """
-        given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(self, name))]
-        if len(given) != 1:
-            raise InvalidRequest("One of requests, requests_uri and requests_sql is needed, and not two of them")
-        if given == ["requests_sql"]:
-            return None, self._queried()
-        value = self.requests_uri if given == ["requests_uri"] else handed_over(self.requests)
-        if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
-            return str(value), ()
-        return None, table_rows(value) if is_table(value) else map(with_uris, listed("requests", value))
-
-    def _queried(self) -> Iterator[dict[str, Any]]:
-        from deepshi_provider.hooks.sql_rows import query_rows
-
-        if is_blank(self.sql_conn_id):
-            raise InvalidRequest("requests_sql needs sql_conn_id, the connection of its database")
-        return query_rows(str(self.sql_conn_id), str(self.requests_sql), self.sql_parameters)
-
-
-def with_uris(row: Any) -> Any:
-    """Let a row's ``images`` be the XCom of an image task, as those of the operators may be."""
-    if not isinstance(row, Mapping) or is_blank(row.get("images")):
-        return row
-    return {**row, "images": image_uris(row["images"])}
+        fill_rows(self, rows, output_conn_id)

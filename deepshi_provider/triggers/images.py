@@ -8,8 +8,9 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
+from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.hooks.jobs import run_batch_job, run_job
+from deepshi_provider.hooks.jobs import run_job
 from deepshi_provider.hooks.metrics import use_airflow_metrics
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.run import load_job

@@ -18,7 +18,7 @@ from deepshi_provider.batch.manifest import EMPTY_LINE
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import RowsFailed, StorageFailed
-from deepshi_provider.hooks.jobs import run_batch_job as run_batch
+from deepshi_provider.hooks.batch_jobs import run_batch_job as run_batch
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.journal.entries import Owner

@@ -11,7 +11,7 @@ import pytest
 
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.hooks.jobs import run_batch_job as run_batch
+from deepshi_provider.hooks.batch_jobs import run_batch_job as run_batch
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.outcome import ImageOutcome

@@ -1,0 +1,66 @@
+"""Rows of a batch operator: from a list, a table, a file or a query, checked and put into a table of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import ObjectStoragePath
+
+from deepshi_provider.api.texts import is_blank
+from deepshi_provider.batch.arrow import is_table, table_rows
+from deepshi_provider.batch.requests_file import read_requests
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.batch.rows import check_rows
+from deepshi_provider.exceptions import InvalidRequest
+from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.operators.rendered import FileUri, handed_over, image_uris, listed
+
+if TYPE_CHECKING:
+    from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+
+
+def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_id: str | None) -> None:
+    """Fill a table with the rows that the operator's rendered fields name.
+
+    :param output_conn_id: connection of the object store that a file of rows is read with.
+    :raises InvalidRequest: there are no rows, or one cannot be a request.
+    :raises StorageFailed: the file or the database cannot be read.
+    """
+    defaults = task.defaults()
+    columns = task.columns()
+    uri, found = _source(task)
+    if uri is not None:
+        run_here(read_requests(uri, output_conn_id, rows, defaults, task.stream, STORES, columns))
+    else:
+        rows.fill(check_rows(found, defaults, task.stream, columns))
+
+
+def with_uris(row: Any) -> Any:
+    """Let a row's ``images`` be the XCom of an image task, as those of the operators may be."""
+    if not isinstance(row, Mapping) or is_blank(row.get("images")):
+        return row
+    return {**row, "images": image_uris(row["images"])}
+
+
+def _source(task: DeepshiGenerateImagesOperator) -> tuple[str | None, Iterable[Any]]:
+    """Return the file that the rows are in, or the rows."""
+    given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(task, name))]
+    if len(given) != 1:
+        raise InvalidRequest("One of requests, requests_uri and requests_sql is needed, and not two of them")
+    if given == ["requests_sql"]:
+        return None, _queried(task)
+    value = task.requests_uri if given == ["requests_uri"] else handed_over(task.requests)
+    if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
+        return str(value), ()
+    return None, table_rows(value) if is_table(value) else map(with_uris, listed("requests", value))
+
+
+def _queried(task: DeepshiGenerateImagesOperator) -> Iterator[dict[str, Any]]:
+    from deepshi_provider.hooks.sql_rows import query_rows  # needs the extra ``sql``
+
+    if is_blank(task.sql_conn_id):
+        raise InvalidRequest("requests_sql needs sql_conn_id, the connection of its database")
+    return query_rows(str(task.sql_conn_id), str(task.requests_sql), task.sql_parameters)
