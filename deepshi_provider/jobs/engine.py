@@ -42,7 +42,7 @@ from deepshi_provider.journal.entries import (
     unsettled,
 )
 from deepshi_provider.journal.journal import Purchase
-from deepshi_provider.store.store import STATE
+from deepshi_provider.store.store import STATE, CreatedLate
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,12 @@ class Engine:
     async def _claim_and_buy(self, k: int, unknown: int) -> Purchase | None:
         """Return ``None`` if another process was first."""
         with self._context.lease.attempt(self._name, k) as heartbeat:
-            if await self._claim(k, heartbeat):
+            try:
+                is_ours = await self._claim(k, heartbeat)
+            except CreatedLate as err:  # listed as under way meanwhile, so that others wait as well
+                await self._let_others_answer(k, err)
+                return None
+            if is_ours:
                 return await self._buy(k, unknown)
         await self._let_others_go_first(k)
         return None
@@ -323,6 +328,18 @@ class Engine:
                 "listing of its directory. Check for a gateway that changes names or listings"
             )
         await asyncio.sleep(_PAUSES[self._refusals - 1])
+
+    async def _let_others_answer(self, k: int, late: CreatedLate) -> None:
+        """Wait until a claim that may be another process's is settled.
+
+        :raises OutcomeUnknown: it is not in time.
+        """
+        log.warning("Nothing was sent yet: %s. Waiting for its answer", late.message)
+        while self._remaining() > self._context.times.poll:
+            await asyncio.sleep(self._context.times.poll)
+            if k not in (attempt.k for attempt in unsettled(await self._journal.list_attempts(self._name))):
+                return
+        raise OutcomeUnknown(f"{late.message}, and had no answer in time. This task sent nothing")
 
     async def _buy(self, k: int, unknown: int) -> Purchase | None:
         """Send the request, store the images, write the record; return ``None`` if another process has taken over."""

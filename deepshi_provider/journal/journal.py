@@ -7,6 +7,7 @@ Claims and records are small objects in ``_deepshi/``, next to the images. Objec
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import sqlite3
@@ -39,9 +40,9 @@ from deepshi_provider.journal.entries import (
     slot_name,
     unsettled,
 )
-from deepshi_provider.journal.lease import Lease, Watch
+from deepshi_provider.journal.lease import Lease, Watch, is_lease, lease_name
 from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
-from deepshi_provider.store.store import STATE, Store
+from deepshi_provider.store.store import STATE, CreatedLate, Store
 
 #: Number of objects read concurrently.
 _AT_ONCE = 64
@@ -188,9 +189,18 @@ class Journal:
     # ------------------------------------------------------------------ writing
 
     async def claim(self, name: str, k: int, claim: Claim) -> bool:
-        """Create the k-th claim under a name; return ``False`` if another process was first."""
+        """Create the k-th claim under a name; return ``False`` if another process was first.
+
+        :raises CreatedLate: another process may have been first, and this claim may have replaced its own.
+        """
         entry = claim_name(name, k, claim.fingerprint)
-        is_ours = await self._store.create(f"{STATE}/{entry}", claim.model_dump_json().encode())
+        try:
+            is_ours = await self._store.create(f"{STATE}/{entry}", claim.model_dump_json().encode())
+        except CreatedLate:
+            # A process has its lease before it looks for a claim: without another lease, there was nobody to be first.
+            if await self._store.scan(functools.partial(_has_other_lease, claim.lease_owner)):
+                raise
+            is_ours = True
         if is_ours:
             self._claims[entry] = claim
             self._note(entry)
@@ -232,8 +242,11 @@ class Journal:
         """
         slot = f"{STATE}/{slot_name(name, owner)}"
         own = {"task_id": owner.task_id, "map_index": owner.map_index, "fingerprint": fingerprint}
-        if await self._store.create(slot, json.dumps(own).encode()):
-            return
+        try:
+            if await self._store.create(slot, json.dumps(own).encode()):
+                return
+        except CreatedLate as err:
+            raise StorageFailed(f"Not sent: {err.message}") from None
         try:
             first = json.loads(await self._store.read(slot) or b"")
             is_same_task = (first["task_id"], first["map_index"]) == (owner.task_id, owner.map_index)
@@ -380,6 +393,10 @@ def _claim(data: bytes) -> Claim | None:
         return Claim.model_validate_json(data)
     except ValidationError:
         return None
+
+
+def _has_other_lease(owner: str, objects: Iterable[tuple[str, int]]) -> bool:
+    return any(is_lease(entry) and f"{STATE}/{entry}" != lease_name(owner) for entry, _ in objects)
 
 
 def _sha256(file: BinaryIO) -> str:

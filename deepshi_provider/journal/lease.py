@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Separate threads, so that heartbeats do not wait for other work.
 _HEARTBEATS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="deepshi-heartbeat")
+_ENDING = ".lease.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,12 @@ TIMES = Times()
 
 def lease_name(owner: str) -> str:
     """Return the name of a lease's object."""
-    return f"{STATE}/{owner}.lease.json"
+    return f"{STATE}/{owner}{_ENDING}"
+
+
+def is_lease(entry: str) -> bool:
+    """Return whether an object of the state's directory is a lease."""
+    return entry.endswith(_ENDING)
 
 
 class Lease:

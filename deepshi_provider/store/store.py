@@ -64,6 +64,10 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
     return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
 
 
+class CreatedLate(StorageFailed):
+    """An object was created so late that another process may have been sure before that its own was the first."""
+
+
 class Store:
     """One directory of an object store.
 
@@ -141,9 +145,10 @@ class Store:
     async def create(self, name: str, data: bytes) -> bool:
         """Write an object that does not exist yet; return whether it holds this call's data.
 
-        The server's word is not enough until it has refused to create an object twice: until then the object is read
-        back. A client may also have sent twice, because an answer was lost, and then be refused its own object.
+        A client may have sent it twice, because an answer was lost, and then be refused its own object.
 
+        :raises CreatedLate: the store does not refuse to create an object twice, and was too slow to find out who was
+            first. The object is there; whose it is may be wrong.
         :raises StorageFailed: the server accepted the object, and does not have it.
         """
         creates_once = await self._creates_once()
@@ -151,29 +156,39 @@ class Store:
             async with self._learning:  # one claim finds out for all
                 creates_once = await self._creates_once()
                 if creates_once is None:
-                    return await self._create_slowly(name, data, creates_once)
+                    creates_once = await self._run("create an object twice", self._refuses_second, name)
+                    self._learn(creates_once)
         if creates_once:
             return await self._run(f"create {name!r}", self._create, name, data)
-        return await self._create_slowly(name, data, creates_once)
+        return await self._create_slowly(name, data)
 
-    async def _create_slowly(self, name: str, data: bytes, creates_once: bool | None) -> bool:
+    async def _create_slowly(self, name: str, data: bytes) -> bool:
         asked_at = time.monotonic()
         if (found := await self.read(name)) is not None:
             return found == data
-        made = await self._run(f"create {name!r}", lambda: self._directory.create(name, data))
-        if creates_once is None:  # a second time: a server that takes it again does not look whether there is one
-            again = made and await self._run(f"create {name!r}", lambda: self._directory.create(name, data))
-            creates_once = not again
-            self._learn(creates_once)
-        if made and not creates_once:
+        if made := await self._run(f"create {name!r}", lambda: self._directory.create(name, data)):
             # Those who saw no object have written theirs when this is over, and the last of them has created it.
-            if time.monotonic() - asked_at > SETTLING - 0.5:
-                return False  # too late: another one may have been sure of its own before
+            took = time.monotonic() - asked_at
+            if took > SETTLING - 0.5:
+                raise CreatedLate(
+                    f"{self.uri_of(name)} took {took:.1f} s, on a store that ignores If-None-Match; another process "
+                    "may have been first"
+                )
             await asyncio.sleep(SETTLING)
         found = await self.read(name)
         if found is None and made:
             raise StorageFailed(f"{self.uri_of(name)} contradicts itself: it was created, and is not there")
         return found == data
+
+    def _refuses_second(self, name: str) -> bool:
+        """Return whether the store refuses to create an object that exists, found out with an object beside it."""
+        probe = f"{name}.{uuid.uuid4().hex}"
+        try:
+            self._directory.create(probe, b"{}")
+            return not self._directory.create(probe, b"{}")
+        finally:
+            with contextlib.suppress(Exception):  # who may not delete can still claim; readers pass the object over
+                self._directory.remove(probe)
 
     def _create(self, name: str, data: bytes) -> bool:
         return self._directory.create(name, data) or self._directory.read(name) == data

@@ -36,6 +36,7 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: bytes of each object that are sent, without telling how many come, before the connection ends.
     :ivar delay: seconds that each request waits.
+    :ivar held: writes to keys that match wait until :ivar:`released` is set; ``None`` = none.
     :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
@@ -51,6 +52,8 @@ class S3Proxy(ThreadingHTTPServer):
         self.no_listing: str | None = None
         self.ends_after: int | None = None
         self.delay = 0.0
+        self.held: str | None = None
+        self.released = threading.Event()
         self.seen: list[tuple[str, str]] = []
         self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
@@ -96,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.refused.append(self.path)
             self.send(403, [], _REFUSAL)
             return
+        if is_write and self.server.held and re.search(self.server.held, self.path):
+            self.server.released.wait()
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
             # Headers as they are: the signature covers the client's Host.
