@@ -54,9 +54,11 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
     for package in ("deepshi_provider", "benchmarks"):  # as pip does when it installs
         compileall.compile_dir(ROOT / package, quiet=1)
     sizes = (4096, MIB // 4) if quick else (4096, MIB, 18 * MIB)
+    stored = () if quick else (2 * MIB,)
     counts = (1, 4) if quick else (1, 16, 64)
     rows = (10, 100) if quick else (100, 1_000, 10_000)
-    with _server(sizes) as (directory, secure, plain):
+    cells = ("4096:4:1",) if quick else (f"{2 * MIB}:192:5", f"{18 * MIB}:128:20")
+    with _server((*sizes, *stored)) as (directory, secure, plain):
         url = secure["BENCH_URL"]
 
         def answers(environment: dict[str, str], sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -75,6 +77,7 @@ def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
             "answers": answers(secure, sizes),
             "plain_answers": answers(plain, sizes[1:2]),
             "through_airflow": _through_airflow(directory, secure, sizes[1], runs, quick=quick),
+            "object_store": _json("benchmarks.object_store", str(directory), str(runs), *cells, environment=secure),
             "growth": [
                 _json("benchmarks.growth", str(count), environment=secure)[0] for _ in range(runs) for count in rows
             ],

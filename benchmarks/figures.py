@@ -17,9 +17,3 @@ def middle(rows: Iterable[Row], key: str) -> float:
 def ratio(rows: Iterable[Row], others: Iterable[Row], key: str) -> float:
     """Return the median of the ratios within each run; both have one row per run, in the runs' order."""
     return median(float(row[key]) / max(float(other[key]), 1e-9) for row, other in zip(rows, others, strict=True))
-
-
-def spread(values: list[float], form: str) -> str:
-    """Return the median, with the smallest and the largest in brackets."""
-    text = form.format(median(values))
-    return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"

@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,27 @@ from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.entries import Owner
 
 
-async def _batch(rows: int, to: Path, run_id: str) -> int:
+async def buy(
+    prompts: Sequence[str], to: str, run_id: str, *, conn_id: str | None = None, max_concurrency: int = 8
+) -> int:
+    """Buy a picture for each prompt in one batch; return how many were bought now.
+
+    :param conn_id: Airflow connection of the store that ``to`` is in.
+    """
     job = BatchJob(
-        rows=rows,
+        rows=len(prompts),
         stream=True,
         generation_timeout=600,
-        max_concurrency=8,
+        max_concurrency=max_concurrency,
         owner=Owner(dag_id="bench", run_id=run_id, task_id="batch"),
-        output_uri=to.as_uri(),
+        output_uri=to,
+        output_conn_id=conn_id,
         deepshi_conn_id="deepshi_default",
         preflight="off",
     )
     with RowTable() as table:
-        prompts = ((f"row-{number}", f"4096 bytes, row {number}") for number in range(rows))
-        table.fill((key, {"model": "bench", "prompt": prompt, "stream": True}) for key, prompt in prompts)
+        named = ((f"row-{number}", prompt) for number, prompt in enumerate(prompts))
+        table.fill((key, {"model": "bench", "prompt": prompt, "stream": True}) for key, prompt in named)
         summary = await run_batch(job, table)
     if summary.status != "success":
         raise RuntimeError(summary.model_dump_json())
@@ -42,11 +50,12 @@ async def _batch(rows: int, to: Path, run_id: str) -> int:
 
 
 async def _measure(rows: int, to: Path) -> dict[str, Any]:
-    await _batch(1, to / "warm", "warm")
+    prompts = [f"4096 bytes, row {number}" for number in range(rows)]
+    await buy(prompts[:1], (to / "warm").as_uri(), "warm")
     async with metered() as first:
-        created = await _batch(rows, to / "rows", "first")
+        created = await buy(prompts, (to / "rows").as_uri(), "first")
     async with metered() as again:
-        created_again = await _batch(rows, to / "rows", "again")
+        created_again = await buy(prompts, (to / "rows").as_uri(), "again")
     if (created, created_again) != (rows, 0):
         raise RuntimeError(f"{created} and {created_again} of {rows} pictures were bought")
     return {"rows": rows, **first, **{f"rerun_{name}": figure for name, figure in again.items()}}
