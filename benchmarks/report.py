@@ -51,8 +51,8 @@ def _head(results: dict[str, Any], largest: dict[str, list[dict[str, Any]]]) -> 
 
 {quick}Over TLS, {_what(largest)} take {middle(ours, "memory_mb"):,.0f} MB and {middle(ours, "cpu_s"):.1f} s of
 processor time. The OpenAI SDK takes {middle(sdk, "memory_mb"):,.0f} MB and {middle(sdk, "cpu_s"):.1f} s. In Airflow
-a batch makes {batch:,.0f} pictures per minute and mapped `HttpOperator` tasks {http:,.0f}. For more than a few pictures use a
-batch: each mapped task is a process of its own, whatever its operator is.
+a batch makes {batch:,.0f} pictures per minute and mapped `HttpOperator` tasks {http:,.0f}. For more than a few
+pictures use a batch: each mapped task is a process of its own, whatever its operator is.
 
 ![Processor time](images/performance-cpu.svg)
 """
