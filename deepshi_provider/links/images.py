@@ -7,6 +7,7 @@ a login, so its signature is masked in task logs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -62,10 +63,14 @@ class DeepshiDirectoryLink(BaseOperatorLink):
 LINKS: tuple[BaseOperatorLink, ...] = (DeepshiImageLink(), DeepshiDirectoryLink())
 
 
-def links_of(lineage: Lineage) -> tuple[BaseOperatorLink, ...]:
-    """Return the links of a task that has ended; empty if there is nothing to open, since each is an XCom."""
+def links_of(links: Iterable[BaseOperatorLink], lineage: Lineage) -> tuple[BaseOperatorLink, ...]:
+    """Return those of an operator's links that a task has something to open for, since each is an XCom.
+
+    :param links: of the operator's class; a subclass may leave out or add some.
+    """
     images = lineage.images
-    return LINKS if images and locate(str(images[0]["uri"])).protocol != "file" else ()
+    can_open = bool(images) and locate(str(images[0]["uri"])).protocol != "file"
+    return tuple(link for link in links if can_open or link not in LINKS)
 
 
 async def _image_url(store: Store, name: str) -> str:

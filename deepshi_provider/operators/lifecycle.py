@@ -288,7 +288,7 @@ class ImageTask(BaseOperator):
             return ended.as_xcom()
         finally:  # a failed batch has images too
             self.lineage = report_lineage(self.deepshi_conn_id, ended, costs, self.input_uris)
-            self.operator_extra_links = links_of(self.lineage)
+            self.operator_extra_links = links_of(type(self).operator_extra_links, self.lineage)
 
     def dry_run(self) -> None:
         """Log what the task would buy. Sends no paid request and stores nothing.
@@ -368,7 +368,7 @@ class ImageTask(BaseOperator):
     def push_costs(self, context: Context, costs: CostSheet) -> None:
         """Push the task's costs over all its tries: as a number, and as a cost sheet."""
         self.lineage = Lineage(costs=costs)
-        self.operator_extra_links = links_of(self.lineage)
+        self.operator_extra_links = links_of(type(self).operator_extra_links, self.lineage)
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
         ti.xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from airflow.sdk import BaseOperator, BaseOperatorLink
 
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
@@ -88,9 +89,9 @@ def test_task_without_images_has_none() -> None:
     assert DeepshiDirectoryLink().get_link(operator, ti_key=KEY) == ""
 
 
-def kept_links(**fields: Any) -> list[str]:
+def kept_links(kind: type[DeepshiGenerateImageOperator] = DeepshiGenerateImageOperator, **fields: Any) -> list[str]:
     """The names of the links that Airflow's task runner keeps of a task that has ended."""
-    task = generate(**fields).prepare_for_execution()
+    task = kind(task_id="t", prompt="a red boat", **fields).prepare_for_execution()
     task.execute(context_of(TaskInstance(task_id=task.task_id)))
     return [link.name for link in task.operator_extra_links]
 
@@ -104,6 +105,34 @@ def test_task_whose_images_are_local_files_keeps_no_empty_links(emulator: Emulat
 def test_task_whose_images_are_in_an_object_store_keeps_both_links(emulator: Emulator, s3_place: S3Place) -> None:
     names = kept_links(output_uri=s3_place.uri, output_conn_id=s3_place.conn_id)
     assert names == ["Image", "Image directory"]
+
+
+class DocumentationLink(BaseOperatorLink):
+    name = "Documentation"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        return "https://example.com"
+
+
+class WithoutSignedUrl(DeepshiGenerateImageOperator):
+    """What docs/observability.md shows: no URL that opens for anyone becomes an XCom."""
+
+    operator_extra_links = ()
+
+
+class WithDocumentation(DeepshiGenerateImageOperator):
+    operator_extra_links = (DeepshiDirectoryLink(), DocumentationLink())
+
+
+@pytest.mark.s3
+def test_a_subclass_chooses_its_links(emulator: Emulator, s3_place: S3Place) -> None:
+    remote = {"output_uri": s3_place.uri, "output_conn_id": s3_place.conn_id}
+    assert kept_links(WithoutSignedUrl, **remote) == []
+    assert kept_links(WithDocumentation, **remote) == ["Image directory", "Documentation"]
+
+
+def test_links_of_a_subclass_stay_where_there_is_no_image_to_open(emulator: Emulator, local: Place) -> None:
+    assert kept_links(WithDocumentation, output_uri=local.uri) == ["Documentation"]
 
 
 def test_all_operators_have_both() -> None:
