@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, BinaryIO
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
 
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number, usd
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES, default_output_uri
-from deepshi_provider.hooks.jobs import prices_of
+from deepshi_provider.hooks.jobs import prices_of, window_states
 from deepshi_provider.hooks.purchases import purchase_sheets
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.run_costs import RunEntry, read_entries
@@ -30,6 +33,8 @@ from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
 from deepshi_provider.store.store import Store
 
+log = logging.getLogger(__name__)
+
 #: Maximum number of failed tasks in a message; the report lists all.
 MOST_NAMED = 10
 
@@ -38,6 +43,8 @@ _FAILED = ("failed", "upstream_failed")
 
 class DeepshiCostReportOperator(BaseOperator):
     """Report what the image tasks of this DAG run have cost; fail if that is too much, or if one of them failed.
+
+    log = logging.getLogger(__name__)
 
     Put it behind the image tasks; by default it runs when all of them are done, whether they succeeded or failed. It
     writes ``report.json``, ``report.csv`` and ``report.html``, a self-contained page with plots and, if Pillow is
@@ -124,7 +131,13 @@ class DeepshiCostReportOperator(BaseOperator):
             max_cost_usd=maximum,
             warn_cost_usd=warning,
         )
-        uris = run_here(_write(store, report))
+        html = as_html(
+            report,
+            run_here(thumbnails((instance.sheet for instance in instances), STORES)),
+            budgets=run_here(_budgets(DeepshiHook(self.deepshi_conn_id))),
+            airflow_url=conf.get("api", "base_url", fallback="") or None,
+        )
+        uris = run_here(_write(store, report, html))
         context["ti"].xcom_push(key="run_cost_usd", value=as_number(report.cost_usd))
         try:
             self._judge(report, uris["html_uri"])
@@ -252,12 +265,20 @@ async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
     return await read_entries(STORES.at(settings.output_uri, settings.output_conn_id), owner.run_key)
 
 
-async def _write(store: Store, report: CostReport) -> dict[str, str]:
-    pictures = await thumbnails((instance.sheet for instance in report.instances), STORES)
+async def _budgets(hook: DeepshiHook) -> list[WindowState]:
+    """Return the state of the connection's budgets; a report does without what cannot be read."""
+    try:
+        return await window_states(hook)
+    except DeepshiError as err:
+        log.warning("The report does not show the connection's budgets: %s", err)
+        return []
+
+
+async def _write(store: Store, report: CostReport, html: str) -> dict[str, str]:
     files = {
         "json": (report.model_dump_json(indent=2), "application/json"),
         "csv": (as_csv(report), "text/csv"),
-        "html": (as_html(report, pictures), "text/html; charset=utf-8"),
+        "html": (html, "text/html; charset=utf-8"),
     }
     for ending, (text, media_type) in files.items():
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.sheet import HasCosts, SheetImage, cost_text
+from deepshi_provider.reports import links
 from deepshi_provider.reports.totals import CostReport
 
 #: Maximum number of bars in a plot; the tables have all entries.
@@ -48,8 +51,18 @@ class Bar:
     percent: float
 
 
-def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
-    """Return the page; all external text is escaped."""
+def as_html(
+    report: CostReport,
+    thumbnails: Sequence[Thumbnail],
+    *,
+    budgets: Sequence[WindowState] = (),
+    airflow_url: str | None = None,
+) -> str:
+    """Return the page; all external text is escaped.
+
+    :param budgets: of the connection, per day and month.
+    :param airflow_url: where Airflow's UI is; without it the page has no links.
+    """
     page = _PAGES.get_template("page.html.jinja")
     return page.render(
         report=report,
@@ -60,6 +73,11 @@ def as_html(report: CostReport, thumbnails: Sequence[Thumbnail]) -> str:
         ],
         plans=[instance.sheet for instance in report.instances if instance.sheet.plan],
         limit_percent=_percent(report.cost_usd, report.max_cost_usd),
+        budgets=budgets,
+        airflow_url=airflow_url,
+        links=links,
+        percent=_percent,
+        rounded=rounded,
         usd=_usd,
         bounds=bounds,
         cost_text=cost_text,
@@ -85,6 +103,15 @@ def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
     if limit is None:
         return None
     return 100.0 if not limit else min(100.0, round(float(100 * (cost or Decimal(0)) / limit), 3))
+
+
+def rounded(amount: Decimal | None) -> str:
+    """Return money in cents, or with four significant digits where cents would say less; as the page of costs does."""
+    if amount is None:
+        return "not reported"
+    power = math.floor(amount.copy_abs().log10()) if amount else 0
+    whole, _, digits = f"{amount:,.{max(2, 3 - power)}f}".partition(".")
+    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
 def _usd(amount: Decimal | None) -> str:

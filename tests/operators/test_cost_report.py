@@ -20,6 +20,7 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TasksFailed
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
+from deepshi_provider.reports.page import rounded
 from tests.services.processes import start_module
 from tests.support.batches import PRICE, rows_of
 from tests.support.counts import taken
@@ -309,3 +310,39 @@ def test_pages_work_from_any_place(server: Emulator, tmp_path: Path) -> None:
     made = dag(output_uri=f"{elsewhere.uri}/{{{{ run_id }}}}")
     report_on(made, done(made, "boat"))
     assert elsewhere.names() == ["monday/report.csv", "monday/report.html", "monday/report.json"]
+
+
+def test_the_page_leads_to_airflow_and_shows_the_budgets(
+    server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/below/")
+    connection = server.connection_json(output_uri=local.uri, max_cost_usd_per_day=f"{100 * PRICE:f}")
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    made = dag()
+    report_on(made, done(made, "boat", "catalog"))
+    page = written(local, "html")
+    run = "https://airflow.example/below/dags/shop/runs/monday"
+    for address in (run, f"{run}/tasks/boat", f"{run}/tasks/catalog"):
+        assert f'<a href="{address}">' in page
+    assert "of max_cost_usd_per_day" in page
+    assert 'width="11.0"' in page
+
+
+def test_without_an_address_of_airflow_the_page_has_no_links(server: Emulator, local: Place) -> None:
+    made = dag()
+    report_on(made, done(made, "boat"))
+    assert "<a " not in written(local, "html")
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("0", "$0.00"),
+        ("0.000540000001", "$0.00054"),
+        ("0.00123456", "$0.001235"),
+        ("12.3456", "$12.35"),
+        ("1234.5", "$1,234.50"),
+    ],
+)
+def test_money_is_rounded_as_on_the_page_of_costs(amount: str, shown: str) -> None:
+    assert rounded(Decimal(amount)) == shown

@@ -67,7 +67,7 @@ def test_what_hooks_bought_in_a_task_has_a_line_of_its_own(bought: Purchases) ->
     ]
     assert sum(Decimal(line["cost_usd"]) for line in lines) == 5 * bought.price
     page = bought.run.file("everything", "html")
-    assert page.count('<td>script <span class="soft">') == 1
+    assert page.count('<td>script <span class="quiet">') == 1
     assert page.count('<td class="text">hook</td>') == 1 + 2
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.reports.page import rounded
 from tests.reports.conftest import Run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
@@ -111,7 +112,7 @@ def test_csv_and_page_say_the_same(run: Run) -> None:
     assert sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0)) == known(run)
     assert sum(int(line["images"] or 0) for line in lines) == 19
     page = run.file("report", "html")
-    assert f"<h1>${known(run):f}</h1>" in page
+    assert f'<span title="${known(run):f}">{rounded(known(run))}</span></strong>' in page
     assert page.count("data:image/webp;base64,") == 3 + 1 + 8 + 2
     assert "<script" not in page
 
