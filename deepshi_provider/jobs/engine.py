@@ -164,8 +164,11 @@ class Engine:
             attempts = await self._attempts()
             if stored := await self._look_back(attempts):
                 return stored
-            if await self._others_are_at_it(self._exposed_in(attempts)):
+            exposed = self._exposed_in(attempts)
+            if await self._others_are_at_it(exposed):
                 continue
+            if unsettled(exposed) and await self._journal.list_attempts(self._name) != attempts:
+                continue  # settled since it was listed, and before its process was looked for
             try:
                 if bought := await self._bought_now(attempts):
                     return bought

@@ -18,9 +18,10 @@ from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from tests.services.processes import last_line_of, start_module
+from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
 from tests.support.jobs import BOAT, make_job
-from tests.support.places import Place, document, images, state
+from tests.support.places import Place, S3Place, document, images, state
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,25 @@ async def test_two_processes_at_once_pay_once(emulator: Emulator, place: Place) 
     assert (first.status, first.reused, posts(emulator)) == ("success", False, 1)
     assert first.task_cost_usd == taken(emulator)
     assert images(place) == ["image-0.png"]
+
+
+async def test_an_attempt_that_ends_between_two_looks_at_it_is_not_taken_for_lost(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    """The second process has listed a claim without a record; before it reads the lease, both are done with."""
+    emulator.settings(latency=2)
+    first = asyncio.create_task(run(make_job(s3_place)))
+    await until("the request", lambda: posts(emulator) == 1)
+    proxy.held = r"^(GET|HEAD) .*lease\.json"
+    second = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
+    await until(
+        "a look at the lease", lambda: any("lease.json" in path for method, path in proxy.seen if method != "PUT")
+    )
+    bought = await first
+    proxy.released.set()
+    reused = await second
+    assert (bought.status, reused.status, posts(emulator)) == ("success", "success", 1)
+    assert reused.images == bought.images
 
 
 async def test_who_waits_goes_on_when_the_other_was_refused(emulator: Emulator, local: Place) -> None:

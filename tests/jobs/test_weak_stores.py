@@ -92,7 +92,7 @@ async def test_a_claim_that_comes_late_and_replaces_another_one_sends_nothing(
     """It waits for the answer of the process whose claim it replaced, and nobody takes that one for dead."""
     with S3Proxy(s3) as slow:
         slow.ignores_conditions = True
-        slow.held = r"claim\.json(\?|$)"
+        slow.held = r"^PUT .*claim\.json(\?|$)"
         monkeypatch.setenv(f"AIRFLOW_CONN_{slow.conn_id.upper()}", slow.airflow_connection_json())
 
         def started(proxy: S3Proxy) -> asyncio.Task[ImageOutcome]:
@@ -101,7 +101,7 @@ async def test_a_claim_that_comes_late_and_replaces_another_one_sends_nothing(
 
         emulator.settings(latency=4)
         late = started(slow)
-        await until("the late claim", lambda: any(re.search(str(slow.held), path) for _, path in slow.seen[1:]))
+        await until("the late claim", lambda: any(re.search(str(slow.held), " ".join(seen)) for seen in slow.seen))
         first = started(forgetful)
         await until("the request", lambda: posts(emulator) == 1)
         slow.released.set()

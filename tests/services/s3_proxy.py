@@ -36,7 +36,7 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: bytes of each object that are sent, without telling how many come, before the connection ends.
     :ivar delay: seconds that each request waits.
-    :ivar held: writes to keys that match wait until :ivar:`released` is set; ``None`` = none.
+    :ivar held: requests whose method and path match wait until :attr:`released` is set; ``None`` = none.
     :ivar seen: method and path of each request.
     :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
     """
@@ -68,6 +68,7 @@ class S3Proxy(ThreadingHTTPServer):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.released.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -99,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.refused.append(self.path)
             self.send(403, [], _REFUSAL)
             return
-        if is_write and self.server.held and re.search(self.server.held, self.path):
+        if self.server.held and re.search(self.server.held, f"{self.command} {self.path}"):
             self.server.released.wait()
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
