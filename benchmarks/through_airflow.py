@@ -1,7 +1,7 @@
 """Many pictures through a whole Airflow: how fast they come, and what they leave in the metadata database.
 
 ``python -m benchmarks.through_airflow URL DIRECTORY RUNS PICTURES SIZE SECONDS`` prints one JSON object per run and way
-of making them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, and a quarter of them by deferred mapped tasks.
+of making them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, or fewer by the slow ways.
 """
 
 from __future__ import annotations
@@ -19,21 +19,11 @@ from typing import Any
 
 import psutil
 
+from benchmarks.ways import PARTS, count
 from tests.services.airflow import Airflow
 from tests.services.airflow_api import TERMINAL_RUN_STATES
 from tests.support.waiting import wait_for
 
-#: The DAGs of ``dags``. The way that fills the database comes last: what it leaves free, others would use.
-WAYS = (
-    "batch_8",
-    "batch_64",
-    "batch_200",
-    "mapped_blocking",
-    "mapped_deferred",
-    "sdk",
-    "http_blocking",
-    "http_deferred",
-)
 #: Tasks that Airflow runs at once: as many as its defaults allow a DAG.
 PARALLELISM = 16
 #: Seconds that one way may take.
@@ -122,9 +112,8 @@ def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
             airflow.wait_for_dag("warm")
             if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run of all is slow
                 raise RuntimeError(_task_logs(airflow))
-            for way in WAYS:
-                count = pictures // 4 if way.endswith("deferred") else pictures
-                print(json.dumps(_measure(airflow, way, made, count, size)), flush=True)
+            for way in PARTS:
+                print(json.dumps(_measure(airflow, way, made, count(way, pictures), size)), flush=True)
 
 
 def main() -> None:

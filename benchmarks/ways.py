@@ -2,9 +2,9 @@
 
 A task imports the whole file of its DAG, so that no way pays for the imports of another.
 
-All comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_PICTURES`` (a quarter
-of them is made by deferred mapped tasks, which take longest), and ``BENCH_MADE``, the directory below which each DAG
-has its own. The ways without the provider do the least that leaves a picture there.
+All comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_PICTURES``, and
+``BENCH_MADE``, the directory below which each DAG has its own. The ways without the provider do the least that leaves
+a picture there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,31 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 
-_PROMPT = os.environ["BENCH_PROMPT"]
-PROMPTS = [f"{_PROMPT}, row {number}" for number in range(int(os.environ["BENCH_PICTURES"]))]
-#: Prompts of mapped tasks that defer.
-FEWER_PROMPTS = PROMPTS[: len(PROMPTS) // 4]
+#: Of all pictures, a way makes one part; the slow ones make fewer.
+PARTS = {
+    "batch_8": 4,
+    "batch_64": 1,
+    "batch_200": 1,
+    "mapped_blocking": 2,
+    "mapped_deferred": 8,
+    "sdk": 4,
+    "http_blocking": 2,
+    # It fills the database, so it comes last: what it leaves free, others would use.
+    "http_deferred": 8,
+}
+
+
+def count(way: str, pictures: int) -> int:
+    """Return how many of the pictures a way makes."""
+    return max(1, pictures // PARTS[way])
+
+
+def prompts(way: str) -> list[str]:
+    """Return the prompts of a way."""
+    number = count(way, int(os.environ["BENCH_PICTURES"]))
+    return [f"{os.environ['BENCH_PROMPT']}, row {row}" for row in range(number)]
+
+
 # A failure of Airflow's own, which happens on a loaded machine, must not end the whole measurement.
 DEFAULTS = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 

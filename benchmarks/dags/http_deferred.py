@@ -3,7 +3,7 @@
 from airflow.sdk import DAG
 
 from benchmarks.over_http import over_http
-from benchmarks.ways import DEFAULTS, FEWER_PROMPTS
+from benchmarks.ways import DEFAULTS, prompts
 
 with DAG("http_deferred", schedule=None, default_args=DEFAULTS):
-    over_http("http_deferred", FEWER_PROMPTS, deferrable=True)
+    over_http("http_deferred", prompts("http_deferred"), deferrable=True)

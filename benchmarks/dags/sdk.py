@@ -5,7 +5,7 @@ import os
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 
-from benchmarks.ways import DEFAULTS, PROMPTS, save
+from benchmarks.ways import DEFAULTS, prompts, save
 
 
 def with_the_sdk(prompt: str) -> str:
@@ -20,5 +20,5 @@ def with_the_sdk(prompt: str) -> str:
 
 with DAG("sdk", schedule=None, default_args=DEFAULTS):
     PythonOperator.partial(task_id="picture", python_callable=with_the_sdk).expand(
-        op_args=[[prompt] for prompt in PROMPTS]
+        op_args=[[prompt] for prompt in prompts("sdk")]
     )

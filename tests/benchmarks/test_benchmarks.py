@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.through_airflow import WAYS
+from benchmarks.ways import PARTS
 
 
 @pytest.mark.airflow
@@ -25,7 +25,7 @@ def test_quick_run_measures_every_client_and_writes_the_page(tmp_path: Path) -> 
     assert {row["client"] for row in found["plain_answers"]} == {"provider", "sdk", "http_trigger", "floor"}
     assert [row["rows"] for row in found["growth"]] == [10, 100]
     assert [row["s3"]["calls"] > 0 for row in found["object_store"]] == [True]
-    assert [row["way"] for row in found["through_airflow"]["rows"]] == list(WAYS)
+    assert [row["way"] for row in found["through_airflow"]["rows"]] == list(PARTS)
     text = page.read_text()
     assert "A quick run" in text
     for line in text.splitlines():
