@@ -79,7 +79,7 @@ def as_table(prices: Sequence[Price]) -> str:
         low, high = map(usd, price.range)
         day = datetime.fromtimestamp(price.seen_at, timezone.utc).date().isoformat()
         lines.append(f"{low if low == high else f'{low} to {high}'}  {day}  {price.price_class}")
-    return "\n".join([*lines, f"{len(prices)} price classes, by recent payments"])
+    return "\n".join([*lines, f"{len(prices)} price class{'es' * (len(prices) != 1)}, by recent payments"])
 
 
 async def _memory_of(hook: DeepshiHook) -> dict[str, Any]:

@@ -94,8 +94,9 @@ class DeepshiGenerateImageOperator(ImageTask):
     :param deferrable: wait in the triggerer, without a worker slot.
     :returns: ``{"images": [{"uri", "index", "media_type", "width", "height", "size_bytes", "sha256",
         "revised_prompt"}], "model", "size", "created", "cost_usd", "usage", "sends", "unknown_outcomes", "reused",
-        "manifest_uri", "map_index", "key", "metadata"}``, ``map_index`` -1 if the task is not mapped; and as XCom
-        ``cost_usd`` what the task instance has cost over all its tries, in USD.
+        "fallback", "warnings", "manifest_uri", "map_index", "key", "metadata"}``; ``fallback`` is the position in
+        ``fallbacks`` of what was sent instead, ``map_index`` is -1 if the task is not mapped. XCom ``cost_usd`` is
+        what the task instance has cost over all its tries, in USD.
     """
 
     template_fields: Sequence[str] = _TEMPLATED
@@ -312,10 +313,10 @@ class DeepshiGenerateImagesOperator(ImageTask):
     :param manifest_prompts: whether the manifest has the prompts, including the API's revised ones; it always has a
         hash.
     :returns: ``{"rows", "created", "reused", "failed", "skipped", "unknown_outcomes", "cost_usd", "manifest_uri",
-        "map_index", "key", "metadata"}``; the manifest has a line per row: ``key``, ``status`` (``created``,
-        ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels), ``sha256``, ``model``,
-        ``prompt_hash``, ``cost_usd`` and more, and the carried columns. XCom ``cost_usd`` is what the task instance
-        has cost over all its tries, in USD.
+        "warnings", "map_index", "key", "metadata"}``; the manifest has a line per row: ``key``, ``status``
+        (``created``, ``reused``, ``failed``, ``skipped``), ``uri``, ``uris``, ``width``, ``height`` (pixels),
+        ``sha256``, ``model``, ``prompt_hash``, ``cost_usd`` and more, and the carried columns. XCom ``cost_usd`` is
+        what the task instance has cost over all its tries, in USD.
 
     All other parameters are those of :class:`DeepshiGenerateImageOperator`; ``generation_timeout`` is for each row.
     """

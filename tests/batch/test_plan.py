@@ -301,7 +301,7 @@ def test_the_prices_of_a_connection_are_listed(
     (line, summary) = capsys.readouterr().out.splitlines()[-2:]
     assert line.startswith("$0.039  20")
     assert line.endswith("  generate nano-banana-2 n=1 resolution=1K")
-    assert summary.startswith("1 price classes")
+    assert summary.startswith("1 price class,")
     assert main(["prices", "--json"]) == 0
     (price,) = json.loads(capsys.readouterr().out)
     assert (price["cost_usd"], price["lowest_usd"]) == ("0.039", "0.039")
