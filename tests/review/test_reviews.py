@@ -144,6 +144,18 @@ def test_the_default_decides_when_nobody_answers_in_time(
     assert [len(request["images"]) for request in sent] == ([4] if chosen else [])
 
 
+@pytest.mark.parametrize(("default", "state", "images"), [("Approve", "success", [4]), ("Reject", "skipped", [])])
+def test_consumers_of_an_outlet_hear_of_chosen_images_alone(
+    default: str, state: str, images: list[int], reviewing: Reviewing
+) -> None:
+    run = reviewing.begin(f"shop_{default}")
+    assert run.end() == "success"
+    assert run.states() == {"draw": "success", "review": state}
+    events = reviewing.airflow.get(f"/assets/events?source_dag_id=shop_{default}")["asset_events"]
+    assert [event["extra"]["images"] for event in events] == images
+    assert run.result()["decision"] == ("chosen" if images else "rejected")
+
+
 def test_rows_of_a_batch_are_shown_with_prompts_that_stay_text(
     reviewing: Reviewing, opened: Callable[..., Page]
 ) -> None:

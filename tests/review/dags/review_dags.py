@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Asset, task
 
 from deepshi_provider.operators.images import (
     DeepshiEditImageOperator,
@@ -41,6 +41,17 @@ for place, conn_id in (("file", "deepshi_default"), ("s3", "deepshi_s3"), ("s3_o
                 **common,
             )
             DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}", **common)
+
+for default in ("Approve", "Reject"):
+    with DAG(f"shop_{default}", schedule=None):
+        drawn = DeepshiGenerateImageOperator(task_id="draw", prompt="a boat {{ run_id }}", **FOUR)
+        DeepshiReviewOperator(
+            task_id="review",
+            images=drawn.output,
+            defaults=default,
+            response_timeout=timedelta(seconds=1),
+            outlets=[Asset(f"shop_{default}")],
+        )
 
 with DAG("review_batch", schedule=None):
     prompts = [STRANGE, "a cup", "a mug"]
