@@ -1,4 +1,4 @@
-"""What Airflow learns about this provider when it discovers it; imports nothing, for that happens everywhere."""
+"""The provider's metadata for Airflow's discovery. Imports nothing, since every Airflow process loads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata, as ``airflow/provider_info.schema.json`` describes it."""
+    """Return the provider's metadata, in the form of ``airflow/provider_info.schema.json``."""
     return {
         "package-name": "airflow-provider-deepshi",
         "name": "Deepshi",
@@ -52,18 +52,18 @@ def get_provider_info() -> dict[str, Any]:
                     "output_conn_id": _field("Output connection", "string", "Airflow connection of the object store"),
                     "connect_timeout": _field("Connect timeout", "number", "Seconds; 10 if empty"),
                     "read_timeout": _field("Read timeout", "number", "Longest silence in seconds; 90 if empty"),
-                    "max_retries": _field("Retries", "integer", "Of what was surely not charged; 3 if empty"),
-                    "max_retry_wait": _field("Longest wait", "number", "Before a retry, in seconds; 60 if empty"),
+                    "max_retries": _field("Retries", "integer", "Of requests that were not charged; 3 if empty"),
+                    "max_retry_wait": _field("Longest wait", "number", "Seconds before a retry; 60 if empty"),
                     "verify": _field("Verify TLS", "string", "true, false, or the path of a CA file; true if empty"),
                     "proxy": _field("Proxy", "string", "URL of an HTTP proxy"),
-                    "max_cost_usd_per_day": _field("Most per day", "number", "USD, of all tasks together"),
-                    "max_cost_usd_per_month": _field("Most per month", "number", "USD, of all tasks together"),
+                    "max_cost_usd_per_day": _field("Limit per day", "number", "USD, for all tasks together"),
+                    "max_cost_usd_per_month": _field("Limit per month", "number", "USD, for all tasks together"),
                     "budget_groups": _field(
                         "Budget groups", "string", 'Such as {"team-a": {"max_cost_usd_per_day": 5}}'
                     ),
                     "budget_time_zone": _field("Time zone of budgets", "string", "Such as Europe/Berlin; UTC if empty"),
-                    "warn_at": _field("Warn at", "number", "Share of these limits; 0.8 if empty"),
-                    "keep_prompts": _field("Keep prompts", "string", "In records and costs; true if empty, or false"),
+                    "warn_at": _field("Warn at", "number", "Share of a limit; 0.8 if empty"),
+                    "keep_prompts": _field("Keep prompts", "string", "In records and costs: true (if empty) or false"),
                 },
             }
         ],

@@ -185,7 +185,7 @@ def _parameter(given: Any) -> Parameter:
     if is_odd:
         minimum = maximum = None  # these have another meaning
     allowed = _allowed(given)
-    said = [given.get(name) for name in (*_ALLOWED, *_MINIMUM, *_MAXIMUM)]
+    values = [given.get(name) for name in (*_ALLOWED, *_MINIMUM, *_MAXIMUM)]
     understood = sum(limit is not None for limit in (allowed, minimum, maximum))
     return Parameter(
         type=kind if isinstance(kind, str) else None,
@@ -193,7 +193,7 @@ def _parameter(given: Any) -> Parameter:
         minimum=minimum,
         maximum=maximum,
         default=_text(default) if _is_plain(default) else None,
-        is_clear=understood >= sum(value is not None and value != [] for value in said),
+        is_clear=understood >= sum(value is not None and value != [] for value in values),
     )
 
 

@@ -125,8 +125,8 @@ class Batch:
         account.prices.take(await in_thread(self._journal.prices))
         owner, since = self._job.owner, account.counts_since
         earlier = await self._journal.tally(owner)
-        lately = None if since is None else await in_thread(self._journal.known_tally, owner, since)
-        await account.begin(earlier, lately, report=not self._job.plan_only)
+        recent = None if since is None else await in_thread(self._journal.known_tally, owner, since)
+        await account.begin(earlier, recent, report=not self._job.plan_only)
 
     async def _work(self, rows: Iterator[Row]) -> None:
         for row in rows:

@@ -14,33 +14,33 @@ except ModuleNotFoundError as err:
 
 
 def main() -> None:
-    """Reads the command line and serves."""
+    """Parse the command line and serve."""
     parser = argparse.ArgumentParser(
         prog="python -m deepshi_provider.emulator",
         description="A local Deepshi images API: real HTTP and pictures, invented prices.",
     )
-    parser.add_argument("--port", type=_port, default=8710, help="0 = a free one (%(default)s)")
-    parser.add_argument("--latency", type=_latency, default=2.0, help="seconds that a picture takes (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8710, help="0 = a free port (%(default)s)")
+    parser.add_argument("--latency", type=_latency, default=2.0, help="seconds per picture (%(default)s)")
     parser.add_argument("--api-key", type=_api_key, default="sk-bf-emulator", help="the one valid key (%(default)s)")
-    parser.add_argument("--tls", action="store_true", help="HTTPS; the CA of its certificate is made and printed")
+    parser.add_argument("--tls", action="store_true", help="serve HTTPS; creates a CA and prints its file")
     options = parser.parse_args()
     try:
         serve(port=options.port, latency=options.latency, api_key=options.api_key, tls=options.tls)
-    except ModuleNotFoundError as err:  # what only TLS needs
+    except ModuleNotFoundError as err:  # needed only for TLS
         sys.exit(_MISSING.format(err.name))
 
 
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65_535:
-        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+        raise argparse.ArgumentTypeError("a port from 0 to 65535 is needed")
     return port
 
 
 def _latency(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds < 1e6:
-        raise argparse.ArgumentTypeError("seconds, 0 or more")
+        raise argparse.ArgumentTypeError("seconds are needed, 0 or more")
     return seconds
 
 

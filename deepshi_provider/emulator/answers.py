@@ -1,4 +1,4 @@
-"""The API's answers as documents, in all the forms of API.md."""
+"""Makes the API's answers as documents, in all forms of API.md."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Encode = Callable[[Picture], Base64Text]
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """How an answer is written.
+    """The form of an answer.
 
-    :param forms: names out of :data:`.settings.FORMS`.
-    :param cost_form: how ``usage.cost`` is written.
-    :param encode: picture -> its base64, which a fault may spoil.
-    :param without_data: leave the pictures out.
+    :param forms: names from :data:`.settings.FORMS`.
+    :param cost_form: the form of ``usage.cost``.
+    :param encode: returns a picture's base64, which a fault may damage.
+    :param without_data: leave out the pictures.
     """
 
     forms: frozenset[str] = frozenset()
@@ -32,7 +32,7 @@ class Wording:
 
 
 def whole_answer(made: Made, wording: Wording) -> Json:
-    """The answer of API.md, *POST /v1/images/generations*."""
+    """Return the answer of API.md, *POST /v1/images/generations*."""
     data: list[object] = [_item(made, index, picture, wording) for index, picture in enumerate(made.pictures)]
     if wording.without_data:
         data = []
@@ -48,7 +48,7 @@ def whole_answer(made: Made, wording: Wording) -> Json:
 
 
 def completed_events(made: Made, wording: Wording) -> list[tuple[str, Json]]:
-    """The terminal events: one per picture, with the usage in the last, or one for all."""
+    """Return the final events: one per picture, with the usage in the last, or one for all."""
     name = f"{event_family(made)}.completed"
     if "whole_answer" in wording.forms:
         kind: Json = {"type": name} if "no_event_line" in wording.forms else {}
@@ -68,7 +68,7 @@ def completed_events(made: Made, wording: Wording) -> list[tuple[str, Json]]:
 
 
 def partial_events(made: Made, wording: Wording) -> list[tuple[str, Json]]:
-    """Two previews, which are not the result."""
+    """Return two previews, which are not the result."""
     name = f"{event_family(made)}.partial_image"
     return [
         (
@@ -85,7 +85,7 @@ def partial_events(made: Made, wording: Wording) -> list[tuple[str, Json]]:
 
 
 def error_document(shape: str, message: str, code: str) -> Json:
-    """An error inside a stream.
+    """Return an error for a stream.
 
     :param shape: ``object``, ``text`` or ``flat``.
     """
@@ -97,22 +97,22 @@ def error_document(shape: str, message: str, code: str) -> Json:
 
 
 def event_family(made: Made) -> str:
-    """The first half of the events' names."""
+    """Return the first half of the events' names."""
     return "image_edit" if made.order.input_images else "image_generation"
 
 
 def not_an_image(_picture: Picture) -> Base64Text:
-    """Base64 of a text."""
+    """Return base64 of a text."""
     return encoded(b"I am sorry, I cannot draw that. " * 64)
 
 
 def truncated_image(picture: Picture) -> Base64Text:
-    """The first half of the picture."""
+    """Return the first half of the picture."""
     return encoded(b"".join(picture.parts())[: picture.size_bytes // 2])
 
 
 def broken_base64(picture: Picture) -> Base64Text:
-    """The picture with three characters in the middle that base64 does not have."""
+    """Return the picture with three invalid base64 characters in the middle."""
     pieces = list(picture.base64.pieces)
     middle = len(pieces) // 2
     half = len(pieces[middle]) // 2
@@ -150,7 +150,7 @@ def _event_details(made: Made) -> Json:
 
 
 def _usage(made: Made, cost_form: str) -> Json:
-    """Token counts (invented) and the exact price."""
+    """Return (invented) token counts and the exact price."""
     order = made.order
     asked = len(order.prompt) // 4 + 1
     seen = 258 * order.input_images

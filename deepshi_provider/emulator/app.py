@@ -1,4 +1,4 @@
-"""The ASGI application: all paths, and what is done for every request."""
+"""The ASGI application: all paths, and the handling that all requests share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .state import State
 
 
 def build_app(state: State) -> ASGIApp:
-    """The emulator as an application for :class:`.server.EmulatorServer`."""
+    """Return the emulator as an application for :class:`.server.EmulatorServer`."""
     routes = [
         Route("/v1/models", ModelsEndpoint(state), methods=["GET"]),
         Route("/v1/images/generations", ImagesEndpoint(state, edits=False), methods=["POST"]),
@@ -34,14 +34,14 @@ def build_app(state: State) -> ASGIApp:
 
 
 async def _answer_http_error(_request: Request, error: Exception) -> Response:
-    """Unknown paths and methods, in the API's form."""
+    """Answer unknown paths and methods in the API's form."""
     known = cast(HTTPException, error)  # Starlette's type for handlers is wider
     answer = ApiError(known.status_code, known.detail)
     return JSONResponse(answer.body(), known.status_code, headers=known.headers)
 
 
 class _Attendant:
-    """Names, counts and logs every request."""
+    """Gives every request an id, counts it and logs it."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
@@ -75,5 +75,5 @@ class _Attendant:
 
 
 def _log(line: str) -> None:
-    """One plain line to stderr; stdout is for the ready line, which programs read."""
+    """Write one line to stderr; stdout is for the ready line, which programs read."""
     sys.stderr.write(line.encode("ascii", "backslashreplace").decode() + "\n")

@@ -13,7 +13,7 @@ from .models import Model, Price, Sizing
 
 
 def per_pixels(price: str, pixels: int) -> Price:
-    """``price`` USD for ``pixels``, in proportion, to 12 decimal places."""
+    """Return a price of ``price`` USD for ``pixels``, in proportion, to 12 decimal places."""
 
     def cost(sizing: Sizing, _quality: str) -> Decimal:
         exact = Decimal(price) * sizing.pixels / pixels
@@ -23,17 +23,17 @@ def per_pixels(price: str, pixels: int) -> Price:
 
 
 def per_tier(prices: dict[str, str]) -> Price:
-    """By the resolution tier or the preset's name; ``""`` is every other one."""
+    """Return a price by resolution tier or preset; ``""`` stands for all others."""
     return lambda sizing, _quality: Decimal(prices.get(sizing.tier or "", prices[""]))
 
 
 def flat(price: str) -> Price:
-    """The same for every picture."""
+    """Return the same price for every picture."""
     return lambda _sizing, _quality: Decimal(price)
 
 
 def by_quality(low: str, medium: str, high: str) -> Price:
-    """By quality; pictures that are not square cost half as much again."""
+    """Return a price by quality; pictures that are not square cost 50 % more."""
     prices = {"low": Decimal(low), "medium": Decimal(medium), "high": Decimal(high)}
 
     def cost(sizing: Sizing, quality: str) -> Decimal:

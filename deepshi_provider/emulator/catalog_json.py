@@ -11,7 +11,7 @@ Json = dict[str, object]
 
 
 def models_document(shape: str) -> Json:
-    """The whole answer.
+    """Return the whole answer.
 
     :param shape: a key of :data:`SHAPES`.
     """
@@ -108,7 +108,7 @@ SHAPES: dict[str, Callable[[dict[str, Json]], object]] = {
 
 
 def _foreign() -> Json:
-    """The form of another vendor: names with a prefix, parameters as a JSON Schema, and more pages."""
+    """Return another vendor's form: names with a prefix, parameters as a JSON Schema, and more pages."""
     entries: list[object] = [
         {
             "id": f"deepshi/{model.id}",
@@ -123,7 +123,7 @@ def _foreign() -> Json:
 
 
 def _odd() -> Json:
-    """Things that nobody understands, among entries with the right ids."""
+    """Return entries of unknown form among entries with valid ids."""
     bodies: list[Json] = [
         {"parameters": None, "edit": True, "prompt_max_length": "8000"},
         {"parameters": "width,height", "edit": "5", "prompt_max_length": None},

@@ -1,4 +1,4 @@
-"""A certificate authority that lives as long as the emulator, and its certificate for this machine."""
+"""A certificate authority for one run of the emulator, and its certificate for this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import trustme
 
 
 def issue(directory: Path, host: str) -> tuple[Path, Path]:
-    """Makes a CA and a certificate for ``host``.
+    """Make a CA and a certificate for ``host``.
 
-    :param directory: where the two files go; the server's holds a private key.
+    :param directory: directory for the two files; the server's contains a private key.
     :return: the CA's file, for clients; the server's file with key and certificates. Both are PEM.
     """
     authority = trustme.CA()

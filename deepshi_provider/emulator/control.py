@@ -1,4 +1,4 @@
-"""``/emulator/…``: how a test inspects and controls the emulator. Needs no key."""
+"""``/emulator/…``: the API with which tests inspect and control the emulator. Needs no key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Control:
         self._state = state
 
     def routes(self) -> list[Route]:
-        """All its paths."""
+        """Return the routes of the control API."""
         return [
             Route("/emulator/stats", self.stats, methods=["GET"]),
             Route("/emulator/requests", self.requests, methods=["GET"]),
@@ -28,29 +28,29 @@ class Control:
         ]
 
     async def stats(self, _request: Request) -> Response:
-        """Counts of calls and money."""
+        """Return counts of calls and money."""
         return JSONResponse(self._state.ledger.stats())
 
     async def requests(self, _request: Request) -> Response:
-        """The journal, in order of arrival."""
+        """Return the journal of requests, in order of arrival."""
         return JSONResponse([entry.as_json() for entry in self._state.ledger.entries])
 
     async def picture(self, request: Request) -> Response:
-        """A picture's bytes, as they were delivered or would have been."""
+        """Return a picture's bytes as delivered, or as they would have been."""
         pictures = self._state.studio.recent.get(request.path_params["request_id"], [])
         index = request.path_params["index"]
         if index >= len(pictures):
-            return JSONResponse({"error": "there is no such picture"}, 404)
+            return JSONResponse({"error": "the picture does not exist"}, 404)
         content = b"".join(pictures[index].parts())
         return Response(content, media_type=pictures[index].media_type)
 
     async def reset(self, _request: Request) -> Response:
-        """Back to the command line's values."""
+        """Reset everything to the command line's values."""
         self._state.reset()
         return JSONResponse({})
 
     async def change_settings(self, request: Request) -> Response:
-        """Changes some settings; answers with all of them."""
+        """Change some settings; return all of them."""
         try:
             self._state.change(await _json_object(request))
         except ValueError as error:
@@ -58,7 +58,7 @@ class Control:
         return JSONResponse(self._state.settings.as_json())
 
     async def add_fault(self, request: Request) -> Response:
-        """Queues a fault; answers with its parameters."""
+        """Queue a fault; return its parameters."""
         try:
             fault = self._state.faults.add(await _json_object(request))
         except ValueError as error:
@@ -66,7 +66,7 @@ class Control:
         return JSONResponse({"fault": fault.name, "times": fault.times, **fault.params})
 
     async def clear_faults(self, _request: Request) -> Response:
-        """Forgets all faults."""
+        """Remove all faults."""
         self._state.faults.clear()
         return JSONResponse({})
 

@@ -1,4 +1,4 @@
-"""Answers an accepted request, well or with the fault that waits for it."""
+"""Answers an accepted request, normally or with a queued fault."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _SPOILERS: dict[str, Encode] = {
 
 @dataclass(kw_only=True)
 class Delivery:
-    """How one request's answer is brought to its client.
+    """The delivery of one request's answer.
 
-    :param work: makes the pictures and takes the money; goes on without us.
+    :param work: makes the pictures and charges for them; continues if the delivery ends.
     :param keepalive: seconds between two comments of a stream.
     """
 
@@ -49,7 +49,7 @@ class Delivery:
     fault: Fault | None
 
     async def run(self, *, stream: bool) -> Outcome:
-        """Answers; tells how it went.
+        """Send the answer and return the outcome.
 
         :raises ClientGone: the client left before the end.
         """
@@ -124,7 +124,7 @@ class Delivery:
 
 
 async def answer_faulty(exchange: Exchange, fault: Fault | None, pieces: list[bytes]) -> None:
-    """Sends a JSON answer of known length, or what a fault makes of it."""
+    """Send a JSON answer of known length, as changed by a fault."""
     name = None if fault is None else fault.name
     if fault is not None and name == "cut":
         if fault.text("at") == "body":
@@ -141,7 +141,7 @@ async def answer_faulty(exchange: Exchange, fault: Fault | None, pieces: list[by
 
 
 async def answer_status(exchange: Exchange, fault: Fault) -> Outcome:
-    """Sends the error that a ``status`` fault asks for."""
+    """Send the error of a ``status`` fault."""
     status = int(fault.number("status"))
     error = ApiError(
         status,
@@ -163,7 +163,7 @@ async def answer_status(exchange: Exchange, fault: Fault) -> Outcome:
 
 
 def first_half(pieces: list[bytes]) -> list[bytes]:
-    """The first half of the bytes."""
+    """Return the first half of the bytes."""
     left = sum(len(piece) for piece in pieces) // 2
     half: list[bytes] = []
     for piece in pieces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Status -> (type, code) where a more exact code is not known. Types are OpenAI's.
+# Status -> (type, code), for errors without a more specific code. Types are OpenAI's.
 DEFAULTS = {
     400: ("invalid_request_error", "invalid_request"),
     401: ("authentication_error", "invalid_api_key"),
@@ -20,13 +20,13 @@ DEFAULTS = {
 
 
 class ApiError(Exception):
-    """A request that is answered with an error.
+    """An error to send as the answer to a request.
 
     :param status: HTTP status.
-    :param code: machine-readable code; by the status if not given.
-    :param error_type: OpenAI's error type; by the status if not given.
-    :param param: name of the field that is wrong.
-    :param retry_after: value of the ``Retry-After`` header, sent as it is.
+    :param code: machine-readable code; by default that of the status.
+    :param error_type: OpenAI's error type; by default that of the status.
+    :param param: name of the invalid field.
+    :param retry_after: value of the ``Retry-After`` header, sent unchanged.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def body(self) -> dict[str, object]:
-        """The error as the API's JSON body."""
+        """Return the error as the API's JSON body."""
         error: dict[str, object] = {
             "message": self.message,
             "type": self.error_type,
@@ -61,10 +61,10 @@ class ApiError(Exception):
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the error."""
+        """Return the headers of the error."""
         return {} if self.retry_after is None else {"retry-after": self.retry_after}
 
 
 def refuse(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """A 400 about one field."""
+    """Return a 400 about one field."""
     return ApiError(400, message, code=code, param=param)

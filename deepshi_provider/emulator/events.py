@@ -11,7 +11,7 @@ _DONE = b"data: [DONE]"
 class EventWriter:
     """Writes one stream.
 
-    :param forms: names out of :data:`.settings.FORMS`.
+    :param forms: names from :data:`.settings.FORMS`.
     """
 
     def __init__(self, forms: frozenset[str]) -> None:
@@ -19,16 +19,16 @@ class EventWriter:
         self._eol = b"\r\n" if "crlf" in forms else b"\n"
 
     def opening(self) -> bytes:
-        """What stands before everything else."""
+        """Return the beginning of the stream."""
         return b"\xef\xbb\xbf" if "bom" in self._forms else b""
 
     def keepalive(self) -> bytes:
-        """A comment."""
+        """Return a comment."""
         blank = b"" if "comment_no_blank" in self._forms else self._eol
         return b": keepalive" + self._eol + blank
 
     def events(self, events: list[Event], *, broken: bool = False, last: bool = True) -> list[bytes]:
-        """Several events.
+        """Return several events.
 
         :param broken: end every event's JSON with a mistake.
         :param last: whether the stream ends with them.
@@ -54,5 +54,5 @@ class EventWriter:
 
 
 def break_json(pieces: list[bytes]) -> None:
-    """Puts a mistake at the end of a document, behind its pictures."""
+    """Insert a syntax error at the end of a document, after its pictures."""
     pieces[-1] = pieces[-1][:-1] + b",, oops}"

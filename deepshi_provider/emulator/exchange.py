@@ -1,4 +1,4 @@
-"""One request's connection: sends an answer, breaks it off, and notices when the client goes."""
+"""The connection of one request: sends an answer, cuts it off, and detects when the client closes it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """Begins when the request's body was read.
+    """The answer to one request, whose body is already read.
 
-    :ivar status: what was sent as status, ``None`` before.
-    :ivar bytes_per_second: slows the body down; ``None`` = as fast as the client reads.
-    :ivar piece_bytes: the most that is handed to the connection at once; ``None`` = as it comes.
+    :ivar status: the status sent, ``None`` before.
+    :ivar bytes_per_second: rate of the body; ``None`` = as fast as the client reads.
+    :ivar piece_bytes: maximum bytes per write to the connection; ``None`` = no limit.
     """
 
     def __init__(self, request: Request, send: Send) -> None:
@@ -40,21 +40,21 @@ class Exchange:
         self._due = 0.0  # seconds
         self._send = send
         self._request = request
-        # Put there by our uvicorn protocol: ASGI has no word for "break the connection".
+        # Set by our uvicorn protocol, since ASGI cannot break a connection.
         self._connection: H11Protocol = request.scope["state"]["connection"]
         self._watchers: set[asyncio.Task[None]] = set()  # one, after watch()
 
     def watch(self) -> None:
-        """Watches from now on whether the client stays. The body must have been read."""
+        """Start watching whether the client stays connected. The request's body must have been read."""
         self._watchers = {asyncio.create_task(self._until_disconnect())}
 
     def close(self) -> None:
-        """Stops watching."""
+        """Stop watching."""
         for watcher in self._watchers:
             watcher.cancel()
 
     async def wait(self, task: asyncio.Task[T], timeout: float | None = None) -> bool:
-        """Waits for a task, which goes on if the client leaves; false after ``timeout`` seconds.
+        """Wait for a task, which continues if the client leaves; return ``False`` after ``timeout`` seconds.
 
         :raises ClientGone: the client left.
         """
@@ -64,25 +64,25 @@ class Exchange:
         return task.done()
 
     async def pause(self, seconds: float) -> None:
-        """Waits.
+        """Wait for some seconds.
 
-        :raises ClientGone: the client left meanwhile.
+        :raises ClientGone: the client left during the wait.
         """
         await asyncio.wait(self._watchers, timeout=seconds)
         self._check_client()
 
     async def until_gone(self) -> None:
-        """Waits until the client leaves."""
+        """Wait until the client leaves."""
         await asyncio.wait(self._watchers)
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Sends status and headers."""
+        """Send status and headers."""
         self.status = status
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, pieces: Iterable[bytes]) -> None:
-        """Sends a part of the body; each piece waits until the client has read enough.
+        """Send a part of the body; wait after each piece until the client has read enough.
 
         :raises ClientGone: the client left.
         """
@@ -93,25 +93,25 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
                 self._check_client()
                 if self.bytes_per_second is not None:
-                    # Before the next part, not after the last: who has all of the body may leave.
+                    # Before the next part, not after the last: a client that has the whole body may leave.
                     self._due = len(part) / self.bytes_per_second
 
     async def finish(self) -> None:
-        """Ends the body.
+        """End the body.
 
-        :raises ClientGone: the client left before.
+        :raises ClientGone: the client left before the end.
         """
         self._check_client()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, status: int, content_type: str, pieces: list[bytes]) -> None:
-        """Sends a whole answer with its length."""
+        """Send a whole answer with its length."""
         await self.start(status, content_headers(content_type, pieces))
         await self.write(pieces)
         await self.finish()
 
     async def answer_error(self, error: ApiError) -> None:
-        """Sends an error of the API."""
+        """Send an error of the API."""
         pieces = write_json(error.body())
         headers = content_headers("application/json", pieces) | error.headers()
         await self.start(error.status, headers)
@@ -119,10 +119,10 @@ class Exchange:
         await self.finish()
 
     async def cut(self, *, reset: bool) -> None:
-        """Breaks the connection off without a proper end, after what was written has left.
+        """Cut the connection without a proper end, after all written bytes are sent.
 
-        :param reset: with RST instead of FIN, and over TLS without its goodbye, so that the client may lose what it has
-            not read.
+        :param reset: with RST instead of FIN, and without a TLS close message, so that the client may lose bytes that
+            it has not read.
         """
         transport = self._connection.transport
         if reset:
@@ -130,10 +130,10 @@ class Exchange:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         if reset and transport.get_extra_info("ssl_object"):
             await self._flush()
-            transport.abort()  # closing would say goodbye, wait for the client's, and leave nothing to reset
+            transport.abort()  # close() would exchange TLS close messages, and leave nothing to reset
         else:
             transport.close()
-        # uvicorn must have noticed before the application returns, or it takes it for our mistake.
+        # uvicorn must notice this before the application returns, or it reports an error of the application.
         await asyncio.wait(self._watchers, timeout=_FLUSH_SECONDS)
         transport.abort()
 
@@ -159,6 +159,6 @@ class Exchange:
 
 
 def content_headers(content_type: str, pieces: list[bytes]) -> dict[str, str]:
-    """Headers of an answer whose length is known."""
+    """Return the headers of an answer of known length."""
     length = sum(len(piece) for piece in pieces)
     return {"content-type": content_type, "content-length": str(length)}

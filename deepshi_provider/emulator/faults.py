@@ -1,4 +1,4 @@
-"""Faults on demand: what may go wrong, and the queue of what shall go wrong next."""
+"""Faults on demand: their parameters, and the queue of the next faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _one_of(*values: object) -> Check:
 _CHARGED: dict[str, tuple[object, Check]] = {"charged": (True, _is_flag)}
 _REQUIRED = object()
 
-#: Fault -> its parameters, each with its default and what it may be.
+#: Fault -> its parameters, each with its default and a check of its value.
 PARAMETERS: dict[str, dict[str, tuple[object, Check]]] = {
     "status": {
         "status": (_REQUIRED, lambda value: isinstance(value, int) and 400 <= value <= 599),
@@ -72,11 +72,11 @@ _SELECTORS = {"fault", "times", "prompt", "path"}
 
 @dataclass(kw_only=True)
 class Fault:
-    """One kind of failure that waits for its requests.
+    """A fault that waits for matching requests.
 
-    :param times: requests that it still happens to, ``None`` = all.
-    :param prompt: only to requests whose prompt holds this.
-    :param path: only to requests whose path ends like this.
+    :param times: remaining number of requests, ``None`` = all.
+    :param prompt: only for requests whose prompt contains this.
+    :param path: only for requests whose path ends with this.
     """
 
     name: str
@@ -86,20 +86,20 @@ class Fault:
     path: str | None = None
 
     def text(self, name: str) -> str | None:
-        """A parameter that is a string or missing."""
+        """Return a parameter that is a string or missing."""
         value = self.params.get(name)
         return None if value is None else str(value)
 
     def number(self, name: str) -> float:
-        """A parameter that is a number."""
+        """Return a parameter that is a number."""
         return float(str(self.params[name]))
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A parameter that is a boolean."""
+        """Return a parameter that is a boolean."""
         return bool(self.params.get(name, default))
 
     def matches(self, path: str, prompt: str | None, *, stream: bool) -> bool:
-        """Whether it can happen to this request; ``prompt`` is ``None`` for a GET."""
+        """Return whether the fault matches a request; ``prompt`` is ``None`` for a GET."""
         if prompt is None and (self.name not in FOR_GET or not self.path):
             return False
         if self.name in STREAM_ONLY and not stream:
@@ -110,23 +110,23 @@ class Fault:
 
 
 class FaultQueue:
-    """Faults in the order in which they were asked for."""
+    """Faults in the order in which they were added."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
 
     def add(self, description: Mapping[str, object]) -> Fault:
-        """Queues one fault.
+        """Queue one fault.
 
         :param description: the body of ``POST /emulator/faults``.
-        :raises ValueError: something in it is not known.
+        :raises ValueError: it contains an unknown name or value.
         """
         fault = read_fault(description)
         self._waiting.append(fault)
         return fault
 
     def take(self, path: str, prompt: str | None, *, stream: bool = False) -> Fault | None:
-        """The first fault for this request, which counts as used."""
+        """Return the first fault that matches a request, and count it as used."""
         for fault in self._waiting:
             if fault.matches(path, prompt, stream=stream):
                 self._use(fault)
@@ -134,7 +134,7 @@ class FaultQueue:
         return None
 
     def clear(self) -> None:
-        """Forgets all faults."""
+        """Remove all faults."""
         self._waiting.clear()
 
     def _use(self, fault: Fault) -> None:
@@ -145,9 +145,9 @@ class FaultQueue:
 
 
 def read_fault(description: Mapping[str, object]) -> Fault:
-    """A fault from its JSON description.
+    """Return a fault from its JSON description.
 
-    :raises ValueError: the fault, a parameter or a value is not known.
+    :raises ValueError: the fault, a parameter or a value is unknown.
     """
     name = description.get("fault")
     if not isinstance(name, str) or name not in PARAMETERS:

@@ -1,4 +1,4 @@
-"""Reads typed values out of a request's fields, as strictly as the API is documented."""
+"""Reads typed values from a request's fields, as strictly as the API is documented."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Fields:
         self._textual = textual
 
     def text(self, name: str) -> str | None:
-        """The string under ``name``; ``None`` if it was not sent. JSON ``null`` is not a string."""
+        """Return the string under ``name``; ``None`` if it was not sent. JSON ``null`` is not a string."""
         if name not in self._values:
             return None
         value = self._values[name]
@@ -29,14 +29,14 @@ class Fields:
         return value
 
     def required(self, name: str) -> str:
-        """A string that must be there and hold more than blanks."""
+        """Return a string that must be present and not blank."""
         value = self.text(name)
         if value is None or not value.strip():
             raise refuse(f"{name!r} is required", param=name, code="missing_required_parameter")
         return value
 
     def choice(self, name: str, allowed: Collection[str], owner: str) -> str | None:
-        """A string out of ``allowed``, which are the values that ``owner`` takes."""
+        """Return a string from ``allowed``, the values that ``owner`` accepts."""
         value = self.text(name)
         if value is not None and value not in allowed:
             known = ", ".join(allowed)
@@ -44,7 +44,7 @@ class Fields:
         return value
 
     def integer(self, name: str, low: int, high: int, owner: str) -> int | None:
-        """A whole number from ``low`` to ``high``; ``1024.0``, ``true`` and ``"1024"`` are none."""
+        """Return an integer from ``low`` to ``high``; ``1024.0``, ``true`` and ``"1024"`` are invalid."""
         if name not in self._values:
             return None
         value = self._values[name]
@@ -57,7 +57,7 @@ class Fields:
         return value
 
     def flag(self, name: str) -> bool:
-        """A boolean; false if it was not sent. Forms write ``true`` and ``false``."""
+        """Return a boolean; ``False`` if it was not sent. In forms it is ``true`` or ``false``."""
         value = self._values.get(name, False)
         if self._textual and value in ("true", "false"):
             return value == "true"

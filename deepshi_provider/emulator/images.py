@@ -34,7 +34,7 @@ class ImagesEndpoint:
         self._edits = edits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request and writes it into the journal."""
+        """Serve one request and record it in the journal."""
         request = Request(scope, receive)
         ledger, exchange = self._state.ledger, Exchange(request, send)
         entry = Entry(
@@ -43,7 +43,7 @@ class ImagesEndpoint:
             user_agent=request.headers.get("user-agent"),
         )
         ledger.open(entry)
-        outcome: Outcome = "faulted"  # if something of ours fails
+        outcome: Outcome = "faulted"  # if the emulator itself fails
         left = False
         try:
             outcome = await self._serve(exchange, request, entry, ledger)
@@ -76,7 +76,7 @@ class ImagesEndpoint:
         return await answer_status(exchange, fault)
 
     async def _accept(self, exchange: Exchange, request: Request, entry: Entry) -> Order:
-        """Reads and checks a request; what is read goes into the journal, refused or not."""
+        """Read and check a request, and record it in the journal, even if it is refused."""
         form = malformed = None
         try:
             if self._edits:

@@ -15,20 +15,20 @@ class Base64Text:
     pieces: tuple[bytes, ...]
 
     def escaped(self) -> Base64Text:
-        r"""The same text with ``/`` as ``\/`` and ``+`` as ``\u002B``, as some writers do."""
+        r"""Return the text with ``/`` as ``\/`` and ``+`` as ``\u002B``, as some writers do."""
         return Base64Text(tuple(piece.replace(b"/", rb"\/").replace(b"+", rb"\u002B") for piece in self.pieces))
 
     def after(self, prefix: bytes) -> Base64Text:
-        """The same text behind a prefix."""
+        """Return the text with a prefix."""
         return Base64Text((prefix, *self.pieces))
 
 
 def write_json(document: object, *, comma: bytes = b", ") -> list[bytes]:
-    """A document as pieces.
+    """Return a document as pieces.
 
-    :param document: what :mod:`json` takes, and :class:`decimal.Decimal` (written with every
-        digit) and :class:`Base64Text`.
-    :param comma: what stands between two members; may hold line ends.
+    :param document: values that :mod:`json` accepts, :class:`decimal.Decimal` (written with all
+        digits) and :class:`Base64Text`.
+    :param comma: separator between two members; may contain line ends.
     """
     pieces: list[bytes] = []
     small = bytearray()

@@ -1,4 +1,4 @@
-"""What was asked of the emulator and what it took for it."""
+"""Records the emulator's requests and charges."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MOST_ENTRIES = 20_000
 class Entry:
     """One POST to the API.
 
-    ``cost_usd`` may come after ``finished_at``: work goes on alone. ``n`` and ``stream`` are the
-    values that were acted on, ``None`` if the request was refused.
+    ``cost_usd`` may be set after ``finished_at``, since the work continues without its client. ``n`` and
+    ``stream`` are the values used, ``None`` if the request was refused.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Entry:
     finished_at: float | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The entry as ``GET /emulator/requests`` shows it."""
+        """Return the entry for ``GET /emulator/requests``."""
         sent = self.fields
         return {
             "id": self.id,
@@ -58,7 +58,7 @@ class Entry:
 
 
 class Ledger:
-    """Counts calls and money. A reset starts a new one; late work books into the old one."""
+    """Counts calls and money. A reset starts a new one; work from before is counted in the old one."""
 
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque(maxlen=_MOST_ENTRIES)
@@ -73,36 +73,36 @@ class Ledger:
         self._disconnects = 0
 
     def called(self, method: str, path: str) -> None:
-        """A call to the API arrived."""
+        """Count a call to the API."""
         self._methods[method] += 1
         self._paths[path] += 1
 
     def answered(self, status: int) -> None:
-        """The head of an answer was sent."""
+        """Count an answer whose head was sent."""
         self._statuses[str(status)] += 1
 
     def open(self, entry: Entry) -> None:
-        """A generation or edit request arrived."""
+        """Add a generation or edit request that has arrived."""
         self.entries.append(entry)
         self._in_flight += 1
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
 
     def close(self, entry: Entry, outcome: Outcome, *, client_left: bool) -> None:
-        """Its answer ended, or its client has gone."""
+        """Close a request whose answer has ended, or whose client has left."""
         entry.outcome = outcome
         entry.finished_at = time.time()
         self._in_flight -= 1
         self._disconnects += client_left
 
     def charge(self, entry: Entry, cost_usd: Decimal, images: int) -> None:
-        """Takes the money for a finished request."""
+        """Charge for a finished request."""
         entry.cost_usd = cost_usd
         self._charged_requests += 1
         self._images += images
         self._cost_usd += cost_usd
 
     def stats(self) -> dict[str, object]:
-        """All counts, as ``GET /emulator/stats`` shows them."""
+        """Return all counts, for ``GET /emulator/stats``."""
         return {
             "posts": self._methods["POST"],
             "gets": self._methods["GET"],

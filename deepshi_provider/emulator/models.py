@@ -1,4 +1,4 @@
-"""What a model is: how its pictures are sized, what it takes and what it charges."""
+"""Models: the sizes of their pictures, their limits and their prices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """The size of the pictures, in pixels, and what it is called in the price list."""
+    """The size of the pictures, in pixels, and its name in the price list."""
 
     width: int
     height: int
@@ -31,7 +31,7 @@ class Sizing:
 
     @property
     def pixels(self) -> int:
-        """Pixels of one picture."""
+        """Number of pixels of one picture."""
         return self.width * self.height
 
 
@@ -43,14 +43,14 @@ Price = Callable[[Sizing, str], Decimal]
 class Model:
     """One image model.
 
-    :param formats: the output formats that it takes; the first is its default.
+    :param formats: the accepted output formats; the first is the default.
     :param max_n: pictures per request.
     :param max_prompt: characters.
     :param max_images: input images of an edit; 0 = it cannot edit.
     :param price: USD for one picture.
     :param image_price: USD for one input image of an edit.
     :param presets: ``image_size`` -> pixels; the first is the default.
-    :param revises: whether answers hold a ``revised_prompt``.
+    :param revises: whether answers contain a ``revised_prompt``.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Model:
     revises: bool = False
 
     def sizing(self, fields: Fields) -> Sizing:
-        """The size that the fields of this model's style ask for; others are not looked at."""
+        """Return the size from the fields of this model's style; other fields are ignored."""
         if self.style == "pixels":
             width = fields.integer("width", MIN_SIDE, MAX_SIDE, self.id)
             height = fields.integer("height", MIN_SIDE, MAX_SIDE, self.id)
@@ -86,12 +86,12 @@ class Model:
         return Sizing(width=width, height=height, tier=tier)
 
     def cost(self, sizing: Sizing, quality: str, *, n: int, input_images: int) -> Decimal:
-        """USD for a whole request."""
+        """Return the price of a whole request, in USD."""
         return n * self.price(sizing, quality) + input_images * self.image_price
 
 
 def proportioned(ratio: str, scale: int) -> tuple[int, int]:
-    """Width and height of about ``(1024 x scale)²`` pixels, both multiples of 16."""
+    """Return width and height for about ``(1024 x scale)²`` pixels, both multiples of 16."""
     across, down = (int(part) for part in ratio.split(":"))
     width = round(1024 * scale * (across / down) ** 0.5 / 16) * 16
     height = round(1024 * scale * (down / across) ** 0.5 / 16) * 16

@@ -21,7 +21,7 @@ class ModelsEndpoint:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Only a fault whose ``path`` names this path happens to it."""
+        """Serve one request. Only faults whose ``path`` is this path apply to it."""
         request = Request(scope, receive)
         exchange = Exchange(request, send)
         try:
@@ -32,7 +32,7 @@ class ModelsEndpoint:
         except ApiError as error:
             await exchange.answer_error(error)
         except (ClientGone, ClientDisconnect):
-            pass  # a list of models costs nothing, so its delivery is not recorded
+            pass  # a list of models is free, so its delivery is not recorded
         finally:
             exchange.close()
 

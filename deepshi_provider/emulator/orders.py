@@ -1,4 +1,4 @@
-"""What a request asks for, after everything in it was checked."""
+"""Checks requests and turns them into orders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .models import DEFAULT_QUALITY, MAX_SEED, QUALITIES, Model, Sizing
 class Order:
     """One accepted request.
 
-    :param seed: the client's, or a random one as the API draws it.
-    :param input_images: how many images an edit came with; 0 for a generation.
-    :param source: the first of them, made small.
+    :param seed: the client's seed, or a random one as in the API.
+    :param input_images: number of input images of an edit; 0 for a generation.
+    :param source: the first input image, scaled down.
     """
 
     model: Model
@@ -35,16 +35,16 @@ class Order:
 
     @property
     def cost_usd(self) -> Decimal:
-        """What it costs."""
+        """The price of the order."""
         images = self.input_images
         return self.model.cost(self.sizing, self.quality, n=self.n, input_images=images).normalize()
 
 
 def check_order(fields: Fields, *, input_images: int | None) -> Order:
-    """Checks all fields of a request.
+    """Check all fields of a request and return its order.
 
-    :param input_images: images that came with an edit, ``None`` for a generation.
-    :raises ApiError: the first thing that is wrong.
+    :param input_images: number of input images of an edit, ``None`` for a generation.
+    :raises ApiError: the first problem found.
     """
     model = _model(fields)
     prompt = fields.required("prompt")

@@ -21,16 +21,16 @@ _JPEG_BLOCK = b"".join(b"\xff\xfe\xff\xfd" + _BLOCK[start : start + 65_531] for 
 
 
 def assemble(encoded: bytes, output_format: str, note: bytes, total: int | None) -> Picture:
-    """The picture with a note inside, padded to exactly ``total`` bytes.
+    """Return the picture with a note inside, padded to exactly ``total`` bytes.
 
     :param note: makes two purchases of the same picture differ, as real ones do.
-    :param total: bytes; a picture that is longer without padding stays as it is.
+    :param total: length in bytes; a picture that is already longer is not changed.
     """
     add = _CONTAINERS[output_format]
     picture = add(encoded, note, total)
     if total is None or picture.size_bytes >= total:
         return picture
-    # The gap is too small for padding of its own, because a chunk has a header. The note fills it.
+    # The gap is too small for a padding chunk with its header, so the note fills it.
     gap = total - picture.size_bytes
     odd = gap % 2 if output_format == "webp" else 0
     filled = add(encoded, note + b" " * (gap - odd), None)
@@ -64,7 +64,7 @@ def _crc_of_blocks(lead: int, repeat: int) -> int:
 
 
 def _split(offset: int, length: int) -> tuple[int, int, int]:
-    """Bytes before the first block so that it starts at a multiple of 3, blocks, bytes after."""
+    """Return the bytes before the first block, which must start at a multiple of 3, blocks, and bytes after."""
     lead = min(-offset % 3, length)
     repeat, rest = divmod(length - lead, len(_BLOCK))
     return lead, repeat, rest
@@ -104,7 +104,7 @@ def _segment(data: bytes) -> bytes:
 
 
 def _segments(length: int) -> bytes:
-    """COM segments of ``length`` bytes together, which is 0 or at least 4."""
+    """Return COM segments of ``length`` bytes in total, which is 0 or at least 4."""
     made = b""
     while length:
         size = min(length, 65_535)
@@ -133,7 +133,7 @@ def _webp(encoded: bytes, note: bytes, total: int | None) -> Picture:
 
 
 def _extended_header(encoded: bytes) -> bytes:
-    """A ``VP8X`` chunk for a picture in the simple lossy format that Pillow writes."""
+    """Return a ``VP8X`` chunk for a picture in the simple lossy format that Pillow writes."""
     width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", encoded, 26))
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     return _chunk(b"VP8X", bytes(4) + sides)

@@ -1,4 +1,4 @@
-"""Paints pictures that follow from their prompts, cheaply."""
+"""Paints pictures from prompts, cheaply and reproducibly."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FORMAT_OPTIONS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Motif:
-    """What a picture shows. Equal motifs give equal pictures.
+    """The content of a picture. Equal motifs give equal pictures.
 
-    :param source: an input image of an edit, made small by :func:`shrunken`.
+    :param source: an input image of an edit, scaled down by :func:`shrunken`.
     """
 
     prompt: str
@@ -39,7 +39,7 @@ class Motif:
 
 @lru_cache(maxsize=64)
 def paint(motif: Motif) -> bytes:
-    """The encoded picture, of exactly the motif's size."""
+    """Return the encoded picture, of exactly the motif's size."""
     canvas = _paint_canvas(motif).resize((motif.width, motif.height), Image.Resampling.NEAREST)
     if motif.output_format != "png":
         canvas = canvas.convert("RGB")
@@ -49,7 +49,7 @@ def paint(motif: Motif) -> bytes:
 
 
 def shrunken(file: BinaryIO) -> bytes:
-    """An input image as a small PNG, to be shown in an edit's picture."""
+    """Return an input image as a small PNG, to show in an edit's picture."""
     with Image.open(file) as image:
         image.draft("RGB", (320, 320))
         small = image.convert("RGB")
@@ -85,7 +85,7 @@ def _paste(canvas: Image.Image, source: bytes, scene: Scene) -> list[int]:
 
 
 def _sign(canvas: Image.Image, motif: Motif) -> None:
-    """Write the prompt and what was ordered, small, into the lower left corner."""
+    """Write the prompt and the order in small letters into the lower left corner."""
     width, height = canvas.size
     size = max(8, min(14, width // 36))
     columns = max(1, int(width * 1.7 / size) - 2)

@@ -1,4 +1,4 @@
-"""A finished picture as the parts it is sent in.
+"""A finished picture as the parts that are sent.
 
 A padded picture is ``head + BLOCK x repeat + tail``. The block is the same for all pictures of a
 format and its length is a multiple of three, so that its base64 is made once for the whole process:
@@ -37,11 +37,11 @@ class Picture:
 
     @property
     def size_bytes(self) -> int:
-        """The whole length."""
+        """Total length in bytes."""
         return len(self.head) + self.repeat * len(self.block) + len(self.tail)
 
     def parts(self) -> Iterator[bytes]:
-        """The bytes, in order."""
+        """Yield the bytes in order."""
         yield self.head
         for _ in range(self.repeat):
             yield self.block
@@ -49,7 +49,7 @@ class Picture:
 
     @cached_property
     def base64(self) -> Base64Text:
-        """The picture as base64 text."""
+        """Return the picture as base64 text."""
         if not self.repeat:
             return encoded(self.head + self.tail)
         blocks = (block_base64(self.block),) * self.repeat
@@ -57,17 +57,17 @@ class Picture:
 
 
 def encoded(content: bytes) -> Base64Text:
-    """Any bytes as base64 text in pieces of at most 256 KiB."""
+    """Return bytes as base64 text in pieces of at most 256 KiB."""
     starts = range(0, len(content), _CHUNK)
     return Base64Text(tuple(base64.b64encode(content[start : start + _CHUNK]) for start in starts))
 
 
 @lru_cache(maxsize=8)
 def block_base64(block: bytes) -> bytes:
-    """A padding block as base64; there are only a few blocks."""
+    """Return a padding block as base64; there are only a few blocks."""
     return base64.b64encode(block)
 
 
 def noise(length: int) -> bytes:
-    """Bytes that look random and are the same in every process, so that sums can be compared."""
+    """Return pseudorandom bytes that are the same in every process, so that hashes can be compared."""
     return hashlib.shake_128(b"deepshi emulator padding").digest(length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Lets ``rate`` requests per second pass, and at most one second's worth at once.
+    """Allows ``rate`` requests per second, in bursts of at most one second's worth.
 
     :param rate: requests per second, ``None`` = no limit.
     :param now: monotonic seconds.
@@ -16,7 +16,7 @@ class TokenBucket:
         self._filled_at = now
 
     def take(self, now: float) -> float:
-        """0 if a request may pass now, else the seconds until one may."""
+        """Take a token: return 0 if a request is allowed now, else the seconds until one is."""
         if self._rate is None:
             return 0.0
         self._tokens = min(self._most, self._tokens + (now - self._filled_at) * self._rate)

@@ -21,15 +21,15 @@ _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 async def read_json(request: Request, entry: Entry) -> None:
-    """Reads a JSON object into the journal's entry.
+    """Read a JSON object into the journal's entry.
 
-    :raises ApiError: another content type, or not a JSON object.
+    :raises ApiError: the body has another content type, or is not a JSON object.
     """
     body = await request.body()
     _check_content_type(request, "application/json")
     try:
         fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-        json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(fields, ensure_ascii=False).encode()  # raises an error for unpaired surrogates
     except ValueError as error:
         raise refuse(f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(fields, dict):
@@ -38,9 +38,9 @@ async def read_json(request: Request, entry: Entry) -> None:
 
 
 async def read_form(request: Request, entry: Entry) -> FormData:
-    """Reads a form's fields and the marks of its files into the journal's entry.
+    """Read a form's fields and descriptions of its files into the journal's entry.
 
-    :raises ApiError: another content type, or not such a form.
+    :raises ApiError: the body has another content type, or is not a form.
     """
     try:
         _check_content_type(request, "multipart/form-data")
@@ -60,9 +60,9 @@ async def read_form(request: Request, entry: Entry) -> FormData:
 
 
 async def check_images(form: FormData) -> tuple[int, bytes | None]:
-    """How many input images the form holds, and the first one made small.
+    """Return the number of input images of the form, and the first one scaled down.
 
-    :raises ApiError: one of them is not a picture of the type that its part claims.
+    :raises ApiError: an image does not have the content type of its part.
     """
     parts = [value for name, value in form.multi_items() if name in IMAGE_FIELDS]
     first = None
@@ -81,11 +81,11 @@ def _check_content_type(request: Request, wanted: str) -> None:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _add_field(fields: dict[str, object], name: str, value: str) -> None:
-    """A field that is sent twice becomes a list, which no documented field takes."""
+    """Add a field; one that is sent twice becomes a list, which no documented field accepts."""
     if name not in fields:
         fields[name] = value
         return
@@ -129,7 +129,7 @@ def _media_type(file: BinaryIO) -> str:
     file.seek(0)
     with Image.open(file, formats=list(_MEDIA_TYPES)) as image:
         if image.format not in _MEDIA_TYPES:
-            raise UnidentifiedImageError(f"{image.format} is not taken")
+            raise UnidentifiedImageError(f"{image.format} is not accepted")
         found = _MEDIA_TYPES[image.format]
     file.seek(0)
     return found

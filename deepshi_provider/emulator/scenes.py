@@ -1,4 +1,4 @@
-"""Small landscapes that follow from a prompt: its colour words choose the colours, its hash the rest."""
+"""Draws small landscapes for prompts: colour words choose the colours, and the prompt's hash the rest."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _COLOURS: dict[str, tuple[float, float, float]] = {
 _DARK = frozenset({"night", "midnight", "dark", "moon", "moonlight", "stars", "evening"})
 _WARM = frozenset({"sunset", "sunrise", "dusk", "dawn", "autumn", "desert", "candlelight"})
 
-#: Places in the palette behind white, the subject and its shade: the light in the sky, hills, then sky and water.
+#: Positions in the palette after white, the subject and its shade: the light in the sky, hills, then sky and water.
 LIGHT, HILLS = 3, 4
 _HILL_COUNT = 3
 _BANDS = 24
 SKY = HILLS + _HILL_COUNT
 WATER = SKY + _BANDS
-#: Colours that a scene uses; what lies behind them is free.
+#: Number of colours that a scene uses; the rest of the palette is free.
 COLOURS = WATER + _BANDS
 
 Rgb = tuple[int, int, int]
@@ -53,10 +53,10 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """How a scene looks.
+    """The look of a scene.
 
-    :param is_dark: at night, with stars.
-    :param thing: what stands in the middle.
+    :param is_dark: whether it is night, with stars.
+    :param thing: the subject in the middle.
     """
 
     hue: float
@@ -83,7 +83,7 @@ def scene_of(prompt: str) -> Scene:
 
 
 def palette(scene: Scene) -> list[int]:
-    """Return the scene's colours as Pillow takes them, three numbers each."""
+    """Return the scene's colours for Pillow, three numbers each."""
     hue, saturation, value = scene.subject
     sky = 0.05 + 0.05 * scene.hue if scene.is_warm else 0.52 + 0.14 * scene.hue
     top, horizon = ((sky, 0.75, 0.16), (sky, 0.55, 0.42)) if scene.is_dark else ((sky, 0.50, 0.80), (sky, 0.14, 0.98))

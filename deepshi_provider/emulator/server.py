@@ -24,9 +24,9 @@ HOST = "127.0.0.1"
 
 
 class ReachableProtocol(H11Protocol):
-    """uvicorn's protocol, which also hands itself to the application.
+    """uvicorn's protocol, which also passes itself to the application.
 
-    ASGI cannot break a connection off; the transport can.
+    ASGI cannot cut a connection, but the transport can.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class ReachableProtocol(H11Protocol):
 
 
 class EmulatorServer(uvicorn.Server):
-    """Says where it listens as soon as it does.
+    """A server that prints its address as soon as it listens.
 
-    :param ca_file: of the authority that clients must trust, if it speaks TLS.
+    :param ca_file: certificate of the CA that clients must trust, with TLS.
     """
 
     def __init__(self, config: uvicorn.Config, api_key: str, ca_file: Path | None) -> None:
@@ -52,7 +52,7 @@ class EmulatorServer(uvicorn.Server):
         self._ca_file = ca_file
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, then prints the lines that programs and people wait for."""
+        """Start listening, then print the address."""
         await super().startup(sockets)
         if not self.started:
             return
@@ -68,18 +68,18 @@ class EmulatorServer(uvicorn.Server):
 
 
 def serve(*, port: int, latency: float, api_key: str, tls: bool) -> None:
-    """Serves until the process is told to stop.
+    """Serve until the process gets a signal to stop.
 
-    :param port: 0 = a free one.
-    :param latency: seconds that a picture takes.
-    :param tls: speak HTTPS, with a certificate by an authority that is made now and printed.
+    :param port: 0 = a free port.
+    :param latency: seconds per picture.
+    :param tls: serve HTTPS with a certificate of a new CA, whose file is printed.
     """
     if not tls:
         _run(port, latency, api_key)
         return
-    from .certificates import issue  # not before: it takes a third of the time of a start
+    from .certificates import issue  # only with TLS: the import takes a third of the start's time
 
-    # uvicorn raises the signal again once it has shut down; as an exception it lets the directory go.
+    # uvicorn raises the signal again after its shutdown; as an exception it lets the directory be deleted.
     signal.signal(signal.SIGTERM, _exit)
     with tempfile.TemporaryDirectory(prefix="deepshi-emulator-") as directory:
         ca_file, server_file = issue(Path(directory), HOST)
@@ -103,7 +103,7 @@ def _run(port: int, latency: float, api_key: str, ca_file: Path | None = None, s
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
-        # Longer than clients keep idle connections, so that no request meets a closing one.
+        # Longer than clients keep idle connections, so that no request is sent on one that is being closed.
         timeout_keep_alive=75,
         backlog=4096,
     )

@@ -1,4 +1,4 @@
-"""What can be set while the emulator runs (``PUT /emulator/settings``)."""
+"""Settings that can be changed while the emulator runs (``PUT /emulator/settings``)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ MAX_PICTURE_BYTES = 64 * 1024 * 1024
 class Settings:
     """All settings, with their defaults.
 
-    :param latency: seconds that a picture takes; two numbers = random in between.
-    :param hold: whether pictures that would be done wait, until this is false again.
+    :param latency: seconds per picture; two numbers = random in between.
+    :param hold: whether finished pictures wait until this is false again.
     :param keepalive: seconds between two comments of a stream.
-    :param picture_bytes: pads every picture to this length; a picture that is longer by nature
-        stays as it is.
-    :param piece_bytes: the most that is handed to the connection at once.
+    :param picture_bytes: pads every picture to this length; a picture that is already longer is not
+        changed.
+    :param piece_bytes: maximum bytes per write to the connection.
     :param rate_limit: generation and edit requests per second, ``None`` = no limit.
-    :param form: names out of :data:`FORMS`.
+    :param form: names from :data:`FORMS`.
     """
 
     latency: float | tuple[float, float] = 2.0
@@ -56,28 +56,28 @@ class Settings:
     catalog_shape: str = "object"
 
     def changed(self, values: Mapping[str, object]) -> Settings:
-        """A copy with some values changed; nothing is changed if one of them is wrong.
+        """Return a copy with some values changed.
 
-        :raises ValueError: an unknown setting, or a value that cannot be.
+        :raises ValueError: a setting is unknown, or a value is invalid.
         """
         checked = {name: checked_setting(name, value) for name, value in values.items()}
         return dataclasses.replace(self, **checked)  # type: ignore[arg-type]  # checked by name
 
     def draw_latency(self) -> float:
-        """Seconds that the next request takes."""
+        """Return the seconds for the next request."""
         if isinstance(self.latency, tuple):
             return random.uniform(*self.latency)  # noqa: S311 - no secret
         return self.latency
 
     def as_json(self) -> dict[str, object]:
-        """The settings as JSON values."""
+        """Return the settings as JSON values."""
         return {**dataclasses.asdict(self), "form": sorted(self.form)}
 
 
 def checked_setting(name: str, value: object) -> object:
-    """One value in its inner form.
+    """Return one value in its internal form.
 
-    :raises ValueError: the name or the value is not known.
+    :raises ValueError: the name is unknown, or the value is invalid.
     """
     if name not in _CHECKS:
         raise ValueError(f"unknown setting {name!r}; known: {', '.join(_CHECKS)}")
@@ -85,7 +85,7 @@ def checked_setting(name: str, value: object) -> object:
 
 
 def checked_forms(name: str, value: object) -> frozenset[str]:
-    """One form's name, a list of them, or null for none."""
+    """Return form names, given one name, a list of them, or null for none."""
     names = [value] if isinstance(value, str) else value or []
     if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
         raise ValueError(f"{name} must be a list of names")
@@ -95,7 +95,7 @@ def checked_forms(name: str, value: object) -> frozenset[str]:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a JSON number; booleans are none."""
+    """Return whether a value is a JSON number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""Everything that a reset brings back."""
+"""The emulator's state, which a reset restores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .studio import Studio
 
 
 class State:
-    """What the emulator knows.
+    """The state of the emulator.
 
-    :param api_key: the one key that it takes.
-    :param settings: what a reset goes back to.
+    :param api_key: the only valid key.
+    :param settings: the settings that a reset restores.
     """
 
     def __init__(self, api_key: str, settings: Settings) -> None:
@@ -28,7 +28,7 @@ class State:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what has happened and what was set; also what orders from before still make."""
+        """Restore the initial state; orders from before no longer appear in it."""
         self.studio.hold(False)
         self.studio = Studio()
         self.settings = self._initial_settings
@@ -38,9 +38,9 @@ class State:
         self.bucket = TokenBucket(self.settings.rate_limit, time.monotonic())
 
     def change(self, values: Mapping[str, object]) -> None:
-        """Changes some settings.
+        """Change some settings.
 
-        :raises ValueError: one of them cannot be; then none is changed.
+        :raises ValueError: one of them is invalid; then none is changed.
         """
         self.settings = self.settings.changed(values)
         self.studio.hold(self.settings.hold)
@@ -48,9 +48,9 @@ class State:
             self.bucket = TokenBucket(self.settings.rate_limit, time.monotonic())
 
     def authorize(self, authorization: str | None) -> None:
-        """Checks the ``Authorization`` header.
+        """Check the ``Authorization`` header.
 
-        :raises ApiError: 401, with a message that says which of its forms it is.
+        :raises ApiError: 401, with a message for each kind of problem.
         """
         if not authorization:
             raise ApiError(401, "no API key was sent", code="missing_api_key")
@@ -58,4 +58,4 @@ class State:
         if scheme.lower() != "bearer" or not key.strip().startswith("sk-bf-"):
             raise ApiError(401, "the Authorization header must be 'Bearer sk-bf-…'")
         if not hmac.compare_digest(key.strip().encode(), self._api_key.encode()):
-            raise ApiError(401, "this API key is not known")
+            raise ApiError(401, "this API key is unknown")

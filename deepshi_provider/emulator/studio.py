@@ -1,4 +1,4 @@
-"""Does the work that is paid for: waits, paints, charges. Nobody can cancel it."""
+"""Makes the pictures of orders: waits, paints and charges. Orders cannot be cancelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREVIEW_SIDE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """An order that was carried out."""
+    """A finished order."""
 
     order: Order
     pictures: list[Picture]
@@ -31,7 +31,7 @@ class Made:
 class Studio:
     """Makes pictures and keeps those of the last 64 requests.
 
-    The API has no cancellation, so an order is finished, and paid for, after its client has gone.
+    The API has no cancellation, so an order is finished, and charged, even after its client has left.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Studio:
         self._released = asyncio.Event()
 
     def hold(self, held: bool) -> None:
-        """Let pictures that would be done wait, or let all of them go at once."""
+        """Hold finished pictures back, or release all of them."""
         (self._released.clear if held else self._released.set)()
 
     def start(
@@ -54,11 +54,11 @@ class Studio:
         previews: bool,
         charge: Callable[[Made], None],
     ) -> asyncio.Task[Made]:
-        """Begins an order.
+        """Start an order.
 
-        :param latency: seconds that it takes at least.
+        :param latency: minimum seconds that it takes.
         :param previews: whether to make two previews too.
-        :param charge: called when the pictures are there.
+        :param charge: called when the pictures are finished.
         """
 
         async def work() -> Made:
@@ -71,7 +71,7 @@ class Studio:
             return made
 
         task = asyncio.create_task(work())
-        self._running.add(task)  # the loop itself holds tasks only weakly
+        self._running.add(task)  # the event loop keeps only weak references to tasks
         task.add_done_callback(self._running.discard)
         return task
 
@@ -100,5 +100,5 @@ def _picture(order: Order, index: int, size: tuple[int, int], total: int | None)
     )
     note = f"Deepshi emulator, seed {order.seed}, picture {index}".encode()
     picture = assemble(paint(motif), order.output_format, note, total)
-    _ = picture.base64  # encoded here, in the pool, and kept
+    _ = picture.base64  # encoded here, in the pool, and cached
     return picture

@@ -1,4 +1,4 @@
-"""What stands in the middle of a picture: a word in the prompt names it, or the prompt's hash draws one."""
+"""Draws the subject in the middle of a picture, chosen by a word in the prompt, or by the prompt's hash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import ImageDraw
 
-#: Places in the palette.
+#: Positions in the palette.
 WHITE, SUBJECT, SHADE = 0, 1, 2
 
 _WORDS = {
@@ -21,19 +21,19 @@ _WORDS = {
     "shoe": "shoe shoes sneaker sneakers boot boots",
 }
 _NAMED = {word: name for name, words in _WORDS.items() for word in words.split()}
-#: Drawn for prompts that name nothing.
+#: Subjects for prompts without a known word.
 _ANY = ("boat", "house", "tree", "balloon", "mountain", "flower")
 
 
 class Place:
-    """Where a subject stands: its middle, its foot, and its size, in pixels of the picture."""
+    """The position of a subject: its middle, its foot, and its size, in pixels of the picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, x: float, foot: float, size: float) -> None:
         self.draw = draw
         self._x, self._foot, self._size = x, foot, size
 
     def at(self, *points: tuple[float, float]) -> list[tuple[float, float]]:
-        """Return points given in parts of the size: to the right of the middle, and up from the foot."""
+        """Return points given in units of the size: to the right of the middle, and up from the foot."""
         return [(self._x + self._size * right, self._foot - self._size * up) for right, up in points]
 
     def shape(self, colour: int, *points: tuple[float, float]) -> None:
@@ -54,12 +54,12 @@ class Place:
 
 
 def subject_of(words: list[str], number: int) -> str:
-    """Return what the first word that names something names, or what a number draws."""
+    """Return the subject of the first known word, or one chosen by a number."""
     return next((_NAMED[word] for word in words if word in _NAMED), _ANY[number % len(_ANY)])
 
 
 def draw_subject(name: str, place: Place) -> None:
-    """Draw it."""
+    """Draw a subject."""
     _DRAWN[name](place)
 
 

@@ -1,4 +1,4 @@
-"""An emulator for tests: its own process, on a free port, gone afterwards."""
+"""An emulator for tests: a process of its own, on a free port, stopped afterwards."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Emulator:
             ...
             assert deepshi.stats()["images"] == 2
 
-    :param latency: seconds that a picture takes.
-    :param port: 0 = a free one.
-    :param tls: serve HTTPS; the connection's ``verify`` then names the CA that was made for it.
+    :param latency: seconds per picture.
+    :param port: 0 = a free port.
+    :param tls: serve HTTPS; the connection's ``verify`` is then the file of the emulator's CA.
     :param start_timeout: seconds to wait for it to listen.
 
-    :ivar base_url: where it listens, without ``/v1``.
-    :ivar ca_file: what clients must trust; ``None`` without TLS.
+    :ivar base_url: its URL, without ``/v1``.
+    :ivar ca_file: file of the CA that clients must trust; ``None`` without TLS.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Emulator:
         self._arguments += ["--tls"] if tls else []
         self._start_timeout = start_timeout
         self._opener = urllib.request.OpenerDirector()
-        self._files = tempfile.TemporaryDirectory(prefix="deepshi-emulator-")  # it is killed, and cannot clean up
+        self._files = tempfile.TemporaryDirectory(prefix="deepshi-emulator-")  # the killed process leaves them
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -94,20 +94,20 @@ class Emulator:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            self._process.kill()  # it keeps nothing that a slower end would save
+            self._process.kill()  # it has nothing to save
             self._process.communicate()
         self._files.cleanup()
         self._log.close()
 
     def log(self) -> str:
-        """What it has written to stderr: one line per request."""
+        """Return its stderr so far: one line per request."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
     def connection_json(self, **extra: object) -> str:
-        """The Airflow connection to it, as ``AIRFLOW_CONN_DEEPSHI_DEFAULT`` takes it.
+        """Return the Airflow connection to it, as the value of ``AIRFLOW_CONN_DEEPSHI_DEFAULT``.
 
-        :param extra: the connection's extra, such as ``output_uri``. With TLS ``verify`` is there too.
+        :param extra: the connection's extra, such as ``output_uri``; with TLS, ``verify`` is added.
         """
         connection: dict[str, object] = {
             "conn_type": "deepshi",
@@ -121,40 +121,40 @@ class Emulator:
         return json.dumps(connection)
 
     def stats(self) -> dict[str, Any]:
-        """Counts of calls and money; ``cost_usd`` is an exact decimal in a string."""
+        """Return counts of calls and money; ``cost_usd`` is an exact decimal as text."""
         stats: dict[str, Any] = json.loads(self._call("GET", "/emulator/stats"))
         return stats
 
     def requests(self) -> list[dict[str, Any]]:
-        """All generation and edit requests since the last reset, in order of arrival."""
+        """Return all generation and edit requests since the last reset, in order of arrival."""
         entries: list[dict[str, Any]] = json.loads(self._call("GET", "/emulator/requests"))
         return entries
 
     def picture(self, request_id: str, index: int = 0) -> bytes:
-        """The bytes of one picture of one of the last 64 requests."""
+        """Return the bytes of one picture of one of the last 64 requests."""
         return self._call("GET", f"/emulator/pictures/{request_id}/{index}")
 
     def fault(self, name: str, **params: object) -> None:
-        """Lets something go wrong.
+        """Queue a fault.
 
         :param params: ``times``, ``prompt``, ``path`` and the fault's own parameters.
-        :raises ValueError: the emulator does not know it.
+        :raises ValueError: the fault or a parameter is unknown.
         """
         self._call("POST", "/emulator/faults", {"fault": name, **params})
 
     def clear_faults(self) -> None:
-        """Forgets all faults that have not happened yet."""
+        """Remove all queued faults."""
         self._call("DELETE", "/emulator/faults")
 
     def settings(self, **values: object) -> None:
-        """Changes settings.
+        """Change settings.
 
-        :raises ValueError: the emulator does not know one of them.
+        :raises ValueError: a setting is unknown.
         """
         self._call("PUT", "/emulator/settings", values)
 
     def reset(self) -> None:
-        """Back to the start: no requests, no faults, first settings."""
+        """Reset the emulator: no requests, no faults, initial settings."""
         self._call("POST", "/emulator/reset")
 
     def _call(self, method: str, path: str, body: object = None) -> bytes:
@@ -173,8 +173,8 @@ class Emulator:
                 raise ValueError(f"{method} {path}: {error.read().decode()}") from error
 
     def _read_connection(self) -> dict[str, Any]:
-        """Waits until it listens; the connection that it prints then."""
-        output = cast(IO[bytes], self._started().stdout)  # it was started with a pipe
+        """Wait until it listens, and return the connection that it prints then."""
+        output = cast(IO[bytes], self._started().stdout)  # a pipe
         if not select.select([output], [], [], self._start_timeout)[0]:
             raise TimeoutError(f"the emulator did not start:\n{self.log()}")
         if not output.readline().startswith(b"Deepshi emulator at "):
@@ -189,7 +189,7 @@ class Emulator:
 
 
 def _opener(ca_file: str | None) -> urllib.request.OpenerDirector:
-    """Calls without a proxy, which the user's environment may name; the emulator is on this machine."""
+    """Return an opener that ignores proxies in the environment, since the emulator is on this machine."""
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if ca_file:
         handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file)))
@@ -197,6 +197,6 @@ def _opener(ca_file: str | None) -> urllib.request.OpenerDirector:
 
 
 def _python_path() -> str:
-    """Where this package is found, also if only this process's ``sys.path`` knows it."""
+    """Return a PYTHONPATH on which this package is found, even if only this process's ``sys.path`` has it."""
     root = str(Path(__file__).parents[2])
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

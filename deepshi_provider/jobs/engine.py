@@ -236,8 +236,8 @@ class Engine:
         if not self._account.has_begun:
             earlier = await self._journal.tally_of(self._job.owner, self._name)
         if earlier:  # a process may have died before it could report its costs
-            lately = self._journal.known_tally_of(self._job.owner, self._name, self._account.counts_since or 0.0)
-            await self._account.begin(earlier, lately)
+            recent = self._journal.known_tally_of(self._job.owner, self._name, self._account.counts_since or 0.0)
+            await self._account.begin(earlier, recent)
         return await self._stored(attempts)
 
     async def _stored(self, attempts: list[Attempt]) -> Purchase | None:

@@ -94,18 +94,18 @@ class Account:
         """
         return self._with_own(*await self._ask())
 
-    async def begin(self, earlier: Tally, lately: Tally | None = None, *, report: bool = True) -> None:
+    async def begin(self, earlier: Tally, recent: Tally | None = None, *, report: bool = True) -> None:
         """Add the spending of earlier tries and report it to the run. Later calls do nothing. Never raises.
 
-        :param lately: the part of ``earlier`` since :attr:`counts_since`.
+        :param recent: the part of ``earlier`` since :attr:`counts_since`.
         :param report: ``False`` if nothing will be bought.
         """
         if self.has_begun:
             return
         self.has_begun = True
         self._all.add_tally(earlier)
-        if self._windows and lately:
-            self._hour(self._windows.this_hour()).add_tally(lately)
+        if self._windows and recent:
+            self._hour(self._windows.this_hour()).add_tally(recent)
         await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
         if report:
             await asyncio.gather(self._run.begin(self.spending), self._report_hours())
@@ -247,9 +247,9 @@ class Account:
 
     def _with_own(self, run: list[Limit], windows: list[Limit]) -> list[Limit]:
         own = self.spending
-        lately = self._hour(self._windows.hour_without_own).spending(self.prices) if self._windows else own
+        recent = self._hour(self._windows.hour_without_own).spending(self.prices) if self._windows else own
         task = [Limit("max_cost_usd", self._limit, own)] if self._limit is not None else []
-        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(lately) for limit in windows)]
+        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(recent) for limit in windows)]
 
     def _refusal(self, price_class: str, limits: list[Limit]) -> str:
         """Return the reason why a request may not start now; empty if it may."""

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Directory, in the connection's ``output_uri``, of all connections' prices.
 PRICES = "_deepshi_prices"
 #: Seconds for which the highest price is kept; after that, the next price that is paid replaces it.
-LATELY = 30 * 24 * 3600.0
+RECENT = 30 * 24 * 3600.0
 #: Maximum number of price classes remembered per connection; if there are more, arbitrary ones are deleted.
 MOST_CLASSES = 1000
 #: Timeout in seconds for reading or writing a price, since no request depends on it.
@@ -43,7 +43,7 @@ Found = TypeVar("Found")
 class Price(BaseModel):
     """The price of a price class.
 
-    :param cost_usd: the highest cost within :data:`LATELY`.
+    :param cost_usd: the highest cost within :data:`RECENT`.
     :param lowest_usd: the lowest cost since then.
     :param seen_at: when the highest cost was paid, in unix seconds.
     """
@@ -122,11 +122,11 @@ class Prices:
         self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
         old = await self._recall(price_class)
         now = time.time()
-        lately = old.range if old and now - old.seen_at < LATELY else None
-        if lately and lately.low <= cost_usd <= lately.high:
+        recent = old.range if old and now - old.seen_at < RECENT else None
+        if recent and recent.low <= cost_usd <= recent.high:
             return
-        known = lately.widened(cost_usd) if lately else PriceRange(cost_usd, cost_usd)
-        seen_at = old.seen_at if old and lately and known.high == lately.high else now
+        known = recent.widened(cost_usd) if recent else PriceRange(cost_usd, cost_usd)
+        seen_at = old.seen_at if old and recent and known.high == recent.high else now
         price = Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
         self._remembered[price_class] = price
         await _quietly(self._write(price, is_new=old is None), "Storing a price for later requests")

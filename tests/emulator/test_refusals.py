@@ -103,7 +103,7 @@ def test_unknown_key_is_told_from_a_malformed_one(client: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         return str(answer.json()["error"]["message"])
 
-    assert message("sk-bf-someone-else") == "this API key is not known"
+    assert message("sk-bf-someone-else") == "this API key is unknown"
     assert message("nonsense") != message("sk-bf-someone-else")
 
 

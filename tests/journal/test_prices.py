@@ -153,7 +153,7 @@ async def test_the_highest_price_counts_until_it_is_old(
         return await Prices("account", Store(local.uri)).known("c")
 
     assert [await learnt(cost) for cost in ("0.2", "0.3", "0.1")] == [Decimal(c) for c in ("0.2", "0.3", "0.3")]
-    monkeypatch.setattr(prices, "LATELY", 0.0)
+    monkeypatch.setattr(prices, "RECENT", 0.0)
     assert await learnt("0.1") == Decimal("0.1")
 
 
