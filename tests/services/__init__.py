@@ -1,1 +1,1 @@
-"""Real servers that tests talk to: Airflow as separate processes, and S3 storage."""
+"""Real servers for tests, such as Airflow in separate processes, and S3 storage."""

@@ -1,6 +1,6 @@
 """A real Airflow for tests: database, API server, scheduler, DAG processor and triggerers.
 
-This folder must not get into a PYTHONPATH: the module would hide the package ``airflow``.
+This folder must not be on a PYTHONPATH, since the module would hide the package ``airflow``.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .processes import Process, free_ports
 
 
 class Triggerer(Process):
-    """A triggerer: the first process supervises, its child runs the triggers' loop.
+    """A triggerer: the first process is a supervisor, and its child runs the triggers' loop.
 
-    ``kill(SIGKILL)`` removes the supervisor only; ``kill_hard()`` both, as a lost machine does.
+    ``kill(SIGKILL)`` kills only the supervisor; ``kill_hard()`` kills both, like a lost machine.
     """
 
     job_id = 0
-    """The ``triggerer_id`` of the triggers it runs; set when it is healthy."""
+    """The ``triggerer_id`` of its triggers; set when it is healthy."""
 
 
 class Airflow(AirflowApi):
-    """Runs from ``with`` to its end; the REST API's methods come from :class:`AirflowApi`.
+    """Runs during a ``with`` block; :class:`AirflowApi` has the REST API's methods.
 
-    :param home: An empty or new directory: database, logs, passwords.
-    :param dags_folder: May be filled later; new files are seen within seconds.
-    :param env: More environment for all processes: ``AIRFLOW_CONN_…``, ``PYTHONPATH``, settings.
-    :param triggerers: How many to start with; :meth:`start_triggerer` adds one.
-    :param parallelism: Number of tasks that run at once, each about 100 MB while it does.
+    :param home: An empty or new directory for database, logs and passwords.
+    :param dags_folder: May be filled later; new files are found within seconds.
+    :param env: Additional environment of all processes: ``AIRFLOW_CONN_…``, ``PYTHONPATH``, settings.
+    :param triggerers: Initial number of triggerers; :meth:`start_triggerer` adds one.
+    :param parallelism: Number of concurrent tasks; each takes about 100 MB.
     """
 
     start_timeout = 180.0
@@ -87,24 +87,24 @@ class Airflow(AirflowApi):
         self.stop()
 
     def stop(self) -> None:
-        """End every process, all at once: politely for 3 s, then by force."""
+        """End all processes concurrently: with SIGTERM, and after 3 s with SIGKILL."""
         self._http.close()
         with ThreadPoolExecutor(max_workers=max(1, len(self._processes))) as pool:
             list(pool.map(lambda process: process.terminate(timeout=3), self._processes))
 
     @property
     def triggerers(self) -> list[Triggerer]:
-        """Those whose first process lives, oldest first."""
+        """The triggerers whose first process is alive, oldest first."""
         found = [process for process in self._processes if isinstance(process, Triggerer)]
         return [triggerer for triggerer in found if triggerer.exit_code is None]
 
     @property
     def processes(self) -> list[Process]:
-        """All of Airflow's: ``api-server``, ``scheduler``, ``dag-processor``, ``triggerer-1``…, ``worker-1``…"""
+        """All processes: ``api-server``, ``scheduler``, ``dag-processor``, ``triggerer-1``…, ``worker-1``…"""
         return list(self._processes)
 
     def start_triggerer(self) -> Triggerer:
-        """Start one more and return when it is healthy."""
+        """Start another triggerer and return it when it is healthy."""
         triggerer = self._spawn_triggerer()
         self._wait_for_job(triggerer)
         return triggerer
@@ -112,7 +112,7 @@ class Airflow(AirflowApi):
     def triggerer_of(
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 180
     ) -> Triggerer:
-        """Return the triggerer that a deferred task's trigger was given to."""
+        """Return the triggerer that runs the trigger of a deferred task."""
 
         def owner() -> Triggerer | None:
             trigger = self.task_instance(dag_id, run_id, task_id, map_index)["trigger"] or {}
@@ -124,7 +124,7 @@ class Airflow(AirflowApi):
     def task_pid(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
         """Return the process that runs the operator's code, once the task is running.
 
-        Its parent, the LocalExecutor's worker, sends the heartbeats and reports how it ended.
+        Its parent, the LocalExecutor's worker, sends the heartbeats and reports its end.
         """
         task = self.wait_for_state(dag_id, run_id, task_id, ["running"], map_index=map_index)
         return int(task["pid"])
@@ -132,7 +132,7 @@ class Airflow(AirflowApi):
     def kill_task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
         """SIGKILL a running task's process, as the kernel does when memory runs out.
 
-        Its worker sees that and reports it at once.
+        Its worker notices that and reports it immediately.
         """
         os.kill(self.task_pid(dag_id, run_id, task_id, map_index), signal.SIGKILL)
 
@@ -142,7 +142,7 @@ class Airflow(AirflowApi):
         return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
     def log_text(self) -> str:
-        """The logs of all components, those of triggerers that ended included."""
+        """The logs of all components, including triggerers that have ended."""
         paths = sorted(self._component_logs.glob("*.log"))
         return "\n".join(path.read_text(errors="replace") for path in paths)
 

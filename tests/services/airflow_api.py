@@ -1,4 +1,4 @@
-"""Airflow's REST API v2, used as its users do.
+"""A client of Airflow's REST API v2.
 
 https://airflow.apache.org/docs/apache-airflow/stable/stable-rest-api-ref.html
 """
@@ -20,34 +20,34 @@ TERMINAL_RUN_STATES = ("success", "failed")
 
 Json = dict[str, Any]
 
-#: How often more a request is sent whose server found its database locked.
+#: Number of retries if the server's database is locked.
 _LOCKED_TRIES = 3
 
 
 class AirflowApi:
-    """A client that is logged in as ``admin`` from its first request on.
+    """A client that logs in as ``admin`` at its first request.
 
-    :param base_url: Of the API server, without a path.
+    :param base_url: The API server's URL, without a path.
     """
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        # Proxies from the environment are of no use on 127.0.0.1. Several waits for a locked SQLite may come one after
-        # another in the server's only thread, of five seconds each (see request): 30 seconds were once not enough.
+        # Without proxies from the environment, since the server is on 127.0.0.1. The server's only thread may wait for
+        # a locked SQLite several times, five seconds each (see request): 30 seconds were not always enough.
         self._http = httpx.Client(base_url=base_url, trust_env=False, timeout=120)
 
     def token(self, user: str = "admin") -> str:
-        """Log in with the API as one of :data:`USERS`; the token lives for a day."""
+        """Log in with the API as one of :data:`USERS`; return a token that is valid for a day."""
         login = {"username": user, "password": USERS[user]}
         answer = self._http.post("/auth/token", json=login).raise_for_status()
         return str(answer.json()["access_token"])
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """Send a request below ``/api/v2``; an error status raises with the answer's text.
+        """Send a request below ``/api/v2``; an error status raises an error with the answer's text.
 
-        Users write to the log of actions before anything else is done, in the server's only thread, and wait there for
-        who is writing to SQLite at the moment; if that is another request of the same server, both wait until SQLite
-        gives up, after five seconds. Then nothing was done, and it is asked again.
+        The server first writes to its log of actions, in its only thread, and waits there if SQLite is locked. If
+        another request of the same server holds the lock, both wait until SQLite gives up after five seconds. Nothing
+        was done then, so the request is sent again.
         """
         if "authorization" not in self._http.headers:
             self._http.headers["authorization"] = f"Bearer {self.token()}"
@@ -66,17 +66,17 @@ class AirflowApi:
         return found
 
     def unpause(self, dag_id: str) -> None:
-        """Let the scheduler run a DAG; new DAGs of a test Airflow are not paused."""
+        """Unpause a DAG; new DAGs of a test Airflow are not paused."""
         self.request("PATCH", f"/dags/{quote(dag_id)}", json={"is_paused": False})
 
     def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
-        """Wait until runs of a DAG can be triggered; import errors of any file raise."""
+        """Wait until runs of a DAG can be triggered; raise an error if any file has import errors."""
 
         def serialized() -> bool:
             if errors := self.get("/importErrors")["import_errors"]:
                 raise RuntimeError(f"{errors[0]['filename']}: {errors[0]['stack_trace']}")
             try:
-                # /dags/{id} answers before the serialized DAG is stored; the details need it.
+                # /dags/{id} answers before the serialized DAG is stored; its details only after that.
                 self.get(f"/dags/{quote(dag_id)}/details")
             except AirflowApiError as error:
                 if error.response.status_code == httpx.codes.NOT_FOUND:
@@ -107,7 +107,7 @@ class AirflowApi:
             raise TimeoutError(f"{error}: {states}") from None
 
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
-        """Every task instance of a run, at most 1,000."""
+        """Return all task instances of a run, at most 1,000."""
         path = f"{_run(dag_id, run_id)}/taskInstances"
         found: list[Json] = []
         while page := self.get(path, limit=100, offset=len(found))["task_instances"]:
@@ -115,7 +115,7 @@ class AirflowApi:
         return found
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Json:
-        """The latest try; ``trigger`` holds the trigger of a deferred task, else ``None``."""
+        """Return the latest try; ``trigger`` is the trigger of a deferred task, else ``None``."""
         return self.get(_task(dag_id, run_id, task_id, map_index))
 
     def wait_for_state(
@@ -148,16 +148,16 @@ class AirflowApi:
         key: str = "return_value",
         map_index: int = -1,
     ) -> Any:
-        """Return an XCom's value as the task pushed it, as far as JSON goes."""
+        """Return an XCom's value as JSON."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id)}/xcomEntries/{quote(key)}"
-        # Not `deserialize=true`: that is a text for people to read.
+        # Not `deserialize=true`, which returns text for people.
         value = self.get(path, map_index=map_index)["value"]
         return json.loads(value) if isinstance(value, str) else value
 
     def clear(self, dag_id: str, run_id: str, task_ids: Sequence[str | tuple[str, int]] | None = None) -> None:
-        """Clear tasks whatever their state, so that they run again; all tasks by default.
+        """Clear tasks in any state, so that they run again; all tasks by default.
 
-        :param task_ids: Names, or pairs of name and map index.
+        :param task_ids: Task ids, or pairs of task id and map index.
         """
         body = {
             "dry_run": False,

@@ -1,4 +1,4 @@
-"""Airflow as it runs in production: PostgreSQL, Celery workers fed through Redis, and several triggerers."""
+"""Airflow as in production: with PostgreSQL, Celery workers, Redis as broker, and several triggerers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .debian import MissingProgram
 from .postgres import Postgres
 from .redis import Redis
 
-#: Of the dependency group ``cluster``.
+#: Packages of the dependency group ``cluster``.
 _PACKAGES = ("apache-airflow-providers-celery", "asyncpg", "psycopg2-binary", "redis")
 
-#: Put into the workers before they fork: each task then starts a second earlier.
+#: Imported by the workers before they fork, so that each task starts a second earlier.
 _PRELOAD = """
 import sys
 
@@ -27,10 +27,10 @@ if "worker" in sys.argv:
 
 
 class AirflowCluster(Airflow):
-    """All on this machine, from ``with`` to its end.
+    """A cluster on this machine, which runs during a ``with`` block.
 
-    :param workers: Celery workers.
-    :param slots: tasks that each worker runs at once, each about 100 MB while it does.
+    :param workers: number of Celery workers.
+    :param slots: number of concurrent tasks per worker; each takes about 100 MB.
     :raises MissingProgram: the dependency group ``cluster`` is not installed.
     """
 
@@ -54,10 +54,10 @@ class AirflowCluster(Airflow):
         self._wanted_workers = workers
 
     def start_what_ended(self) -> list[str]:
-        """Start again what is not running, as a supervisor does, and return the names."""
+        """Restart processes that have ended, like a supervisor, and return their names."""
         ended = [process for process in self._processes if process.exit_code is not None]
         for process in ended:
-            process.kill_hard()  # what it has left behind
+            process.kill_hard()  # its remaining children
             process.start_again()
         return [process.name for process in ended]
 
@@ -71,7 +71,7 @@ class AirflowCluster(Airflow):
         super()._spawn_components()
         for number in range(1, self._wanted_workers + 1):
             name = f"worker-{number}"
-            pid_file = str(self.home / f"{name}.pid")  # the default is one for all
+            pid_file = str(self.home / f"{name}.pid")  # by default, all share one
             options = ("--celery-hostname", name, "--pid", pid_file, "--skip-serve-logs")
             self._spawn("celery", "worker", *options, name=name)
 
@@ -90,7 +90,7 @@ def _celery(postgres: Postgres, redis: Redis, slots: int) -> dict[str, str]:
 def _quick_reactions() -> dict[str, str]:
     """Intervals in seconds, added to those of every test Airflow."""
     seconds = {
-        # A task that was given to a broker or a worker which died before it began is given out again.
+        # A task is queued again if its broker or worker died before it started.
         "SCHEDULER__TASK_QUEUED_TIMEOUT": 60,
         "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
         # A new scheduler takes over the tasks of one that is silent for this time.

@@ -1,4 +1,4 @@
-"""Airflow's SQLite database, made to behave as PostgreSQL where triggers need it."""
+"""Airflow's SQLite database, changed to behave like PostgreSQL for triggers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def new_home(home: Path) -> Path:
-    """Give a new ``AIRFLOW_HOME`` an empty database, as ``airflow db migrate`` makes it; return the home."""
+    """Copy an empty, migrated database to a new ``AIRFLOW_HOME``; return the home."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "airflow.db").write_bytes(_migrated())
     return home
@@ -22,7 +22,7 @@ def new_home(home: Path) -> Path:
 
 @functools.cache
 def _migrated() -> bytes:
-    """Return an empty database. It takes ten seconds of the processor, so it is made once for all tests."""
+    """Return an empty database, made once for all tests, since that takes ten seconds of processor time."""
     with tempfile.TemporaryDirectory() as home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         migrate({**kept, "AIRFLOW_HOME": home}, Path(home) / "migrate.log", timeout=600)
@@ -30,7 +30,7 @@ def _migrated() -> bytes:
 
 
 def create(database_path: Path) -> None:
-    """Make an empty database, whose table of triggers never uses an id again."""
+    """Make an empty database, whose table of triggers never reuses an id."""
     new_home(database_path.parent)
     with contextlib.closing(sqlite3.connect(database_path)) as database, database:
         _never_use_trigger_ids_again(database)
@@ -53,12 +53,12 @@ def migrate(env: Mapping[str, str], log_path: Path, timeout: float) -> None:
 
 
 def _never_use_trigger_ids_again(database: sqlite3.Connection) -> None:
-    """Build the table of triggers, which is still empty, again with AUTOINCREMENT.
+    """Replace the table of triggers, which is still empty, by one with AUTOINCREMENT.
 
-    Without it SQLite gives the id of a deleted trigger to the next one
-    (https://sqlite.org/autoinc.html). A task that is cleared and deferred again at once then gets
-    its old trigger's id, and the triggerer, which compares ids, never starts the new trigger and
-    never cancels the old one. Databases for production count on.
+    Without it, SQLite reuses the id of a deleted trigger for the next one
+    (https://sqlite.org/autoinc.html). A task that is cleared and immediately deferred again would get
+    its old trigger's id, and the triggerer, which compares ids, would never start the new trigger or
+    cancel the old one. Production databases do not reuse ids.
     """
     rows = database.execute("SELECT sql FROM sqlite_master WHERE tbl_name = 'trigger' AND sql > ''")
     (table, *indexes) = [str(sql) for (sql,) in rows]

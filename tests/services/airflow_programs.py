@@ -1,4 +1,4 @@
-"""Programs that work in an Airflow home of their own, without any of Airflow's servers."""
+"""Runs programs with their own Airflow home, without any of Airflow's servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def environment(home: Path, dags: Path, connection: str, *, log_level: str = "WA
 
 
 def call(*arguments: str, env: dict[str, str], cwd: Path = ROOT) -> str:
-    """Run ``python -m <arguments>`` to its end, and return what it printed."""
+    """Run ``python -m <arguments>`` to its end, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         env=env,

@@ -1,4 +1,4 @@
-"""The settings a test Airflow runs with; names are the same in Airflow 3.1, 3.2 and 3.3."""
+"""The settings of a test Airflow, whose names are the same in Airflow 3.1, 3.2 and 3.3."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
 def environment(home: Path, dags_folder: Path, port: int, parallelism: int, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for every process of one Airflow.
 
-    Airflow's own variables of the calling process are left out: it may be set up for another home.
+    Airflow's variables of the calling process are left out, since they may be for another home.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "_AIRFLOW"))}
     inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited["PATH"]])
-    # Airflow talks to itself over HTTP, and its client obeys proxy variables.
+    # Airflow's processes use HTTP to talk to each other, and their client obeys proxy variables.
     inherited["NO_PROXY"] = inherited["no_proxy"] = "127.0.0.1,localhost"
     return {
         **inherited,
@@ -34,7 +34,7 @@ def environment(home: Path, dags_folder: Path, port: int, parallelism: int, extr
 
 
 def write_passwords(home: Path) -> None:
-    """Write the simple auth manager's password file, which has to exist before the start."""
+    """Write the simple auth manager's password file, which must exist before the start."""
     _passwords_file(home).write_text(json.dumps(USERS), encoding="utf-8")
 
 
@@ -43,13 +43,13 @@ def _passwords_file(home: Path) -> Path:
 
 
 def _components(home: Path, dags_folder: Path, port: int, parallelism: int) -> dict[str, str]:
-    """What runs, where, and how much of it."""
+    """Return the settings of executor, paths, port and parallelism."""
     url = f"http://127.0.0.1:{port}"
     return {
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(parallelism),
-        # The default of 16 per DAG would hold back what `parallelism` allows.
+        # The default of 16 per DAG would limit `parallelism`.
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "256",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -68,7 +68,7 @@ def _components(home: Path, dags_folder: Path, port: int, parallelism: int) -> d
 
 
 def _secrets() -> dict[str, str]:
-    """Keys of the lengths Airflow asks for; all processes must know the same ones."""
+    """Return keys of the lengths that Airflow requires; all processes must use the same ones."""
     return {
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
@@ -84,7 +84,7 @@ def _quick_reactions() -> dict[str, str]:
         "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
         # 15 s without a heartbeat, as by default (3 times 5 s), end a task.
         "WORKERS__MAX_FAILED_HEARTBEATS": 15,
-        # When a worker died with its task, the scheduler notices after this time.
+        # The scheduler notices after this time if a worker died with its task.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 15,
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": 2,
         # Another triggerer takes over from one that is silent for 5 s.

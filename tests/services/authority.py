@@ -9,11 +9,11 @@ import trustme
 
 
 class Authority:
-    """Vouches for servers on 127.0.0.1.
+    """Issues a certificate for servers on 127.0.0.1.
 
-    :param folder: where its files go.
+    :param folder: directory for its files.
 
-    :ivar ca_file: what clients must trust, as PEM.
+    :ivar ca_file: the CA's certificate, which clients must trust, as PEM.
     :ivar certificate_file: the servers' certificate, as PEM.
     :ivar key_file: its private key, as PEM.
     """

@@ -1,11 +1,11 @@
-"""Programs that Debian packages: found on PATH, or where the packages put them."""
+"""Finds programs of Debian packages: on PATH, or in the packages' directories."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-#: PostgreSQL's server programs are not on PATH: several versions may be installed.
+#: PostgreSQL's server programs are not on PATH, since several versions may be installed.
 _FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/sbin", "/usr/local/sbin")
 
 
@@ -14,12 +14,12 @@ class MissingProgram(Exception):
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of a program, of its newest version.
+    """Return the path of the newest version of a program.
 
-    :param package: the Debian package that has it.
-    :raises MissingProgram: it is nowhere.
+    :param package: the Debian package of the program.
+    :raises MissingProgram: the program is not installed.
     """
-    # Client programs on PATH may be wrappers; what lies beside the server fits it.
+    # Client programs on PATH may be wrappers; those next to the server match its version.
     installed = [path for folder in _FOLDERS for path in Path("/").glob(f"{folder[1:]}/{name}")]
     found = max(installed, key=_version, default=None) or shutil.which(name)
     if found is None:

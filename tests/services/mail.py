@@ -1,4 +1,4 @@
-"""A mail server that keeps what it gets."""
+"""A mail server that stores the messages it receives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import TracebackType
 
 
 class MailServer(socketserver.ThreadingTCPServer):
-    """Runs from ``with`` to its end.
+    """Runs during a ``with`` block.
 
-    :ivar messages: as they came, headers and body.
+    :ivar messages: the messages received, headers and body.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""nginx as a reverse proxy with TLS: what most services have in front of them."""
+"""nginx as a reverse proxy with TLS, as most services use it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ http {{
 
 
 class Nginx:
-    """Runs from ``with`` to its end, as a child process with a configuration of its own.
+    """Runs during a ``with`` block, as a child process with its own configuration.
 
-    :param folder: for its files.
-    :param upstream: URL of the server behind it, which speaks plain HTTP.
-    :param directives: of its ``server`` block; names with values.
+    :param folder: directory for its files.
+    :param upstream: URL of the server behind it, which uses plain HTTP.
+    :param directives: directives of its ``server`` block, by name.
     """
 
     def __init__(self, folder: Path, upstream: str, authority: Authority, **directives: object) -> None:
@@ -64,7 +64,7 @@ class Nginx:
                 folder=folder,
                 port=self._port,
                 upstream=urlsplit(upstream).netloc,
-                user=pwd.getpwuid(os.geteuid()).pw_name,  # else root's workers become nobody, who may not enter
+                user=pwd.getpwuid(os.geteuid()).pw_name,  # otherwise root's workers run as nobody, without access
                 authority=authority,
                 directives="\n        ".join(f"{name} {value};" for name, value in directives.items()),
             )
@@ -94,27 +94,27 @@ class Nginx:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended by itself."""
+        """Return whether it has ended by itself."""
         return self._process.exit_code is not None
 
     def quit(self) -> None:
-        """As ``nginx -s quit``: take no more connections, and end with the last answer."""
+        """Like ``nginx -s quit``: accept no more connections, and end after the last answer."""
         self._process.kill(signal.SIGQUIT)
 
     def reload(self) -> None:
-        """As ``nginx -s reload``: new workers take over, the old ones end with their last answer."""
+        """Like ``nginx -s reload``: start new workers; the old ones end after their last answer."""
         self._process.kill(signal.SIGHUP)
 
     def stop(self) -> None:
-        """As ``nginx -s stop``: break everything off."""
+        """Like ``nginx -s stop``: cut all connections."""
         self._process.kill(signal.SIGTERM)
 
     def requests(self) -> list[str]:
-        """Of each request that it is done with: method, status, and the status of the server behind it."""
+        """Return method, status and upstream status of each finished request."""
         return (self._folder / "access.log").read_text().splitlines()
 
     def errors(self) -> str:
-        """What it has written into its log of errors."""
+        """Return its error log."""
         return (self._folder / "error.log").read_text()
 
     def _listens(self) -> bool:

@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own: new data directory, free port, gone afterwards."""
+"""A PostgreSQL for tests: with a new data directory, on a free port, removed afterwards."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.support.waiting import wait_for
 from .debian import program
 from .processes import Process, free_ports
 
-#: Whom the server runs as when root starts it, which it refuses; Debian's package makes this user.
+#: User of the server if root starts it, since it refuses to run as root; Debian's package creates this user.
 _USER = "postgres"
 _PACKAGE = "postgresql"
 _OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "200",  # each process of Airflow and Celery keeps some
-    "fsync": "off",  # the data need not survive a crash of the machine
+    "max_connections": "200",  # each process of Airflow and Celery keeps several open
+    "fsync": "off",  # the data need not survive a crash
 }
 
 
 class Postgres:
-    """Runs from ``with`` to its end, with an empty database.
+    """Runs during a ``with`` block, with an empty database.
 
     :raises MissingProgram: PostgreSQL is not installed.
     """
@@ -47,7 +47,7 @@ class Postgres:
         return f"airflow:{self._password}@127.0.0.1:{self._port}/{self._database}"
 
     def __enter__(self) -> Postgres:
-        # Not below a test's directory: those can be entered by their owner only, and the server may be another user.
+        # Not below a test's directory, which only its owner can access, since the server may run as another user.
         self._directory = Path(tempfile.mkdtemp(prefix="deepshi-postgres-"))
         try:
             self._create()
@@ -63,7 +63,7 @@ class Postgres:
         self.stop()
 
     def stop(self) -> None:
-        """End the server, and remove its data."""
+        """Stop the server, and delete its data."""
         if self._process is not None:
             if self._process.exit_code is None:
                 self._process.kill(signal.SIGINT)  # SIGTERM would wait for clients to leave

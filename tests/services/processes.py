@@ -1,7 +1,7 @@
-"""Processes with an own session and a log file, and waiting with a deadline. Linux only.
+"""Processes with their own session and log file. Linux only.
 
-Everything a process starts is found by its *session*, not its process group: since Airflow 3.3
-each task runs in a group of its own, which ``os.killpg`` of the scheduler does not reach.
+All children of a process are found by its *session*, not its process group: since Airflow 3.3
+each task runs in its own group, which ``os.killpg`` of the scheduler does not reach.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports of 127.0.0.1 that nobody listens on.
+    """Return ``count`` different free ports of 127.0.0.1.
 
-    The kernel does not give them to anybody: an Airflow takes half a minute to listen, and meanwhile other processes
-    connect and get ports of their own.
+    They are outside the kernel's range for connections: an Airflow takes half a minute to listen, and other processes
+    that connect in the meantime must not get them.
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     candidates = range(min(10_000, lowest - 5_000), lowest)
     ports: list[int] = []
     for port in random.SystemRandom().sample(candidates, len(candidates)):
-        with socket.socket() as server, contextlib.suppress(OSError):  # somebody has it
+        with socket.socket() as server, contextlib.suppress(OSError):  # in use
             server.bind(("127.0.0.1", port))
             ports.append(port)
         if len(ports) == count:
@@ -44,19 +44,19 @@ def free_ports(count: int) -> list[int]:
     raise RuntimeError(f"fewer than {count} ports are free")
 
 
-def start_module(module: str, said: str) -> subprocess.Popen[str]:
-    """Start ``python -m <module>`` with a text as its input; what it prints can be read."""
+def start_module(module: str, text: str) -> subprocess.Popen[str]:
+    """Start ``python -m <module>`` with a text as its input; its output can be read."""
     process = subprocess.Popen(
         [sys.executable, "-m", module], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    process.stdin.write(said)
+    process.stdin.write(text)
     process.stdin.close()
     return process
 
 
 def last_line_of(process: subprocess.Popen[str]) -> str:
-    """Wait for a good end of a process of :func:`start_module`, and return what it printed last."""
+    """Wait until a process of :func:`start_module` ends, which must succeed, and return its last line."""
     with process:
         assert process.stdout is not None
         printed = process.stdout.read()
@@ -65,7 +65,7 @@ def last_line_of(process: subprocess.Popen[str]) -> str:
 
 
 class ProcessStat(NamedTuple):
-    """What ``/proc/<pid>/stat`` says of a process that is not a zombie."""
+    """``/proc/<pid>/stat`` of a process that is not a zombie."""
 
     pid: int
     parent: int
@@ -74,7 +74,7 @@ class ProcessStat(NamedTuple):
 
 
 def process_stats() -> Iterator[ProcessStat]:
-    """Yield every living process of the machine."""
+    """Yield all living processes of the machine."""
     page = os.sysconf("SC_PAGE_SIZE")
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -83,7 +83,7 @@ def process_stats() -> Iterator[ProcessStat]:
             stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended between the two calls
-        # The name in parentheses may hold spaces; proc_pid_stat(5) counts fields from 1.
+        # The name in parentheses may contain spaces; proc_pid_stat(5) counts fields from 1.
         fields = stat.rpartition(") ")[2].split()
         state, parent, session, rss_pages = fields[0], fields[1], fields[3], fields[21]
         if state not in "ZX":
@@ -91,7 +91,7 @@ def process_stats() -> Iterator[ProcessStat]:
 
 
 def listening(pids: Iterable[int]) -> set[str]:
-    """Return the addresses on which processes wait for connections."""
+    """Return the addresses on which processes listen."""
     found = set()
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -101,11 +101,11 @@ def listening(pids: Iterable[int]) -> set[str]:
 
 
 class Process:
-    """A command that runs in its own session, with all it starts.
+    """A command that runs in its own session, with all its children.
 
-    :param name: Names the log file and error messages.
-    :param log_path: Standard output and error are appended to it.
-    :param user: Whom it runs as; only root may choose.
+    :param name: Name for error messages.
+    :param log_path: File that standard output and error are appended to.
+    :param user: User to run as; only root may set it.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Process:
         self.start_again()
 
     def start_again(self) -> None:
-        """Start the same command again after its end, as a supervisor does; the log goes on."""
+        """Start the same command again after its end, like a supervisor; append to the same log."""
         with self.log_path.open("ab") as log:
             self._popen = subprocess.Popen(
                 self._command,
@@ -136,28 +136,28 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The first process: of Airflow components the supervisor, and the session's id."""
+        """The first process, which is the supervisor of Airflow's components; also the session's id."""
         return self._popen.pid
 
     @property
     def exit_code(self) -> int | None:
-        """``None`` while the first process lives; negative when a signal ended it."""
+        """``None`` while the first process is alive; negative if a signal ended it."""
         return self._popen.poll()
 
     def stats(self) -> list[ProcessStat]:
-        """Every living process of the session, the first one included."""
+        """Return all living processes of the session, including the first one."""
         return [stat for stat in process_stats() if stat.session == self.pid]
 
     def children(self) -> list[int]:
-        """Pids of the session's living processes but the first."""
+        """Return the pids of the session's living processes except the first."""
         return [stat.pid for stat in self.stats() if stat.pid != self.pid]
 
     def rss_bytes(self) -> int:
-        """Resident memory of the session; pages shared after a fork count once per process."""
+        """Return the resident memory of the session; pages shared after a fork count once per process."""
         return sum(stat.rss_bytes for stat in self.stats())
 
     def log_text(self) -> str:
-        """What the process has written so far."""
+        """Return the process's output so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def kill(self, signum: signal.Signals) -> None:
@@ -165,13 +165,13 @@ class Process:
         self._popen.send_signal(signum)
 
     def kill_all(self, signum: signal.Signals) -> None:
-        """Send a signal to every living process of the session, the first one first."""
+        """Send a signal to all living processes of the session, starting with the first one."""
         for stat in sorted(self.stats(), key=lambda stat: stat.pid != self.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stat.pid, signum)
 
     def pause(self) -> None:
-        """Stop the whole session (SIGSTOP), as a suspended machine does."""
+        """Stop the whole session (SIGSTOP), like a suspended machine."""
         self.kill_all(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -179,9 +179,9 @@ class Process:
         self.kill_all(signal.SIGCONT)
 
     def kill_hard(self) -> None:
-        """SIGKILL the whole session, as a lost machine does, and wait until nothing is left."""
-        # Stopped first: a process that forks meanwhile would leave a child behind, and one that
-        # sees another die would react.
+        """SIGKILL the whole session, like a lost machine, and wait until no process is left."""
+        # Stopped first: otherwise a process that forks might leave a child behind, and one that
+        # notices another's death would react.
         self.kill_all(signal.SIGSTOP)
 
         def gone() -> bool:
@@ -193,9 +193,9 @@ class Process:
         self._guard.communicate()
 
     def terminate(self, timeout: float = 10) -> None:
-        """SIGTERM to the first process, wait for it, then remove what it left behind.
+        """Send SIGTERM to the first process, wait for it, then kill its remaining children.
 
-        :param timeout: Seconds until SIGKILL is used for all.
+        :param timeout: Seconds until all get SIGKILL.
         """
         if self.exit_code is None:
             self.kill(signal.SIGTERM)
@@ -205,9 +205,9 @@ class Process:
 
 
 def _guard(group: int) -> subprocess.Popen[bytes]:
-    """Start a shell that kills a process group when this process has died, however it died.
+    """Start a shell that kills a process group when this process has ended in any way.
 
-    Only this process holds the other end of the shell's input, which therefore ends with it.
+    Only this process has the other end of the shell's input, which therefore closes with it.
     """
     return subprocess.Popen(
         ["sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(group)],

@@ -1,7 +1,7 @@
-"""The programs that tests need and Python packages do not bring: ``make programs`` finds or installs them.
+"""Programs that tests need and that are not Python packages: ``make programs`` finds or installs them.
 
-They are installed for this tree alone, below ``build/programs/``, or by apt-get for root. What cannot be had is named
-before the tests begin, with the command to type. Tests that need it fail; none is skipped.
+They are installed only for this tree, below ``build/programs/``, or with apt-get as root. Missing programs are listed
+before the tests start, with the command to install them. Tests that need them fail; none is skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "programs"
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-#: Playwright's download, whose name depends on version and platform.
+#: Pattern of Playwright's download, whose name depends on version and platform.
 _HEADLESS_SHELLS = "chromium_headless_shell-*/*/*headless*shell*"
 
 _AIMOCK = "@copilotkit/aimock"
@@ -37,8 +37,8 @@ Command = Sequence[str | Path]
 class Program:
     """One program, or several of one package.
 
-    :param find: returns where it is; raises :exc:`MissingProgram`, which says what to type.
-    :param installers: commands that may bring it; they run in this order until it is found.
+    :param find: returns its path; raises :exc:`MissingProgram` with the command to install it.
+    :param installers: commands that may install it; they run in this order until it is found.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Program:
     installers: Callable[[], Iterator[Command]]
 
     def bring(self) -> None:
-        """Install it unless it is there.
+        """Install the program unless it is installed.
 
-        :raises MissingProgram: no command brought it.
+        :raises MissingProgram: no command could install it.
         """
         errors: list[str] = []
         commands = self.installers()
@@ -69,7 +69,7 @@ def chromium() -> str:
     found = [path for path in map(shutil.which, _BROWSERS) if path]
     found += map(str, sorted(FOLDER.joinpath("browsers").glob(_HEADLESS_SHELLS), reverse=True))
     for path in found:
-        # Ubuntu's `chromium-browser` only asks for snap, and a download may lack libraries of the system.
+        # Ubuntu's `chromium-browser` only refers to snap, and a download may lack system libraries.
         if _output(path, "--version"):
             return path
     raise MissingProgram("chromium is missing. On Debian and Ubuntu: apt-get install chromium")
@@ -158,7 +158,7 @@ def _output(*command: str) -> str:
 
 def _environment() -> dict[str, str]:
     authorities = Path("/etc/ssl/certs/ca-certificates.crt")
-    # Node.js does not trust what the machine trusts unless it is asked to. dpkg wants root's programs on PATH.
+    # By default, Node.js does not trust the machine's certificates. dpkg needs root's programs on PATH.
     return {
         **({"NODE_EXTRA_CA_CERTS": str(authorities)} if authorities.exists() else {}),
         **os.environ,
@@ -188,7 +188,7 @@ PROGRAMS = {
 
 
 def bring_all(programs: Sequence[Program]) -> int:
-    """Bring what tests need, silently if all is there; return 1 if something cannot be had and ``CI`` is set."""
+    """Install missing programs; return 1 if one cannot be installed and ``CI`` is set. Silent if none is missing."""
     missing: list[str] = []
     for wanted in programs:
         try:

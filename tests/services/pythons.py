@@ -1,7 +1,7 @@
-"""Where the Pythons of the tests are: ``python -m tests.services.pythons 3.10 3.13`` prints those that are there.
+"""Finds the Pythons for the tests: ``python -m tests.services.pythons 3.10 3.13`` prints the installed ones.
 
-They are looked for on PATH and in pyenv; uv downloads what is missing where it can. What cannot be had is named, with
-what to type; with ``CI`` set that is an error.
+It searches PATH and pyenv; uv downloads missing ones if it can. Those that cannot be found are listed with the command
+to install them; if ``CI`` is set, that is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .debian import MissingProgram
 def python(version: str) -> str:
     """Return the path of an interpreter of this minor version.
 
-    :raises MissingProgram: there is none, and uv cannot download it.
+    :raises MissingProgram: it is not installed, and uv cannot download it.
     """
     uv = Path(sys.executable).with_name("uv")
     for path in _candidates(version):
@@ -47,12 +47,12 @@ def _candidates(version: str) -> Iterator[str]:
 
 def _version(path: str) -> str:
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
-    # pyenv's shims are on PATH for all versions; most of them only print an error.
+    # pyenv's shims for all versions are on PATH; most of them only print an error.
     return subprocess.run([path, "-c", program], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main(*versions: str) -> int:
-    """Print the versions that are there, one per line, each with its path."""
+    """Print the installed versions, one per line, each with its path."""
     missing: list[str] = []
     for version in versions:
         try:

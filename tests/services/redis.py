@@ -1,4 +1,4 @@
-"""A Redis of its own, on a free port, which keeps nothing: when it dies, all queued messages are lost."""
+"""A Redis for tests, on a free port and without persistence: if it dies, all queued messages are lost."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .processes import Process, free_ports
 
 
 class Redis:
-    """Runs from ``with`` to its end.
+    """Runs during a ``with`` block.
 
-    :param directory: for its log.
+    :param directory: directory for its log.
     :raises MissingProgram: Redis is not installed.
     """
 
@@ -30,7 +30,7 @@ class Redis:
     def __enter__(self) -> Redis:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         options = {"port": str(self._port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
-        #: May be killed and started again; the port stays.
+        #: May be killed and started again on the same port.
         self.process = Process(
             "redis",
             [self._program, *(word for name, value in options.items() for word in (f"--{name}", value))],

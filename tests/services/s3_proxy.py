@@ -1,4 +1,4 @@
-"""An HTTP proxy before an S3 server: a store that fails at a certain moment, or that is not quite S3."""
+"""An HTTP proxy in front of an S3 server, to simulate a store that fails, or that differs from S3."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _REFUSAL = b"<Error><Code>AccessDenied</Code><Message>no more writes</Message></
 
 
 class S3Proxy(ThreadingHTTPServer):
-    """Runs from ``with`` to its end.
+    """Runs during a ``with`` block.
 
-    :ivar refuse: writes to keys that match are answered with 403, which no client tries again; ``None`` = none.
+    :ivar refuse: answer writes to matching keys with 403, which no client retries; ``None`` = none.
     :ivar refused: the keys of refused writes.
-    :ivar ignores_conditions: write although the object exists, whatever ``If-None-Match`` says.
-    :ivar no_listing: listings are answered with this code and 404, ``""`` for an empty body; ``None`` = not.
+    :ivar ignores_conditions: ignore ``If-None-Match`` and write even if the object exists.
+    :ivar no_listing: answer listings with 404 and this code, ``""`` for an empty body; ``None`` = list normally.
     :ivar lists_nothing: answer listings as if there were no objects.
-    :ivar ends_after: bytes of each object that are sent, without telling how many come, before the connection ends.
-    :ivar delay: seconds that each request waits.
+    :ivar ends_after: number of bytes of each object that are sent, without a length, before the connection ends.
+    :ivar delay: delay of each request in seconds.
     :ivar held: requests whose method and path match wait until :attr:`released` is set; ``None`` = none.
     :ivar seen: method and path of each request.
-    :ivar conn_id: of its own, because Airflow opens a connection's file system once per process.
+    :ivar conn_id: id of its own connection, since Airflow opens a connection's file system once per process.
     """
 
     daemon_threads = True
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.released.wait()
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
-            # Headers as they are: the signature covers the client's Host.
+            # Headers unchanged, since the signature covers the client's Host.
             headers = self.changed()
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
 
     def changed(self) -> dict[str, str]:
-        """Return the headers as they go on, signed anew if they were changed."""
+        """Return the headers to forward, signed again if they were changed."""
         headers = dict(self.headers.items())
         if self.server.ignores_conditions:
             headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def proxy(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """A proxy before the S3 server, for jobs that use its connection."""
+    """Return a proxy in front of the S3 server, for jobs that use its connection."""
     with S3Proxy(s3) as proxy:
         monkeypatch.setenv(f"AIRFLOW_CONN_{proxy.conn_id.upper()}", proxy.airflow_connection_json())
         yield proxy

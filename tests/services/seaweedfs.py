@@ -21,11 +21,11 @@ from .processes import Process, free_ports
 
 
 class SeaweedFS:
-    """Runs from ``with`` to its end; checks signatures, so credentials must be right.
+    """Runs during a ``with`` block; checks signatures, so credentials must be valid.
 
     :param directory: An empty or new directory for data and log.
-    :param buckets: Created at the first start.
-    :param authority: S3 is served over TLS, and this vouches for it.
+    :param buckets: Buckets to create at the first start.
+    :param authority: Issuer of the certificate, if S3 is served over TLS.
     """
 
     access_key = "test-access-key"

@@ -1,1 +1,1 @@
-"""What several tests share: how work is measured, and what was counted."""
+"""Helpers that several tests share."""

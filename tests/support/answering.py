@@ -1,4 +1,4 @@
-"""A server that gives the answers that a test writes, byte by byte, and counts what it is asked for."""
+"""A server that sends a test's own answers, byte by byte, and counts requests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.servers import KEY, serving
 class Answer:
     """One answer.
 
-    :param body: as it is sent; its length is told unless ``head`` says otherwise.
-    :param head: header lines in place of the content type and the length.
+    :param body: the bytes to send, with their ``Content-Length`` unless ``head`` is given.
+    :param head: header lines instead of content type and length.
     :param hold: keep the connection open until the client closes it, or the test ends.
     """
 
@@ -35,7 +35,7 @@ class Answer:
 class AnsweringServer:
     """A server.
 
-    :ivar posts: paid requests so far.
+    :ivar posts: number of paid requests so far.
     """
 
     base_url: str
@@ -45,7 +45,7 @@ class AnsweringServer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def connection_json(self, **extra: object) -> str:
-        """The connection of Airflow to it."""
+        """Return the Airflow connection to it."""
         said = {"max_retries": 3, "max_retry_wait": 0.01, "read_timeout": 20, **extra}
         return json.dumps({"conn_type": "deepshi", "host": self.base_url, "password": KEY, "extra": said})
 

@@ -1,4 +1,4 @@
-"""Makes batches, runs them as Airflow's task runner does, and reads what they leave behind."""
+"""Makes batches, runs them like Airflow's task runner, and reads their results."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BANANA: dict[str, Any] = {"model": "nano-banana-2", "resolution": "1K", "width":
 
 
 def rows_of(count: int, prompt: str = "a boat with the number") -> list[dict[str, Any]]:
-    """Rows with keys ``row-0`` and so on."""
+    """Return rows with keys ``row-0`` and so on."""
     return [{"key": f"row-{number}", "prompt": f"{prompt} {number}"} for number in range(count)]
 
 
 def batch(place: Place, requests: Any = None, **fields: Any) -> DeepshiGenerateImagesOperator:
-    """A batch of small, cheap pictures."""
+    """Return a batch of small, cheap pictures."""
     defaults = {
         "task_id": "catalog",
         "requests": requests,
@@ -44,17 +44,17 @@ def batch(place: Place, requests: Any = None, **fields: Any) -> DeepshiGenerateI
 
 
 def ended(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, BaseException | None]:
-    """Run one try to whatever end, and return its XComs with its error."""
+    """Run one try, and return its XComs and its error, if it failed."""
     ti = TaskInstance(task_id=operator.task_id, **identity)
     try:
         execute(operator, ti)
-    except Exception as err:  # noqa: BLE001 -- the tests look at it
+    except Exception as err:  # noqa: BLE001 -- the tests check it
         return ti, err
     return ti, None
 
 
 def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[TaskInstance, dict[str, Any]]:
-    """Run a deferrable batch as worker, triggerer and worker do; return its XComs and the event."""
+    """Run a deferrable batch like worker, triggerer and worker; return its XComs and the event."""
     ti = TaskInstance(task_id=operator.task_id, **identity)
     copy = operator.prepare_for_execution()
     copy.render_template_fields(context_of(ti))
@@ -79,7 +79,7 @@ def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[
 
 
 def result_of(operator: DeepshiGenerateImagesOperator, **identity: Any) -> dict[str, Any]:
-    """Run one try to its success and return its ``return_value``."""
+    """Run one try, which must succeed, and return its ``return_value``."""
     ti, err = ended(operator, **identity)
     if err:
         raise err
@@ -89,26 +89,26 @@ def result_of(operator: DeepshiGenerateImagesOperator, **identity: Any) -> dict[
 
 
 def counts(value: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Created, reused, failed and skipped rows."""
+    """Return the numbers of created, reused, failed and skipped rows."""
     return value["created"], value["reused"], value["failed"], value["skipped"]
 
 
 def manifests(place: Place) -> list[str]:
-    """The names of all manifests."""
+    """Return the names of all manifests."""
     return [name for name in place.names() if name.startswith("manifest-") and name.endswith(".jsonl")]
 
 
 def lines_of(place: Place) -> list[dict[str, Any]]:
-    """The lines of the only manifest."""
+    """Return the lines of the only manifest."""
     (name,) = manifests(place)
     return [json.loads(line, parse_float=Decimal) for line in place.read(name).splitlines()]
 
 
 def statuses(lines: Iterable[dict[str, Any]]) -> Counter[str]:
-    """How many rows became what."""
+    """Return the number of rows per status."""
     return Counter(line["status"] for line in lines)
 
 
 def cost_of(lines: Iterable[dict[str, Any]]) -> Decimal:
-    """What a manifest's lines cost together, in USD."""
+    """Return the total cost of a manifest's lines, in USD."""
     return sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0))

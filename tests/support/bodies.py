@@ -1,4 +1,4 @@
-"""Answers as servers may write them, and what ``json`` and ``base64`` make of them as a whole."""
+"""Answers in all forms that servers may write, and their values by ``json`` and ``base64`` for comparison."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 MIB = 2**20
 
-# Examples of the profile, which tests/conftest.py chooses: fewer in `make test-fast`.
+# Number of examples from the profile that tests/conftest.py chooses: fewer in `make test-fast`.
 THOROUGH = settings()
 QUICK = settings(max_examples=THOROUGH.max_examples // 2)
 
 
 @cache
 def picture(kind: str = "PNG", width: int = 3, height: int = 2) -> bytes:
-    """A small picture."""
+    """Return a small picture."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 40)).save(file, kind)
     return file.getvalue()
 
 
 def padded(size_bytes: int) -> bytes:
-    """A small PNG that an ancillary chunk makes as long as that."""
+    """Return a small PNG, padded to a length with an ancillary chunk."""
     image, length = picture(), size_bytes - len(picture()) - 12
     chunk = b"paDd" + bytes(length)
     return image[:-12] + struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk)) + image[-12:]
@@ -57,7 +57,7 @@ def text_of(image: bytes) -> str:
 
 
 def answer_text(*images: bytes, **fields: Any) -> bytes:
-    """A plain answer of generations."""
+    """Return a plain answer to a generation."""
     data = [{"index": position, "b64_json": text_of(image)} for position, image in enumerate(images)]
     usage = {"total_tokens": 7, "cost": {"total_cost": 0.000135}}
     return json.dumps({"created": 1782595538, "data": data, "usage": usage, **fields}).encode()
@@ -78,7 +78,7 @@ def completed(image: bytes, **fields: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Got:
-    """A whole answer as plain values: of each image its index, bytes, media type, size in pixels and prompt."""
+    """A whole answer as plain values: index, bytes, media type, size in pixels and prompt of each image."""
 
     images: list[tuple[int, bytes, str, int, int, str | None]]
     answer: Answer
@@ -93,7 +93,7 @@ class Got:
 def receive(
     pieces: Iterable[bytes] | bytes, content_type: str = JSON, *, wanted: int = 1, image_limit: int = IMAGE_LIMIT
 ) -> Got:
-    """Do as the hook does, and leave no spool open."""
+    """Read an answer like the hook, and close all spools."""
     reader = AnswerReader(wanted, image_limit=image_limit)
     try:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
@@ -116,7 +116,7 @@ def receive(
 
 
 def error_of(pieces: Iterable[bytes] | bytes, content_type: str = JSON, **options: Any) -> DeepshiError:
-    """The error that an answer ends in."""
+    """Return the error of an answer."""
     try:
         got = receive(pieces, content_type, **options)
     except DeepshiError as err:
@@ -130,17 +130,17 @@ def read(spool: Spool) -> bytes:
 
 
 def open_files() -> int:
-    """How many files this process has open; sockets may still be closing behind tests that ran before."""
+    """Return the number of open files without sockets, since those of earlier tests may still be closing."""
     gc.collect()
     targets = []
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the directory that is listed
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listed directory itself
             targets.append(str(entry.readlink()))
     return sum(target.startswith("/") for target in targets)
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """The most memory in bytes that something took at any moment, beyond what there was before."""
+    """Return the peak memory of some work in bytes, beyond that in use before."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -155,11 +155,11 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 class Pairs(list[tuple[str, Any]]):
-    """An object whose keys may come twice."""
+    """An object whose keys may occur twice."""
 
 
 def written(value: Any, rng: random.Random, *, lines: bool = False) -> str:
-    """JSON in any of the ways that mean the same."""
+    """Write JSON in any of its equivalent forms."""
     space = rng.choice(["", "", " ", "\t", "\n", "\r\n  "] if not lines else ["", "\n", " \n"])
     if isinstance(value, dict):
         value = Pairs(value.items())
@@ -188,9 +188,9 @@ def _character(char: str, rng: random.Random, often: float) -> str:
 
 
 def whole(text: str) -> Any:
-    """What ``json`` and ``base64`` give: the document with bytes for images, and of two values of a key the last.
+    """Return the document by ``json`` and ``base64``, with bytes for images.
 
-    But what says nothing replaces nothing.
+    If a key occurs twice, the last value that is not empty counts.
     """
     return json.loads(text, object_pairs_hook=_decoded, parse_float=Decimal)
 
@@ -230,7 +230,7 @@ data_heads = st.sampled_from(["data:image/png;base64,", "data:;base64,", "DATA:i
 
 
 def entries(images: st.SearchStrategy[bytes]) -> st.SearchStrategy[Pairs]:
-    """Entries of ``data``: an image under either name, anything beside it, in any order."""
+    """Generate entries of ``data``: an image under either name and other fields, in any order."""
     image = st.one_of(
         st.tuples(st.just("b64_json"), images.map(text_of)),
         st.tuples(st.just("url"), st.builds(lambda head, data: head + text_of(data), data_heads, images)),
@@ -241,7 +241,7 @@ def entries(images: st.SearchStrategy[bytes]) -> st.SearchStrategy[Pairs]:
 
 
 def answers(images: st.SearchStrategy[bytes], most: int = 4) -> st.SearchStrategy[Pairs]:
-    """Answers of generations; a key may come twice."""
+    """Generate answers to generations; a key may occur twice."""
     usage = st.fixed_dictionaries({"total_tokens": numbers, "cost": st.just({"total_cost": 0.000135})})
     fields = st.lists(
         st.tuples(st.just("model"), odd_text)
@@ -256,7 +256,7 @@ def answers(images: st.SearchStrategy[bytes], most: int = 4) -> st.SearchStrateg
 
 @st.composite
 def cuts(draw: st.DrawFn) -> Callable[[bytes], Iterator[bytes]]:
-    """Ways to cut a body into pieces: byte by byte, evenly, anywhere, with empty pieces."""
+    """Generate ways to cut a body into pieces: byte by byte, evenly, anywhere, with empty pieces."""
     step = draw(st.none() | st.sampled_from([1, 2, 3, 5, 7, 64, 10**9]))
     places = draw(st.lists(st.floats(0, 1), max_size=8))
 
@@ -272,7 +272,7 @@ def cuts(draw: st.DrawFn) -> Callable[[bytes], Iterator[bytes]]:
 
 @st.composite
 def streams(draw: st.DrawFn, documents: list[tuple[str | None, str]]) -> bytes:
-    """Event streams of documents (each with its event's name), in any of the ways that mean the same."""
+    """Generate event streams of documents (each with its event's name), in any of their equivalent forms."""
     lines: list[str] = []
     comment = st.sampled_from([[], [": keepalive"], [":"], [": keepalive", ""], ["id: 7", "retry: 10"]])
     for name, text in documents:

@@ -1,4 +1,4 @@
-"""A real browser, without a window and without asking anyone on the internet."""
+"""A real browser, headless and without access to the internet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHROMIUM = [
 ]
 
 
-# Not for the session: until it ends, Playwright's event loop runs in this thread, where no other can.
+# Not for the session: Playwright's event loop runs in this thread until it ends, and blocks other loops.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:

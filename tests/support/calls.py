@@ -1,4 +1,4 @@
-"""What the tests need to speak to the emulator: requests, pictures, and a plain reader of events."""
+"""Helpers for calls to the emulator: requests, pictures, and a simple reader of events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TWO_BOATS = {"model": "grok-imagine", "prompt": "two boats", "n": 2}
 
 
 def exact(answer: httpx.Response) -> Any:
-    """The JSON of an answer with money as Decimal."""
+    """Return the JSON of an answer, with money as Decimal."""
     return json.loads(answer.content, parse_float=Decimal)
 
 
@@ -38,7 +38,7 @@ def only_picture(answer: httpx.Response) -> bytes:
 
 
 def events(text: str) -> list[tuple[str, str]]:
-    """(event name, data) of a stream; an event needs no blank line at the end of the stream."""
+    """Return ``(event name, data)`` of a stream; the last event needs no blank line."""
     found = []
     name, data = "", list[str]()
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
@@ -62,13 +62,13 @@ def image_file(image_format: str, size: tuple[int, int] = (32, 16), colour: str 
 def part(
     image_format: str = "png", *, name: str = "image", content: bytes | None = None
 ) -> tuple[str, tuple[str, bytes, str]]:
-    """One image part of an edit."""
+    """Return one image part of an edit."""
     picture = image_file(image_format) if content is None else content
     return (name, (f"in.{image_format}", picture, f"image/{image_format}"))
 
 
 def raw_request(emulator: Emulator, fields: dict[str, Any]) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     body = json.dumps(fields).encode()
     head = (
         f"POST {GENERATIONS} HTTP/1.1\r\nHost: {urlsplit(emulator.base_url).netloc}\r\n"
@@ -79,21 +79,21 @@ def raw_request(emulator: Emulator, fields: dict[str, Any]) -> bytes:
 
 
 def raw_connection(emulator: Emulator) -> socket.socket:
-    """A socket that is connected to it."""
+    """Return a socket that is connected to the emulator."""
     address = urlsplit(emulator.base_url)
     assert address.port
     return socket.create_connection((address.hostname, address.port), timeout=10)
 
 
 def raw_post(emulator: Emulator, fields: dict[str, Any], *, missing_bytes: int = 0) -> socket.socket:
-    """A socket on which a request was sent, but for its last bytes, and nothing was read."""
+    """Return a socket after sending a request without its last bytes; nothing is read."""
     connection = raw_connection(emulator)
     connection.sendall(raw_request(emulator, fields)[: -missing_bytes or None])
     return connection
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Return all bytes until the other side closes."""
     received = bytearray()
     with connection:
         while chunk := connection.recv(65536):

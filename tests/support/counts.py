@@ -1,4 +1,4 @@
-"""What the server counted, and what a job that failed recorded."""
+"""Reads the server's counts, and the error of a failed job."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from deepshi_provider.jobs.outcome import ImageOutcome
 
 
 def posts(emulator: Emulator) -> int:
-    """Paid requests that the server has seen, refused ones included."""
+    """Return the number of paid requests that the server has received, including refused ones."""
     return int(emulator.stats()["posts"])
 
 
 def taken(emulator: Emulator) -> Decimal:
-    """What the server has taken from the balance, in USD."""
+    """Return the server's charges, in USD."""
     return Decimal(emulator.stats()["cost_usd"])
 
 
 def error(manifest: ImageOutcome) -> dict[str, Any]:
-    """The error of a job that failed."""
+    """Return the error of a failed job."""
     assert manifest.status == "failed"
     assert manifest.error is not None
     return manifest.error

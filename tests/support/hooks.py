@@ -1,4 +1,4 @@
-"""A hook whose connection has an extra of its own, and what is logged."""
+"""Fixtures for a hook with a connection's extra, and for log lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LogLines = Callable[[], list[str]]
 
 @pytest.fixture
 def connect(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Return a hook whose connection has this extra."""
+    """Return a function that returns a hook with the given extra."""
 
     def connect(**extra: object) -> DeepshiHook:
         monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
@@ -27,13 +27,13 @@ def connect(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Connect:
 
 @pytest.fixture
 def hook(connect: Connect) -> DeepshiHook:
-    """A hook that retries twice, almost without waiting, and does not bear long silence."""
+    """Return a hook with two retries, short waits and a short read timeout."""
     return connect(max_retries=2, max_retry_wait=0.02, read_timeout=5)
 
 
 @pytest.fixture
 def log_lines(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> LogLines:
-    """Return what was logged since the last call: by structlog, which prints as Airflow sets it up, and by logging."""
+    """Return a function that returns the lines logged since its last call, by structlog and by logging."""
     caplog.set_level(logging.DEBUG)
 
     def log_lines() -> list[str]:

@@ -1,4 +1,4 @@
-"""Makes jobs, and counts what the server saw."""
+"""Makes jobs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def make_job(
     seconds: float = 600,
     **more: Any,
 ) -> Job:
-    """A small generation.
+    """Return the job of a small generation.
 
-    :param owner: what differs from the first try of the task ``boat``.
-    :param fields: request fields beside or in place of those of :data:`BOAT`.
-    :param seconds: until its deadline.
+    :param owner: fields that differ from the first try of the task ``boat``.
+    :param fields: request fields, added to those of :data:`BOAT` or replacing them.
+    :param seconds: seconds until its deadline.
     """
     who = {"dag_id": "shop", "run_id": "monday", "task_id": "boat", **(owner or {})}
     said: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Jobs in processes that kill themselves at one of their changes to the output directory.
 
-Each file that is created, linked, renamed or removed there is a change; they count from 1, and the process dies before
-the one that was asked for.
+Each file that is created, linked, renamed or removed there is a change. Changes count from 1; the process dies before
+the given one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _CHANGES = frozenset({"os.link", "os.remove", "os.rename", "os.mkdir"})
 
 
 def killed_at(number: int, job: Job, place: LocalPlace) -> bool:
-    """Run a job, and return whether it was killed; it was not if it made fewer changes."""
-    # Its server imports Airflow once, and forks; this process has threads, and cannot.
+    """Run a job, and return whether it was killed; it is not if it makes fewer changes."""
+    # The fork server imports Airflow once; this process has threads, so it cannot fork.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     said = (number, job.model_dump_json(), str(place.path), os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])

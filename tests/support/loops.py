@@ -1,4 +1,4 @@
-"""How long the callbacks of an event loop take, in processor time: what else the machine does makes no difference."""
+"""Measures the processor time of an event loop's callbacks, which does not depend on the machine's other load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 @dataclass
 class Callbacks:
-    """Processor time of a thread, in seconds.
+    """Processor time of callbacks, in seconds.
 
-    :param longest: of one callback, which blocks the loop.
-    :param total: of all of them.
+    :param longest: longest time of one callback, during which the loop is blocked.
+    :param total: total time of all callbacks.
     """
 
     longest: float = 0.0

@@ -1,4 +1,4 @@
-"""Whether Airflow's provider for models is tested: its version 1.0 needs Python 3.11 and packages of Airflow 3.3."""
+"""Decides whether to test Airflow's provider for models, which needs Python 3.11 and packages of Airflow 3.3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random answers of a paid request, as odd as servers and proxies make them, each with what its server took for it."""
+"""Random odd answers to paid requests, as servers and proxies may send them, each with the server's charge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import bodies
 from tests.support.answering import Answer
 
 PICTURES = [bodies.picture(kind) for kind in ("PNG", "JPEG", "WEBP")]
-#: USD of each request that is paid for.
+#: USD per paid request.
 PRICE = Decimal("0.000135")
 TYPES = ["application/json", "text/event-stream", "text/plain", "text/html"]
 NUMBERS: list[Any] = [
@@ -33,12 +33,11 @@ NUMBERS: list[Any] = [
     "9" * 200,
 ]
 ODD: list[Any] = [None, "", 5, [], {}, "x" * 3000, "\x00", "\ud83d", 2**80, -1, True]
-#: Codes of errors that are free, wherever they stand if no result came; of those that are so if nothing came at all;
-#: and of those that say nothing of money.
+#: Error codes: free if no result was sent; free if nothing was sent at all; without a meaning for the charge.
 FREE = ["PROMPT_TOO_LONG", "invalid_request_error"]
 EARLY = ["rate_limit_exceeded", "moderation_blocked", "429"]
 SILENT = ["408", 500, None, "odd", "x" * 500]
-#: Codes that end a batch: no other row would fare better.
+#: Codes that end a batch, since all other rows would fail too.
 FINAL = ["insufficient_quota", "invalid_api_key"]
 _COSTS = re.compile(rb'cost": ?([^,}\]]*)')
 
@@ -47,7 +46,7 @@ _COSTS = re.compile(rb'cost": ?([^,}\]]*)')
 class Odd:
     """An answer.
 
-    :param usd: what was taken for it.
+    :param usd: the server's charge.
     """
 
     answer: Answer
@@ -55,7 +54,7 @@ class Odd:
 
 
 class _Server:
-    """Makes one answer, and keeps the books about it."""
+    """Makes one answer, and computes its charge."""
 
     def __init__(self, rng: random.Random, codes: list[Any]) -> None:
         self.rng = rng
@@ -99,7 +98,7 @@ class _Server:
         return form
 
     def taken(self) -> Decimal:
-        """What was taken: the price, unless the answer is one that is free and tells no price."""
+        """The charge: the price, unless the answer is a free one without a price."""
         free = FREE + FINAL + ([] if self.has_shown else EARLY)
         is_free = not self.has_told and not self.has_worked and self.failures[:1] and self.failures[0] in free
         return Decimal(0) if is_free else self.price
@@ -128,7 +127,7 @@ class _Server:
             events.insert(0, bodies.event(preview, rng.choice(["image_generation.partial_image", None])))
         if events and rng.random() < 0.2:
             events.append(rng.choice(events))
-        if rng.random() < 0.15:  # behind the last result nobody reads
+        if rng.random() < 0.15:  # nothing is read after the last result
             events.insert(0, bodies.event({"usage": self.usage()}, rng.choice([None, "usage"])))
         return b": wait\n\n".join(events) + rng.choice([b"", b"data: [DONE]\n\n", b"garbage"])
 
@@ -166,7 +165,7 @@ def good_answer() -> Odd:
 
 
 def _damaged(rng: random.Random, body: bytes) -> bytes:
-    """Cut or change a body, but never so that it tells another price: nobody could see that."""
+    """Cut or change a body, but never its price, since no client could detect that."""
     at = rng.randrange(len(body) + 1)
     change = rng.random()
     if change < 0.1:

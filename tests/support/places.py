@@ -1,4 +1,4 @@
-"""Where images may go, looked at without the code under test: a local directory, or a prefix on an S3 server."""
+"""Output directories, accessed without the code under test: a local directory, or a prefix on an S3 server."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ PLACES = ["file", pytest.param("s3", marks=pytest.mark.s3)]
 
 @pytest.fixture
 def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Place]:
-    """Makes places of a kind, ``file`` or ``s3``."""
+    """Return a function that makes places of a kind, ``file`` or ``s3``."""
 
     def make(kind: str) -> Place:
         name = uuid.uuid4().hex[:12]
@@ -100,34 +100,34 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str],
 
 @pytest.fixture
 def local(new_place: Callable[[str], Place]) -> Place:
-    """A directory that does not exist yet."""
+    """Return a directory that does not exist yet."""
     return new_place("file")
 
 
 @pytest.fixture
 def s3_place(new_place: Callable[[str], Place]) -> Place:
-    """A prefix on the S3 server."""
+    """Return a prefix on the S3 server."""
     return new_place("s3")
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, new_place: Callable[[str], Place]) -> Place:
-    """A new, empty place: on the file system, then on S3."""
+    """Return a new, empty place: on the file system, then on S3."""
     return new_place(request.param)
 
 
 def state(place: Place, ending: str) -> list[str]:
-    """The state objects of one kind (``claim``, ``record``, ``holder``, ``slot``, ``manifest``, ``job``)."""
+    """Return the names of the state objects of one kind (``claim``, ``record``, ``lease``, ``slot`` and others)."""
     records = ("stored.json", "lost.json", "superseded.json")
     endings = records if ending == "record" else (f"{ending}.json",)
     return [name for name in place.names() if name.startswith("_deepshi/") and name.endswith(endings)]
 
 
 def document(place: Place, name: str) -> Any:
-    """The JSON of an object."""
+    """Return the JSON of an object."""
     return json.loads(place.read(name))
 
 
 def images(place: Place) -> list[str]:
-    """What is not state: the images, and whatever else was left there."""
+    """Return the names of all objects that are not state: the images, and any leftovers."""
     return [name for name in place.names() if not name.startswith("_deepshi/")]

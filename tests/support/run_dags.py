@@ -1,6 +1,6 @@
 """Runs DAGs in this process, with ``dag.test()``, in the database of ``AIRFLOW_HOME``.
 
-Arguments: ids of DAGs; ``id=variable`` runs one with the connection to Deepshi that this environment variable holds.
+Arguments: ids of DAGs; ``id=variable`` runs one with the Deepshi connection in this environment variable.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import sys
 from airflow.cli.cli_parser import get_parser
 from airflow.utils.db import initdb
 
-#: Begins what a run has logged; the id of its DAG follows.
+#: Precedes the log of a run; the id of its DAG follows.
 MARK = "===== the run of "
 
 
 def call(*command: str) -> None:
-    """Carry out one of Airflow's commands."""
+    """Run one of Airflow's commands."""
     arguments = get_parser().parse_args(command)
     try:
         arguments.func(arguments)
-    except SystemExit as end:  # a run that failed; the database tells more
+    except SystemExit as end:  # a failed run; the database has the details
         sys.stderr.write(f"{command} ended: {end}\n")
 
 

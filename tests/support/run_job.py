@@ -1,4 +1,4 @@
-"""Runs a job in a process of its own: the job's JSON comes in, the manifest's goes out."""
+"""Runs a job in a separate process: reads the job's JSON, and writes the manifest's."""
 
 from __future__ import annotations
 

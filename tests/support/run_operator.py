@@ -1,4 +1,4 @@
-"""Runs a batch in a process of its own: the operator's arguments come in as JSON, its XComs and memory go out."""
+"""Runs a batch in a separate process: reads the operator's arguments as JSON, and writes its XComs and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
     said = json.load(sys.stdin)
     identity = said.pop("identity", {})
     warm_up = said.pop("warm_up", None)
-    if warm_up:  # what is loaded once, whatever the number of rows
+    if warm_up:  # loads modules that are independent of the number of rows
         execute(DeepshiGenerateImagesOperator(**warm_up), TaskInstance(task_id="warm_up"))
     operator = DeepshiGenerateImagesOperator(**said)
     ti = TaskInstance(task_id=operator.task_id, **identity)
@@ -30,7 +30,7 @@ def main() -> None:
     error = None
     try:
         execute(operator, ti)
-    except Exception as err:  # noqa: BLE001 -- the parent looks at it
+    except Exception as err:  # noqa: BLE001 -- the parent checks it
         error = f"{type(err).__name__}: {err}"
     seconds = time.monotonic() - begun
     xcoms = ti.xcoms | ({XCOM_KEY: ti.sheets[-1].as_xcom()} if ti.sheets else {})
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 class _Peak:
-    """Watches this process's memory from a thread."""
+    """Measures this process's peak memory in a thread."""
 
     def __init__(self) -> None:
         import threading

@@ -1,7 +1,7 @@
-"""Which tests share a worker of pytest-xdist, and which begin first.
+"""Decides which tests share a worker of pytest-xdist, and which start first.
 
-pytest-xdist's own ``--dist loadgroup`` writes the group into a test's node id, which pytest 9.2 no longer takes. Every
-test then goes to whichever worker is free, without a word, and each worker sets up the fixtures of every file.
+pytest-xdist's own ``--dist loadgroup`` writes the group into a test's node id, which pytest 9.2 no longer accepts.
+Without a warning, each test then goes to any free worker, and all workers set up the fixtures of all files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-#: Files and directories that start all processes of an Airflow. One worker has all of them, since two Airflows at one
-#: time are too many for a machine, and begins with them, since they take longest.
+#: Files and directories that start a whole Airflow. One worker runs all of them, since two Airflows at a time are too
+#: many for a machine, and starts with them, since they take longest.
 AIRFLOWS = (
     "tests/triggers/in_airflow/",
     "tests/plugins/",
@@ -21,11 +21,11 @@ AIRFLOWS = (
     "tests/examples/test_ui.py",
     "tests/benchmarks/",
 )
-#: Marks of files that take long. What is over at once comes last, so that no worker is left with a long one at the end.
+#: Marks of files that take long. Short files come last, so that no worker has a long one at the end.
 LONG = ("packaging", "airflow", "slow", "s3")
 
 
-#: Files that look at what one process with ``dag.test()`` has left, by the name of the group.
+#: Files that check the results of one process with ``dag.test()``, by the name of the group.
 DAG_RUNS = {
     "reports": ("tests/reports/",),
     "operators": ("tests/operators/test_dags.py", "tests/operators/test_upstream_values.py"),
@@ -33,7 +33,7 @@ DAG_RUNS = {
 
 
 def group_of(nodeid: str) -> str:
-    """What shares a worker: a file, what looks at the same DAG runs, or all that start a whole Airflow."""
+    """Return the group of a test: its file, files that check the same DAG runs, or all that start a whole Airflow."""
     file = nodeid.partition("::")[0]
     if file.startswith(AIRFLOWS):
         return "airflow"
@@ -41,7 +41,7 @@ def group_of(nodeid: str) -> str:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it is not annotated
-    """Gives each group as a whole to one worker, in the order of collection."""
+    """Gives each whole group to one worker, in the order of collection."""
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
         super().__init__(config, log)
@@ -52,7 +52,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it is not annotat
 
 
 def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The tests with the longest groups first; within a file as they stand."""
+    """Return the tests, those of the longest groups first; the order within a file is kept."""
     ranks: dict[str, int] = {}
     for item in items:
         group = group_of(item.nodeid)

@@ -1,4 +1,4 @@
-"""What the tests of the hook share: a request, and servers that stand between the hook and the emulator."""
+"""Helpers for tests of the hook: a request, and servers between the hook and the emulator."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ KEY = "sk-bf-emulator"
 
 
 def boat(**fields: Any) -> GenerateRequest:
-    """A small, cheap picture; ``fields`` are changed or added."""
+    """Return the request for a small, cheap picture, with ``fields`` changed or added."""
     small = {"model": "deepshi-banana-pro", "prompt": "a red boat", "width": 64, "height": 48}
     return GenerateRequest.model_validate(small | fields)
 
 
 def large_edit(folder: Path) -> EditRequest:
-    """An edit of 14 images of 10 MiB, which are two files."""
+    """Return an edit of 14 images of 10 MiB, which are two files."""
     paths = [folder / "one.png", folder / "other.png"]
     for path in paths:
         Image.new("RGB", (8, 8)).save(path)
@@ -48,10 +48,10 @@ def large_edit(folder: Path) -> EditRequest:
 
 
 def open_files() -> set[str]:
-    """What this process has open: ``number -> target``."""
+    """Return the open files of this process, as ``number -> target``."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the directory that is listed
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listed directory itself
             found.add(f"{entry.name} -> {entry.readlink()}")
     return found
 
@@ -60,7 +60,7 @@ Answer = Callable[[socket.socket], None]
 
 
 class Wire:
-    """Servers of the tests' own, for the connection ``deepshi_default``.
+    """Starts test servers for the connection ``deepshi_default``.
 
     :param scheme: ``http`` or ``https``.
     """
@@ -72,7 +72,7 @@ class Wire:
 
     @contextlib.contextmanager
     def serving(self, handle: Answer) -> Iterator[str]:
-        """Serve on 127.0.0.1, each connection in a thread; yield the URL. Over TLS an end has its goodbye."""
+        """Serve on 127.0.0.1, each connection in a thread; yield the URL. TLS ends with a close message."""
         context = self._authority.server_context if self.scheme == "https" else None
         with serving(handle, context) as port:
             yield f"{self.scheme}://127.0.0.1:{port}"
@@ -92,7 +92,7 @@ class Wire:
             yield requests
 
     def connect_to(self, url: str, *, key: str = KEY, **extra: object) -> None:
-        """Let the connection ``deepshi_default`` be to this address."""
+        """Set the connection ``deepshi_default`` to this URL."""
         trusting = {"verify": str(self._authority.ca_file), **extra}
         connection = {"conn_type": "deepshi", "host": url, "password": key, "extra": trusting}
         self._monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
@@ -111,7 +111,7 @@ def read_request(client: socket.socket) -> bytes:
 
 
 def sends(*pieces: bytes, apart: float = 0.0, then: Answer = lambda client: None) -> Answer:
-    """Send pieces, seconds apart, and then end the connection as ``then`` does."""
+    """Return an answer that sends pieces, ``apart`` seconds apart, and then ends the connection with ``then``."""
 
     def answer(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,12 +124,12 @@ def sends(*pieces: bytes, apart: float = 0.0, then: Answer = lambda client: None
 
 
 def hangs_up(client: socket.socket) -> None:
-    """End with FIN, as a process that is killed does: over TLS without its goodbye."""
+    """End with FIN, like a killed process: over TLS without a close message."""
     client.shutdown(socket.SHUT_RDWR)
 
 
 def resets(client: socket.socket) -> None:
-    """End with RST, once what was sent has arrived or the client has gone."""
+    """End with RST, after the sent bytes have arrived or the client has left."""
 
     def arrived() -> bool:
         unsent = int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -149,7 +149,7 @@ class _Server(socketserver.ThreadingTCPServer):
     context: ssl.SSLContext | None
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that breaks off is part of the tests."""
+        """Ignore errors: clients that disconnect are part of the tests."""
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -160,7 +160,7 @@ class _Handler(socketserver.BaseRequestHandler):
             return
         with self.server.context.wrap_socket(self.request, server_side=True) as secure:
             self.server.handle_connection(secure)
-            with contextlib.suppress(OSError, ValueError):  # it was ended in another way
+            with contextlib.suppress(OSError, ValueError):  # already closed in another way
                 secure.settimeout(5)
                 secure.unwrap()
 
@@ -169,7 +169,7 @@ class _Handler(socketserver.BaseRequestHandler):
 def serving(handle: Answer, context: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serve TCP on 127.0.0.1, each connection in a thread; yield the port.
 
-    :param context: for TLS.
+    :param context: TLS context, if it serves TLS.
     """
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.handle_connection = handle
@@ -184,9 +184,9 @@ def serving(handle: Answer, context: ssl.SSLContext | None = None) -> Iterator[i
 
 
 def relay_to(base_url: str, connections: list[bytes] | None = None) -> Answer:
-    """Carry a connection to another server and back, byte for byte.
+    """Return an answer that relays a connection to another server.
 
-    :param connections: gets the first bytes of each.
+    :param connections: list that gets the first bytes of each connection.
     """
     address = _address(base_url)
 
@@ -203,7 +203,7 @@ def relay_to(base_url: str, connections: list[bytes] | None = None) -> Answer:
 
 @contextlib.contextmanager
 def http_proxy() -> Iterator[tuple[str, list[str]]]:
-    """Serve as a proxy (RFC 9110: absolute-form requests and CONNECT); yield its URL and the targets asked for."""
+    """Serve as a proxy (RFC 9110: absolute-form requests and CONNECT); yield its URL and the requested targets."""
     seen: list[str] = []
 
     def handle(client: socket.socket) -> None:
@@ -225,7 +225,7 @@ def http_proxy() -> Iterator[tuple[str, list[str]]]:
 
 
 def asked_of_a_proxy(base_url: str) -> str:
-    """Return what :func:`http_proxy` is asked for when a picture is ordered through it."""
+    """Return the target that :func:`http_proxy` gets for a request through it."""
     if base_url.startswith("https://"):
         return f"CONNECT {base_url.removeprefix('https://')}"
     return f"POST {base_url}/v1/images/generations"
@@ -239,7 +239,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _pipe(client: socket.socket, server: socket.socket) -> None:
-    """Carry bytes both ways until one side closes."""
+    """Copy bytes in both directions until one side closes."""
     other = {client: server, server: client}
     while True:
         waiting = isinstance(client, ssl.SSLSocket) and client.pending()

@@ -1,4 +1,4 @@
-"""Runs operators as Airflow's task runner does: a copy, rendered, with a task instance. Needs no database."""
+"""Runs operators like Airflow's task runner: a rendered copy with a task instance. Needs no database."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EDITS = "/v1/images/edits"
 
 @dataclass(kw_only=True)
 class TaskInstance:
-    """One try; XComs are those of Airflow: JSON, and gone with the try.
+    """One try. Like Airflow's, its XComs are JSON, and deleted before the next try.
 
-    :ivar sheets: the cost sheets, apart from the other XComs, in the order in which they were pushed.
-    :ivar plans: likewise.
+    :ivar sheets: the cost sheets, separate from other XComs, in the order pushed.
+    :ivar plans: the plans, likewise.
     """
 
     dag_id: str = "shop"
@@ -46,19 +46,19 @@ class TaskInstance:
 
 
 def context_of(ti: TaskInstance, **more: Any) -> Context:
-    """What ``execute`` and templates get to see."""
+    """Return the context for ``execute`` and templates."""
     return cast(Context, {"ti": ti, "task_instance": ti, "run_id": ti.run_id, "params": {}, **more})
 
 
 def run_try(operator: BaseOperator, *, params: dict[str, Any] | None = None, **identity: Any) -> TaskInstance:
-    """Run one try to its success; :func:`run_failing` is for the other end."""
+    """Run one try, which must succeed."""
     ti = TaskInstance(task_id=operator.task_id, **identity)
     execute(operator, ti, params or {})
     return ti
 
 
 def execute(operator: BaseOperator, ti: TaskInstance, params: dict[str, Any] | None = None) -> Any:
-    """Run one try, with the XComs left in ``ti`` also after a failure."""
+    """Run one try; its XComs are in ``ti``, also after a failure."""
     context = context_of(ti, params=params or {})
     copy = operator.prepare_for_execution()
     copy.render_template_fields(context)
@@ -68,18 +68,18 @@ def execute(operator: BaseOperator, ti: TaskInstance, params: dict[str, Any] | N
 
 
 def generate(**fields: Any) -> DeepshiGenerateImageOperator:
-    """A small, cheap picture."""
+    """Return the operator for a small, cheap picture."""
     defaults = {"task_id": "boat", "prompt": "a red boat", "width": 64, "height": 48}
     return DeepshiGenerateImageOperator(**{**defaults, **fields})
 
 
 def edit(**fields: Any) -> DeepshiEditImageOperator:
-    """A small, cheap edit."""
+    """Return the operator for a small, cheap edit."""
     defaults = {"task_id": "blue", "prompt": "make it blue", "model": "deepshi-image-1", "width": 64, "height": 48}
     return DeepshiEditImageOperator(**{**defaults, **fields})
 
 
 def native(**fields: Any) -> DeepshiGenerateImageOperator:
-    """The same in a DAG that renders templates as Python objects."""
+    """Return :func:`generate` in a DAG that renders templates as Python objects."""
     with DAG("native", schedule=None, render_template_as_native_obj=True):
         return generate(**fields)

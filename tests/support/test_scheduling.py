@@ -1,4 +1,4 @@
-"""Files run as a whole in one worker, whatever pytest and pytest-xdist do with node ids."""
+"""Whole files run in one worker, regardless of how pytest and pytest-xdist treat node ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere: for a condition, with a deadline that only a fault can reach."""
+"""Waits for a condition in another process or thread, with a deadline that only a fault can reach."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEADLINE = 120.0
 
 
 def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: float = 0.1) -> T:
-    """Call ``probe`` until it returns something true, and return that.
+    """Call ``probe`` until it returns a true value, and return that.
 
     :param what: Ends the message "… s passed without <what>".
     :param timeout: Seconds after which :class:`TimeoutError` is raised.
@@ -30,10 +30,10 @@ def wait_for(what: str, timeout: float, probe: Callable[[], T | None], every: fl
 
 
 def wait_until(happened: Callable[[], object], timeout: float = DEADLINE) -> None:
-    """Wait until something has happened, such as at the emulator, which is another process."""
+    """Wait until a condition is true, such as one in the emulator's process."""
     wait_for("what should happen", timeout, happened, every=0.01)
 
 
 async def until(what: str, probe: Callable[[], Any], timeout: float = DEADLINE) -> None:
-    """Wait, without blocking the loop, for something that happens in another process."""
+    """Wait for a condition in another process, without blocking the event loop."""
     await asyncio.to_thread(wait_for, what, timeout, probe, 0.02)
