@@ -21,7 +21,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
 from deepshi_provider.client import metrics
-from deepshi_provider.client.exchange import HEADERS, Exchange, error_of, own_turn, reason
+from deepshi_provider.client.exchange import HEADERS, Exchange, error_of, reason, yield_turn
 from deepshi_provider.client.inputs import InputImages
 from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
@@ -93,7 +93,7 @@ class Client:
             of the call's retries.
         :param files: called before each call, returns a function that makes the files for images. Must not raise.
         """
-        await own_turn()
+        await yield_turn()
         await self._http()
         self._pace, self._files = pace, files
         try:

@@ -71,7 +71,7 @@ class Exchange:
 
         :param timeout: seconds for the whole exchange.
         """
-        await own_turn()
+        await yield_turn()
         if timeout is not None and timeout <= 0:
             raise TimedOut("generation_timeout has passed, and nothing was sent")
         try:
@@ -188,7 +188,7 @@ class _Departure:
             self._limits["read"] = self._silence
 
 
-async def own_turn() -> None:
+async def yield_turn() -> None:
     """Yield to other tasks that wait for the event loop."""
     async with _turns():
         await asyncio.sleep(0)

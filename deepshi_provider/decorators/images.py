@@ -20,11 +20,11 @@ from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
-from deepshi_provider.operators.batch_rows import with_uris
+from deepshi_provider.operators.batch_rows import with_image_uris
 from deepshi_provider.operators.flows import fill_with, run_batch_task, run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.operators.lifecycle import owner_of
-from deepshi_provider.operators.rendered import dictionary, flag, handed_over
+from deepshi_provider.operators.rendered import dictionary, flag, rows_or_uri
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):
@@ -69,7 +69,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
             is_plan = flag("plan_only", self.plan_only)
         except InvalidRequest as err:
             self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
-        if isinstance(asked, str | Mapping) and handed_over(asked) is asked:
+        if isinstance(asked, str | Mapping) and rows_or_uri(asked) is asked:
             if is_plan:
                 return run_batch_task(self, context, self.bounds(), fill_with(lambda: self._request(asked)))
             return run_single_task(self, context, lambda: self._request(asked))
@@ -89,7 +89,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
 
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
         """Return the request, checked like a row of a batch: unknown fields are refused before anything is paid for."""
-        row = {"prompt": asked} if isinstance(asked, str) else dict(with_uris(asked))
+        row = {"prompt": asked} if isinstance(asked, str) else dict(with_image_uris(asked))
         columns = self.columns()
         self.key = row.get(columns.key or "key", self.key)
         if columns.key is None:

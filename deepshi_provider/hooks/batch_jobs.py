@@ -1,4 +1,4 @@
-"""Batches with what Airflow hands in; :mod:`deepshi_provider.hooks.jobs` has it for single requests."""
+"""Runs batches with Airflow's connections; :mod:`deepshi_provider.hooks.jobs` does this for single requests."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ async def run_batch_job(
     interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
 ) -> BatchOutcome:
-    """Carry out a batch; see :func:`deepshi_provider.batch.run.run_batch`.
+    """Run a batch; see :func:`deepshi_provider.batch.run.run_batch`.
 
-    :param hook: of the job's connection, if it was looked up before.
-    :raises InvalidConnection: the connection cannot be used; nothing was sent.
+    :param hook: the hook of the job's connection, if already looked up.
+    :raises InvalidConnection: the connection is invalid; nothing was sent.
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
     return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience)

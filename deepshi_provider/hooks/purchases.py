@@ -22,7 +22,7 @@ from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries
-from deepshi_provider.journal.sheets import ask_prices, make_sheet
+from deepshi_provider.journal.sheets import make_sheet, use_known_prices
 from deepshi_provider.journal.spending import Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store
@@ -139,7 +139,7 @@ async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[C
     sheets = []
     for same in found.values():
         tally = _tally([purchase for _, purchase in same])
-        await ask_prices(tally, prices)
+        await use_known_prices(tally, prices)
         newest = max((owner for owner, _ in same), key=lambda owner: owner.try_number)
         # No directory: a hook stores no images.
         sheets.append(make_sheet(newest, "hook", "", None, ended=True, **tally.sums()))

@@ -165,7 +165,7 @@ class Engine:
             if stored := await self._look_back(attempts):
                 return stored
             exposed = self._exposed_in(attempts)
-            if await self._others_are_at_it(exposed):
+            if await self._is_under_way_elsewhere(exposed):
                 continue
             if unsettled(exposed) and await self._journal.list_attempts(self._name) != attempts:
                 continue  # settled since it was listed, and before its process was looked for
@@ -218,16 +218,16 @@ class Engine:
         return sum(failure.sends for failure in self._failures)
 
     async def _claim_and_buy(self, k: int, unknown: int) -> Purchase | None:
-        """Return ``None`` if another process was first."""
+        """Create the claim and buy the images; return ``None`` if another process was first."""
         with self._context.lease.attempt(self._name, k) as heartbeat:
             try:
                 is_ours = await self._claim(k, heartbeat)
-            except CreatedLate as err:  # listed as under way meanwhile, so that others wait as well
-                await self._let_others_answer(k, err)
+            except CreatedLate as err:  # the lease lists the attempt during the wait, so that others wait as well
+                await self._wait_for_outcome(k, err)
                 return None
             if is_ours:
                 return await self._buy(k, unknown)
-        await self._let_others_go_first(k)
+        await self._wait_for_listing(k)
         return None
 
     async def _look_back(self, attempts: list[Attempt]) -> Purchase | None:
@@ -259,7 +259,7 @@ class Engine:
     def _remaining(self) -> float:
         return max(0.0, self._deadline - time.time())
 
-    async def _others_are_at_it(self, attempts: list[Attempt]) -> bool:
+    async def _is_under_way_elsewhere(self, attempts: list[Attempt]) -> bool:
         """Return whether another process may still get the answer to this request; if so, wait a little first."""
         claim = await self._journal.live_claim(self._name, attempts, self._context.watch, self._context.lease)
         if claim is None:
@@ -317,7 +317,7 @@ class Engine:
         )
         return await self._journal.claim(self._name, k, claim)
 
-    async def _let_others_go_first(self, k: int) -> None:
+    async def _wait_for_listing(self, k: int) -> None:
         """Wait a little after another process has created the claim first, so that the next listing shows it.
 
         :raises StorageFailed: the claim cannot be created, but is in no listing.
@@ -332,10 +332,10 @@ class Engine:
             )
         await asyncio.sleep(_PAUSES[self._refusals - 1])
 
-    async def _let_others_answer(self, k: int, late: CreatedLate) -> None:
-        """Wait until a claim that may be another process's is settled.
+    async def _wait_for_outcome(self, k: int, late: CreatedLate) -> None:
+        """Wait until a claim that another process may have made first has a record.
 
-        :raises OutcomeUnknown: it is not in time.
+        :raises OutcomeUnknown: it has none before the deadline.
         """
         log.warning("Nothing was sent yet: %s. Waiting for its answer", late.message)
         while self._remaining() > self._context.times.poll:

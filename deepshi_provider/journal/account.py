@@ -254,11 +254,11 @@ class Account:
     def _refusal(self, price_class: str, limits: list[Limit]) -> str:
         """Return the reason why a request may not start now; empty if it may."""
         in_flight = self.under_way
-        prices = {name: self.prices.at_hand(name) for name in in_flight}
+        prices = {name: self.prices.cached(name) for name in in_flight}
         if None in prices.values():
             return "A price is being learned"
         flying = sum(((prices[name] or Decimal(0)) * count for name, count in in_flight.items()), Decimal(0))
-        price = self.prices.at_hand(price_class)
+        price = self.prices.cached(price_class)
         refusals = (_refusal(limit, price, flying=flying if in_flight else None) for limit in limits)
         return next(filter(None, refusals), "")
 

@@ -82,7 +82,7 @@ class Prices:
         """Set the prices from the directory's records, if the caller has read them all."""
         self._recorded = dict(recorded)
 
-    def at_hand(self, price_class: str) -> Decimal | None:
+    def cached(self, price_class: str) -> Decimal | None:
         """Return the highest price of a class that this process knows, in USD; does not read the store."""
         remembered = self._remembered.get(price_class)
         known = [remembered.cost_usd] if remembered else []
@@ -96,7 +96,7 @@ class Prices:
         """Return the highest recent price of a class, in USD; ``None`` if it was never paid for."""
         if not await self._recall(price_class) and self._recorded is None:
             self._recorded = await _quietly(self._read_directory(), "Reading prices in the directory's records") or {}
-        return self.at_hand(price_class)
+        return self.cached(price_class)
 
     async def range_of(self, price_class: str) -> PriceRange | None:
         """Return the price range of a class: from the directory's records, or else from the remembered prices."""

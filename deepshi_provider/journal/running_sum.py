@@ -44,12 +44,12 @@ class RunningSum:
         """Return the sum, with unreported costs at the prices that this process knows."""
         possible, blind = Decimal(0), 0
         for doubt, count in self.doubts.items():
-            price = prices.at_hand(doubt.price_class)
+            price = prices.cached(doubt.price_class)
             possible += max(Decimal(0), (price or Decimal(0)) - doubt.reported) * count
             blind += count if price is None else 0
         return Spending(self.usd, possible, blind)
 
     def with_requests_under_way(self, prices: Prices) -> Spending:
         """Return the same, with requests under way as possible costs."""
-        flying = (count * (prices.at_hand(name) or Decimal(0)) for name, count in self.under_way.items())
+        flying = (count * (prices.cached(name) or Decimal(0)) for name, count in self.under_way.items())
         return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)), under_way=self.under_way.total())

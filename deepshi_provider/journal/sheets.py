@@ -41,7 +41,7 @@ async def latest_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
     except StorageFailed as err:
         log.warning("The store could not be read; the cost sheet has only the costs that this process knows: %s", err)
         tally = known_tally(journal, owner, prices)
-    await ask_prices(tally, prices)
+    await use_known_prices(tally, prices)
     return tally
 
 
@@ -50,7 +50,7 @@ def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
     tally = journal.known_tally(owner)
     tally.is_partial |= not journal.is_listed and owner.try_number > 1
     for price_class in tally.unpriced():
-        if (price := prices.at_hand(price_class)) is not None:
+        if (price := prices.cached(price_class)) is not None:
             tally.learn(price_class, price)
     return tally
 
@@ -77,7 +77,7 @@ def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> Nam
         return NameCosts(paid=len(costs), lost=0, cost_usd=total(costs), may_have_cost_usd=Decimal(0))
     tally = journal.known_tally_of(owner, name)
     for price_class in tally.unpriced():
-        if (price := prices.at_hand(price_class)) is not None:
+        if (price := prices.cached(price_class)) is not None:
             tally.learn(price_class, price)
     sums = tally.sums()
     return NameCosts(
@@ -88,7 +88,7 @@ def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> Nam
     )
 
 
-async def ask_prices(tally: Tally, prices: Prices) -> None:
+async def use_known_prices(tally: Tally, prices: Prices) -> None:
     """Pass the known prices to a tally, for its requests of unreported cost. Never raises."""
     for price_class in tally.unpriced():
         if (price := await prices.known(price_class)) is not None:
@@ -161,7 +161,7 @@ async def read_sheet(store: Store, owner: Owner, operation: Operation, *, ended:
     with DirectoryJournal(store) if operation == "batch" else Journal(store, IMAGE) as journal:
         await journal.refresh()
         tally = await journal.tally(owner)
-    await ask_prices(tally, prices)
+    await use_known_prices(tally, prices)
     return make_sheet(owner, operation, store.uri, store.conn_id, ended=ended, **tally.sums())
 
 

@@ -64,9 +64,9 @@ LINKS: tuple[BaseOperatorLink, ...] = (DeepshiImageLink(), DeepshiDirectoryLink(
 
 
 def links_of(links: Iterable[BaseOperatorLink], lineage: Lineage) -> tuple[BaseOperatorLink, ...]:
-    """Return those of an operator's links that a task has something to open for, since each is an XCom.
+    """Return the links of an operator that a task has something to open for, since each is an XCom.
 
-    :param links: of the operator's class; a subclass may leave out or add some.
+    :param links: links of the operator's class; a subclass may add or remove some.
     """
     images = lineage.images
     can_open = bool(images) and locate(str(images[0]["uri"])).protocol != "file"

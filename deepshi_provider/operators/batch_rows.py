@@ -1,4 +1,4 @@
-"""Rows of a batch operator: from a list, a table, a file or a query, checked and put into a table of their own."""
+"""Fills the row table of a batch operator: from a list, a table, a file or a query."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from deepshi_provider.batch.rows import check_rows
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.operators.rendered import FileUri, handed_over, image_uris, listed
+from deepshi_provider.operators.rendered import FileUri, image_uris, listed, rows_or_uri
 
 if TYPE_CHECKING:
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 
 
 def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_id: str | None) -> None:
-    """Fill a table with the rows that the operator's rendered fields name.
+    """Check the rows in the operator's rendered fields, and add them to a table.
 
-    :param output_conn_id: connection of the object store that a file of rows is read with.
-    :raises InvalidRequest: there are no rows, or one cannot be a request.
+    :param output_conn_id: connection of the object store, for a file of rows.
+    :raises InvalidRequest: there are no rows, or one is not a valid request.
     :raises StorageFailed: the file or the database cannot be read.
     """
     defaults = task.defaults()
@@ -38,24 +38,24 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
         rows.fill(check_rows(found, defaults, task.stream, columns))
 
 
-def with_uris(row: Any) -> Any:
-    """Let a row's ``images`` be the XCom of an image task, as those of the operators may be."""
+def with_image_uris(row: Any) -> Any:
+    """Return a row with the URIs of its ``images``, which may be the XCom of an image task, as in the operators."""
     if not isinstance(row, Mapping) or is_blank(row.get("images")):
         return row
     return {**row, "images": image_uris(row["images"])}
 
 
 def _source(task: DeepshiGenerateImagesOperator) -> tuple[str | None, Iterable[Any]]:
-    """Return the file that the rows are in, or the rows."""
+    """Return the URI of the file of rows, or the rows."""
     given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(task, name))]
     if len(given) != 1:
-        raise InvalidRequest("One of requests, requests_uri and requests_sql is needed, and not two of them")
+        raise InvalidRequest("Exactly one of requests, requests_uri and requests_sql is needed")
     if given == ["requests_sql"]:
         return None, _queried(task)
-    value = task.requests_uri if given == ["requests_uri"] else handed_over(task.requests)
+    value = task.requests_uri if given == ["requests_uri"] else rows_or_uri(task.requests)
     if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
         return str(value), ()
-    return None, table_rows(value) if is_table(value) else map(with_uris, listed("requests", value))
+    return None, table_rows(value) if is_table(value) else map(with_image_uris, listed("requests", value))
 
 
 def _queried(task: DeepshiGenerateImagesOperator) -> Iterator[dict[str, Any]]:

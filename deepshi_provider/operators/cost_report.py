@@ -266,11 +266,11 @@ async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
 
 
 async def _budgets(hook: DeepshiHook) -> list[WindowState]:
-    """Return the state of the connection's budgets; a report does without what cannot be read."""
+    """Return the state of the connection's budgets; empty if it cannot be read."""
     try:
         return await window_states(hook)
     except DeepshiError as err:
-        log.warning("The report does not show the connection's budgets: %s", err)
+        log.warning("The report lacks the connection's budgets, which could not be read: %s", err)
         return []
 
 

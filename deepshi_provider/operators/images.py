@@ -26,7 +26,7 @@ from deepshi_provider.operators.flows import (
 )
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
 from deepshi_provider.operators.notifications import Callbacks
-from deepshi_provider.operators.rendered import FileUri, carried_columns, handed_over, image_uris
+from deepshi_provider.operators.rendered import FileUri, carried_columns, image_uris, rows_or_uri
 
 if TYPE_CHECKING:
     from deepshi_provider.batch.columns import Columns
@@ -471,7 +471,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def input_uris(self) -> list[str]:
         """Return the URIs of the file of rows, and of input images in the operator's field or in a list of rows."""
-        read = self.requests_uri if is_blank(self.requests) else handed_over(self.requests)
+        read = self.requests_uri if is_blank(self.requests) else rows_or_uri(self.requests)
         is_file = isinstance(read, os.PathLike | ObjectStoragePath | FileUri) or not is_blank(self.requests_uri)
         uris = [str(read)] if is_file else []
         uris += image_uris(self.images)

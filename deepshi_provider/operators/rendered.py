@@ -135,7 +135,7 @@ class FileUri(str):
     __slots__ = ()
 
 
-def handed_over(value: Any) -> Any:
+def rows_or_uri(value: Any) -> Any:
     """Return the rows, or their file's path, in an asset event or its ``extra``; other values unchanged.
 
     :param value: the ``requests`` of a batch.

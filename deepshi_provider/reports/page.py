@@ -60,8 +60,8 @@ def as_html(
 ) -> str:
     """Return the page; all external text is escaped.
 
-    :param budgets: of the connection, per day and month.
-    :param airflow_url: where Airflow's UI is; without it the page has no links.
+    :param budgets: the connection's budgets per day and month.
+    :param airflow_url: URL of Airflow's UI; without it the page has no links.
     """
     page = _PAGES.get_template("page.html.jinja")
     return page.render(
@@ -106,7 +106,7 @@ def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
 
 
 def rounded(amount: Decimal | None) -> str:
-    """Return money in cents, or with four significant digits where cents would say less; as the page of costs does."""
+    """Return an amount in cents, or with four significant digits if it is small, like the Deepshi costs page."""
     if amount is None:
         return "not reported"
     power = math.floor(amount.copy_abs().log10()) if amount else 0

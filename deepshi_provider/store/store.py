@@ -65,7 +65,7 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
 
 
 class CreatedLate(StorageFailed):
-    """An object was created so late that another process may have been sure before that its own was the first."""
+    """An object was created so slowly that another process may have concluded that its own was first."""
 
 
 class Store:
@@ -145,15 +145,16 @@ class Store:
     async def create(self, name: str, data: bytes) -> bool:
         """Write an object that does not exist yet; return whether it holds this call's data.
 
-        A client may have sent it twice, because an answer was lost, and then be refused its own object.
+        The object is read back if the store refuses it: a client that has retried after a lost answer may be refused
+        its own object.
 
-        :raises CreatedLate: the store does not refuse to create an object twice, and was too slow to find out who was
-            first. The object is there; whose it is may be wrong.
-        :raises StorageFailed: the server accepted the object, and does not have it.
+        :raises CreatedLate: the store does not refuse to create an object twice, and was too slow to decide which
+            process was first. The object exists, but may be another process's.
+        :raises StorageFailed: the server accepted the object, but does not have it.
         """
         creates_once = await self._creates_once()
         if creates_once is None:
-            async with self._learning:  # one claim finds out for all
+            async with self._learning:  # one claim tests this for all
                 creates_once = await self._creates_once()
                 if creates_once is None:
                     creates_once = await self._run("create an object twice", self._refuses_second, name)
@@ -167,7 +168,7 @@ class Store:
         if (found := await self.read(name)) is not None:
             return found == data
         if made := await self._run(f"create {name!r}", lambda: self._directory.create(name, data)):
-            # Those who saw no object have written theirs when this is over, and the last of them has created it.
+            # After this pause, all processes that saw no object have written theirs, and the last one has created it.
             took = time.monotonic() - asked_at
             if took > SETTLING - 0.5:
                 raise CreatedLate(
@@ -177,17 +178,19 @@ class Store:
             await asyncio.sleep(SETTLING)
         found = await self.read(name)
         if found is None and made:
-            raise StorageFailed(f"{self.uri_of(name)} contradicts itself: it was created, and is not there")
+            raise StorageFailed(
+                f"{self.uri_of(name)}: the store contradicts itself: the object was created, but does not exist"
+            )
         return found == data
 
     def _refuses_second(self, name: str) -> bool:
-        """Return whether the store refuses to create an object that exists, found out with an object beside it."""
+        """Test with another object whether the store refuses to create an object that exists."""
         probe = f"{name}.{uuid.uuid4().hex}"
         try:
             self._directory.create(probe, b"{}")
             return not self._directory.create(probe, b"{}")
         finally:
-            with contextlib.suppress(Exception):  # who may not delete can still claim; readers pass the object over
+            with contextlib.suppress(Exception):  # claims work without the right to delete; readers skip the object
                 self._directory.remove(probe)
 
     def _create(self, name: str, data: bytes) -> bool:

@@ -73,7 +73,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"sql_conn_id": None}, AirflowFailException, "requests_sql needs sql_conn_id"),
     ({"sql_conn_id": "nowhere"}, AirflowFailException, "sql_conn_id: connection 'nowhere' is not defined"),
     ({"sql_conn_id": "deepshi_default"}, AirflowFailException, "is not of a SQL type"),
-    ({"requests": [{"prompt": "p"}]}, AirflowFailException, "and not two of them"),
+    ({"requests": [{"prompt": "p"}]}, AirflowFailException, "Exactly one of requests, requests_uri and"),
 ]  # fmt: skip
 
 
