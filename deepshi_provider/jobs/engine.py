@@ -337,12 +337,12 @@ class Engine:
 
         :raises OutcomeUnknown: it has none before the deadline.
         """
-        log.warning("Nothing was sent yet: %s. Waiting for its answer", late.message)
+        log.warning("Nothing was sent yet: %s. Waiting for its answer", late)
         while self._remaining() > self._context.times.poll:
             await asyncio.sleep(self._context.times.poll)
             if k not in (attempt.k for attempt in unsettled(await self._journal.list_attempts(self._name))):
                 return
-        raise OutcomeUnknown(f"{late.message}, and had no answer in time. This task sent nothing")
+        raise OutcomeUnknown(f"{late}, and had no answer in time. This task sent nothing")
 
     async def _buy(self, k: int, unknown: int) -> Purchase | None:
         """Send the request, store the images, write the record; return ``None`` if another process has taken over."""

@@ -246,7 +246,7 @@ class Journal:
             if await self._store.create(slot, json.dumps(own).encode()):
                 return
         except CreatedLate as err:
-            raise StorageFailed(f"Not sent: {err.message}") from None
+            raise StorageFailed(f"Not sent: {err}") from None
         try:
             first = json.loads(await self._store.read(slot) or b"")
             is_same_task = (first["task_id"], first["map_index"]) == (owner.task_id, owner.map_index)

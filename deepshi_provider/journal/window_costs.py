@@ -41,7 +41,7 @@ from deepshi_provider.journal.hour_sums import (
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.run_costs import RunEntry, SharedSum
 from deepshi_provider.journal.spending import Limit, Spending
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import CreatedLate, Store
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class WindowCosts:
             try:
                 if await self._store.create(f"{name}.json", self._warning_object(state)):
                     crossed.append(state)
-            except DeepshiError as err:
+            except (DeepshiError, CreatedLate) as err:
                 self._warned.discard(name)
                 log.warning("%s. Callbacks are not called, since the warning could not be stored: %s", state.text, err)
         return crossed

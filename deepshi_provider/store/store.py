@@ -64,7 +64,7 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
     return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
 
 
-class CreatedLate(StorageFailed):
+class CreatedLate(Exception):
     """An object was created so slowly that another process may have concluded that its own was first."""
 
 
