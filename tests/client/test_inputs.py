@@ -285,7 +285,7 @@ def test_input_whose_download_breaks_off_unnoticed_is_not_sent(
     """s3fs takes what came of an answer that tells no length for the whole; the cut image would be paid for."""
     s3.client().put_object(Bucket="images", Key="cut/large.png", Body=large.path.read_bytes())
     proxy.ends_after = 300_000
-    with pytest.raises(StorageFailed, match=r"only 300,000 of [\d,]+bytes arrived") as caught:
+    with pytest.raises(StorageFailed, match=r"only 300,000 of [\d,]+ bytes arrived") as caught:
         asyncio.run(hook.aedit(edit("s3://images/cut/large.png"), images_conn_id=proxy.conn_id))
     assert (caught.value.charged, posts(emulator)) == ("no", 0)
     proxy.ends_after = None
