@@ -70,7 +70,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     return path.as_uri()
 
 
-@pytest.mark.parametrize(("kind", "count"), [("file", 400), pytest.param("s3", 100, marks=pytest.mark.s3)])
+@pytest.mark.parametrize(("kind", "count"), [("file", 200), pytest.param("s3", 50, marks=pytest.mark.s3)])
 def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
     emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int
 ) -> None:
@@ -174,7 +174,7 @@ def seed(place: Place, rows: list[dict[str, Any]]) -> None:
     asyncio.run(Seeder(place, account).leave(rows))
 
 
-@pytest.mark.parametrize(("kind", "count"), [("file", 3_000), pytest.param("s3", 100, marks=pytest.mark.s3)])
+@pytest.mark.parametrize(("kind", "count"), [("file", 1_000), pytest.param("s3", 50, marks=pytest.mark.s3)])
 @pytest.mark.timeout(600)
 def test_rows_that_are_done_cost_nothing(
     emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int

@@ -260,9 +260,9 @@ def test_a_callback_without_a_sheet_is_told_what_is_known(emulator: Emulator, lo
 
 @pytest.mark.slow
 def test_four_workers_at_once_keep_to_the_day(emulator: Emulator, place: Place, connect: Connect) -> None:
-    connect(max_cost_usd_per_day="1.00")
+    connect(max_cost_usd_per_day="0.50")
     emulator.settings(latency=0.3)
-    rows: dict[str, Any] = {"requests": rows_of(30), "start_over_budget": True}
+    rows: dict[str, Any] = {"requests": rows_of(15), "start_over_budget": True}
     said: dict[str, Any] = {**rows, "preflight": "off", **BANANA, "max_concurrency": 1}
     workers = []
     for number in range(4):
@@ -271,7 +271,7 @@ def test_four_workers_at_once_keep_to_the_day(emulator: Emulator, place: Place, 
     told = [json.loads(last_line_of(worker)) for worker in workers]
     assert all("max_cost_usd_per_day" in one["error"] for one in told)
     in_flight = emulator.stats()["peak_in_flight"]
-    assert Decimal("1.00") - 4 * PRICE <= taken(emulator) <= Decimal("1.00") + in_flight * PRICE
+    assert Decimal("0.50") - 4 * PRICE <= taken(emulator) <= Decimal("0.50") + in_flight * PRICE
     (state,) = asyncio.run(states())
     assert (state.spent_usd, state.may_have_cost_usd) == (taken(emulator), Decimal(0))
 

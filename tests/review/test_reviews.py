@@ -101,11 +101,8 @@ def test_the_edit_gets_the_two_images_that_were_chosen(
     ]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_what_follows_is_skipped_after_a_rejection_and_who_is_not_assigned_has_no_say(
-    place: str, reviewing: Reviewing
-) -> None:
-    run = reviewing.start(f"review_{place}")
+def test_what_follows_is_skipped_after_a_rejection_and_who_is_not_assigned_has_no_say(reviewing: Reviewing) -> None:
+    run = reviewing.start("review_s3")
 
     assert run.answer("Approve", user="user").status_code == 403
     assert run.answer("Approve", user="viewer").status_code == 403
@@ -130,11 +127,10 @@ def test_what_follows_is_skipped_after_a_rejection_and_who_is_not_assigned_has_n
         ("None", {"draw": "success", "review": "failed", "edit": "upstream_failed"}, None),
     ],
 )
-@pytest.mark.parametrize("place", ["file", "s3"])
 def test_the_default_decides_when_nobody_answers_in_time(
-    place: str, default: str, states: dict[str, str], chosen: int | None, reviewing: Reviewing
+    default: str, states: dict[str, str], chosen: int | None, reviewing: Reviewing
 ) -> None:
-    run = reviewing.begin(f"late_{place}_{default}")
+    run = reviewing.begin(f"late_{default}")
     run.end()
     assert run.states() == states
     if chosen is not None:

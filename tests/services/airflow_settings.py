@@ -94,6 +94,6 @@ def _quick_reactions() -> dict[str, str]:
         # New and changed files are seen by the refresh; the rest need not be parsed again.
         "DAG_PROCESSOR__REFRESH_INTERVAL": 1,
         "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": 1,
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 600,
     }
     return {f"AIRFLOW__{name}": str(value) for name, value in seconds.items()}

@@ -30,17 +30,13 @@ for place, conn_id in (("file", "deepshi_default"), ("s3", "deepshi_s3"), ("s3_o
         )
         DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}", **common)
 
-    for default in ("Approve", "Reject", None):
-        with DAG(f"late_{place}_{default}", schedule=None):
-            drawn = DeepshiGenerateImageOperator(task_id="draw", prompt="a boat {{ run_id }}", **FOUR, **common)
-            review = DeepshiReviewOperator(
-                task_id="review",
-                images=drawn.output,
-                defaults=default,
-                response_timeout=timedelta(seconds=1),
-                **common,
-            )
-            DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}", **common)
+for default in ("Approve", "Reject", None):
+    with DAG(f"late_{default}", schedule=None):
+        drawn = DeepshiGenerateImageOperator(task_id="draw", prompt="a boat {{ run_id }}", **FOUR)
+        review = DeepshiReviewOperator(
+            task_id="review", images=drawn.output, defaults=default, response_timeout=timedelta(seconds=1)
+        )
+        DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}")
 
 for default in ("Approve", "Reject"):
     with DAG(f"shop_{default}", schedule=None):
