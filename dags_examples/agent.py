@@ -1,4 +1,4 @@
-"""An agent that draws, with a limit on what it may spend on pictures.
+"""An agent that draws, with a limit on what it can spend.
 
 Airflow's ``HookToolset`` gives the model one method of the hook. ``max_cost_usd`` is pinned, so the model neither sees
 nor changes it. Needs ``deepshi_default`` with ``output_uri`` in its extra, apache-airflow-providers-common-ai 1.0 or

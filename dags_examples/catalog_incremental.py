@@ -1,4 +1,4 @@
-"""A nightly catalog that pays only for rows that changed, and a downstream DAG that its asset wakes.
+"""A nightly catalog that buys only changed rows, and a downstream DAG that its asset triggers.
 
 ``catalog_nightly`` renders every product into one directory that all runs share: a second run buys nothing, and a
 changed prompt buys that one picture. ``catalog_summary`` runs when the catalog's asset was updated; it loads the
@@ -28,7 +28,7 @@ PRODUCTS = [
 # [START catalog_nightly]
 @dag(schedule="@daily", start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["deepshi", "example"])
 def catalog_nightly() -> None:
-    """Render the whole catalog; only what changed costs money."""
+    """Render the whole catalog; only changed rows cost money."""
 
     @task
     def rows() -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""``make demo``: run ``product_images`` in this process, against a local emulator, and show what came out.
+"""``make demo``: run ``product_images`` in this process, against a local emulator, and show the result.
 
 With ``DEEPSHI_API_KEY`` in the environment it runs against the real service instead, and costs real money.
 """
@@ -65,7 +65,7 @@ def _configure(home: str) -> None:
 
 
 def _connect(stack: ExitStack) -> Emulator | None:
-    """Point the connection at the real service, or at an emulator that lives as long as the stack, and return that."""
+    """Point the connection at the real service, or at an emulator that stops with the stack; return the connection."""
     output_uri = FOLDER.as_uri()
     key = os.environ.get("DEEPSHI_API_KEY")
     emulator = None

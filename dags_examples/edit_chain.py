@@ -1,4 +1,4 @@
-"""Edits in a chain: each takes the result of the one before as it is, and the last one combines several pictures.
+"""A chain of edits: each takes the result of the one before, and the last one combines several pictures.
 
 Shows an edit of an edit, an edit with several input images, streaming forced off, waiting in the triggerer
 (``deferrable=True``), and a cost report at the end. Needs the connection ``deepshi_default`` with ``output_uri`` in its

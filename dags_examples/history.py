@@ -1,7 +1,7 @@
-"""Gives the throw-away Airflow of ``make ui`` a past: copies of runs that were real, spread over 60 days.
+"""Add a history to the throw-away Airflow of ``make ui``: copies of its runs, spread over 60 days.
 
-Traffic grows, weekends are quiet, and one week goes wrong: requests are paid for and bring nothing. What the copies
-have cost is made up; their pictures are those of the real runs.
+Traffic grows, weekends are quiet, and in one week requests fail after they were paid for. The costs of the copies are
+invented; their pictures are those of the real runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 def add_history(database: Path, runs: Sequence[tuple[str, str]]) -> Decimal:
-    """Copy runs into the past, and return what the last 30 days have cost, in USD.
+    """Copy runs into the past, and return the cost of the last 30 days, in USD.
 
     :param database: Airflow's, SQLite.
     :param runs: pairs of DAG id and run id, of runs that succeeded.
@@ -45,7 +45,7 @@ def add_history(database: Path, runs: Sequence[tuple[str, str]]) -> Decimal:
 
 
 def _runs_on(back: int, chance: random.Random) -> int:
-    """Return how many runs a day had: more and more, and few on weekends."""
+    """Return the number of runs on a day: growing, and low on weekends."""
     day = datetime.now(timezone.utc) - timedelta(days=back)
     growth = 2 + 7 * (DAYS - back) / DAYS
     quiet = 0.25 if day.weekday() >= 5 else 1.0
@@ -53,7 +53,7 @@ def _runs_on(back: int, chance: random.Random) -> int:
 
 
 class _Model:
-    """A real run, of which copies are made."""
+    """A real run, to copy."""
 
     def __init__(self, connection: sqlite3.Connection, dag_id: str, run_id: str) -> None:
         self._db = connection
@@ -99,7 +99,7 @@ class _Model:
 
 
 def _sheet(sheet: Row, run_id: str, *, fails: bool, chance: random.Random) -> Row:
-    """Return the cost sheet of a copy; in one that fails, requests were paid for and brought nothing."""
+    """Return the cost sheet of a copy; a copy that fails has paid for requests without an image."""
     sheet = {**sheet, "run_id": run_id}
     if not fails:
         return sheet

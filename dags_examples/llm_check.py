@@ -1,8 +1,8 @@
-"""A model looks at the picture before it goes on, by the provider ``common.ai`` of Airflow.
+"""A model checks each picture before the DAG continues, with Airflow's provider ``common.ai``.
 
-The stored picture is handed over as it is: its URI, and the connection of its store. Needs ``deepshi_default`` with
+The model gets the stored picture by its URI and the connection of its store. Needs ``deepshi_default`` with
 ``output_uri`` in its extra, apache-airflow-providers-common-ai 1.0 or newer, and its connection ``pydanticai_default``
-to a model that sees pictures.
+to a model with image input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 
 
 class Verdict(BaseModel):
-    """What the model says of a picture."""
+    """The model's verdict on a picture."""
 
     is_unusable: bool
     reason: str
@@ -49,7 +49,7 @@ with DAG(
 
     @task
     def gate(verdict: dict[str, Any]) -> None:
-        """Stop the DAG if the model does not like the picture."""
+        """Stop the DAG if the model rejects the picture."""
         if verdict["is_unusable"]:
             raise ValueError(verdict["reason"])
 

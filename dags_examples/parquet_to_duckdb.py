@@ -1,7 +1,7 @@
-"""From a Parquet file to DuckDB: the file names the products, the manifest has them with their pictures.
+"""From a Parquet file of products to a DuckDB table of products with pictures.
 
-Needs the connection ``deepshi_default`` with ``output_uri`` in its extra, such as ``s3://bucket/deepshi``, and beside
-the pictures a file ``products.parquet`` with the columns ``sku``, ``name``, ``colour`` and whatever else; the extra
+Needs the connection ``deepshi_default`` with ``output_uri`` in its extra, such as ``s3://bucket/deepshi``, and
+there a file ``products.parquet`` with the columns ``sku``, ``name``, ``colour`` and any others; the extra
 ``parquet``, and duckdb.
 """
 
@@ -21,7 +21,7 @@ HOME = "{{ conn.deepshi_default.extra_dejson.output_uri }}"
 # [START parquet_to_duckdb]
 @dag(schedule="@daily", start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["deepshi", "example"])
 def parquet_to_duckdb() -> None:
-    """Draw the products of a file, and say what each colour cost; a few of them may fail."""
+    """Draw the products of a file, and add up the cost by colour; a few rows may fail."""
     render = DeepshiGenerateImagesOperator(
         task_id="render",
         requests_uri=f"{HOME}/products.parquet",

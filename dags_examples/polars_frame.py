@@ -1,4 +1,4 @@
-"""A frame of polars in, a frame of polars out.
+"""A polars frame in, a polars frame out.
 
 Needs the connection ``deepshi_default`` with ``output_uri`` in its extra, the extra ``parquet``, and polars.
 """
@@ -14,7 +14,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath, dag, task
 # [START polars_frame]
 @dag(schedule="@daily", start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["deepshi", "example"])
 def polars_frame() -> None:
-    """Draw what a frame names, and add up what the animals of each kind cost."""
+    """Draw the animals in a frame, and add up the cost by kind."""
 
     @task.deepshi_image(
         prompt="a {size} {animal} in a meadow",

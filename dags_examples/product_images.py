@@ -1,7 +1,7 @@
-"""Product pictures from end to end: generate, edit what was generated, then use the files and their costs.
+"""Product pictures from end to end: generate, edit, then use the files and their costs.
 
-Shows templated sizing, mapping over a list, an edit that takes a generate task's XCom as it is, and a downstream task
-that reads the pictures from object storage and what they cost from XCom. Needs the connection ``deepshi_default`` with
+Shows templated sizing, mapping over a list, an edit of a generate task's result, and a downstream task that
+reads the pictures from object storage and their cost from XCom. Needs the connection ``deepshi_default`` with
 ``output_uri`` in its extra, and Pillow.
 """
 

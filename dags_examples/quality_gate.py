@@ -1,4 +1,4 @@
-"""A gate that needs no person and no model: a task that fails on pictures of a wrong size, or that look alike.
+"""A quality gate without a person or a model: fail on pictures of a wrong size and on pictures that look alike.
 
 It opens each picture of a batch by its manifest, with Pillow. Needs the connection ``deepshi_default`` with
 ``output_uri`` in its extra, and Pillow.
@@ -16,7 +16,7 @@ from PIL import Image
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 
 SIDE = 512
-#: Of 256 bits, how many two pictures share at least that look alike.
+#: Minimum number of equal bits, of 256, of two pictures that look alike.
 ALIKE = 250
 
 
@@ -30,7 +30,7 @@ def rows(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
 # [START quality_gate]
 @task
 def check(batch: dict[str, Any]) -> int:
-    """Fail if a picture has another size than was asked for, or looks like another one; return their number."""
+    """Fail if a picture has the wrong size or looks like another one; return the number of pictures."""
     conn_id = BaseHook.get_connection("deepshi_default").extra_dejson.get("output_conn_id")
     wrong, seen = [], dict[str, int]()
     with ObjectStoragePath(batch["manifest_uri"], conn_id=conn_id).open("rb") as lines:
@@ -49,7 +49,7 @@ def check(batch: dict[str, Any]) -> int:
 
 
 def look(image: Image.Image) -> int:
-    """Return 256 bits: which parts of a picture, 16 x 16, are brighter than the one to their right."""
+    """Return 256 bits: for each of 16 x 16 parts of a picture, whether it is brighter than the part to its right."""
     parts = image.convert("L").resize((17, 16)).tobytes()
     return sum((parts[at] > parts[at + 1]) << at for at in range(len(parts) - 1) if at % 17 < 16)
 
@@ -62,7 +62,7 @@ def look(image: Image.Image) -> int:
     tags=["deepshi", "example"],
 )
 def quality_gate() -> None:
-    """Generate a picture per product, and stop if one cannot be used."""
+    """Generate a picture per product, and stop if one is unusable."""
     render = DeepshiGenerateImagesOperator(task_id="render", requests=rows(), width=SIDE, height=SIDE)
     check(render.output)
 

@@ -1,6 +1,6 @@
-"""Four pictures, a person who chooses, and an edit of what was chosen.
+"""Generate four pictures, let a person choose, and edit the chosen ones.
 
-While the task ``review`` waits it holds no worker. It is answered under "Required Actions" in Airflow's UI. Needs the
+While the task ``review`` waits, it holds no worker. Answer it under "Required Actions" in Airflow's UI. Needs the
 connection ``deepshi_default`` with ``output_uri`` in its extra.
 """
 
@@ -35,7 +35,7 @@ with DAG(
         images=drafts.output,
         subject="Which drafts go to the shop?",
         response_timeout=timedelta(days=2),
-        defaults="Reject",  # nothing goes on that nobody has seen
+        defaults="Reject",  # no picture continues unseen
     )
     DeepshiEditImageOperator(
         task_id="poster", images=review.output, prompt="combine them into one poster", model="deepshi-image-1"

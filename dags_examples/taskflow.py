@@ -1,4 +1,4 @@
-"""``@task.deepshi_image``: a function says what to draw, as a prompt, as fields, or as rows.
+"""``@task.deepshi_image``: a function returns a prompt, fields, or rows to draw.
 
 Shows the three kinds of return values, and mapping over a list with ``.expand``. Needs the connection
 ``deepshi_default`` with ``output_uri`` in its extra.
@@ -15,7 +15,7 @@ from airflow.sdk import dag, task
 # [START taskflow]
 @dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["deepshi", "example"])
 def taskflow() -> None:
-    """Make pictures from what functions return, and add up what they cost."""
+    """Draw what functions return, and add up the cost."""
 
     @task.deepshi_image(width=512, height=512)
     def animal(name: str) -> str:

@@ -52,7 +52,7 @@ _COMPONENTS = (
 
 
 class LocalAirflow:
-    """Airflow on 127.0.0.1 with the connection ``deepshi_default``, from ``with`` to its end.
+    """Airflow on 127.0.0.1 with the connection ``deepshi_default``; a context manager.
 
     :param home: an empty directory.
     :param deepshi: the connection, as JSON.
@@ -96,11 +96,11 @@ class LocalAirflow:
 
     @property
     def ended(self) -> bool:
-        """Whether a part of Airflow has ended by itself."""
+        """Whether a component of Airflow has exited."""
         return any(process.poll() is not None for process in self._processes)
 
     def stop(self) -> None:
-        """End every process: politely, and after 10 s by force."""
+        """End every process: with SIGTERM, and after 10 s with SIGKILL."""
         self._http.close()
         # By session: each task runs in a process group of its own.
         processes = [process for leader in self._processes for process in _session(leader.pid)]
@@ -151,7 +151,7 @@ class LocalAirflow:
         return states
 
     def add_history(self, runs: Sequence[tuple[str, str]]) -> int:
-        """Copy runs into the last 60 days, and set a budget that is nearly reached; return it, in USD per month."""
+        """Copy runs into the last 60 days, and return a budget that is nearly reached, in USD per month."""
         budget = max(1, round(add_history(self._home / "airflow.db", runs) * Decimal("1.05")))
         connection = json.loads(self._deepshi)
         extra = json.dumps({**connection["extra"], "max_cost_usd_per_month": budget})
@@ -181,9 +181,9 @@ class LocalAirflow:
         return True
 
     def _post(self, what: str, path: str, body: dict[str, Any]) -> None:
-        """Make something that is not there yet.
+        """Create something unless it exists.
 
-        SQLite is locked for a moment when many write; then it may have been stored nevertheless.
+        SQLite may report a lock although the object was stored.
         """
 
         def stored() -> bool:
@@ -225,7 +225,7 @@ class LocalAirflow:
 
 
 def main() -> None:
-    """Start everything, say where it is, and end it at Ctrl-C."""
+    """Start everything, print the address, and stop at Ctrl-C."""
     arguments = argparse.ArgumentParser(prog="make ui", description=__doc__)
     arguments.add_argument("--port", type=int, default=8080, help="of Airflow (default: 8080)")
     port = arguments.parse_args().port

@@ -1,7 +1,7 @@
 """From a database table to a warehouse table: one query, one batch, one load.
 
-Products are read with SQL, one batch draws those that have no picture yet or a changed name, and its manifest, which
-has the products' columns and what each picture cost, is loaded into a DuckDB table. Needs three connections:
+One batch reads the products with SQL and draws those without a picture or with a changed name. Its manifest, with the
+products' columns and the cost of each picture, is loaded into a DuckDB table. Needs three connections:
 ``deepshi_default`` with ``output_uri`` in its extra, ``shop`` of any SQL type with a table ``products (sku, category,
 name)``, and ``warehouse``, whose host is the path of a DuckDB file. Needs the extras ``sql`` and ``parquet``, the
 database's own provider, and duckdb.
@@ -31,7 +31,7 @@ FROM pictures WHERE run_id = $run_id GROUP BY category ORDER BY category
 # [START warehouse_etl]
 @dag(schedule="@daily", start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["deepshi", "example"])
 def warehouse_etl() -> None:
-    """Draw the products of a shop, and tell the warehouse what each category's pictures cost."""
+    """Draw the products of a shop, and load the cost by category into the warehouse."""
     render = DeepshiGenerateImagesOperator(
         task_id="render",
         requests_sql="SELECT sku, category, name FROM products ORDER BY sku",
