@@ -44,12 +44,10 @@ _FAILED = ("failed", "upstream_failed")
 class DeepshiCostReportOperator(BaseOperator):
     """Report what the image tasks of this DAG run have cost; fail if that is too much, or if one of them failed.
 
-    log = logging.getLogger(__name__)
-
     Put it behind the image tasks; by default it runs when all of them are done, whether they succeeded or failed. It
-    writes ``report.json``, ``report.csv`` and ``report.html``, a self-contained page with plots and, if Pillow is
-    installed (extra ``report``), thumbnails. Sums are exact and include failed tries. Costs of a task that was killed
-    are read from its records.
+    writes ``report.json``, ``report.csv`` and ``report.html``, a self-contained page with the connection's budgets,
+    thumbnails, and links to Airflow if ``[api] base_url`` is set. Sums are exact and include failed tries. Costs of a
+    task that was killed are read from its records.
 
     :param task_ids: the task or list of tasks to report on; by default all image tasks of the DAG, and hooks'
         purchases in other tasks.
