@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -164,11 +165,11 @@ class Engine:
             attempts = await self._attempts()
             if stored := await self._look_back(attempts):
                 return stored
-            exposed = self._exposed_in(attempts)
-            if await self._is_under_way_elsewhere(exposed):
+            seen: dict[str, bytes | None] = {}
+            if await self._is_under_way_elsewhere(self._exposed_in(attempts), seen):
                 continue
-            if unsettled(exposed) and await self._journal.list_attempts(self._name) != attempts:
-                continue  # settled since it was listed, and before its process was looked for
+            if seen and not await self._is_still_lost(attempts, seen):
+                continue
             try:
                 if bought := await self._bought_now(attempts):
                     return bought
@@ -187,7 +188,7 @@ class Engine:
                 self._deadline = self._job.deadline_from(time.time())
                 if await self._attempts() != attempts:
                     return None
-            return await self._claim_and_buy(next_k(attempts), unknown)
+            return await self._claim_and_buy(attempts, unknown)
 
     def _falls_back(self, err: DeepshiError) -> bool:
         """Switch to the next choice and return ``True``; return ``False`` if there is none, or it might pay twice."""
@@ -217,18 +218,34 @@ class Engine:
     def _earlier_sends(self) -> int:
         return sum(failure.sends for failure in self._failures)
 
-    async def _claim_and_buy(self, k: int, unknown: int) -> Purchase | None:
+    async def _claim_and_buy(self, attempts: list[Attempt], unknown: int) -> Purchase | None:
         """Create the claim and buy the images; return ``None`` if another process was first."""
+        k = next_k(attempts)
         with self._context.lease.attempt(self._name, k) as heartbeat:
             try:
                 is_ours = await self._claim(k, heartbeat)
             except CreatedLate as err:  # the lease lists the attempt during the wait, so that others wait as well
                 await self._wait_for_outcome(k, err)
                 return None
+            if is_ours and len(self._choices) > 1 and await self._has_rival(attempts, k):
+                await self._journal.withdraw(self._name, k, self.fingerprint)
+                # Else two processes that withdraw for each other would do so again.
+                await asyncio.sleep(random.uniform(0, self._context.times.poll))  # noqa: S311
+                return None
             if is_ours:
                 return await self._buy(k, unknown)
         await self._wait_for_listing(k)
         return None
+
+    async def _has_rival(self, attempts: list[Attempt], k: int) -> bool:
+        """Return whether another process has begun an attempt of one of the choices since the attempts were listed.
+
+        Claims of two choices have different names, so neither process is refused its own.
+        """
+        own = claim_name(self._name, k, self.fingerprint)
+        choices = {choice.fingerprint[:16] for choice in self._choices}
+        listed = await self._journal.list_attempts(self._name)
+        return any(a.fingerprint in choices and a not in attempts and a.claim != own for a in listed)
 
     async def _look_back(self, attempts: list[Attempt]) -> Purchase | None:
         """Return usable stored images, or ``None``; pass the costs of earlier tries to the account."""
@@ -259,9 +276,9 @@ class Engine:
     def _remaining(self) -> float:
         return max(0.0, self._deadline - time.time())
 
-    async def _is_under_way_elsewhere(self, attempts: list[Attempt]) -> bool:
+    async def _is_under_way_elsewhere(self, attempts: list[Attempt], seen: dict[str, bytes | None]) -> bool:
         """Return whether another process may still get the answer to this request; if so, wait a little first."""
-        claim = await self._journal.live_claim(self._name, attempts, self._context.watch, self._context.lease)
+        claim = await self._journal.live_claim(self._name, attempts, self._context.watch, self._context.lease, seen)
         if claim is None:
             return False
         uri = self._journal.claim_uri(claim)
@@ -272,6 +289,16 @@ class Engine:
             log.info("Another process is waiting for this request's answer: %s", uri)
         await asyncio.sleep(self._context.times.poll)
         return True
+
+    async def _is_still_lost(self, attempts: list[Attempt], seen: dict[str, bytes | None]) -> bool:
+        """Return whether claims without a live process are still unsettled, and still the same ones.
+
+        A process may record its images and end, or withdraw its claim for another one to make, between the listing
+        and the look at its lease.
+        """
+        if await self._journal.list_attempts(self._name) != attempts:
+            return False
+        return await self._journal.are_unchanged(seen)
 
     def _check_max_resends(self, attempts: list[Attempt]) -> int:
         """Return the number of earlier attempts with unknown outcome.

@@ -42,7 +42,7 @@ from deepshi_provider.journal.entries import (
 )
 from deepshi_provider.journal.lease import Lease, Watch, is_lease, lease_name
 from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
-from deepshi_provider.store.store import STATE, CreatedLate, Store
+from deepshi_provider.store.store import SETTLING, STATE, CreatedLate, Store
 
 #: Number of objects read concurrently.
 _AT_ONCE = 64
@@ -163,11 +163,16 @@ class Journal:
                 return False
         return True
 
-    async def live_claim(self, name: str, attempts: Iterable[Attempt], watch: Watch, lease: Lease) -> Attempt | None:
-        """Return one of the attempts whose answer may still arrive, in another process or elsewhere in this one."""
+    async def live_claim(
+        self, name: str, attempts: Iterable[Attempt], watch: Watch, lease: Lease, seen: dict[str, bytes | None]
+    ) -> Attempt | None:
+        """Return one of the attempts whose answer may still arrive, in another process or elsewhere in this one.
+
+        :param seen: filled with the claims that were read, for :meth:`are_unchanged`.
+        """
         for attempt in unsettled(attempts):
             asked_at = time.monotonic()
-            data = await self._store.read(f"{STATE}/{attempt.claim}")
+            data = seen[str(attempt.claim)] = await self._store.read(f"{STATE}/{attempt.claim}")
             if data is None:
                 continue
             key = f"{name}.{attempt.k}"
@@ -181,6 +186,10 @@ class Journal:
             if alive:
                 return attempt
         return None
+
+    async def are_unchanged(self, seen: dict[str, bytes | None]) -> bool:
+        """Return whether claims are those that were read; no two have the same bytes."""
+        return all([await self._store.read(f"{STATE}/{entry}") == data for entry, data in seen.items()])
 
     def claim_uri(self, attempt: Attempt) -> str:
         """Return the URI of an attempt's claim."""
@@ -196,11 +205,14 @@ class Journal:
         entry = claim_name(name, k, claim.fingerprint)
         try:
             is_ours = await self._store.create(f"{STATE}/{entry}", claim.model_dump_json().encode())
-        except CreatedLate:
-            # A process has its lease before it looks for a claim: without another lease, there was nobody to be first.
+        except CreatedLate as err:
+            # A process has its lease before it looks for a claim. Without another lease, there is nobody to wait for.
             if await self._store.scan(functools.partial(_has_other_lease, claim.lease_owner)):
                 raise
-            is_ours = True
+            # It may have been there and have ended: not within the time that it had to wait itself, though.
+            listed = await self.list_attempts(name)
+            is_settled = any(a.record and (a.k, a.fingerprint) == (k, claim.fingerprint[:16]) for a in listed)
+            is_ours = err.took <= SETTLING and not is_settled
         if is_ours:
             self._claims[entry] = claim
             self._note(entry)
@@ -212,7 +224,16 @@ class Journal:
         :raises StorageFailed: the claim remains, and the attempt counts as one with unknown outcome.
         """
         entry = claim_name(name, k, fingerprint)
-        await self._store.patiently(lambda: self._store.remove(f"{STATE}/{entry}"))
+        path, claim, is_repeated = f"{STATE}/{entry}", self._claims.get(entry), False
+
+        async def remove() -> None:
+            nonlocal is_repeated
+            if is_repeated and claim and await self._store.read(path) != claim.model_dump_json().encode():
+                return  # it is deleted, and another process may have made its own
+            is_repeated = True
+            await self._store.remove(path)
+
+        await self._store.patiently(remove)
         self._claims.pop(entry, None)
         self._note(entry, exists=False)
 

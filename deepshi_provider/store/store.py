@@ -65,7 +65,14 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
 
 
 class CreatedLate(Exception):
-    """An object was created so slowly that another process may have concluded that its own was first."""
+    """An object was created so slowly that another process may have concluded that its own was first.
+
+    :ivar took: seconds from the look for the object to its creation.
+    """
+
+    def __init__(self, message: str, took: float) -> None:
+        super().__init__(message)
+        self.took = took
 
 
 class Store:
@@ -173,7 +180,8 @@ class Store:
             if took > SETTLING - 0.5:
                 raise CreatedLate(
                     f"{self.uri_of(name)} took {took:.1f} s, on a store that ignores If-None-Match; another process "
-                    "may have been first"
+                    "may have been first",
+                    took,
                 )
             await asyncio.sleep(SETTLING)
         found = await self.read(name)

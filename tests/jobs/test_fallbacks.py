@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import signal
 import subprocess
 from decimal import Decimal
@@ -19,12 +20,13 @@ from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.lease import Times
 from tests.services.processes import start_module
+from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import batch, counts, ended, lines_of, result_of
 from tests.support.calls import image_file
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
 from tests.support.killed_jobs import killed_at
-from tests.support.places import LocalPlace, Place, document, images, state
+from tests.support.places import LocalPlace, Place, S3Place, document, images, state
 from tests.support.tasks import TaskInstance, execute, generate
 from tests.support.waiting import until
 
@@ -338,3 +340,24 @@ def test_the_manifest_says_which_request_served_each_row(emulator: Emulator, loc
             "a jar",
         )
         assert (value["warnings"], value["failed"]) == ([], 0), "what came is what that one asked for"
+
+
+async def test_two_processes_do_not_send_two_choices_of_one_job(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was refused and turns to its fallback; meanwhile the second has sent what the first withdrew."""
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
+    fallbacks = [{"model": "flux-2-pro", "prompt": "another boat"}]
+    emulator.fault("status", status=503, delay=2, times=1)
+    first = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id, fallbacks=fallbacks)))
+    await until("the first request", lambda: posts(emulator) == 1)
+    proxy.held = claim = r"^PUT .*claim\.json(\?|$)"
+    await until("the fallback's claim", lambda: sum(bool(re.search(claim, " ".join(one))) for one in proxy.seen) == 2)
+    emulator.settings(latency=4)
+    second = asyncio.create_task(run(make_job(s3_place, owner={"run_id": "tuesday"}, fallbacks=fallbacks)))
+    await until("the second request", lambda: posts(emulator) == 2)
+    proxy.released.set()
+    outcomes = await asyncio.gather(first, second)
+    assert [outcome.status for outcome in outcomes] == ["success", "success"]
+    assert outcomes[0].images == outcomes[1].images
+    assert posts(emulator) == 2

@@ -72,12 +72,36 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
     assert first.task_cost_usd == taken(emulator) > 0
 
 
-async def test_a_slow_server_that_takes_both_claims_is_no_hindrance_to_a_task_that_is_alone(
-    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_claim_that_comes_after_the_other_process_has_ended_sends_nothing(
+    emulator: Emulator,
+    s3: SeaweedFS,
+    s3_place: S3Place,
+    forgetful: S3Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    is_lost: bool,
 ) -> None:
-    forgetful.delay = 1.5  # for two calls longer than anything that is sure
-    outcome = await run(make_job(s3_place, output_conn_id=forgetful.conn_id, max_resends=0))
-    assert (outcome.status, outcome.unknown_outcomes, posts(emulator)) == ("success", 0, 1)
+    """The lease of the other one is gone; its record is there, or its answer was lost and counts as unknown."""
+    with S3Proxy(s3) as slow:
+        slow.ignores_conditions = True
+        slow.held = r"^PUT .*claim\.json(\?|$)"
+        monkeypatch.setenv(f"AIRFLOW_CONN_{slow.conn_id.upper()}", slow.airflow_connection_json())
+        jobs = [make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=0) for proxy in (slow, forgetful)]
+        late = asyncio.create_task(run(jobs[0]))
+        await until("the late claim", lambda: any(re.search(str(slow.held), " ".join(seen)) for seen in slow.seen))
+        if is_lost:
+            emulator.fault("cut")
+        first = await run(jobs[1])
+        slow.released.set()
+        second = await late
+    assert posts(emulator) == 1
+    if is_lost:
+        assert (first.status, second.status) == ("failed", "failed")
+        assert second.error is not None
+        assert (second.error["type"], second.unknown_outcomes) == ("ResendsExhausted", 1)
+    else:
+        assert (first.status, second.status) == ("success", "success")
+        assert first.images == second.images
 
 
 @pytest.mark.parametrize("max_resends", [0, 1])
