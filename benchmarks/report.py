@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +39,7 @@ def write_report(results: dict[str, Any], page: Path) -> list[str]:
     parts = [_head(results, largest), f"## Targets\n\n{table(targets)}\n", _answers(results)]
     parts += [airflow_report.section(results["through_airflow"]), _object_store(results), _growth(results)]
     parts += [notes, _how(results)]
-    page.write_text("\n".join(parts))
+    page.write_text(re.sub(r" *\| *", "|", "\n".join(parts)))  # only tables have bars
     return [target.what for target in targets if not target.is_met]
 
 
