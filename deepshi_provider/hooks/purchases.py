@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -29,8 +30,21 @@ from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
 
-#: The task instance in this process, and hooks' purchases in it over all its tries.
-_bought: tuple[Any, list[RunEntry]] = (None, [])
+
+@dataclass(kw_only=True)
+class _Bought:
+    """Hooks' purchases in the task instance of this process.
+
+    :ivar ti: Airflow's object of that try.
+    :ivar entries: of all tries once the earlier ones are read, else of this one.
+    """
+
+    ti: Any = None
+    entries: list[RunEntry] = field(default_factory=list)
+    has_earlier: bool = False
+
+
+_bought = _Bought()
 
 
 async def record_purchase(
@@ -64,7 +78,11 @@ async def record_purchase(
             charged=charged,
         ),
     )
-    bought = await _bought_before(ti, store, owner)
+    try:
+        bought = await _bought_before(ti, store, owner)
+    except DeepshiError as err:
+        log.warning("The cost sheet lacks what hooks bought in earlier tries: %s", err)
+        bought = _bought.entries
     if store:
         await _write(store, entry, settings)
     bought.append(entry)
@@ -76,7 +94,10 @@ async def record_purchase(
 
 
 async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Prices] | None:
-    """Return the running task, the cost sheet of hooks' purchases in it, and prices; ``None`` outside a task."""
+    """Return the running task, the cost sheet of hooks' purchases in it, and prices; ``None`` outside a task.
+
+    :raises StorageFailed: purchases of earlier tries cannot be read.
+    """
     ti = _task_instance()
     if ti is None:
         return None
@@ -99,17 +120,26 @@ def task_attributes() -> dict[str, str | int]:
 
 
 async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
-    """Return hooks' purchases in this task instance; Airflow deletes the XComs of earlier tries."""
+    """Return hooks' purchases in this task instance; Airflow deletes the XComs of earlier tries.
+
+    :raises StorageFailed: those of earlier tries cannot be read. The next call reads them again.
+    """
     global _bought
-    if _bought[0] is not ti:
-        _bought = (ti, [])
-        if store and owner.try_number > 1:
-            try:
-                entries = await read_entries(store, owner.run_key)
-                _bought[1].extend(e for e in entries if e.purchase and e.owner.is_same_task(owner))
-            except DeepshiError as err:
-                log.warning("Hooks' purchases of earlier tries could not be read and are not counted: %s", err)
-    return _bought[1]
+    if _bought.ti is not ti:
+        _bought = _Bought(ti=ti)
+    bought = _bought
+    if store and owner.try_number > 1 and not bought.has_earlier:
+        entries = await read_entries(store, owner.run_key)
+        if not bought.has_earlier:  # else another coroutine has read them meanwhile
+            bought.has_earlier = True
+            # After a failure, those of this process are among them.
+            is_first = not bought.entries
+            bought.entries[:0] = [
+                e
+                for e in entries
+                if e.purchase and e.owner.is_same_task(owner) and (is_first or e.owner.try_number < owner.try_number)
+            ]
+    return bought.entries
 
 
 async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:

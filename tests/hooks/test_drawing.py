@@ -11,8 +11,9 @@ from airflow.sdk.execution_time.context import set_current_context
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import BudgetExceeded, InvalidRequest, OutcomeUnknown, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts
-from tests.support.places import Place
+from tests.support.places import Place, S3Place
 from tests.support.tasks import TaskInstance, context_of
 
 BOAT: dict[str, Any] = {"prompt": "a boat", "width": 64, "height": 48}
@@ -32,6 +33,24 @@ def test_the_limit_counts_earlier_tries_and_what_may_have_been_paid(emulator: Em
     with pytest.raises(BudgetExceeded, match=f"have spent \\${2 * price:f}"):
         draw(second, prompt="a third", max_cost_usd=2.5 * float(price))
     assert posts(emulator) == 2
+
+
+@pytest.mark.s3
+def test_nothing_is_bought_while_earlier_purchases_cannot_be_read(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = emulator.connection_json(output_uri=s3_place.uri, output_conn_id=proxy.conn_id)
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    price = float(draw(TaskInstance(task_id="illustrator"))["cost_usd"])
+    second = TaskInstance(task_id="illustrator", try_number=2)
+    proxy.no_listing = "NoSuchBucket"
+    for _ in range(2):
+        with pytest.raises(StorageFailed):
+            draw(second, prompt="another", max_cost_usd=price)
+    proxy.no_listing = None
+    with pytest.raises(BudgetExceeded):
+        draw(second, prompt="another", max_cost_usd=price)
+    assert posts(emulator) == 1
 
 
 def test_nothing_is_bought_where_it_could_not_be_stored(
