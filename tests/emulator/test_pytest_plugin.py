@@ -134,7 +134,7 @@ def test_what_the_page_shows_works(tmp_path: Path) -> None:
 def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
     done = run_pytest(project(tmp_path, "def test_nothing(): pass"), "--fixtures")
     assert "deepshi_emulator_process [session scope]" in done.stdout
-    assert "The emulator, fresh, as the connection" in done.stdout
+    assert "Reset the emulator and make it the connection" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "trustme"])
