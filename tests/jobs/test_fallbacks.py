@@ -342,6 +342,8 @@ def test_the_manifest_says_which_request_served_each_row(emulator: Emulator, loc
         assert (value["warnings"], value["failed"]) == ([], 0), "what came is what that one asked for"
 
 
+@pytest.mark.s3
+@pytest.mark.slow
 async def test_two_processes_do_not_send_two_choices_of_one_job(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
