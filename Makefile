@@ -31,7 +31,7 @@ TESTS_3.1.8 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.3.2 :=
 
-FAST := not airflow and not packaging and not s3 and not slow
+FAST := not airflow and not cluster and not load and not packaging and not s3 and not slow
 # tests/conftest.py says how many workers, tests/support/scheduling.py which tests share one.
 PARALLEL := --numprocesses auto --dist loadscope
 
