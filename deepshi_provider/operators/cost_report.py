@@ -110,7 +110,8 @@ class DeepshiCostReportOperator(BaseOperator):
         warning = amount("warn_cost_usd", self.warn_cost_usd)
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        settings = run_here(DeepshiHook(self.deepshi_conn_id).asettings())
+        hook = DeepshiHook(self.deepshi_conn_id)
+        settings = run_here(hook.asettings())
         store = self._store(settings, owner)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
@@ -132,7 +133,7 @@ class DeepshiCostReportOperator(BaseOperator):
         html = as_html(
             report,
             run_here(thumbnails((instance.sheet for instance in instances), STORES)),
-            budgets=run_here(_budgets(DeepshiHook(self.deepshi_conn_id))),
+            budgets=run_here(_budgets(hook)),
             airflow_url=conf.get("api", "base_url", fallback="") or None,
         )
         uris = run_here(_write(store, report, html))

@@ -108,15 +108,16 @@ def _percent(cost: Decimal | None, limit: Decimal | None) -> float | None:
 def rounded(amount: Decimal | None) -> str:
     """Return an amount in cents, or with four significant digits if it is small, like the Deepshi costs page."""
     if amount is None:
-        return "not reported"
+        return _usd(amount)
     power = math.floor(amount.copy_abs().log10()) if amount else 0
-    whole, _, digits = f"{amount:,.{max(2, 3 - power)}f}".partition(".")
-    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
+    return _dollars(f"{amount:,.{max(2, 3 - power)}f}")
 
 
 def _usd(amount: Decimal | None) -> str:
     """Return an amount with all its digits, at least two decimals."""
-    if amount is None:
-        return "not reported"
-    whole, _, digits = f"{amount:f}".partition(".")
-    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
+    return "not reported" if amount is None else _dollars(f"{amount:f}")
+
+
+def _dollars(number: str) -> str:
+    whole, _, decimals = number.partition(".")
+    return f"${whole}.{decimals.rstrip('0').ljust(2, '0')}"

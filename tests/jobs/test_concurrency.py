@@ -90,9 +90,7 @@ async def test_an_attempt_that_ends_between_two_looks_at_it_is_not_taken_for_los
     await until("the request", lambda: posts(emulator) == 1)
     proxy.held = r"^(GET|HEAD) .*lease\.json"
     second = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
-    await until(
-        "a look at the lease", lambda: any("lease.json" in path for method, path in proxy.seen if method != "PUT")
-    )
+    await until("a look at the lease", proxy.held_requests)
     bought = await first
     proxy.released.set()
     reused = await second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+from collections.abc import Iterator
 
 import pytest
 from airflow.sdk import ObjectStoragePath
@@ -15,7 +15,7 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from tests.services.processes import last_line_of, start_module
-from tests.services.s3_proxy import S3Proxy
+from tests.services.s3_proxy import S3Proxy, connected
 from tests.services.seaweedfs import SeaweedFS
 from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
@@ -30,6 +30,15 @@ def forgetful(proxy: S3Proxy) -> S3Proxy:
     """An S3 server that ignores ``If-None-Match``, as some do."""
     proxy.ignores_conditions = True
     return proxy
+
+
+@pytest.fixture
+def slow(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """The same server for another process, whose claims arrive only when they are released."""
+    with connected(s3, monkeypatch) as proxy:
+        proxy.ignores_conditions = True
+        proxy.held = r"^PUT .*claim\.json(\?|$)"
+        yield proxy
 
 
 def test_the_proxy_is_such_a_server(s3_place: S3Place, forgetful: S3Proxy) -> None:
@@ -74,26 +83,17 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
 
 @pytest.mark.parametrize("is_lost", [False, True])
 async def test_a_claim_that_comes_after_the_other_process_has_ended_sends_nothing(
-    emulator: Emulator,
-    s3: SeaweedFS,
-    s3_place: S3Place,
-    forgetful: S3Proxy,
-    monkeypatch: pytest.MonkeyPatch,
-    is_lost: bool,
+    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy, slow: S3Proxy, is_lost: bool
 ) -> None:
     """The lease of the other one is gone; its record is there, or its answer was lost and counts as unknown."""
-    with S3Proxy(s3) as slow:
-        slow.ignores_conditions = True
-        slow.held = r"^PUT .*claim\.json(\?|$)"
-        monkeypatch.setenv(f"AIRFLOW_CONN_{slow.conn_id.upper()}", slow.airflow_connection_json())
-        jobs = [make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=0) for proxy in (slow, forgetful)]
-        late = asyncio.create_task(run(jobs[0]))
-        await until("the late claim", lambda: any(re.search(str(slow.held), " ".join(seen)) for seen in slow.seen))
-        if is_lost:
-            emulator.fault("cut")
-        first = await run(jobs[1])
-        slow.released.set()
-        second = await late
+    jobs = [make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=0) for proxy in (slow, forgetful)]
+    late = asyncio.create_task(run(jobs[0]))
+    await until("the late claim", slow.held_requests)
+    if is_lost:
+        emulator.fault("cut")
+    first = await run(jobs[1])
+    slow.released.set()
+    second = await late
     assert posts(emulator) == 1
     if is_lost:
         assert (first.status, second.status) == ("failed", "failed")
@@ -106,31 +106,22 @@ async def test_a_claim_that_comes_after_the_other_process_has_ended_sends_nothin
 
 @pytest.mark.parametrize("max_resends", [0, 1])
 async def test_a_claim_that_comes_late_and_replaces_another_one_sends_nothing(
-    emulator: Emulator,
-    s3: SeaweedFS,
-    s3_place: S3Place,
-    forgetful: S3Proxy,
-    monkeypatch: pytest.MonkeyPatch,
-    max_resends: int,
+    emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy, slow: S3Proxy, max_resends: int
 ) -> None:
     """It waits for the answer of the process whose claim it replaced, and nobody takes that one for dead."""
-    with S3Proxy(s3) as slow:
-        slow.ignores_conditions = True
-        slow.held = r"^PUT .*claim\.json(\?|$)"
-        monkeypatch.setenv(f"AIRFLOW_CONN_{slow.conn_id.upper()}", slow.airflow_connection_json())
 
-        def started(proxy: S3Proxy) -> asyncio.Task[ImageOutcome]:
-            job = make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=max_resends)
-            return asyncio.create_task(run(job))
+    def started(proxy: S3Proxy) -> asyncio.Task[ImageOutcome]:
+        job = make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=max_resends)
+        return asyncio.create_task(run(job))
 
-        emulator.settings(latency=4)
-        late = started(slow)
-        await until("the late claim", lambda: any(re.search(str(slow.held), " ".join(seen)) for seen in slow.seen))
-        first = started(forgetful)
-        await until("the request", lambda: posts(emulator) == 1)
-        slow.released.set()
-        third = started(forgetful)
-        outcomes = await asyncio.gather(late, first, third)
+    emulator.settings(latency=4)
+    late = started(slow)
+    await until("the late claim", slow.held_requests)
+    first = started(forgetful)
+    await until("the request", lambda: posts(emulator) == 1)
+    slow.released.set()
+    third = started(forgetful)
+    outcomes = await asyncio.gather(late, first, third)
     assert {outcome.status for outcome in outcomes} == {"success"}
     assert posts(emulator) == 1
     assert {outcome.task_cost_usd for outcome in outcomes} == {taken(emulator)}

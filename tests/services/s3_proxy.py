@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -73,6 +74,14 @@ class S3Proxy(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
+    def held_requests(self) -> int:
+        """How many requests matched :attr:`held` so far, also before it was set."""
+        return sum(self.holds(method, path) for method, path in self.seen)
+
+    def holds(self, method: str, path: str) -> bool:
+        """Whether such a request waits."""
+        return bool(self.held and re.search(self.held, f"{method} {path}"))
+
     def airflow_connection_json(self) -> str:
         """Return the value for ``AIRFLOW_CONN_<ID>``, a connection of type ``aws``."""
         extra = self._connection["extra"] | {"endpoint_url": f"http://127.0.0.1:{self.server_port}"}
@@ -100,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.refused.append(self.path)
             self.send(403, [], _REFUSAL)
             return
-        if self.server.held and re.search(self.server.held, f"{self.command} {self.path}"):
+        if self.server.holds(self.command, self.path):
             self.server.released.wait()
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
@@ -159,9 +168,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def proxy(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """Return a proxy in front of the S3 server, for jobs that use its connection."""
+@contextlib.contextmanager
+def connected(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """A proxy before the S3 server, for jobs that use its connection."""
     with S3Proxy(s3) as proxy:
         monkeypatch.setenv(f"AIRFLOW_CONN_{proxy.conn_id.upper()}", proxy.airflow_connection_json())
+        yield proxy
+
+
+@pytest.fixture
+def proxy(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """The proxy of a test that needs one."""
+    with connected(s3, monkeypatch) as proxy:
         yield proxy
