@@ -39,6 +39,7 @@ class SeaweedFS:
         self._ports = dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True))
         self._process: Process | None = None
         self._authority = authority
+        self._client: BaseClient | None = None
         self.endpoint_url = f"{'https' if authority else 'http'}://127.0.0.1:{self._ports['s3.port']}"
 
     def __enter__(self) -> SeaweedFS:
@@ -83,9 +84,17 @@ class SeaweedFS:
             self._process.terminate(timeout=5)
             self._process = None
             self._remove_sockets()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def client(self) -> BaseClient:
-        """Return a botocore client that does not retry."""
+        """Return a botocore client that does not retry; always the same, since making one takes long."""
+        if self._client is None:
+            self._client = self._new_client()
+        return self._client
+
+    def _new_client(self) -> BaseClient:
         return botocore.session.Session().create_client(
             "s3",
             region_name="us-east-1",
