@@ -12,7 +12,9 @@ from decimal import Decimal, InvalidOperation
 from deepshi_provider.journal.spending import Spending
 
 _USD = r"(\d+(?:\.\d+)?)"
-_ENTRY = re.compile(rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII)
+_ENTRY = re.compile(
+    rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.[0-9a-f]{{8}}\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII
+)
 #: Key of the sum of all groups.
 ALL = ""
 
@@ -38,15 +40,16 @@ class _Task:
         return self.newest[1]._replace(usd=self.usd)
 
 
-def entry_name(hour: str, key: str, try_number: int, spent: Spending, group: str) -> str:
+def entry_name(hour: str, key: str, try_number: int, process: str, spent: Spending, group: str) -> str:
     """Return the name of an entry in the folder of its day.
 
     :param hour: two digits.
     :param key: the task's key, 16 hex digits.
+    :param process: 8 hex digits, so that no process deletes the entry of another one with the same try.
     :param group: 16 hex digits, or ``-``.
     """
     sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
-    return f"{hour}.{key}.{try_number}.{sums}.{group}.json"
+    return f"{hour}.{key}.{try_number}.{process}.{sums}.{group}.json"
 
 
 def parts_of(today: date, last: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The spending of a connection per day and month, which its tasks share through small objects in the store.
 
-``_deepshi_spending/<account>/<day>/<hour>.<task>.<try>.<USD>_<possible USD>_<blind>_<under way>.<group>.json``, below
-the connection's ``output_uri``, is the spending of one task instance in an hour; see
+``_deepshi_spending/<account>/<day>/<hour>.<task>.<try>.<process>.<sums>.<group>.json``, below the connection's
+``output_uri``, is the spending of one task instance in an hour. ``<sums>`` is
+``<USD>_<possible USD>_<blind>_<under way>``; see
 :class:`~deepshi_provider.journal.spending.Spending`. Its possible costs include requests under way, so that these are
 still counted if the process is killed. The entry of a later try has the costs of the records and claims of that hour,
 and replaces the entry of the earlier try. ``<group>`` is a hash of the budget group, or ``-``.
@@ -77,6 +78,7 @@ class WindowCosts:
     ) -> None:
         self._entry = entry
         self._key = key or entry.owner.task_key
+        self._process = uuid.uuid4().hex[:8]
         self._store = store
         self._budgets = budgets
         self._patience = patience
@@ -252,7 +254,7 @@ class WindowCosts:
 
     def _name(self, hour: str, spent: Spending) -> str:
         day, _, number = hour.partition("T")
-        entry = entry_name(number, self._key, self._entry.owner.try_number, spent, self._group)
+        entry = entry_name(number, self._key, self._entry.owner.try_number, self._process, spent, self._group)
         return f"{self._folder}/{day}/{entry}"
 
 

@@ -96,6 +96,17 @@ def world(place: Place) -> World:
     return made
 
 
+async def test_a_process_does_not_hide_what_another_one_with_the_same_try_has_under_way(world: World) -> None:
+    first, second = world.account("one"), world.account("one")
+    await first.begin(Tally())
+    async with first.reserved("a"):
+        await second.begin(Tally())
+        async with second.reserved("a"):
+            pass  # another process has the claim
+        assert await world.spent() == [Spending(possible_usd=PRICE)] * 2
+    assert await world.spent() == [Spending()] * 2
+
+
 async def test_tasks_count_together_until_the_day_is_over(world: World) -> None:
     for number in range(25):
         await world.buy(f"task {number}")
