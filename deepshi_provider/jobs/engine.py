@@ -37,6 +37,7 @@ from deepshi_provider.journal.entries import (
     Attempt,
     Claim,
     Record,
+    attempt_key,
     claim_name,
     next_k,
     since_purchase,
@@ -75,7 +76,8 @@ class Engine:
         self._failures: list[DeepshiError] = []
         self._deadline = context.job.deadline_from(time.time())
         self._known = known
-        self._waits_for = self._refused_k = self._refusals = 0
+        self._waits_for: Attempt | None = None
+        self._refused_k = self._refusals = 0
         self._is_in_doubt = False
         self._reservation: Reservation | None = None
         self._claimed_at = 0.0
@@ -220,8 +222,8 @@ class Engine:
 
     async def _claim_and_buy(self, attempts: list[Attempt], unknown: int) -> Purchase | None:
         """Create the claim and buy the images; return ``None`` if another process was first."""
-        k = next_k(attempts)
-        with self._context.lease.attempt(self._name, k) as heartbeat:
+        k = next_k(attempts, self.fingerprint)
+        with self._context.lease.attempt(attempt_key(self._name, k, self.fingerprint)) as heartbeat:
             try:
                 is_ours = await self._claim(k, heartbeat)
             except CreatedLate as err:  # the lease lists the attempt during the wait, so that others wait as well
@@ -284,8 +286,8 @@ class Engine:
         uri = self._journal.claim_uri(claim)
         if self._remaining() <= self._context.times.poll:
             raise OutcomeUnknown(f"Another process sent this request ({uri}) and got no answer in time")
-        if claim.k != self._waits_for:
-            self._waits_for = claim.k
+        if claim != self._waits_for:
+            self._waits_for = claim
             log.info("Another process is waiting for this request's answer: %s", uri)
         await asyncio.sleep(self._context.times.poll)
         return True
@@ -367,7 +369,8 @@ class Engine:
         log.warning("Nothing was sent yet: %s. Waiting for its answer", late)
         while self._remaining() > self._context.times.poll:
             await asyncio.sleep(self._context.times.poll)
-            if k not in (attempt.k for attempt in unsettled(await self._journal.list_attempts(self._name))):
+            listed = unsettled(await self._journal.list_attempts(self._name))
+            if (k, self.fingerprint[:16]) not in ((attempt.k, attempt.fingerprint) for attempt in listed):
                 return
         raise OutcomeUnknown(f"{late}, and had no answer in time. This task sent nothing")
 

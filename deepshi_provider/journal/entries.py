@@ -1,6 +1,8 @@
 """Claims and records as plain data, the names of their objects, and the rules for them.
 
-Each attempt has a number ``k``, which counts the attempts under one name in one directory, from 1.
+Each attempt has a number ``k``, which counts the attempts of one request under one name in one directory, from 1. Other
+requests under the name do not count: otherwise two processes that see different claims of another request would give
+their claims of the same request different names, and both would send.
 
 - A **claim** is written before the k-th attempt and never again: from then on money may have been spent.
 - A **record** is written when the outcome of an attempt that cost money is known. It proves the images that it lists.
@@ -190,14 +192,20 @@ class Attempt:
     task_key: str | None = None
 
 
+def attempt_key(name: str, k: int, fingerprint: str) -> str:
+    """Return the key of an attempt, unique in its directory."""
+    return f"{name}.{k}.{fingerprint[:16]}"
+
+
 def claim_name(name: str, k: int, fingerprint: str) -> str:
     """Return the name of a claim's object; :func:`parse_entry` reads it."""
-    return f"{name}.{k}.{fingerprint[:16]}.claim.json"
+    return f"{attempt_key(name, k, fingerprint)}.claim.json"
 
 
 def record_name(name: str, k: int, record: Record) -> str:
     """Return the name of a record's object; :func:`parse_entry` reads it."""
-    return f"{name}.{k}.{record.fingerprint[:16]}.{record.owner.task_key}.{record.lease_owner}.{record.kind}.json"
+    key = attempt_key(name, k, record.fingerprint)
+    return f"{key}.{record.owner.task_key}.{record.lease_owner}.{record.kind}.json"
 
 
 def slot_name(name: str, owner: Owner) -> str:
@@ -239,9 +247,9 @@ def attempts_in(name: str, entries: Iterable[str]) -> list[Attempt]:
     return in_order(attempt for owner, attempt in parsed if attempt and owner == name)
 
 
-def next_k(attempts: Iterable[Attempt]) -> int:
-    """Return the number of the next attempt."""
-    return 1 + max((attempt.k for attempt in attempts), default=0)
+def next_k(attempts: Iterable[Attempt], fingerprint: str) -> int:
+    """Return the number of a request's next attempt."""
+    return 1 + max((attempt.k for attempt in attempts if attempt.fingerprint == fingerprint[:16]), default=0)
 
 
 def since_purchase(attempts: Iterable[Attempt], fingerprint: str) -> list[Attempt]:

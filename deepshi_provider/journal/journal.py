@@ -32,6 +32,7 @@ from deepshi_provider.journal.entries import (
     Claim,
     Owner,
     Record,
+    attempt_key,
     attempts_in,
     claim_name,
     may_have_images,
@@ -175,7 +176,7 @@ class Journal:
             data = seen[str(attempt.claim)] = await self._store.read(f"{STATE}/{attempt.claim}")
             if data is None:
                 continue
-            key = f"{name}.{attempt.k}"
+            key = attempt_key(name, attempt.k, attempt.fingerprint)
             try:
                 claim = Claim.model_validate_json(data)
             except ValidationError:  # being written at this moment, or truncated by a crash

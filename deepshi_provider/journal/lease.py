@@ -68,7 +68,7 @@ class Lease:
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
         self.owner = uuid.uuid4().hex[:16]
-        #: ``<name>.<k>`` of each attempt under way in this process; attempts of its other claims are over.
+        #: Key of each attempt under way in this process; attempts of its other claims are over.
         self.attempts: set[str] = set()
         self._heartbeats = 0
         self._store = store
@@ -91,12 +91,13 @@ class Lease:
         return self._lapsed
 
     @contextlib.contextmanager
-    def attempt(self, name: str, k: int) -> Iterator[int]:
+    def attempt(self, attempt: str) -> Iterator[int]:
         """List an attempt in the heartbeats until the end of the ``with`` block; enter it before the claim.
 
         Yields the number of the last heartbeat that may lack the attempt, for the claim.
+
+        :param attempt: see :func:`~deepshi_provider.journal.entries.attempt_key`.
         """
-        attempt = f"{name}.{k}"
         self.attempts.add(attempt)
         try:
             yield self._heartbeats
@@ -166,7 +167,7 @@ class Watch:
 
         Call it again until its heartbeat lacks the attempt, has not changed for the lease's duration, or is deleted.
 
-        :param attempt: ``<name>.<k>``
+        :param attempt: see :func:`~deepshi_provider.journal.entries.attempt_key`.
         """
         asked_at = time.monotonic()
         data = await self._store.read(lease_name(claim.lease_owner))
@@ -177,6 +178,12 @@ class Watch:
             return bool(heartbeat["heartbeat"] <= claim.heartbeat or attempt in heartbeat["attempts"])
         except (ValueError, TypeError, KeyError):  # being written at this moment
             return True
+
+    async def is_alive(self, lease_owner: str) -> bool:
+        """Return whether a process may be alive. Call it again until it is not."""
+        asked_at = time.monotonic()
+        data = await self._store.read(lease_name(lease_owner))
+        return data is not None and self.is_fresh(lease_owner, data, asked_at)
 
     def is_fresh(self, name: str, data: bytes, asked_at: float) -> bool:
         """Return whether this process saw the data change within the last :attr:`Times.lease` seconds.

@@ -98,6 +98,24 @@ async def test_an_attempt_that_ends_between_two_looks_at_it_is_not_taken_for_los
     assert reused.images == bought.images
 
 
+async def test_the_end_of_another_requests_claim_does_not_let_two_processes_send(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    """One process has seen the claim of another request in this directory, and the other one has not."""
+    emulator.fault("cut", times=1)
+    await run(make_job(s3_place, fields={"prompt": "another boat"}, owner={"task_id": "another"}))
+    (other,) = state(s3_place, "claim")
+    proxy.held = r"^PUT .*claim\.json"
+    first = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
+    await until("its claim", proxy.held_requests)
+    s3_place.delete(other)
+    bought = await run(make_job(s3_place))
+    proxy.released.set()
+    reused = await first
+    assert (bought.status, reused.status, posts(emulator)) == ("success", "success", 2)
+    assert reused.images == bought.images
+
+
 async def test_who_waits_goes_on_when_the_other_was_refused(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=402, delay=0.6)
     first, second = await asyncio.gather(
@@ -188,7 +206,7 @@ async def test_image_that_another_request_may_have_replaced_is_looked_at_whoever
     await until("the request", lambda: posts(emulator) == 1)
     blue = await run(make_job(local, fields={"prompt": "a blue boat"}, owner={"task_id": "blue"}))
     await slow
-    assert [name.split(".")[1] for name in [*state(local, "claim"), *state(local, "record")]] == ["1", "2", "2"]
+    assert [name.split(".")[1] for name in [*state(local, "claim"), *state(local, "record")]] == ["1", "1", "1"]
     (image,) = blue.images
     local.write("image-0.png", bytes(image.size_bytes))
     again = await run(make_job(local, fields={"prompt": "a blue boat"}, owner={"task_id": "blue", "try_number": 2}))

@@ -89,11 +89,11 @@ async def test_a_heartbeat_speaks_for_claims_that_are_older_than_it(local: Local
     store = Store(local.uri)
     async with Lease(store, Times(heartbeat=0.2)) as lease:
         await lease.start()
-        with lease.attempt("image", 1) as heartbeat:
+        with lease.attempt("image.1.aaaaaaaaaaaaaaaa") as heartbeat:
             mine = claim_of(lease.owner, heartbeat)
-            assert await Watch(store).is_at(mine, "image.1")
-        assert await Watch(store).is_at(mine, "image.1"), "the heartbeat was written before the claim"
+            assert await Watch(store).is_at(mine, "image.1.aaaaaaaaaaaaaaaa")
+        assert await Watch(store).is_at(mine, "image.1.aaaaaaaaaaaaaaaa"), "the heartbeat was written before the claim"
         written = local.read(f"_deepshi/{lease.owner}.lease.json")
         await until("the next heartbeat", lambda: local.read(f"_deepshi/{lease.owner}.lease.json") != written)
-        assert not await Watch(store).is_at(mine, "image.1")
-    assert not await Watch(store).is_at(mine, "image.1")
+        assert not await Watch(store).is_at(mine, "image.1.aaaaaaaaaaaaaaaa")
+    assert not await Watch(store).is_at(mine, "image.1.aaaaaaaaaaaaaaaa")

@@ -90,12 +90,10 @@ def test_money_as_a_json_number_reads_back_as_the_same_decimal(cost: Decimal) ->
 # ------------------------------------------------------------------ sendings
 
 
-@given(sending_lists)
-def test_next_sending_comes_after_all_others(sendings: list[Attempt]) -> None:
-    k = next_k(sendings)
-    assert k >= 1
-    assert all(sending.k < k for sending in sendings)
-    assert k == 1 or any(sending.k == k - 1 for sending in sendings)
+@given(sending_lists, st.sampled_from(FINGERPRINTS))
+def test_next_attempt_comes_after_all_others_of_its_request(sendings: list[Attempt], fingerprint: str) -> None:
+    same = [sending.k for sending in sendings if sending.fingerprint == fingerprint[:16]]
+    assert next_k(sendings, fingerprint) == (max(same) + 1 if same else 1)
 
 
 @given(sending_lists, st.sampled_from(FINGERPRINTS))
@@ -117,7 +115,7 @@ def test_other_requests_in_the_directory_do_not_count_as_exposed(sendings: list[
 
 @given(sending_lists, st.sampled_from(FINGERPRINTS))
 def test_a_purchase_ends_all_exposure(sendings: list[Attempt], fingerprint: str) -> None:
-    k = next_k(sendings)
+    k = next_k(sendings, fingerprint)
     bought = Attempt(k=k, fingerprint=fingerprint[:16], record="r", kind="stored", task_key="t")
     claimed = Attempt(k=k + 1, fingerprint=fingerprint[:16], claim="c")
     assert since_purchase([*sendings, bought], fingerprint) == []
