@@ -55,6 +55,7 @@ class Batch:
         self._journal = journal
         self._rows = rows
         self._pace = pace
+        self._taking_turn = asyncio.Lock()
         self.results = RowResults(rows, context)
         self.error: DeepshiError | None = None
         self.plan: Plan | None = None
@@ -97,23 +98,22 @@ class Batch:
     async def run(self) -> None:
         """Run the rows that are not stored; afterwards every started row has its line in the table."""
         rows = self._rows.unfinished()
-        async with self._context.lease:
-            workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, self._job.max_concurrency))]
-            try:
-                # Not gather(): it cancels the workers before _stop() keeps them from starting another row, and before
-                # Python 3.12 an answer that arrives at that moment swallows the cancellation.
-                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-                if not all(worker.done() for worker in workers):
-                    # A worker failed unexpectedly, such as on a full disk; requests in flight are paid for, so wait.
-                    self._stop(DeepshiError("Another row failed unexpectedly"))
-                    await asyncio.wait(workers)
-            finally:
-                # Cancelled: each row closes its connection, or stores its images first; no further row starts.
-                if not all(worker.done() for worker in workers):
-                    self._stop(DeepshiError("The batch was cancelled"))
-                for worker in workers:
-                    worker.cancel()
-                ends = await asyncio.gather(*workers, return_exceptions=True)
+        workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, self._job.max_concurrency))]
+        try:
+            # Not gather(): it cancels the workers before _stop() keeps them from starting another row, and before
+            # Python 3.12 an answer that arrives at that moment swallows the cancellation.
+            await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            if not all(worker.done() for worker in workers):
+                # A worker failed unexpectedly, such as on a full disk; requests in flight are paid for, so wait.
+                self._stop(DeepshiError("Another row failed unexpectedly"))
+                await asyncio.wait(workers)
+        finally:
+            # Cancelled: each row closes its connection, or stores its images first; no further row starts.
+            if not all(worker.done() for worker in workers):
+                self._stop(DeepshiError("The batch was cancelled"))
+            for worker in workers:
+                worker.cancel()
+            ends = await asyncio.gather(*workers, return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
                 raise end
@@ -132,9 +132,29 @@ class Batch:
         for row in rows:
             if self.error and not isinstance(self.error, BudgetExceeded):
                 return
+            if not await self._has_turn():
+                return
             await self._buy(row, request_of(row.fields))
             await self._pace.keep()
             await asyncio.sleep(0)  # thousands of rows over the budget must not block the loop
+
+    async def _has_turn(self) -> bool:
+        """Make sure that no other process buys for this task instance, if limits apply; if that fails, stop the batch.
+
+        It costs nothing unless this process was paused and another one may have taken over.
+        """
+        account = self._context.account
+        if not account.is_limited:
+            return True
+        async with self._taking_turn:
+            try:
+                if await self._context.turn.take():
+                    await self._journal.refresh()
+                    await account.correct((await self._journal.tally(self._job.owner)).cost_usd)
+            except StorageFailed as err:
+                self._stop(err)
+                return False
+        return True
 
     def _stored(self, row: Row, request: GenerateRequest) -> Purchase | None:
         """Return the record of a row's stored images, if the listings alone prove that they are there."""

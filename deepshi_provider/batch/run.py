@@ -28,6 +28,7 @@ from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.jobs.own_output import refuse_circles
 from deepshi_provider.journal.directory import DirectoryJournal
+from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_warnings
 from deepshi_provider.store.store import PATIENCE, in_thread
 from deepshi_provider.store.stores import Stores
@@ -43,6 +44,7 @@ async def run_batch(
     *,
     interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
+    times: Times = TIMES,
 ) -> BatchOutcome:
     """Run a batch and return its outcome; store the manifest in any case, unless the store fails.
 
@@ -53,17 +55,19 @@ async def run_batch(
     :param rows: the rows, if already loaded; otherwise they are read from the file that :func:`store_rows` wrote.
     :param interrupted: called with the costs that this process knows, if it is cancelled or fails unexpectedly.
     :param patience: seconds to keep trying a store that fails after payment.
+    :param times: how long processes wait for each other.
     """
     store = stores.at(job.output_uri, job.output_conn_id, patience=patience)
     with DirectoryJournal(store) as journal, contextlib.ExitStack() as stack:
-        context = JobContext.of(job, client, stores, store, journal, image_log_level=logging.DEBUG)
+        context = JobContext.of(job, client, stores, store, journal, times=times, image_log_level=logging.DEBUG)
         if rows is None:
             rows = stack.enter_context(RowTable())
             try:
                 await store.process(job.rows_name, rows.load_rows)
             except DeepshiError as err:
                 return _failure(job, context, None, err)
-        return await _run(job, context, journal, rows, interrupted)
+        async with context.lease, context.turn:
+            return await _run(job, context, journal, rows, interrupted)
 
 
 async def store_rows(job: BatchJob, rows: RowTable, stores: Stores) -> None:
@@ -97,6 +101,8 @@ async def _run(
         if job.manifest_format == "parquet":
             await in_thread(check_installed)
         await in_thread(lambda: refuse_circles(_edits(rows), context.store.location))
+        if context.account.is_limited and not job.plan_only:
+            await context.turn.take()
         await journal.open()
         pace = KeptPace(context.store, Pace()) if job.plan_only else await KeptPace.recall(context.store)
         async with context.client.session(pace.pace, context.store.files):

@@ -11,6 +11,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
+from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.store.store import PATIENCE
 
 
@@ -21,6 +22,7 @@ async def run_batch_job(
     hook: DeepshiHook | None = None,
     interrupted: Callable[[CostSheet], None] | None = None,
     patience: float = PATIENCE,
+    times: Times = TIMES,
 ) -> BatchOutcome:
     """Run a batch; see :func:`deepshi_provider.batch.run.run_batch`.
 
@@ -28,4 +30,4 @@ async def run_batch_job(
     :raises InvalidConnection: the connection is invalid; nothing was sent.
     """
     client = await (hook or DeepshiHook(job.deepshi_conn_id)).aclient()
-    return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience)
+    return await run_batch(job, client, STORES, rows, interrupted=interrupted, patience=patience, times=times)

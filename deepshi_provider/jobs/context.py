@@ -13,6 +13,7 @@ from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.journal.turn import Turn
 from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store
 from deepshi_provider.store.stores import Stores
@@ -28,6 +29,7 @@ class JobContext:
     :param account: what the task instance has spent, and may spend.
     :param lease: this process's own lease.
     :param watch: observes the leases of other processes.
+    :param turn: this process's turn to buy for a batch with limits.
     :param times: how long processes wait for each other.
     :param image_log_level: log level for each paid image; a batch has too many for INFO.
     """
@@ -40,6 +42,7 @@ class JobContext:
     account: Account
     lease: Lease
     watch: Watch
+    turn: Turn
     preflight: Preflight
     times: Times
     image_log_level: int
@@ -72,6 +75,7 @@ class JobContext:
             output_uri=job.output_uri,
             output_conn_id=job.output_conn_id,
         )
+        lease, watch = Lease(store, times), Watch(store, times)
         return cls(
             job=job,
             client=client,
@@ -90,8 +94,9 @@ class JobContext:
                     patience=times.run_entry,
                 ),
             ),
-            lease=Lease(store, times),
-            watch=Watch(store, times),
+            lease=lease,
+            watch=watch,
+            turn=Turn(store, job.owner.task_key, lease, watch, times),
             preflight=Preflight(client, job.preflight),
             times=times,
             image_log_level=image_log_level,

@@ -83,6 +83,11 @@ class Account:
         return self._all.under_way
 
     @property
+    def is_limited(self) -> bool:
+        """Whether any limit applies: of the task, its run, a day or a month."""
+        return self._limit is not None or self._run.limit is not None or self._windows is not None
+
+    @property
     def counts_since(self) -> float | None:
         """The start of the hour that is counted separately, in unix seconds; ``None`` if there is none."""
         return self._windows.began_at() if self._windows else None
@@ -173,8 +178,7 @@ class Account:
 
     async def _reserve(self, price_class: str) -> Reservation:
         has_waited = False
-        is_limited = self._limit is not None or self._run.limit is not None or self._windows is not None
-        if is_limited:
+        if self.is_limited:
             await self._learn_prices([price_class])
         while True:
             if self.closed_by:
@@ -183,7 +187,7 @@ class Account:
             if self.closed_by:
                 raise self.closed_by
             # No await between the check and the reservation, so that two requests cannot both take the rest.
-            refused = self._refusal(price_class, self._with_own(run, windows)) if is_limited else ""
+            refused = self._refusal(price_class, self._with_own(run, windows)) if self.is_limited else ""
             if not refused:
                 break
             if not self.under_way.total():

@@ -1,0 +1,150 @@
+"""Several processes run the same batch at once: its limits hold for all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+
+from deepshi_provider.batch.row_table import RowTable
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.batch_jobs import run_batch_job
+from deepshi_provider.jobs.job import BatchJob
+from deepshi_provider.jobs.outcome import BatchOutcome
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.lease import Times
+from tests.services.processes import last_line_of, start_module
+from tests.services.s3_proxy import S3Proxy
+from tests.support.batches import BANANA
+from tests.support.counts import posts, taken
+from tests.support.places import Place, S3Place, state
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+QUICK = Times(lease=3, heartbeat=0.5, poll=0.1)
+ROWS = [(f"row-{n}", {**BANANA, "prompt": f"boat {n}", "stream": True}) for n in range(40)]
+#: What 25 pictures cost; the limits below allow no 26th.
+MOST = Decimal("0.975")
+
+
+def job_in(place: Place, **more: Any) -> BatchJob:
+    fields: dict[str, Any] = {
+        "owner": Owner(dag_id="shop", run_id="sunday", task_id="batch"),
+        "output_uri": place.uri,
+        "output_conn_id": place.conn_id,
+        "deepshi_conn_id": "deepshi_default",
+        "preflight": "off",
+        "rows": len(ROWS),
+        "generation_timeout": 60,
+        "max_concurrency": 4,
+        "max_cost_usd": Decimal("1.00"),
+        "start_over_budget": True,
+    }
+    return BatchJob(**{**fields, **more})
+
+
+async def run(job: BatchJob) -> BatchOutcome:
+    with RowTable() as rows:
+        rows.fill(ROWS)
+        return await run_batch_job(job, rows, times=QUICK)
+
+
+@contextmanager
+def started(job: BatchJob) -> Iterator[Popen[str]]:
+    given = {"job": job.model_dump(mode="json"), "rows": ROWS, "times": asdict(QUICK)}
+    with start_module("tests.support.run_batch", json.dumps(given)) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def runs_in(path: Path) -> dict[str, Any]:
+    """Return the fields of a job whose run has the limit."""
+    return {"max_cost_usd": None, "max_run_cost_usd": Decimal("1.00"), "runs_uri": path.as_uri()}
+
+
+@pytest.mark.parametrize("limited", ["task", "run"])
+async def test_one_batch_that_runs_twice_at_once_keeps_its_limit(
+    emulator: Emulator, place: Place, tmp_path: Path, limited: str
+) -> None:
+    emulator.settings(latency=[0.05, 0.2])
+    job = job_in(place, **(runs_in(tmp_path) if limited == "run" else {}))
+    outcomes = await asyncio.gather(run(job), run(job), run(job))
+    assert taken(emulator) == MOST
+    assert {outcome.created for outcome in outcomes} == {25}
+    assert {outcome.skipped for outcome in outcomes} == {15}
+    assert {outcome.costs.cost_usd for outcome in outcomes if outcome.costs} == {MOST}
+    assert (state(place, "lease"), state(place, "turn")) == ([], [])
+
+
+async def test_without_a_limit_two_processes_work_at_once(emulator: Emulator, local: Place) -> None:
+    """Claims keep them from buying the same row."""
+    emulator.settings(latency=0.2)
+    job = job_in(local, max_cost_usd=None)
+    first = asyncio.create_task(run(job))
+    await until("the first pictures", lambda: emulator.stats()["images"] >= 4)
+    second = asyncio.create_task(run(job))
+    while not second.done():
+        assert state(local, "turn") == []
+        await asyncio.sleep(0.02)
+    assert ((await first).created, (await second).created, posts(emulator)) == (40, 40, 40)
+
+
+async def test_the_turn_of_a_killed_process_is_taken_over(emulator: Emulator, local: Place) -> None:
+    emulator.settings(latency=0.2)
+    with started(job_in(local)) as process:
+        await until("some pictures", lambda: emulator.stats()["images"] >= 8)
+        process.kill()
+        process.wait()
+    await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
+    assert len(state(local, "turn")) == 1
+    outcome = await run(job_in(local, owner=Owner(dag_id="shop", run_id="sunday", task_id="batch", try_number=2)))
+    assert outcome.costs is not None
+    assert outcome.costs.cost_usd is not None
+    assert outcome.costs.may_have_cost_usd is not None
+    assert taken(emulator) <= outcome.costs.cost_usd + outcome.costs.may_have_cost_usd <= Decimal("1.00")
+    assert outcome.error is not None
+    assert outcome.error["type"] == "BudgetExceeded"
+    assert state(local, "turn") == []
+
+
+async def test_a_process_that_was_paused_waits_for_its_successor_and_counts_what_it_spent(
+    emulator: Emulator, local: Place
+) -> None:
+    emulator.settings(latency=0.2)
+    with started(job_in(local)) as process:
+        await until("some pictures", lambda: emulator.stats()["images"] >= 4)
+        process.send_signal(signal.SIGSTOP)
+        await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
+        sent = posts(emulator)
+        second = asyncio.create_task(run(job_in(local)))
+        await until("the successor's pictures", lambda: emulator.stats()["images"] >= sent + 4)
+        process.send_signal(signal.SIGCONT)
+        first = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+        await second
+    assert taken(emulator) <= Decimal("1.00")
+    assert first.error is not None
+    assert first.error["type"] == "BudgetExceeded"
+    assert state(local, "turn") == []
+
+
+@pytest.mark.s3
+async def test_turns_hold_on_a_store_that_creates_an_object_twice(
+    emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    proxy.ignores_conditions = True
+    job = job_in(s3_place, output_conn_id=proxy.conn_id, max_concurrency=16)
+    first, second = await asyncio.gather(run(job), run(job))
+    assert taken(emulator) == MOST
+    assert (first.created, second.created) == (25, 25)
