@@ -1,11 +1,17 @@
-"""A task that does nothing, since the first run of all is slow."""
+"""Makes Airflow ready before anything is measured: the first run is slow, and so is each worker's first task."""
 
-import os
+from __future__ import annotations
 
-from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG
+import time
 
-from benchmarks.ways import DEFAULTS
+from airflow.sdk import DAG, task
 
-with DAG("warm", schedule=None, default_args=DEFAULTS):
-    PythonOperator(task_id="nothing", python_callable=os.getpid)
+
+@task
+def wait(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+with DAG("warm", schedule=None):
+    # More tasks than run at once, each long enough that all workers get one.
+    wait.expand(seconds=[1.0] * 32)
