@@ -9,6 +9,7 @@ from airflow.sdk import DAG, task
 
 @task
 def wait(seconds: float) -> None:
+    """Hold a worker."""
     time.sleep(seconds)
 
 

@@ -7,7 +7,6 @@ error follows them, or if the body ends too early. Only an answer without any us
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 from deepshi_provider.api.decoder import JsonDecoder
@@ -101,7 +100,7 @@ class AnswerReader:
             self._taken.has_previews |= bool(begun)
             self._taken.has_broken_result |= begun.endswith(".completed")
             for event in self._sse.close():
-                self._take(replace(event, error=event.error and (lost or event.error)))
+                self._take(event._replace(error=event.error and (lost or event.error)))
         if not self.complete:
             ended = "The stream ended without its final event; the image may have been paid for"
             self._fail(lost or OutcomeUnknown(ended))

@@ -7,8 +7,8 @@ unknown form count as unknown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,8 +82,7 @@ class ModelInfo(BaseModel):
         return fields if all(parameters[field].is_clear for field in fields) else ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Catalog:
+class Catalog(NamedTuple):
     """An answer of ``GET /v1/models``.
 
     :param models: models by id, in the catalog's order.
@@ -92,7 +91,7 @@ class Catalog:
     :param mentioned: all texts in it, in lower case: a model may be listed under a name that is not its id.
     """
 
-    models: Mapping[str, ModelInfo] = field(default_factory=dict)
+    models: Mapping[str, ModelInfo] = MappingProxyType({})
     is_complete: bool = False
     mentioned: frozenset[str] = frozenset()
 

@@ -7,8 +7,7 @@ unknown form, pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Parameter
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
@@ -24,8 +23,7 @@ _PICTURE_FIELDS = frozenset({*SIZING_FIELDS, "quality", "output_format"})
 _NAMED = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Complaint:
+class Complaint(NamedTuple):
     """One problem of a request.
 
     :param field: the request's field.

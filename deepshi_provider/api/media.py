@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -29,8 +28,7 @@ _Size = tuple[int, int]
 _NOTHING: _Size = (0, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Media:
+class Media(NamedTuple):
     """Kind and size of an image.
 
     Width and height are those of the stored pixels, without EXIF orientation, like the API's ``size``, a request's

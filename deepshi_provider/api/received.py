@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepshi_provider.api.media import Media, identify
 from deepshi_provider.api.postcheck import wrong_number
@@ -40,8 +40,7 @@ class ReceivedImage:
     revised_prompt: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Received:
+class Received(NamedTuple):
     """An answer with at least one usable image.
 
     :param warnings: mismatches, as sentences without a full stop.

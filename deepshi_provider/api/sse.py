@@ -7,8 +7,7 @@ an event that ends with the stream, before its blank line, counts, and a byte or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepshi_provider.api.decoder import JsonDecoder
 from deepshi_provider.api.spool import Spool
@@ -19,8 +18,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_LIMIT = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """One event.
 
     :param name: its ``event:`` field, or ``""``.

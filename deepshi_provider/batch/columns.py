@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from deepshi_provider.api.requests import EditRequest
 from deepshi_provider.api.texts import did_you_mean
@@ -24,8 +23,7 @@ _RESERVED = {name.casefold(): name for name in MANIFEST_COLUMNS}
 _MOST_CARRIED = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
+class Columns(NamedTuple):
     """How an operator uses the columns of its rows.
 
     :param key: the column with the row's key; ``None`` for ``key`` itself, which may be missing.

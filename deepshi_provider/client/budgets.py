@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timezone, tzinfo
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -56,8 +55,7 @@ def zone_of(name: str) -> tzinfo:
     return timezone.utc if name == "UTC" else ZoneInfo(name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
+class Budget(NamedTuple):
     """One limit.
 
     :param setting: name of the setting in the connection's extra.
@@ -76,8 +74,7 @@ class Budget:
         return f"{self.setting} of budget group {self.group!r}" if self.group else self.setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
+class Budgets(NamedTuple):
     """The limits that apply to one task.
 
     :param group: the task's budget group.

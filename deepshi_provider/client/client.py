@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -168,7 +167,7 @@ class Client:
         warnings = [_without(key, warning) for warning in received.warnings]
         for warning in warnings:
             log.warning("%s", warning)
-        return ImagesResult.from_received(replace(received, warnings=warnings), sends)
+        return ImagesResult.from_received(received._replace(warnings=warnings), sends)
 
 
 def _require_temporary_files() -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import TracebackType
+from typing import NamedTuple
 
 from deepshi_provider.api.media import EXTENSIONS
 from deepshi_provider.api.spool import Spool
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputImage:
+class InputImage(NamedTuple):
     """One input image, read once, so that the fingerprint is of the bytes that are sent."""
 
     uri: str
     media_type: str
-    spool: Spool = field(repr=False)
+    spool: Spool
 
     def part(self, position: int) -> tuple[str, object, str]:
         """Return file name, file and content type for the form; the name reveals nothing about the user's store."""

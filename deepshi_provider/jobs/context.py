@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from deepshi_provider.client.client import Client
 from deepshi_provider.jobs.job import BatchJob, Job
@@ -19,8 +19,7 @@ from deepshi_provider.store.store import Store
 from deepshi_provider.store.stores import Stores
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobContext:
+class JobContext(NamedTuple):
     """Client, stores, journal, account and leases that the requests of one job share.
 
     :param client: the client, with an open session.

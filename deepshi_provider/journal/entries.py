@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -173,8 +172,7 @@ class Record(Purchased):
     request: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt under a name, parsed from the names of its objects.
 
     :param fingerprint: the first 16 hex digits of the request's fingerprint.

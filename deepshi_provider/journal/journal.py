@@ -14,11 +14,10 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -50,8 +49,7 @@ _AT_ONCE = 64
 _CHUNK = 1024 * 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Purchase:
+class Purchase(NamedTuple):
     """A stored record with the number of its attempt."""
 
     k: int

@@ -17,8 +17,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.journal.entries import Claim
@@ -31,8 +31,7 @@ _HEARTBEATS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="deepshi-hea
 _ENDING = ".lease.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Times:
+class Times(NamedTuple):
     """How long processes wait for each other, in seconds. All processes of a job must use the same values.
 
     :param lease: time without a change after which a lease owner counts as dead.

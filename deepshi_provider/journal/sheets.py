@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepshi_provider.costs.money import is_known, total
 from deepshi_provider.costs.sheet import (
@@ -55,8 +54,7 @@ def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
     return tally
 
 
-@dataclass(frozen=True, kw_only=True)
-class NameCosts:
+class NameCosts(NamedTuple):
     """Costs and possible costs of a task instance under one name, over all its tries.
 
     :param paid: number of attempts that cost money.

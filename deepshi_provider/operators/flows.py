@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk import Context
@@ -45,8 +44,7 @@ if TYPE_CHECKING:
 Checked = TypeVar("Checked", Job, BatchJob)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchLimits:
+class BatchLimits(NamedTuple):
     """Limits and options of a batch, as the user gave them."""
 
     max_concurrency: int
@@ -152,7 +150,7 @@ def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[
     output_uri, output_conn_id = task.place(owner)
     with RowTable() as rows:
         fill(rows, output_conn_id)
-        asked = replace(limits, plan_only=True)
+        asked = limits._replace(plan_only=True)
         job = _batch_job(task, asked, len(rows), owner, output_uri, output_conn_id)
         outcome = run_here(run_batch_job(job, rows, hook=task.hook))
     if outcome.error or outcome.plan is None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from airflow.sdk import Context
 
@@ -22,8 +21,7 @@ Callback = Callable[[Context], Any]
 Callbacks = Callback | Sequence[Callback] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskCosts:
+class TaskCosts(NamedTuple):
     """What a task instance has cost, for a callback.
 
     :param cost_usd: over all its tries; ``None`` if unknown.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepshi_provider.costs.sheet import CostSheet
 
@@ -11,8 +10,7 @@ from deepshi_provider.costs.sheet import CostSheet
 MOST = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
+class Lineage(NamedTuple):
     """Inputs, outputs and costs of a task.
 
     :param costs: cost sheet of the task instance over all its tries.

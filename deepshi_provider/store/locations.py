@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from deepshi_provider.exceptions import InvalidRequest
 
@@ -33,8 +33,7 @@ _REFUSED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Location:
+class Location(NamedTuple):
     """A directory or an object.
 
     :param protocol: in lower case; ``file`` for local ones.
@@ -56,7 +55,7 @@ class Location:
 
     def at(self, path: str) -> Location:
         """Return another path in the same store."""
-        return replace(self, path=path)
+        return self._replace(path=path)
 
     def real(self) -> Location:
         """Return the location with symbolic links and ``..`` resolved, if it is local."""

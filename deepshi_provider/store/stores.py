@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from deepshi_provider.store.local import LocalDirectory
 from deepshi_provider.store.locations import Location, split
@@ -11,8 +10,7 @@ from deepshi_provider.store.remote import remote_directory
 from deepshi_provider.store.store import PATIENCE, OpenRemote, Store, with_fsspec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stores:
+class Stores(NamedTuple):
     """Opens local directories and objects with the operating system, and remote ones with a given function.
 
     :param open_remote: opens a remote directory; by default with fsspec and the environment's credentials.

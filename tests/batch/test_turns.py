@@ -7,7 +7,6 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from subprocess import Popen
@@ -61,7 +60,7 @@ async def run(job: BatchJob) -> BatchOutcome:
 
 @contextmanager
 def started(job: BatchJob) -> Iterator[Popen[str]]:
-    given = {"job": job.model_dump(mode="json"), "rows": ROWS, "times": asdict(QUICK)}
+    given = {"job": job.model_dump(mode="json"), "rows": ROWS, "times": QUICK._asdict()}
     with start_module("tests.support.run_batch", json.dumps(given)) as process:
         try:
             yield process
