@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Parameter
+from deepshi_provider.api.media import Media
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean
 
@@ -39,10 +40,13 @@ class Complaint(NamedTuple):
         return self.text
 
 
-def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence[int] = ()) -> list[Complaint]:
+def complaints(
+    request: GenerateRequest, catalog: Catalog, input_bytes: Sequence[int] = (), source: Media | None = None
+) -> list[Complaint]:
     """Return the contradictions between a request and the catalog.
 
     :param input_bytes: length of each input image, if already read.
+    :param source: kind and size of the first input image, if known.
     """
     model = catalog.models.get(request.model)
     if model is None:
@@ -57,7 +61,13 @@ def complaints(request: GenerateRequest, catalog: Catalog, input_bytes: Sequence
         *_prompt_complaints(request, model),
         *_edit_complaints(request, model, catalog, input_bytes),
         *_ignored_fields(request, model),
+        *_other_size(request, model, source),
     ]
+
+
+def has_size(request: GenerateRequest) -> bool:
+    """Return whether a request asks for a size in any way."""
+    return any(getattr(request, field) is not None for field in SIZING_FIELDS) or "size" in request.picture_fields()
 
 
 def limits(parameter: Parameter | None) -> str:
@@ -201,6 +211,20 @@ def _ignored_fields(request: GenerateRequest, model: ModelInfo) -> Iterator[Comp
             fields = ", ".join(list(listed)[:_NAMED])
             text = f"{name} is {str(value)[:100]}, and {model.id} will ignore it: the catalog lists only {fields}"
             yield Complaint(field=name, text=text, is_certain=False)
+
+
+def _other_size(request: GenerateRequest, model: ModelInfo, source: Media | None) -> Iterator[Complaint]:
+    """Yield a complaint about an edit without a size if the model's default is not the size of the input image."""
+    if source is None or has_size(request):
+        return
+    parameters = model.parameters or {}
+    width, height = (parameters[side].default if side in parameters else None for side in ("width", "height"))
+    if width and height and (width, height) != (str(source.width), str(source.height)):
+        text = (
+            f"width and height are missing, so {model.id} makes its default of {width}x{height} pixels from an image "
+            f"of {source.width}x{source.height}"
+        )
+        yield Complaint(field="width", text=text, is_certain=False)
 
 
 def _named(name: str, model: ModelInfo) -> str:

@@ -9,14 +9,16 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from deepshi_provider.api.catalog import Catalog
-from deepshi_provider.api.contradictions import Complaint, complaints
+from deepshi_provider.api.contradictions import Complaint, complaints, has_size
+from deepshi_provider.api.media import Media, identify
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client.client import Client
-from deepshi_provider.client.inputs import InputImages
+from deepshi_provider.client.inputs import InputImage, InputImages
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed
 from deepshi_provider.jobs.fallbacks import MODEL_NOT_FOUND
 from deepshi_provider.jobs.job import PreflightMode
+from deepshi_provider.store.store import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ class Preflight:
         if self._mode == "off":
             return
         sizes = [image.spool.size_bytes for image in inputs.images] if inputs else []
-        found = complaints(request, await self._catalog(), sizes)
+        source = await in_thread(_identified, inputs.images[0]) if inputs and not has_size(request) else None
+        found = complaints(request, await self._catalog(), sizes, source)
         certain = [complaint for complaint in found if complaint.is_certain and self._mode == "error"]
         self._log(complaint for complaint in found if complaint not in certain)
         if certain:
@@ -73,6 +76,16 @@ class Preflight:
                     log.warning("The catalog could not be read; requests are sent without checking: %s", err)
                     self._known = Catalog()
         return self._known
+
+
+def _identified(image: InputImage) -> Media | None:
+    """Return kind and size of an input image; ``None`` if it is not whole, which is for the server to judge."""
+    try:
+        return identify(image.spool.file)
+    except ValueError:
+        return None
+    finally:
+        image.spool.file.seek(0)
 
 
 class _Catalog:

@@ -170,6 +170,38 @@ async def test_input_image_that_is_too_large_is_refused(
     assert asked == [b"GET /v1/models HTTP/1.1"]
 
 
+@pytest.mark.parametrize(
+    ("size", "fields", "warned"),
+    [
+        ((64, 48), {"width": None, "height": None}, True),
+        ((1024, 1024), {"width": None, "height": None}, False),
+        ((64, 48), {}, False),
+        ((64, 48), {"width": None, "height": None, "model": "nano-banana-2"}, False),
+    ],
+    ids=["other", "default", "given", "without-default"],
+)
+async def test_an_edit_without_a_size_is_warned_of_if_it_will_not_keep_its_own(
+    emulator: Emulator,
+    local: Place,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    size: tuple[int, int],
+    fields: dict[str, Any],
+    warned: bool,
+) -> None:
+    file = tmp_path / "in.png"
+    file.write_bytes(image_file("png", size))
+    edit = {"model": "deepshi-image-1", "images": [str(file)], **fields}
+    with caplog.at_level(logging.WARNING):
+        manifest = await run(make_job(local, operation="edit", fields=edit, preflight=DEFAULT))
+    assert (manifest.status, posts(emulator)) == ("success", 1), manifest.error
+    text = (
+        "Preflight: width and height are missing, so deepshi-image-1 makes its default of 1024x1024 pixels from an "
+        "image of 64x48"
+    )
+    assert [record.message for record in caplog.records if "are missing" in record.message] == [text] * warned
+
+
 async def test_off_does_not_ask(emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         await run(make_job(local, fields={"aspect_ratio": "16:9"}, preflight="off"))
