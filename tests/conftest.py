@@ -61,8 +61,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors: most of the long tests wait for other processes."""
-    return min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
+    """One worker per processor for the fast tests, two more for all: most of the long ones wait for other processes."""
+    return min(MOST_WORKERS, (os.cpu_count() or 1) + (0 if "not slow" in config.option.markexpr else 2))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ LONG = ("packaging", "airflow", "slow", "s3")
 
 #: Files that check the results of one process with ``dag.test()``, by the name of the group.
 DAG_RUNS = {
+    "examples": ("tests/examples/test_examples.py", "tests/examples/test_with_models.py"),
     "reports": ("tests/reports/",),
     "operators": ("tests/operators/test_dags.py", "tests/operators/test_upstream_values.py"),
 }
