@@ -1,4 +1,4 @@
-"""How often a batch calls its object store: each call takes tens of milliseconds, and S3 bills it."""
+"""The number of calls to the object store: each takes tens of milliseconds, and S3 charges for it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_each_picture_takes_a_claim_an_image_and_a_record(
         if row := re.search(r"row-\d+", path):
             calls[row[0]].append((method, _part(path)))
     few = [("PUT", "claim"), ("PUT", "image"), ("PUT", "stored")]
-    # With its first claim a process finds out whether the server refuses to create an object that exists.
+    # The first claim also tests whether the server refuses to create an existing object.
     assert sorted(calls.values(), key=len)[:11] == [few] * 11
     assert len(calls) == 12
 
 
 def _part(path: str) -> str:
-    """Return what an object is; a listing under its name is one too."""
+    """Return the kind of object or listing that a call is about."""
     key, _, query = unquote(path).partition("?")
     if "list-type" in query:
         return "listing"

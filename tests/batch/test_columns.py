@@ -1,4 +1,4 @@
-"""Business columns travel to the manifest as they are, and never change what is bought."""
+"""Carried columns reach the manifest unchanged and never affect what is bought."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def put(place: Place, name: str, data: bytes) -> str:
     return f"{place.uri}/{name}"
 
 
-def test_a_table_of_a_shop_needs_a_prompt_a_key_and_carry_and_nothing_else(emulator: Emulator, place: Place) -> None:
+def test_a_product_table_needs_only_prompt_key_and_carry(emulator: Emulator, place: Place) -> None:
     uri = put(place, "shop.csv", SHOP)
     assert counts(result_of(batch(place, requests_uri=uri, **ASKED))) == (4, 0, 0, 0)
     lines = lines_of(place)
@@ -54,7 +54,7 @@ def test_a_table_of_a_shop_needs_a_prompt_a_key_and_carry_and_nothing_else(emula
     assert all(set(sent["fields"]) <= {"model", "prompt", "width", "height", "stream"} for sent in emulator.requests())
 
 
-def test_only_what_the_prompt_reads_causes_a_purchase(emulator: Emulator, local: Place) -> None:
+def test_only_columns_used_by_the_prompt_cause_a_purchase(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows(5), **ASKED))
     later = rows(5)
     later[0]["price"], later[1]["name"] = Decimal("99.99"), "another mug"
@@ -112,7 +112,7 @@ def test_carried_columns_keep_their_types(emulator: Emulator, local: Place, is_d
     assert (second["late"], second["price"]) == (2**70, None)
 
 
-def test_rows_that_fail_or_are_not_started_have_their_columns_too(emulator: Emulator, local: Place) -> None:
+def test_failed_and_unstarted_rows_keep_their_columns(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=400, prompt="mug 0", code="PROMPT_TOO_LONG")
     ended(batch(local, rows(3), max_concurrency=1, max_cost_usd=PRICE, **ASKED))
     lines = lines_of(local)
@@ -120,7 +120,7 @@ def test_rows_that_fail_or_are_not_started_have_their_columns_too(emulator: Emul
     assert [line["name"] for line in lines] == ["mug 0", "mug 1", "mug 2"]
 
 
-def test_a_list_carries_what_it_names_and_leaves_typing_errors_errors(emulator: Emulator, local: Place) -> None:
+def test_a_carry_list_carries_only_its_columns_and_unknown_ones_are_errors(emulator: Emulator, local: Place) -> None:
     asked = {**ASKED, "carry": ["price", "missing"]}
     _, err = ended(batch(local, rows(), **asked))
     assert "unknown column 'in_stock'" in str(err)
@@ -168,7 +168,7 @@ def test_columns_that_cannot_be_carried_are_found_before_anything_is_paid(
     assert (ti.xcoms, posts(emulator), local.names()) == ({"cost_usd": 0.0}, 0, [])
 
 
-def test_keys_of_any_type_are_texts(emulator: Emulator, local: Place) -> None:
+def test_keys_of_any_type_become_text(emulator: Emulator, local: Place) -> None:
     keys = [
         "007",
         "1_2",
@@ -229,7 +229,7 @@ def test_a_decorated_function_returns_one_row_with_business_columns(emulator: Em
     assert "price" not in sent["fields"]
 
 
-def test_a_carried_column_that_looks_like_a_field_is_warned_of_once(
+def test_a_carried_column_named_like_a_field_is_warned_about_once(
     emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = [{"sku": str(n), "name": "mug", "widht": 512, "price": 1} for n in range(3)]

@@ -1,4 +1,4 @@
-"""Rows that fail, batches that stop, and what they tell."""
+"""Failed rows, stopped batches, and what they report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_failed_rows_are_named_after_all_others_are_done(emulator: Emulator, place: Place) -> None:
+def test_failed_rows_are_named_once_all_others_are_done(emulator: Emulator, place: Place) -> None:
     for number in range(1, 8):
         emulator.fault("status", status=400, code="moderation_blocked", prompt=f"number {number}", times=None)
     ti, err = ended(batch(place, rows_of(10)))
@@ -83,7 +83,7 @@ def test_failed_rows_are_named_after_all_others_are_done(emulator: Emulator, pla
     assert [name for name in state(place, "claim") if "row-1." in name] == []
 
 
-def test_a_failure_that_may_pass_is_worth_a_retry(emulator: Emulator, local: Place) -> None:
+def test_a_temporary_failure_allows_a_retry(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=500, prompt="number 1", times=None)
     emulator.fault("status", status=400, prompt="number 2", times=None)
     _, err = ended(batch(local, rows_of(4)), try_number=1)
@@ -93,7 +93,7 @@ def test_a_failure_that_may_pass_is_worth_a_retry(emulator: Emulator, local: Pla
     assert taken(emulator) == 4 * PRICE == cost_of(lines_of(local))
 
 
-def test_partial_success_tells_in_the_manifest(emulator: Emulator, place: Place) -> None:
+def test_partial_success_is_in_the_manifest(emulator: Emulator, place: Place) -> None:
     emulator.fault("status", status=400, prompt="number 1")
     value = result_of(batch(place, rows_of(3), on_error="partial"))
     assert counts(value) == (2, 0, 1, 0)
@@ -106,7 +106,7 @@ def test_partial_success_tells_in_the_manifest(emulator: Emulator, place: Place)
     ("max_failed", "succeeds"),
     [(1, False), (2, True), ("2", True), (0.09, False), (0.1, True), ("0.10", True), (0, False), ("0.0", False)],
 )
-def test_max_failed_bounds_the_rows_that_may_fail(
+def test_max_failed_limits_the_number_of_failed_rows(
     emulator: Emulator, local: Place, max_failed: Any, succeeds: bool, on_error: Any
 ) -> None:
     emulator.fault("status", status=400, prompt="number 1", times=2)  # of numbers 1 and 10 to 19
@@ -118,7 +118,7 @@ def test_max_failed_bounds_the_rows_that_may_fail(
         assert counts(ti.xcoms["return_value"]) == (18, 0, 2, 0)
 
 
-def test_rows_that_were_not_started_are_no_failures_that_may_be(emulator: Emulator, local: Place) -> None:
+def test_rows_that_were_not_started_do_not_count_as_allowed_failures(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=402, code="insufficient_quota", times=None)
     _, err = ended(batch(local, rows_of(20), max_failed=20))
     assert isinstance(err, AirflowFailException)
@@ -126,7 +126,7 @@ def test_rows_that_were_not_started_are_no_failures_that_may_be(emulator: Emulat
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, "invalid_api_key"), (402, "insufficient_quota")])
-def test_an_error_that_concerns_all_rows_stops_the_batch(
+def test_an_error_that_affects_all_rows_stops_the_batch(
     emulator: Emulator, local: Place, status: int, error: str
 ) -> None:
     emulator.fault("status", status=status, code=error, times=None)
@@ -144,7 +144,7 @@ def test_an_error_that_concerns_all_rows_stops_the_batch(
     assert {line["error"] for line in lines_of(local)} == {None, error}
 
 
-def test_lost_answers_are_sent_again_within_max_resends(emulator: Emulator, place: Place) -> None:
+def test_requests_with_lost_answers_are_repeated_within_max_resends(emulator: Emulator, place: Place) -> None:
     emulator.fault("cut", prompt="number 1")
     emulator.fault("cut", prompt="number 2", times=None)
     ti, err = ended(batch(place, rows_of(4), max_resends=2))
@@ -160,7 +160,7 @@ def test_lost_answers_are_sent_again_within_max_resends(emulator: Emulator, plac
     assert (counts(value), value["unknown_outcomes"], posts(emulator)) == ((3, 0, 1, 0), 4, 7)
 
 
-def test_paid_answers_without_an_image_are_on_the_bill(emulator: Emulator, place: Place) -> None:
+def test_paid_answers_without_an_image_are_counted(emulator: Emulator, place: Place) -> None:
     emulator.fault("no_data", prompt="number 1")
     value = result_of(batch(place, rows_of(3)))
     lines = lines_of(place)
@@ -174,7 +174,7 @@ def test_paid_answers_without_an_image_are_on_the_bill(emulator: Emulator, place
 
 
 def test_a_store_that_takes_no_more_images_stops_the_batch(emulator: Emulator, s3_place: Place, proxy: S3Proxy) -> None:
-    """Each picture that is under way may be lost, and no other one is bought."""
+    """Pictures in flight may be lost, but no other is bought."""
     proxy.refuse = r"-0\.png"
     job = job_of(s3_place, rows=50, output_conn_id=proxy.conn_id, max_concurrency=4)
     with RowTable() as rows:
@@ -189,7 +189,7 @@ def test_a_store_that_takes_no_more_images_stops_the_batch(emulator: Emulator, s
     assert statuses(lines) == {"failed": 4, "skipped": 46}
 
 
-def test_what_was_paid_is_told_when_the_manifest_cannot_be_stored(
+def test_costs_are_reported_when_the_manifest_cannot_be_stored(
     emulator: Emulator, s3_place: Place, proxy: S3Proxy
 ) -> None:
     proxy.refuse = "manifest-"
@@ -235,7 +235,7 @@ def test_nothing_is_sent_to_a_store_that_cannot_be_written(emulator: Emulator, s
 
 
 def rendered(operator: DeepshiGenerateImagesOperator) -> tuple[DeepshiGenerateImagesOperator, TaskInstance]:
-    """An operator as the task runner holds it, so that it can be killed."""
+    """An operator as the task runner has it, so that a test can kill it."""
     ti = TaskInstance(task_id=operator.task_id)
     copy = operator.prepare_for_execution()
     copy.render_template_fields(context_of(ti))
@@ -271,7 +271,7 @@ def test_a_batch_that_is_killed_before_it_begins_sends_nothing(emulator: Emulato
     assert (ti.xcoms, posts(emulator)) == ({"cost_usd": 0.0}, 0), "there was no earlier try"
 
 
-def test_a_try_that_cannot_begin_tells_what_the_earlier_ones_cost(emulator: Emulator, place: Place) -> None:
+def test_a_try_that_cannot_start_reports_the_costs_of_earlier_ones(emulator: Emulator, place: Place) -> None:
     result_of(batch(place, rows_of(3)))
     ti, err = ended(batch(place, [{"prompt": ""}]), try_number=2)
     assert isinstance(err, AirflowFailException)
@@ -282,7 +282,7 @@ def test_a_try_that_cannot_begin_tells_what_the_earlier_ones_cost(emulator: Emul
 def test_two_batches_on_one_directory_buy_each_row_once(
     emulator: Emulator, place: Place, thread: ThreadPoolExecutor, same_task: bool
 ) -> None:
-    """Two runs at once, or two triggerers that carry out the same job."""
+    """Two concurrent runs, or two triggerers with the same job."""
     emulator.settings(latency=[0, 0.1])
     runs = [
         thread.submit(result_of, batch(place, rows_of(40), max_concurrency=8), run_id=run_id)
@@ -299,7 +299,7 @@ def test_two_batches_on_one_directory_buy_each_row_once(
         assert round(sum(value["cost_usd"] for value in values), 12) == float(40 * PRICE)
 
 
-def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
+def test_what_another_batch_bought_after_the_listing_is_not_bought_again(
     emulator: Emulator, place: Place, thread: ThreadPoolExecutor
 ) -> None:
     emulator.settings(latency=1)
@@ -313,10 +313,10 @@ def test_what_another_batch_has_bought_since_the_listing_is_not_bought_again(
     assert posts(emulator) == 2
 
 
-def test_what_was_listed_long_ago_is_listed_again_before_a_claim(
+def test_an_old_listing_is_refreshed_before_a_claim(
     emulator: Emulator, local: Place, thread: ThreadPoolExecutor
 ) -> None:
-    """Slow: the first row takes longer than a listing counts as fresh."""
+    """Slow: the first row takes longer than a listing stays valid."""
     emulator.fault("status", status=400, delay=12)
     both = thread.submit(ended, batch(local, rows_of(2), max_concurrency=1))
     wait_until(lambda: posts(emulator) == 1)
@@ -326,8 +326,8 @@ def test_what_was_listed_long_ago_is_listed_again_before_a_claim(
     assert len(state(local, "record")) == 1
 
 
-def test_the_sign_of_life_is_one_and_ends_with_the_batch(emulator: Emulator, place: Place) -> None:
-    """Another triggerer must not take a batch for dead, nor a batch that is over for alive."""
+def test_a_batch_has_one_lease_which_ends_with_it(emulator: Emulator, place: Place) -> None:
+    """Another triggerer must neither think a running batch dead nor a finished one alive."""
     emulator.settings(latency=0.2)
     seen: list[int] = []
 
@@ -352,7 +352,7 @@ def fields_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_of(place: Place, **more: Any) -> BatchJob:
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "owner": Owner(dag_id="shop", run_id="monday", task_id="catalog"),
         "output_uri": place.uri,
         "output_conn_id": place.conn_id,
@@ -361,10 +361,12 @@ def job_of(place: Place, **more: Any) -> BatchJob:
         "generation_timeout": 60,
         "max_concurrency": 8,
     }
-    return BatchJob(**{**said, **more})
+    return BatchJob(**{**fields, **more})
 
 
-def test_a_deferred_batch_gives_the_same(emulator: Emulator, place: Place, new_place: Callable[[str], Place]) -> None:
+def test_a_deferred_batch_has_the_same_results(
+    emulator: Emulator, place: Place, new_place: Callable[[str], Place]
+) -> None:
     other = new_place("file")
     blocking, _ = ended(batch(other, rows_of(12), max_concurrency=4))
     waiting, _ = deferred(batch(place, rows_of(12), max_concurrency=4, deferrable=True))
@@ -391,8 +393,8 @@ def test_a_deferred_batch_fails_as_a_blocking_one(emulator: Emulator, local: Pla
     assert payload["failed"] == 30
 
 
-def test_a_deferred_batch_that_starts_anew_buys_nothing_again(emulator: Emulator, local: Place) -> None:
-    """As after the loss of a triggerer: ``run()`` begins from the start, in the same try."""
+def test_a_restarted_deferred_batch_buys_nothing_again(emulator: Emulator, local: Place) -> None:
+    """As after the loss of a triggerer: ``run()`` starts again in the same try."""
     operator = batch(local, rows_of(6), deferrable=True)
     first, _ = deferred(operator)
     second, _ = deferred(operator)
@@ -401,7 +403,7 @@ def test_a_deferred_batch_that_starts_anew_buys_nothing_again(emulator: Emulator
 
 
 def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> None:
-    """In the triggerer, 0.2 s are warned about, and 30 s lose all triggers."""
+    """A triggerer warns after 0.2 s of blocking, and loses all triggers after 30 s."""
     result_of(batch(local, rows_of(600), max_concurrency=50))
 
     async def scenario() -> BatchOutcome:
@@ -415,7 +417,7 @@ def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> No
     assert threading.active_count() < 60
 
 
-def test_an_error_that_is_not_foreseen_stays_in_its_row(
+def test_an_unexpected_error_fails_only_its_row(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = httpx.AsyncClient.send
@@ -433,8 +435,8 @@ def test_an_error_that_is_not_foreseen_stays_in_its_row(
     assert (ti.xcoms["cost_usd"], posts(emulator)) == (float(3 * PRICE), 3)
 
 
-def test_row_that_is_refused_after_previews_is_not_sent_again(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its work may have been paid for; a refusal would be paid for again and again."""
+def test_row_refused_after_previews_is_not_sent_again(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The previews may have been paid for, and so might each repeated refusal."""
     preview = event({"b64_json": text_of(picture())}, "image_generation.partial_image")
     answer = Answer(body=preview + event({"error": {"message": "m", "code": "moderation_blocked"}}, "error"))
     with answering(answer) as server:
@@ -445,10 +447,10 @@ def test_row_that_is_refused_after_previews_is_not_sent_again(local: Place, monk
     assert (ti.sheets[-1].cost_usd, ti.sheets[-1].unknown_outcomes) == (Decimal(0), 1)
 
 
-def test_row_whose_stream_ends_with_a_rate_limit_does_not_stop_the_others(
+def test_a_rate_limit_at_the_end_of_a_stream_does_not_stop_other_rows(
     local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a preview it is about that answer, and cannot be waited for: the work may have been paid for."""
+    """After a preview it concerns only that answer, and must not be retried: the preview may have been paid for."""
     preview = event({"b64_json": text_of(picture())}, "image_generation.partial_image")
     limited = Answer(body=preview + event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error"))
     good = Answer(body=event({"b64_json": text_of(picture()), "usage": {"cost": "0.25"}}))

@@ -1,4 +1,4 @@
-"""Rows come from whatever an upstream task hands over: frames, tables, paths, and asset events."""
+"""Rows may be any value of an upstream task: data frames, tables, paths and asset events."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TABLES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_frames_and_tables_are_rows_with_their_types(emulator: Emulator, local: Place, kind: str) -> None:
+def test_frames_and_tables_become_rows_with_their_types(emulator: Emulator, local: Place, kind: str) -> None:
     shop = pyarrow.table(COLUMNS)
     duckdb.register("shop", shop)
     result_of(batch(local, TABLES[kind](), **ASKED))
@@ -70,7 +70,7 @@ def test_a_decorated_function_may_return_a_frame(emulator: Emulator, local: Plac
 
 @dataclass
 class AssetEvent:
-    """As Airflow hands it over: the producing task's ``extra`` is all that counts."""
+    """An asset event as Airflow passes it; only the producing task's ``extra`` is used."""
 
     extra: dict[str, Any]
 
@@ -118,7 +118,9 @@ def twice() -> pyarrow.Table:
         ({"requests": "a text"}, "requests: a list is needed, got dict"),
     ],
 )
-def test_what_is_no_table_of_requests_buys_nothing(emulator: Emulator, local: Place, rows: Any, message: str) -> None:
+def test_a_value_that_is_no_table_of_requests_buys_nothing(
+    emulator: Emulator, local: Place, rows: Any, message: str
+) -> None:
     _, err = ended(batch(local, rows))
     assert isinstance(err, AirflowFailException)
     assert message in str(err)

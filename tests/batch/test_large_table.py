@@ -1,4 +1,4 @@
-"""A table of 50,000 products in PostgreSQL: only what changed is bought, and memory does not grow with the rows."""
+"""A PostgreSQL table of 50,000 products: only changed rows are bought, and memory does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.places import LocalPlace
 pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]
 
 OLD, NEW = 49_800, 200
-#: MB over what the process takes before.
+#: Limit of memory growth, in MB.
 MOST_MEMORY = 60
 PRODUCTS = "SELECT lpad(n::text, 5, '0'), 'mug ' || n, n / 100.0 FROM generate_series({}, {}) AS n"
 
@@ -42,7 +42,7 @@ def kilobytes(name: str) -> int:
 
 
 def multiply(place: LocalPlace, account: str) -> None:
-    """Put the records and pictures of all old products beside those of the first, which was bought."""
+    """Copy the first product's record and picture, which were bought, for all other old products."""
     folder = place.path / "_deepshi"
     (first,) = folder.glob("00001.*.stored.json")
     record = json.loads(first.read_text())
@@ -61,7 +61,7 @@ def multiply(place: LocalPlace, account: str) -> None:
             (place.path / f"{key}-0.png").write_bytes(picture)
 
 
-def test_225_of_50_000_rows_are_bought_and_memory_stays(
+def test_225_of_50_000_rows_are_bought_and_memory_does_not_grow(
     emulator: Emulator, local: LocalPlace, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", f"postgres://{postgres.address}")
@@ -85,7 +85,7 @@ def test_225_of_50_000_rows_are_bought_and_memory_stays(
 
     gc.collect()
     before = kilobytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what follows
+    Path("/proc/self/clear_refs").write_text("5")  # the peak must be measured from here on
     value = result_of(batch(local, **asked), run_id="tuesday")
     grown = (kilobytes("VmHWM") - before) * 1024 / 1e6
 

@@ -1,4 +1,4 @@
-"""The manifest says of each row what was asked, what came and what it cost, in both formats, whatever the rows hold."""
+"""The manifest has each row's request, result and cost, in both formats and with any content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMA = json.loads((DOCS / "schemas" / "manifest.json").read_text())
 
 
 def check(lines: list[dict[str, Any]]) -> None:
-    """Make sure that lines are as the published schema says."""
+    """Check lines against the published schema."""
     for line in lines:
         jsonschema.validate(json.loads(json.dumps(line, default=float)), SCHEMA)
         assert list(line)[: len(EMPTY_LINE)] == list(EMPTY_LINE)
@@ -46,7 +46,7 @@ def parquet_of(place: Place) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_line_says_what_was_asked_what_came_and_what_it_cost(emulator: Emulator, local: Place) -> None:
+def test_a_line_has_request_result_and_cost(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, [{"key": "boat", "prompt": "a boat", "seed": 7, "model": "flux-2-pro", "n": 2}]))
     (line,) = lines_of(local)
     (sent,) = emulator.requests()
@@ -78,7 +78,7 @@ def test_a_revised_prompt_is_in_the_manifest_unless_prompts_are_left_out(emulato
     assert "secret" not in json.dumps(lines, default=str)
 
 
-def test_rows_that_were_lost_say_what_they_may_have_cost(emulator: Emulator, local: Place) -> None:
+def test_lost_rows_have_their_possible_cost(emulator: Emulator, local: Place) -> None:
     emulator.fault("cut", prompt="number 1", times=None)
     emulator.fault("status", status=400, prompt="number 2", times=None)
     ended(batch(local, rows_of(3), max_concurrency=1))
@@ -98,7 +98,7 @@ def test_rows_that_were_lost_say_what_they_may_have_cost(emulator: Emulator, loc
     assert [(line["attempts"], line["may_have_cost_usd"]) for line in tuesday] == [(0, 0), (0, 0)], "of another task"
 
 
-def test_rows_that_were_reused_or_not_started_say_what_they_ask_for(emulator: Emulator, local: Place) -> None:
+def test_reused_and_unstarted_rows_have_their_request(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(1)))
     (manifest,) = manifests(local)
     local.delete(manifest)
@@ -113,7 +113,7 @@ def test_rows_that_were_reused_or_not_started_say_what_they_ask_for(emulator: Em
 
 
 @pytest.mark.parametrize("is_deferred", [False, True])
-def test_parquet_has_what_jsonl_has(emulator: Emulator, place: Place, is_deferred: bool) -> None:
+def test_parquet_has_the_same_content_as_jsonl(emulator: Emulator, place: Place, is_deferred: bool) -> None:
     emulator.fault("status", status=400, prompt="number 1", times=None)
     rows = [{**row, "price": Decimal("1.50"), "tags": ["a"]} for row in rows_of(3)]
     result_of(batch(place, rows, carry="*", on_error="partial"))
@@ -147,7 +147,7 @@ def test_parquet_without_pyarrow_is_found_before_anything_is_paid(
 
 
 @pytest.mark.parametrize("value", ["csv", None, 1])
-def test_a_format_that_is_none_is_refused(emulator: Emulator, local: Place, value: Any) -> None:
+def test_an_unknown_format_is_refused(emulator: Emulator, local: Place, value: Any) -> None:
     _, err = ended(batch(local, rows_of(2), manifest_format=value))
     assert "manifest_format: must be 'jsonl' or 'parquet'" in str(err)
     assert posts(emulator) == 0
@@ -172,7 +172,7 @@ SCALARS = [
     st.lists(st.integers(), max_size=2),
     st.dictionaries(TEXT, st.one_of(st.integers(), st.floats(), TEXT, st.dates()), max_size=2),
 ]
-#: Columns of one type, and of any.
+#: Columns of one type, and of mixed types.
 COLUMN = st.one_of(
     *(st.lists(kind, min_size=1, max_size=6) for kind in SCALARS), st.lists(st.one_of(SCALARS), min_size=1, max_size=6)
 )
@@ -182,8 +182,8 @@ COLUMN = st.one_of(
 @example([False, []])
 @example([1, []])
 @example([["a"], [], [1]])
-def test_whatever_rows_hold_both_manifests_are_written(cells: list[Any]) -> None:
-    """They are written after everything is paid for, so no cell may break them, and the deferred way neither."""
+def test_both_manifests_are_written_whatever_the_cells_hold(cells: list[Any]) -> None:
+    """They are written after all payments, so no cell may prevent it, blocking or deferred."""
     job = BatchJob(
         rows=len(cells),
         owner=Owner(dag_id="d", run_id="r", task_id="t"),
@@ -219,7 +219,7 @@ def test_whatever_rows_hold_both_manifests_are_written(cells: list[Any]) -> None
 
 
 def test_the_page_and_the_schema_list_the_columns() -> None:
-    """So that nobody has to guess a type."""
+    """Users need not guess types."""
     rows = table(DOCS / "batch.md", "column")
     listed = [row[0].strip("`") for row in rows]
     assert [name for name in listed if name in EMPTY_LINE][-len(EMPTY_LINE) :] == list(EMPTY_LINE)

@@ -1,4 +1,4 @@
-"""Manifests as users read them: with the calls that docs/batch.md shows, at a length where guessing goes wrong."""
+"""Readers of manifests, with the calls of docs/batch.md, and enough lines for wrong guesses of types."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from deepshi_provider.journal.entries import Owner
 pytestmark = pytest.mark.slow
 
 ROWS = 30_000
-#: DuckDB guesses types from so many lines.
+#: Number of lines from which DuckDB guesses types.
 SAMPLE = 20_480
-#: That readers like to take for numbers, dates, times, or nothing.
+#: Texts that readers may read as numbers, dates, times or null.
 ODD = ["007", "1_2", "2024-01-01", "12:30", "nul\x00byte", "null", "NaN", "1e5", "true", "🚗", 'a "quoted", key']
 
 
-#: Columns of which every cell is compared.
+#: Columns whose cells are all compared.
 COMPARED = ("key", "uris", "cost_usd", "may_have_cost_usd", "size_bytes", "seed", "error", "sku", "price", "late")
 
 
@@ -84,7 +84,7 @@ def write(path: Path, keys: list[str]) -> None:
 
 @pytest.fixture(scope="module", params=["numbers", "dates", "odd"])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder with both manifests as a batch writes them, and their keys."""
+    """A folder with both manifests of a batch, and their keys."""
     folder = tmp_path_factory.mktemp("manifest")
     keys = [key_of(number, request.param) for number in range(ROWS)]
     for name in ("manifest.jsonl", "manifest.parquet"):
@@ -96,7 +96,7 @@ COMPARED = ("key", "uris", "cost_usd", "may_have_cost_usd", "size_bytes", "seed"
 
 
 def is_same(found: Any, expected: Any) -> bool:
-    """Whether a reader's cell is the row's; JSON has one kind of number, so money may come as a float."""
+    """Whether a reader's cell equals the row's; from JSON, money may be a float."""
     if isinstance(expected, list):
         return list(found) == expected
     if expected is None:
@@ -202,7 +202,7 @@ def test_spark_reads_the_same_from_both(written: tuple[Path, list[str]], spark: 
 def spark() -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
-    logging.getLogger("py4j").setLevel(logging.WARNING)  # at its end there is no log
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # no log stream is left at its end
 
     address = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     quiet = {"spark.ui.enabled": "false", "spark.sql.session.timeZone": "UTC"}
@@ -227,7 +227,7 @@ def test_parquet_has_the_types_of_carried_columns(written: tuple[Path, list[str]
     assert str(schema.field("key").type) == "string"
 
 
-def test_what_duckdb_guesses_is_wrong(written: tuple[Path, list[str]]) -> None:
-    """Why the page names the types; if this fails, the page may become shorter."""
+def test_types_guessed_by_duckdb_are_wrong(written: tuple[Path, list[str]]) -> None:
+    """The reason why the docs page names the types; if this fails, the page can be shortened."""
     guessed = duckdb.read_json(str(written[0] / "manifest.jsonl"))
     assert guessed.filter("error IS NOT NULL").fetchall() == []

@@ -1,4 +1,4 @@
-"""A refusal slows the whole batch down, once, and success speeds it up again."""
+"""A rate limit slows the whole batch down once, and successes speed it up again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.places import Place
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_rate_limit_slows_the_batch_down_together(emulator: Emulator, local: Place) -> None:
+def test_a_rate_limit_slows_the_whole_batch_down(emulator: Emulator, local: Place) -> None:
     emulator.settings(rate_limit=5)
     value = result_of(batch(local, rows_of(100), max_concurrency=50))
     assert counts(value) == (100, 0, 0, 0)
@@ -53,7 +53,7 @@ def test_the_pace_is_cut_once_per_round_of_refusals() -> None:
     assert asyncio.run(scenario()) == [START, FIRST_CUT, FIRST_CUT, FIRST_CUT, 2 * FIRST_CUT]
 
 
-def test_each_request_makes_it_faster_until_the_first_refusal() -> None:
+def test_each_request_raises_the_pace_until_the_first_refusal() -> None:
     async def scenario() -> list[float]:
         pace = Pace()
         sent = [await pace.turn() for _ in range(200)]
@@ -67,7 +67,7 @@ def test_each_request_makes_it_faster_until_the_first_refusal() -> None:
     assert asyncio.run(scenario()) == [FASTEST, FIRST_CUT, FIRST_CUT * RECOVERY]
 
 
-def test_nobody_sends_before_the_time_that_the_server_named() -> None:
+def test_no_request_is_sent_before_the_servers_retry_after() -> None:
     async def scenario() -> float:
         pace = Pace()
         sent_at = await pace.turn()
@@ -79,7 +79,7 @@ def test_nobody_sends_before_the_time_that_the_server_named() -> None:
     assert asyncio.run(scenario()) >= 0.19
 
 
-def test_the_pace_has_bounds() -> None:
+def test_the_pace_has_limits() -> None:
     async def scenario() -> tuple[float, float]:
         pace = Pace()
         for _ in range(5000):
@@ -105,9 +105,7 @@ def test_the_pace_survives_a_restart(emulator: Emulator, place: Place) -> None:
     assert (again < first, taken(emulator)) == (True, 60 * PRICE)
 
 
-async def test_a_pace_that_is_old_or_cannot_be_read_is_found_anew(
-    local: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_old_or_unreadable_pace_is_not_used(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     store = STORES.at(local.uri)
     assert (await KeptPace.recall(store)).pace.interval == START
     kept = KeptPace(store, Pace())

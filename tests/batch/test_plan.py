@@ -1,4 +1,4 @@
-"""What a batch will buy, and for how much, is known before anything is bought."""
+"""A plan shows what a batch will buy, and its cost, before anything is bought."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ COUNTS = ("new", "changed", "stored", "refused", "undecided")
 
 
 def sized(count: int, sizes: list[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
-    """Rows of these sizes in turn."""
+    """Rows that cycle through these sizes."""
     turn = (sizes[number % len(sizes)] for number in range(count))
     return [row | {"width": w, "height": h} for row, (w, h) in zip(rows_of(count), turn, strict=True)]
 
 
 @pytest.fixture
 def remembering(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The emulator behind a connection that remembers prices."""
+    """The emulator, with a connection that stores prices."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     return emulator
 
@@ -43,7 +43,7 @@ def counts(plan: Plan) -> tuple[int, ...]:
 
 
 def planned(place: Place, rows: Any, **fields: Any) -> Plan:
-    """The plan of a batch, of which nothing is bought or stored."""
+    """Return the plan of a batch; nothing is bought or stored."""
     before = place.names()
     ti, err = ended(batch(place, rows, plan_only=True, **fields), run_id="plan")
     assert err is None
@@ -54,7 +54,7 @@ def planned(place: Place, rows: Any, **fields: Any) -> Plan:
 
 
 @pytest.mark.slow
-def test_the_plan_is_what_is_paid_to_the_last_digit(remembering: Emulator, local: Place) -> None:
+def test_the_plan_equals_what_is_paid_to_the_last_digit(remembering: Emulator, local: Place) -> None:
     elsewhere = {"output_uri": f"{local.uri}/elsewhere"}
     result_of(batch(local, sized(5), **elsewhere))
     before, rows = taken(remembering), sized(1000)
@@ -114,7 +114,7 @@ def test_the_plan_is_one_line_in_log_report_and_sheet(
 
 
 @pytest.mark.parametrize("way", ["blocking", "deferred"])
-def test_plan_only_sends_and_stores_nothing(remembering: Emulator, local: Place, way: str) -> None:
+def test_plan_only_neither_sends_nor_stores_anything(remembering: Emulator, local: Place, way: str) -> None:
     result_of(batch(local, rows_of(4)))
     operator = batch(local, rows_of(10), plan_only="{{ params.plan }}", deferrable=way == "deferred")
     if way == "deferred":
@@ -135,7 +135,7 @@ def test_plan_only_sends_and_stores_nothing(remembering: Emulator, local: Place,
     assert posts(remembering) == 10
 
 
-def test_the_command_line_and_a_dry_run_say_the_same(
+def test_the_command_line_and_a_dry_run_print_the_same_plan(
     remembering: Emulator,
     local: Place,
     tmp_path: Path,
@@ -148,8 +148,8 @@ def test_the_command_line_and_a_dry_run_say_the_same(
     file.write_text("key,prompt\n" + "".join(f"{row['key']},{row['prompt']}\n" for row in rows_of(10)))
     defaults = [f"--default={field}" for field in ("model=deepshi-banana-pro", "width=64", "height=48")]
     assert main(["plan", str(file), "--output-uri", out, *defaults]) == 0
-    said = capsys.readouterr().out.splitlines()[-2:]  # in this process, Airflow's log is on
-    assert said == [
+    printed = capsys.readouterr().out.splitlines()[-2:]  # Airflow logs to stdout in this process
+    assert printed == [
         f"plan: 6 new, 0 changed, 4 stored; about ${6 * PRICE:f}",
         f"  6 at ${PRICE:f}  generate deepshi-banana-pro n=1 width=64 height=48",
     ]
@@ -161,11 +161,11 @@ def test_the_command_line_and_a_dry_run_say_the_same(
     capsys.readouterr()
     batch(local, rows_of(10), output_uri=out).dry_run()
     log = capsys.readouterr().out
-    assert all(line in log for line in said)
+    assert all(line in log for line in printed)
     assert (local.names(), posts(remembering)) == (before, bought)
 
 
-def test_a_dry_run_of_one_picture_says_what_it_costs(
+def test_a_dry_run_of_one_picture_shows_its_cost(
     remembering: Emulator, local: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = generate(output_uri=f"{local.uri}/boat")
@@ -173,9 +173,9 @@ def test_a_dry_run_of_one_picture_says_what_it_costs(
         operator.dry_run()
         execute(operator, TaskInstance(task_id="boat"))
         operator.dry_run()
-    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("plan: ")]
-    assert said[0] == "plan: 1 new, 0 changed, 0 stored; an unknown amount (1 of unknown price)"
-    assert said[-1] == "plan: 0 new, 0 changed, 1 stored; about $0"
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("plan: ")]
+    assert lines[0] == "plan: 1 new, 0 changed, 0 stored; an unknown amount (1 of unknown price)"
+    assert lines[-1] == "plan: 0 new, 0 changed, 1 stored; about $0"
     assert posts(remembering) == 1
 
 
@@ -197,7 +197,7 @@ def test_a_plan_for_a_function_of_one_picture_buys_nothing(remembering: Emulator
         execute(operator, TaskInstance(task_id="boat"), {"plan": "perhaps"})
 
 
-def test_a_batch_that_is_surely_over_its_budget_buys_nothing_at_all(emulator: Emulator, local: Place) -> None:
+def test_a_batch_certainly_over_its_budget_buys_nothing(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(2), **BANANA))
     rows = rows_of(12)
     ti, err = ended(batch(local, rows, **BANANA, max_cost_usd="0.2"), run_id="tuesday")
@@ -217,7 +217,7 @@ def test_a_batch_that_is_surely_over_its_budget_buys_nothing_at_all(emulator: Em
     assert result_of(exactly, run_id="tuesday", try_number=3)["created"] == 10
 
 
-def test_what_earlier_tries_have_spent_is_not_left(emulator: Emulator, local: Place) -> None:
+def test_costs_of_earlier_tries_reduce_the_budget(emulator: Emulator, local: Place) -> None:
     ended(batch(local, rows_of(10), **BANANA, max_cost_usd="0.2"))
     assert taken(emulator) == Decimal("0.195")
     ti, err = ended(batch(local, rows_of(10), **BANANA, max_cost_usd="0.3"), try_number=2)
@@ -226,7 +226,7 @@ def test_what_earlier_tries_have_spent_is_not_left(emulator: Emulator, local: Pl
     assert taken(emulator) == Decimal("0.195")
 
 
-def test_a_plan_over_the_budget_is_told_and_is_no_failure(
+def test_a_plan_over_the_budget_is_reported_and_does_not_fail(
     emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     result_of(batch(local, rows_of(1), **BANANA))
@@ -246,7 +246,7 @@ def test_rows_that_preflight_or_max_resends_refuse_cost_nothing(emulator: Emulat
     assert counts(planned(local, rows, **{**fields, "max_resends": 1})) == (1, 0, 3, 1, 0)
 
 
-def test_what_a_fallback_would_serve_is_planned_at_its_price(emulator: Emulator, local: Place) -> None:
+def test_rows_for_a_fallback_are_planned_at_its_price(emulator: Emulator, local: Place) -> None:
     fallbacks = [{"model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}]
     fields: dict[str, Any] = {"model": "no-such-model", "fallbacks": fallbacks, "preflight": "error"}
     result_of(batch(local, rows_of(2), **fields))
@@ -254,7 +254,7 @@ def test_what_a_fallback_would_serve_is_planned_at_its_price(emulator: Emulator,
     assert (counts(plan), plan.low_usd) == ((3, 0, 2, 0, 0), Decimal("0.117"))
 
 
-def test_images_that_are_gone_or_replaced_are_planned_anew(emulator: Emulator, local: Place) -> None:
+def test_deleted_or_replaced_images_are_planned_again(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(4)))
     local.delete("row-1-0.png")
     assert counts(planned(local, rows_of(4))) == (0, 1, 3, 0, 0)
@@ -262,9 +262,7 @@ def test_images_that_are_gone_or_replaced_are_planned_anew(emulator: Emulator, l
     assert counts(planned(local, [])) == (0, 0, 0, 0, 0)
 
 
-def test_edits_are_compared_for_a_plan_and_left_open_for_a_purchase(
-    emulator: Emulator, local: Place, tmp_path: Path
-) -> None:
+def test_a_plan_compares_edits_and_a_batch_leaves_them_open(emulator: Emulator, local: Place, tmp_path: Path) -> None:
     inputs = LocalPlace(tmp_path / "inputs")
     result_of(batch(inputs, rows_of(3)))
     images = [f"{inputs.uri}/row-{number}-0.png" for number in range(3)]

@@ -1,4 +1,4 @@
-"""A batch is restartable at any moment, and thousands of rows that are done cost neither money nor much time."""
+"""A batch can be restarted at any moment, and thousands of finished rows cost neither money nor much time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ MB = 2**20
 
 
 def arguments(place: Place, **more: Any) -> dict[str, Any]:
-    """A batch's, as JSON."""
-    said = {
+    """Arguments of a batch, as JSON values."""
+    defaults = {
         "task_id": "catalog",
         "width": 64,
         "height": 48,
@@ -46,23 +46,23 @@ def arguments(place: Place, **more: Any) -> dict[str, Any]:
         "output_conn_id": place.conn_id,
         "preflight": "off",
     }
-    return {**said, **more}
+    return {**defaults, **more}
 
 
 @contextmanager
-def started(said: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """The batch in a process of its own, working."""
-    with start_module("tests.support.run_operator", json.dumps(said)) as process:
+def started(fields: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """A running batch in its own process."""
+    with start_module("tests.support.run_operator", json.dumps(fields)) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def told_by(said: dict[str, Any]) -> dict[str, Any]:
-    """What a batch in a process of its own told in the end."""
-    told: dict[str, Any] = json.loads(last_line_of(start_module("tests.support.run_operator", json.dumps(said))))
-    return told
+def result_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Run a batch in its own process and return its results."""
+    result: dict[str, Any] = json.loads(last_line_of(start_module("tests.support.run_operator", json.dumps(fields))))
+    return result
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -71,48 +71,48 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("file", 200), pytest.param("s3", 50, marks=pytest.mark.s3)])
-def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
+def test_a_batch_killed_halfway_resumes_where_it_was(
     emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int
 ) -> None:
     place = new_place(kind)
     rows = rows_of(count)
     at_once = count // 10
-    said = arguments(place, requests_uri=jsonl(tmp_path / "rows.jsonl", rows), max_concurrency=at_once)
+    fields = arguments(place, requests_uri=jsonl(tmp_path / "rows.jsonl", rows), max_concurrency=at_once)
     emulator.settings(latency=0.5)
-    with started(said) as process:
+    with started(fields) as process:
         wait_until(lambda: emulator.stats()["images"] >= count // 2)
         process.kill()
         process.wait()
     wait_until(lambda: emulator.stats()["in_flight"] == 0)
-    for name in state(place, "lease"):  # else the next try waits until the sign of life is too old
+    for name in state(place, "lease"):  # otherwise the next try waits until the lease has expired
         place.delete(name)
     emulator.settings(latency=0)
-    told = told_by({**said, "identity": {"try_number": 2}})
-    value = told["xcoms"]["return_value"]
+    result = result_of({**fields, "identity": {"try_number": 2}})
+    value = result["xcoms"]["return_value"]
     stats = emulator.stats()
     assert count <= stats["posts"] <= count + at_once
     assert stats["peak_in_flight"] <= at_once
     assert (value["created"], value["failed"], value["skipped"]) == (count, 0, 0)
-    # A claim comes before its request: some of the claims were of requests that had not been sent yet.
+    # A claim precedes its request, so some claims belong to requests that were not sent yet.
     assert 0 < stats["posts"] - count <= value["unknown_outcomes"] <= at_once
     assert len([name for name in place.names() if name.endswith("-0.png")]) == count
     lines = lines_of(place)
     assert statuses(lines) == {"created": count}
     assert cost_of(lines) == count * PRICE
-    assert value["cost_usd"] == float(count * PRICE) == told["xcoms"]["cost_usd"]
+    assert value["cost_usd"] == float(count * PRICE) == result["xcoms"]["cost_usd"]
     entries = emulator.requests()
     halves = [entry for entry in entries if not entry["fields"]]
-    # The kill can fall between the head and the body of a request, which the server then neither serves nor charges.
+    # The kill may come between head and body of a request, which the server then neither serves nor charges.
     assert {(entry["outcome"], entry["cost_usd"]) for entry in halves} <= {("disconnected", None)}
-    # Whatever arrived as a whole was paid for, whether or not its client lived to see the answer.
+    # Every request that arrived whole was paid for, whether or not its client received the answer.
     wait_until(lambda: emulator.stats()["images"] == len(entries) - len(halves))
-    # No row was bought again without its record saying so, and the sheet covers all that the server took.
+    # Each repeated purchase is in its record, and the sheet covers all that the server charged.
     bought = Counter(entry["prompt"] for entry in entries if entry["fields"])
     records = [json.loads(line)[1] for line in place.read(f"{STATE}/index.jsonl").splitlines()]
     unknown = {record["images"][0]["uri"].rpartition("/")[2]: record["unknown_outcomes"] for record in records}
     again = {f"{row['key']}-0.png": bought[row["prompt"]] - 1 for row in rows}
     assert {name: count for name, count in again.items() if count > unknown[name]} == {}
-    sheet = CostSheet.model_validate(told["xcoms"][XCOM_KEY])
+    sheet = CostSheet.model_validate(result["xcoms"][XCOM_KEY])
     assert sheet.unknown_outcomes == sum(unknown.values()) == value["unknown_outcomes"]
     assert sheet.cost_usd is not None
     assert sheet.may_have_cost_usd is not None
@@ -120,7 +120,7 @@ def test_a_batch_that_is_killed_at_half_goes_on_where_it_was(
 
 
 class Seeder:
-    """Leaves behind what a batch of another task has bought, without buying it: through the project's own classes."""
+    """Creates the objects that another task's batch would leave, through the project's own classes, without buying."""
 
     def __init__(self, place: Place, account: str) -> None:
         self._journal = DirectoryJournal(STORES.at(place.uri, place.conn_id))
@@ -176,21 +176,19 @@ def seed(place: Place, rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(("kind", "count"), [("file", 1_000), pytest.param("s3", 50, marks=pytest.mark.s3)])
 @pytest.mark.timeout(600)
-def test_rows_that_are_done_cost_nothing(
-    emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int
-) -> None:
+def test_finished_rows_cost_nothing(emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int) -> None:
     place = new_place(kind)
     rows = rows_of(count)
     seed(place, rows)
-    said = arguments(place, requests_uri=jsonl(tmp_path / "rows.jsonl", rows), max_concurrency=16)
+    fields = arguments(place, requests_uri=jsonl(tmp_path / "rows.jsonl", rows), max_concurrency=16)
     warm = {**arguments(new_place(kind)), "requests": rows[:3], "task_id": "warm_up"}
-    first = told_by({**said, "warm_up": warm, "identity": {"run_id": "monday"}})
+    first = result_of({**fields, "warm_up": warm, "identity": {"run_id": "monday"}})
     assert posts(emulator) == 3, "those of the warm-up"
     value = first["xcoms"]["return_value"]
     assert (value["reused"], value["created"], value["cost_usd"]) == (count, 0, 0.0)
     assert f"{STATE}/index.jsonl" in place.names()
 
-    second = told_by({**said, "warm_up": warm, "identity": {"run_id": "tuesday"}})
+    second = result_of({**fields, "warm_up": warm, "identity": {"run_id": "tuesday"}})
     assert (second["xcoms"]["return_value"]["reused"], posts(emulator)) == (count, 3)
     for name, run in (("without", first), ("with", second)):
         log.info("%s: %s rows %s index: %.1f s, %d bytes", kind, count, name, run["seconds"], run["grown_bytes"])
@@ -199,7 +197,7 @@ def test_rows_that_are_done_cost_nothing(
     for number in range(25):
         rows[number * count // 25]["prompt"] += ", changed"
     jsonl(tmp_path / "rows.jsonl", rows)
-    third = told_by({**said, "identity": {"run_id": "wednesday"}})
+    third = result_of({**fields, "identity": {"run_id": "wednesday"}})
     value = third["xcoms"]["return_value"]
     assert (value["reused"], value["created"], posts(emulator)) == (count - 25, 25, 28)
     assert value["cost_usd"] == float(25 * PRICE)
@@ -211,19 +209,19 @@ def test_rows_that_are_done_cost_nothing(
 def test_a_large_file_of_rows_takes_no_more_memory(
     emulator: Emulator, local: Place, tmp_path: Path, ending: str
 ) -> None:
-    """The limit of 0 USD ends the batch before its first request, so this is all about the rows."""
+    """The limit of 0 USD ends the batch before its first request, so only reading the rows is measured."""
     few, many = tmp_path / f"few.{ending}", tmp_path / f"rows.{ending}"
     write_rows(few, 3)
     write_rows(many, 20_000)
     warm_up = {**arguments(local, requests_uri=few.as_uri()), "task_id": "warm_up"}
-    told = told_by({**arguments(local, requests_uri=many.as_uri(), max_cost_usd=0), "warm_up": warm_up})
-    assert "19997 of 20000 rows were not started" in told["error"]
-    assert told["grown_bytes"] < 30 * MB
+    result = result_of({**arguments(local, requests_uri=many.as_uri(), max_cost_usd=0), "warm_up": warm_up})
+    assert "19997 of 20000 rows were not started" in result["error"]
+    assert result["grown_bytes"] < 30 * MB
     assert posts(emulator) == 3, "those of the warm-up"
 
 
 def write_rows(path: Path, count: int) -> None:
-    """A file of rows without keys, which are the harder ones."""
+    """A file of rows without keys, which take more memory."""
     import pyarrow
     import pyarrow.parquet
 

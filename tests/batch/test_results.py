@@ -1,4 +1,4 @@
-"""What a batch buys, what it leaves alone, and what it tells."""
+"""What a batch buys, what it reuses, and what it reports."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_a_batch_buys_each_row_once(emulator: Emulator, place: Place) -> None:
     assert posts(emulator) == 20
 
 
-def test_tomorrow_only_what_changed_is_bought(emulator: Emulator, place: Place) -> None:
+def test_the_next_run_buys_only_changed_rows(emulator: Emulator, place: Place) -> None:
     rows = rows_of(20)
     result_of(batch(place, rows))
-    tomorrow = [*rows[5:], {"key": "new", "prompt": "a new boat"}]  # the first five are gone
+    tomorrow = [*rows[5:], {"key": "new", "prompt": "a new boat"}]  # the first five images are missing
     tomorrow[0] = {**tomorrow[0], "prompt": "another boat"}
     value = result_of(batch(place, tomorrow), run_id="tuesday")
     assert counts(value) == (2, 14, 0, 0)
@@ -89,14 +89,14 @@ def test_a_retry_and_a_clear_cost_nothing(emulator: Emulator, place: Place) -> N
     assert posts(emulator) == 5
 
 
-def test_reuse_off_buys_anew_in_each_try(emulator: Emulator, local: Place) -> None:
+def test_reuse_off_buys_again_in_each_try(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(3)))
     value = result_of(batch(local, rows_of(3), reuse=False), try_number=2)
     assert (posts(emulator), counts(value)) == (6, (3, 0, 0, 0))
     assert value["cost_usd"] == float(6 * PRICE) == float(cost_of(lines_of(local))), "the first try was paid for too"
 
 
-def test_an_image_that_is_gone_is_bought_anew(emulator: Emulator, place: Place) -> None:
+def test_a_missing_image_is_bought_again(emulator: Emulator, place: Place) -> None:
     result_of(batch(place, rows_of(4)))
     place.delete("row-1-0.png")
     place.write("row-2-0.png", b"cut")
@@ -150,9 +150,9 @@ KEYS = [
 ]
 
 
-def test_keys_that_are_unsafe_in_paths_keep_apart(emulator: Emulator, place: Place) -> None:
+def test_keys_that_are_unsafe_in_paths_stay_distinct(emulator: Emulator, place: Place) -> None:
     rows = [{"key": key, "prompt": f"prompt {number}"} for number, key in enumerate(KEYS)]
-    # An n above 1 makes names that end in -1.
+    # With an n above 1, names end in -1.
     rows[KEYS.index("cup")] |= {"model": "flux-2-pro", "n": 2}
     result_of(batch(place, rows))
     lines = lines_of(place)
@@ -234,7 +234,7 @@ def test_mistakes_in_arguments_are_found_before_anything_is_paid(
     assert (ti.xcoms, posts(emulator)) == ({"cost_usd": 0.0}, 0)
 
 
-def test_a_file_that_is_not_there_is_no_empty_file(emulator: Emulator, local: Place) -> None:
+def test_a_missing_file_is_not_an_empty_one(emulator: Emulator, local: Place) -> None:
     _, err = ended(batch(local, requests_uri=f"{local.uri}/rows.jsonl"))
     assert "rows.jsonl" in str(err)
     assert posts(emulator) == 0
@@ -283,7 +283,7 @@ def test_the_manifest_is_a_table_with_one_schema(emulator: Emulator, local: Plac
     ]
 
 
-def test_the_directory_tells_what_is_true_and_the_index_is_a_cache(emulator: Emulator, place: Place) -> None:
+def test_the_directory_is_the_truth_and_the_index_a_cache(emulator: Emulator, place: Place) -> None:
     result_of(batch(place, rows_of(8)))
     index = "_deepshi/index.jsonl"
     whole = place.read(index)
@@ -299,9 +299,7 @@ def test_the_directory_tells_what_is_true_and_the_index_is_a_cache(emulator: Emu
     assert posts(emulator) == 8
 
 
-def test_a_record_that_the_index_remembers_and_the_user_has_deleted_does_not_count(
-    emulator: Emulator, place: Place
-) -> None:
+def test_a_deleted_record_that_is_still_in_the_index_does_not_count(emulator: Emulator, place: Place) -> None:
     result_of(batch(place, rows_of(2)))
     for name in place.names():
         if name.startswith("_deepshi/row-1."):
@@ -310,7 +308,7 @@ def test_a_record_that_the_index_remembers_and_the_user_has_deleted_does_not_cou
     assert posts(emulator) == 3
 
 
-def test_a_record_that_cannot_be_read_is_not_taken_for_none(emulator: Emulator, place: Place) -> None:
+def test_an_unreadable_record_does_not_count_as_missing(emulator: Emulator, place: Place) -> None:
     result_of(batch(place, rows_of(3)))
     (record,) = [name for name in state(place, "record") if "row-1." in name]
     place.write(record, b"{")
@@ -341,7 +339,7 @@ def test_templates_and_defaults_reach_the_rows(emulator: Emulator, local: Place)
     }
 
 
-def test_preflight_refuses_rows_before_they_are_paid_for(emulator: Emulator, local: Place) -> None:
+def test_preflight_refuses_rows_before_payment(emulator: Emulator, local: Place) -> None:
     rows = [*rows_of(2), {"key": "long", "prompt": "x" * 9000}, {"key": "many", "prompt": "p", "n": 2}]
     value = result_of(batch(local, rows, preflight="error", on_error="partial"))
     assert counts(value) == (2, 0, 2, 0)
@@ -350,7 +348,7 @@ def test_preflight_refuses_rows_before_they_are_paid_for(emulator: Emulator, loc
     assert emulator.stats()["by_path"]["/v1/models"] == 1, "the catalog is read once"
 
 
-def test_banana_costs_what_it_says(emulator: Emulator, local: Place) -> None:
+def test_the_emulators_banana_price_is_the_expected_one(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(2), **BANANA))
     assert statuses(lines_of(local)) == {"created": 2}
     assert taken(emulator) == Decimal("0.078") == cost_of(lines_of(local))

@@ -1,4 +1,4 @@
-"""Rows come from lists and files; each is checked before anything is paid."""
+"""Rows come from lists and files, and each is checked before anything is paid."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def parquet(rows: Sequence[Any]) -> bytes:
 
 
 def twice() -> bytes:
-    """A Parquet file with two columns of one name, as joins make them."""
+    """A Parquet file with two columns of one name, as a join can produce."""
     file = io.BytesIO()
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
     pyarrow.parquet.write_table(table, file)
     return file.getvalue()
 
 
-def test_a_row_takes_the_defaults_that_it_does_not_name() -> None:
+def test_a_row_takes_the_defaults_of_fields_it_does_not_set() -> None:
     ((key, fields),) = checked({"key": 7, "prompt": "a cup", "width": "64"}, width=32, height=48)
     assert key == "7"
     assert fields == {
@@ -62,13 +62,13 @@ def test_a_row_takes_the_defaults_that_it_does_not_name() -> None:
 
 
 @pytest.mark.parametrize("empty", [None, "", float("nan")])
-def test_an_empty_cell_is_no_value(empty: Any) -> None:
+def test_an_empty_cell_is_a_missing_value(empty: Any) -> None:
     """Parquet has nulls, CSV has empty strings, and pandas has NaN."""
     ((key, fields),) = checked({"key": empty, "prompt": empty, "seed": empty, "images": empty}, prompt="a default")
     assert (len(key), fields["prompt"], "seed" in fields) == (16, "a default", False)
 
 
-def test_a_row_without_key_is_named_by_what_it_asks_for() -> None:
+def test_the_key_of_a_row_without_one_depends_on_its_request() -> None:
     plain = key_of({"prompt": "a cup"})
     assert re.fullmatch("[0-9a-f]{16}", plain)
     assert key_of({"prompt": "a cup"}, stream=False) == plain, "how the answer travels does not count"
@@ -127,7 +127,7 @@ def test_extra_params_are_an_object_or_its_text() -> None:
         ({"prompt": "p", "key": "\udfff"}, "Row 2: key has an unpaired surrogate"),
     ],
 )
-def test_a_row_that_cannot_be_a_request_is_named(row: Any, message: str) -> None:
+def test_an_error_names_the_row_that_is_no_valid_request(row: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         checked({"key": "fine", "prompt": "a cup"}, row)
     assert raised.value.message.startswith(message)
@@ -246,13 +246,13 @@ def test_parquet_columns_keep_their_types() -> None:
         ("rows.parquet", parquet(ROWS)[:-20], "rows.parquet is not a Parquet file: "),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused(name: str, data: bytes, message: str) -> None:
+def test_a_file_that_does_not_match_its_name_is_refused(name: str, data: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         list(check_rows(read(name, data), DEFAULTS, None))
     assert raised.value.message.startswith(message)
 
 
-def test_a_line_that_does_not_end_is_not_read_to_its_end() -> None:
+def test_an_endless_line_is_not_read_to_its_end() -> None:
     class Endless(io.RawIOBase):
         given = 0
 

@@ -1,4 +1,4 @@
-"""Rows come from databases: as they are in the table, one by one, and nothing is bought if the query is wrong."""
+"""Rows come from databases unchanged, one by one, and nothing is bought if the query is wrong."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "kind", "message"), WRONG, ids=[message[:30] for _, _, message in WRONG])
-def test_a_query_that_cannot_be_used_buys_nothing(
+def test_an_unusable_query_buys_nothing(
     emulator: Emulator, local: Place, shop: Path, fields: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     ti, err = ended(batch(local, **{"requests_sql": "SELECT * FROM products", **ASKED, **fields}))
@@ -110,7 +110,7 @@ def test_queries_and_prompts_may_be_files_beside_the_dag(
 
 
 @pytest.mark.parametrize("resolved", [True, False])
-def test_texts_that_only_end_like_a_file_stay_texts(
+def test_texts_that_only_end_like_a_file_name_stay_texts(
     emulator: Emulator, local: Place, tmp_path: Path, resolved: bool
 ) -> None:
     rows = [{"key": "notes.txt", "prompt": "page.md"}, {"prompt": "a sign that says readme.md"}]
@@ -143,7 +143,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.mark.load  # PostgreSQL is large to install
-def test_a_large_table_is_bought_by_what_changed_and_read_piece_by_piece(
+def test_a_large_table_is_read_in_pieces_and_only_changes_are_bought(
     emulator: Emulator, local: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", f"postgres://{postgres.address}")

@@ -1,4 +1,4 @@
-"""Templates over columns: a column's text is put in as it is, and nothing that a row holds is ever carried out."""
+"""Templates over columns: a column's text is inserted unchanged, and no content of a row is ever executed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def refused(row: Any, **defaults: Any) -> str:
         ("no column at all", "no column at all"),
     ],
 )
-def test_a_column_is_found_by_its_whole_name(template: str, text: str) -> None:
+def test_a_column_is_found_by_its_full_name(template: str, text: str) -> None:
     row = {"name": "cup", "colour": "red", "two words": "spaces", "a.b": "dots", "0": "zero", "🚗": "car"}
     row |= {"x!r": "bang", "y:>10": "colon"}
     types = {"price": Decimal("1.50"), "count": 7, "yes": True, "day": date(2026, 1, 2)}
@@ -68,13 +68,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:12])
-def test_what_a_cell_holds_is_plain_text(text: str) -> None:
+def test_the_content_of_a_cell_is_plain_text(text: str) -> None:
     assert fields_of({"name": text, "secret": "s"}, prompt="a {name}!")["prompt"] == f"a {text}!"
     assert fields_of({"prompt": text, "secret": "s"})["prompt"] == text, "a row's own prompt is no template"
 
 
 @given(st.text(alphabet="{}ab.[]!: \x00🚗", max_size=20), st.text(alphabet="{}ab", min_size=1, max_size=8))
-def test_a_template_either_is_refused_or_holds_exactly_its_cells(template: str, cell: str) -> None:
+def test_a_template_is_refused_or_contains_exactly_its_cells(template: str, cell: str) -> None:
     row = dict.fromkeys(("a", "b", "ab"), cell)
     try:
         made = filled(template, row)
@@ -88,7 +88,7 @@ def test_a_template_either_is_refused_or_holds_exactly_its_cells(template: str, 
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_doubling_braces_makes_any_text_plain(text: str) -> None:
+def test_doubled_braces_make_any_text_literal(text: str) -> None:
     assert filled(text.replace("{", "{{").replace("}", "}}"), {}) == text
 
 
@@ -118,7 +118,7 @@ def test_a_row_that_a_template_cannot_read_is_named(template: str, message: str)
 
 
 @pytest.mark.parametrize("template", ["{", "}", "{}", "a {name", "a name}", "{a{name}}", "{{name}", "{name}}", "{{{"])
-def test_a_text_that_is_no_template_is_refused_and_says_how_to_write_braces(template: str) -> None:
+def test_an_invalid_template_is_refused_with_a_hint_on_braces(template: str) -> None:
     message = refused({"name": "cup"}, prompt=template)
     assert message.startswith("Row 1: prompt: the template has ")
     assert message.endswith("Write {{ and }} for braces")
@@ -160,17 +160,17 @@ def test_any_field_may_be_a_template() -> None:
     }
 
 
-def test_a_row_that_names_a_field_itself_counts_more_than_the_template() -> None:
+def test_a_field_set_by_the_row_wins_over_the_template() -> None:
     row = {"prompt": "its own", "name": "cup"}
     assert fields_of(row, prompt="a {name}")["prompt"] == "its own"
     assert fields_of({"prompt": "", "name": "cup"}, prompt="a {name}")["prompt"] == "a cup", "an empty cell is no value"
 
 
-def test_a_template_that_reads_its_own_column_is_put_around_it() -> None:
+def test_a_template_that_reads_its_own_column_wraps_it() -> None:
     assert fields_of({"prompt": "a cup"}, prompt="{prompt}, watercolour")["prompt"] == "a cup, watercolour"
     assert "there is no column 'prompt'" in refused({"name": "cup"}, prompt="{prompt}, watercolour")
 
 
-def test_columns_that_templates_read_need_not_be_carried() -> None:
+def test_columns_used_by_templates_need_not_be_carried() -> None:
     ((_, fields, carried),) = check_rows([{"name": "cup"}], {**DEFAULTS, "prompt": "a {name}"}, None)
     assert (fields["prompt"], carried) == ("a cup", {})
