@@ -1,4 +1,4 @@
-"""What a paid answer says and holds reaches record, manifest, XCom and log, whatever else is in it."""
+"""Everything usable in a paid answer reaches record, manifest, XCom and log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Serve = Callable[[Any], AnsweringServer]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts a server, as the connection ``deepshi_default``."""
+    """Start a server behind the connection ``deepshi_default``."""
     running = []
 
     def start(answer: Any) -> AnsweringServer:
@@ -101,7 +101,7 @@ HOSTILE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("usage", HOSTILE.values(), ids=HOSTILE)
-async def test_what_is_kept_of_an_answer_is_bounded(serve: Serve, local: LocalPlace, usage: dict[str, Any]) -> None:
+async def test_stored_parts_of_an_answer_are_bounded(serve: Serve, local: LocalPlace, usage: dict[str, Any]) -> None:
     serve(Answer(body=answer_text(PNG, usage={**usage, "cost": 0.000135}, model="m" * 5000, created=2**70)))
     job = make_job(local)
     manifest = await run(job)
@@ -119,7 +119,7 @@ COSTS = ["1E-20000000", "1E-9999999999", "1E+9999999999", "9" * 5000, "0." + "0"
 
 
 @pytest.mark.parametrize("cost", COSTS, ids=range(len(COSTS)))
-async def test_a_cost_that_cannot_be_one_is_not_reported(serve: Serve, local: LocalPlace, cost: str) -> None:
+async def test_an_impossible_cost_is_not_reported(serve: Serve, local: LocalPlace, cost: str) -> None:
     server = serve(Answer(body=answer_text(PNG, usage={"cost": {"total_cost": cost}})))
     manifest = await run(make_job(local))
     assert (manifest.status, manifest.cost_usd, server.posts) == ("success", None, 1)

@@ -1,7 +1,7 @@
-"""Random answers through whole jobs, whose server keeps its own books.
+"""Random answers through whole jobs, compared with what the server charged.
 
-Never a raw exception, never a hang, and for every answer: what was taken is what is recorded and what is told as
-possible, blocking and deferred, alone and in a batch.
+Never a raw exception, never a hang, and for every answer the charge is what is recorded and reported, or within the
+reported range, for blocking and deferred tasks, single requests and batches.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tests.triggers.test_images import event_of, trigger_for
 pytestmark = pytest.mark.slow
 
 COUNT = int(os.environ.get("DEEPSHI_TEST_ANSWERS", "500"))
-#: Parts of the answers, so that several workers may share them.
+#: Parts of the answers, which several workers can share.
 PARTS = 5
 ROWS = 25
 
 
 def check_books(sheet: CostSheet, taken: Decimal) -> None:
-    """What the server took is what the sheet says, as a range where it is in doubt."""
+    """Check that the sheet has what the server charged, or a range that includes it."""
     least = sheet.cost_usd or Decimal(0)
     if not sheet.untold + sheet.unknown_outcomes:
         assert least == taken
@@ -58,7 +58,7 @@ def check_records(place: LocalPlace, sheet: CostSheet) -> None:
 
 
 async def outcome(place: LocalPlace, request: dict[str, Any], *, deferred: bool) -> tuple[CostSheet, dict[str, Any]]:
-    """Run a job, as a blocking task or as a trigger does; return its cost sheet and its error."""
+    """Run a job like a blocking task or a trigger; return its cost sheet and its error."""
     if deferred:
         event = await asyncio.wait_for(event_of(await trigger_for(place, **request)), 60)
         assert len(json.dumps(event)) < 5_000
@@ -68,7 +68,7 @@ async def outcome(place: LocalPlace, request: dict[str, Any], *, deferred: bool)
     else:
         manifest = await asyncio.wait_for(run_job(make_job(place, **request)), 60)
     assert len(json.dumps(manifest.as_xcom())) < 40_000
-    heads = {picture[:3] for picture in PICTURES}  # what is taken out of the middle of a JPEG's data leaves no trace
+    heads = {picture[:3] for picture in PICTURES}  # bytes missing in the middle of a JPEG's data cannot be noticed
     assert {place.read(image.uri.rpartition("/")[2])[:3] for image in manifest.images} <= heads
     assert manifest.costs is not None
     return manifest.costs, manifest.error or {}
@@ -76,7 +76,7 @@ async def outcome(place: LocalPlace, request: dict[str, Any], *, deferred: bool)
 
 @pytest.mark.parametrize("way", ["blocking", "deferred"])
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_any_answer_is_paid_for_as_it_is_told(
+async def test_the_charge_of_any_answer_is_reported(
     part: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended_as = set()
@@ -86,7 +86,7 @@ async def test_any_answer_is_paid_for_as_it_is_told(
         odd = odd_answer(rng, n, stream=stream)
         place = LocalPlace(tmp_path / str(number))
         prompt = str(place.path)
-        asked: list[bytes] = []  # with this very prompt: a port may have been that of another process's server
+        asked: list[bytes] = []  # with this prompt: the port may have belonged to another process's server
 
         def choose(_: int, request: bytes, odd: Odd = odd, prompt: str = prompt, asked: list[bytes] = asked) -> Answer:
             asked += [request] if prompt.encode() in request else []
@@ -110,10 +110,10 @@ async def test_any_answer_is_paid_for_as_it_is_told(
 
 
 @pytest.mark.parametrize("way", ["blocking", "deferred"])
-def test_odd_answers_in_a_batch_take_no_neighbour_along(
+def test_odd_answers_in_a_batch_do_not_affect_other_rows(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every fifth row gets a good answer, and so does whatever is sent again because it was free."""
+    """Every fifth row gets a good answer, and so does every free retry."""
     for number in range(way == "deferred", COUNT // 5 // ROWS, 2):
         place = LocalPlace(tmp_path / str(number))
         books: dict[int, list[Decimal]] = defaultdict(list)
@@ -130,14 +130,14 @@ def test_odd_answers_in_a_batch_take_no_neighbour_along(
         lines = {int(line["key"]): line for line in lines_of(place)}
         assert len(lines) == len(books) == ROWS, "all rows were sent"
         for row, line in lines.items():
-            told = Decimal(str(line["cost_usd"] or 0))
-            assert told <= taken[row], (number, row, line)
+            reported = Decimal(str(line["cost_usd"] or 0))
+            assert reported <= taken[row], (number, row, line)
             assert line["charged"] != "no" or taken[row] == 0, (number, row, line)
-            assert row % 5 or (line["status"], told) == ("created", PRICE), (number, row, line)
+            assert row % 5 or (line["status"], reported) == ("created", PRICE), (number, row, line)
 
 
 def _bookkeeper(number: int, books: dict[int, list[Decimal]]) -> Any:
-    """Return what chooses the answers of a batch, and writes down what was taken for each."""
+    """Return a function that chooses the answers of a batch and notes the charge of each."""
 
     def choose(_: int, request: bytes) -> Answer:
         fields = json.loads(request.partition(b"\r\n\r\n")[2])
@@ -153,7 +153,7 @@ def _bookkeeper(number: int, books: dict[int, list[Decimal]]) -> Any:
 
 
 def _ended_batch(operator: Any, *, deferred: bool) -> tuple[CostSheet, BaseException | None]:
-    """Run a batch to whatever end."""
+    """Run a batch until it succeeds or fails."""
     if not deferred:
         ti, error = ended(operator)
         return ti.sheets[-1], error

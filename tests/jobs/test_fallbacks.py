@@ -1,4 +1,4 @@
-"""What replaces a request is sent after errors that were surely free, and after no others."""
+"""A fallback is sent after errors that were certainly free, and after no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.tasks import TaskInstance, execute, generate
 from tests.support.waiting import until
 
 MODELS = ["deepshi-banana-pro", "flux-2-pro", "deepshi-image-1"]
-#: The emulator's faults are told which request they are for by its prompt.
+#: The prompt selects the request that an emulator's fault applies to.
 PROMPTS = ["first boat", "second boat", "third boat"]
 FALLBACKS = [{"model": model, "prompt": prompt} for model, prompt in zip(MODELS[1:], PROMPTS[1:], strict=True)]
 QUICK = Times(lease=2, heartbeat=0.5, poll=0.1)
@@ -62,7 +62,7 @@ NEVER: list[tuple[Fault, str]] = [
 
 @pytest.fixture(autouse=True)
 def no_retries(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each request is sent once, unless a test wants more."""
+    """Send each request once, unless a test allows retries."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
 
 
@@ -72,7 +72,7 @@ def job(place: Place, **more: Any) -> Job:
 
 
 def fail(emulator: Emulator, fault: Fault, position: int, **more: Any) -> None:
-    """Let a request fail, and all before it for nothing."""
+    """Let a request fail in this way, and all before it with a free error."""
     for prompt in PROMPTS[:position]:
         emulator.fault("status", status=503, prompt=prompt, times=None)
     emulator.fault(fault[0], prompt=PROMPTS[position], **fault[1], **more)
@@ -84,7 +84,7 @@ def prompts(emulator: Emulator) -> list[str]:
 
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("fault", FREE, ids=str)
-async def test_after_an_error_that_was_free_the_next_one_serves(
+async def test_after_a_free_error_the_next_one_is_used(
     emulator: Emulator, local: Place, fault: Fault, position: int
 ) -> None:
     fail(emulator, fault, position)
@@ -117,7 +117,7 @@ async def test_after_any_other_error_nothing_else_is_sent(
 
 
 @pytest.mark.parametrize("fault", FREE, ids=str)
-async def test_if_none_serves_the_error_names_all_and_nothing_was_paid(
+async def test_if_all_fail_the_error_names_each_and_nothing_was_paid(
     emulator: Emulator, local: Place, fault: Fault
 ) -> None:
     fail(emulator, fault, 2)
@@ -129,7 +129,7 @@ async def test_if_none_serves_the_error_names_all_and_nothing_was_paid(
 
 
 @pytest.mark.parametrize("position", [0, 1])
-async def test_a_refused_prompt_falls_back_only_if_the_user_wants_that(
+async def test_a_refused_prompt_falls_back_only_if_the_user_wants_it(
     emulator: Emulator, local: Place, position: int
 ) -> None:
     fail(emulator, REFUSED, position)
@@ -137,7 +137,7 @@ async def test_a_refused_prompt_falls_back_only_if_the_user_wants_that(
     assert (outcome.status, outcome.fallback, posts(emulator)) == ("success", position, position + 2)
 
 
-async def test_the_server_has_its_retries_first(
+async def test_retries_come_before_a_fallback(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = emulator.connection_json(max_retries=2, max_retry_wait=0.01)
@@ -148,7 +148,7 @@ async def test_the_server_has_its_retries_first(
 
 
 @pytest.mark.parametrize(("max_resends", "kind"), [(1, None), (0, "ResendsExhausted")])
-async def test_the_next_try_begins_with_what_may_have_been_paid_for(
+async def test_the_next_try_starts_with_the_request_that_may_have_been_paid_for(
     emulator: Emulator, local: Place, max_resends: int, kind: str | None
 ) -> None:
     fail(emulator, ("cut", {}), 1)
@@ -176,10 +176,10 @@ async def test_a_free_error_after_an_unknown_outcome_is_no_reason_to_fall_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("position", [0, 1])
-async def test_a_killed_process_leaves_no_second_picture_that_nobody_knows_of(
+async def test_a_killed_process_leaves_no_unknown_second_picture(
     emulator: Emulator, local: Place, position: int
 ) -> None:
-    """At 1, the first has failed for nothing: its claim is gone before the second's is there."""
+    """At 1, the first request has failed for free: its claim is removed before the second is created."""
     fail(emulator, ("silence", {"charged": True}), position)
     process: subprocess.Popen[str] = start_module("tests.support.run_job", job(local).model_dump_json())
     await until("the request", lambda: posts(emulator) == position + 1)
@@ -202,10 +202,8 @@ async def test_a_killed_process_leaves_no_second_picture_that_nobody_knows_of(
 
 
 @pytest.mark.slow
-async def test_wherever_a_process_dies_no_picture_is_paid_for_without_being_counted(
-    emulator: Emulator, tmp_path: Path
-) -> None:
-    """It is killed before each change of the directory in turn: those between the two requests are among them."""
+async def test_every_paid_picture_is_counted_wherever_a_process_dies(emulator: Emulator, tmp_path: Path) -> None:
+    """It is killed before each change of the directory in turn, including those between the two requests."""
     between = 0
     for at in itertools.count(1):
         emulator.reset()
@@ -215,7 +213,7 @@ async def test_wherever_a_process_dies_no_picture_is_paid_for_without_being_coun
             break
         between += prompts(emulator) == PROMPTS[:1]
         outcome = await run(job(place, owner={"try_number": 2}), times=Times(lease=0.3, heartbeat=0.1, poll=0.05))
-        if outcome.status == "failed":  # the first request's claim is still there, and goes before all others
+        if outcome.status == "failed":  # the first request's claim still exists and has priority
             assert (error(outcome)["type"], outcome.unknown_outcomes) == ("ServerFailed", 1)
         assert outcome.costs
         paid, doubt = outcome.costs.cost_usd, outcome.costs.may_have_cost_usd
@@ -235,7 +233,7 @@ async def test_a_second_process_waits_for_the_fallback_of_the_first(emulator: Em
     first = asyncio.create_task(run(job(local), times=QUICK))
     await until("the fallback", lambda: prompts(emulator) == PROMPTS[:2] or posts(emulator) == 2)
     second = asyncio.create_task(run(job(local), times=QUICK))
-    await asyncio.sleep(1)  # it would have sent the first request by now, which the server takes again
+    await asyncio.sleep(1)  # otherwise it would already have sent the first request, which the server accepts now
     assert posts(emulator) == 2
     emulator.settings(hold=False)
     outcomes = await asyncio.gather(first, second)
@@ -243,11 +241,11 @@ async def test_a_second_process_waits_for_the_fallback_of_the_first(emulator: Em
     assert posts(emulator) == 2
 
 
-async def test_each_is_checked_by_preflight_before_the_first_is_sent(emulator: Emulator, local: Place) -> None:
+async def test_preflight_checks_all_before_the_first_is_sent(emulator: Emulator, local: Place) -> None:
     wrong = [{"model": "flux-2-pro"}, {"model": "nano-banana-2"}]
     outcome = await run(job(local, fallbacks=wrong, preflight="error"))
-    said = "fallbacks[1]: width is 64, but nano-banana-2 is sized by aspect_ratio and resolution"
-    assert (error(outcome)["type"], said in error(outcome)["message"]) == ("PreflightFailed", True)
+    expected = "fallbacks[1]: width is 64, but nano-banana-2 is sized by aspect_ratio and resolution"
+    assert (error(outcome)["type"], expected in error(outcome)["message"]) == ("PreflightFailed", True)
     right = [wrong[0], {"model": "nano-banana-2", "width": None, "height": None, "aspect_ratio": "4:3"}]
     assert (await run(job(local, fallbacks=right, preflight="error"))).fallback is None
     assert posts(emulator) == 1
@@ -255,7 +253,7 @@ async def test_each_is_checked_by_preflight_before_the_first_is_sent(emulator: E
     assert unlisted.reused
 
 
-async def test_a_model_that_the_key_may_not_use_is_not_even_sent(emulator: Emulator, local: Place) -> None:
+async def test_a_model_that_the_key_may_not_use_is_not_sent(emulator: Emulator, local: Place) -> None:
     outcome = await run(job(local, fields={"model": "not-yours"}, preflight="error"))
     assert (outcome.fallback, prompts(emulator), outcome.sends) == (0, [PROMPTS[1]], 1)
     typo = await run(job(local, fallbacks=[{"model": "not-yours"}], fields={"seed": 2}, preflight="error"))
@@ -272,7 +270,7 @@ async def test_an_edit_falls_back_with_its_images(emulator: Emulator, local: Pla
     assert (outcome.status, outcome.fallback, posts(emulator)) == ("success", 0, 2)
 
 
-async def test_a_budget_counts_the_price_of_what_is_sent(emulator: Emulator, local: Place) -> None:
+async def test_a_budget_counts_the_price_of_the_request_that_is_sent(emulator: Emulator, local: Place) -> None:
     free = await run(job(local, fields={"seed": 1}, owner={"run_id": "a"}))
     emulator.fault("status", status=503, prompt=PROMPTS[0])
     outcome = await run(job(local, owner={"run_id": "b"}, max_cost_usd=free.cost_usd))
@@ -290,11 +288,11 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("fallbacks", "says"), BAD, ids=str)
-def test_a_fallback_that_is_no_request_is_refused_at_the_start(
+def test_an_invalid_fallback_is_refused_at_the_start(
     emulator: Emulator, local: Place, fallbacks: Any, says: str
 ) -> None:
-    said = says.replace("[", r"\[").replace("]", r"\]").replace("?", r"\?")
-    with pytest.raises(Exception, match=said):
+    pattern = says.replace("[", r"\[").replace("]", r"\]").replace("?", r"\?")
+    with pytest.raises(Exception, match=pattern):
         execute(generate(output_uri=local.uri, fallbacks=fallbacks), TaskInstance(task_id="boat"))
     assert posts(emulator) == 0
 
@@ -322,8 +320,8 @@ def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) 
     assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)
 
 
-def test_the_manifest_says_which_request_served_each_row(emulator: Emulator, local: Place) -> None:
-    """Also in the next run, and what it says was asked for is what that request asked for."""
+def test_the_manifest_shows_which_request_was_used_for_each_row(emulator: Emulator, local: Place) -> None:
+    """Also in the next run; the fields of the line are those of that request."""
     emulator.fault("status", status=503, prompt="a jug", times=None)
     rows = [{"key": "cup", "prompt": "a cup"}, {"key": "jug", "prompt": "a jug"}]
     other = {"model": "nano-banana-2", "width": None, "height": None, "aspect_ratio": "4:3", "prompt": "a jar"}
@@ -343,10 +341,10 @@ def test_the_manifest_says_which_request_served_each_row(emulator: Emulator, loc
 
 @pytest.mark.s3
 @pytest.mark.slow
-async def test_two_processes_do_not_send_two_choices_of_one_job(
+async def test_two_processes_do_not_send_two_fallbacks_of_one_job(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first was refused and turns to its fallback; meanwhile the second has sent what the first withdrew."""
+    """The first was refused and goes on to its fallback, while the second has sent the request that was refused."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
     fallbacks = [{"model": "flux-2-pro", "prompt": "another boat"}]
     emulator.fault("status", status=503, delay=2, times=1)

@@ -1,4 +1,4 @@
-"""Cancellations, pauses and outages at the worst moment: after the money was spent."""
+"""Cancellations, pauses and outages at the worst moment: after payment."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ async def test_however_often_it_is_cancelled_a_paid_image_is_stored_first(
 
 
 @pytest.mark.s3
-async def test_process_that_comes_back_after_an_outage_leaves_its_successors_image_alone(
+async def test_process_that_resumes_after_an_outage_keeps_its_successors_image(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
 ) -> None:
     proxy.refuse = r"image-0\.png"
     cut_off = asyncio.create_task(run(make_job(s3_place, output_conn_id=proxy.conn_id)))
     await until("a refused image", lambda: proxy.refused)
-    proxy.refuse = "."  # now it cannot even show that it is alive
+    proxy.refuse = "."  # its heartbeats fail too
     successor = await run(make_job(s3_place))
     assert (successor.status, successor.unknown_outcomes, posts(emulator)) == ("success", 1, 2)
     proxy.refuse = None
@@ -62,7 +62,7 @@ async def test_process_that_comes_back_after_an_outage_leaves_its_successors_ima
     assert stale.task_cost_usd == taken(emulator)
 
 
-async def test_claim_whose_acknowledgement_was_lost_is_ones_own(local: LocalPlace) -> None:
+async def test_claim_whose_response_was_lost_still_belongs_to_the_process(local: LocalPlace) -> None:
     mine, other = (claim_of(lease_owner) for lease_owner in ("one", "other"))
     with Journal(Store(local.uri), "image") as journal:
         assert await journal.claim("image", 1, mine)
@@ -76,7 +76,7 @@ def claim_of(lease_owner: str, heartbeat: int = 0) -> Claim:
     )
 
 
-def test_a_lease_owner_is_not_dead_because_this_process_stalled(local: LocalPlace) -> None:
+def test_a_lease_owner_does_not_expire_because_this_process_stalled(local: LocalPlace) -> None:
     watch = Watch(Store(local.uri), Times(lease=LEASE))
     assert watch.is_fresh("owner", b"1", asked_at=0.0)
     assert watch.is_fresh("owner", b"1", asked_at=LEASE - 0.1)
@@ -84,8 +84,8 @@ def test_a_lease_owner_is_not_dead_because_this_process_stalled(local: LocalPlac
     assert not watch.is_fresh("owner", b"2", asked_at=4 * LEASE)
 
 
-async def test_a_heartbeat_speaks_for_claims_that_are_older_than_it(local: LocalPlace) -> None:
-    """A claim that was made after it may not be listed yet."""
+async def test_a_heartbeat_counts_only_for_claims_older_than_it(local: LocalPlace) -> None:
+    """A newer claim may not be listed yet."""
     store = Store(local.uri)
     async with Lease(store, Times(heartbeat=0.2)) as lease:
         await lease.start()

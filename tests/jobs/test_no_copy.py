@@ -1,4 +1,4 @@
-"""On this machine's disk an image is written once: where it arrives is where it stays."""
+"""On a local disk an image is written once, and never copied."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 def unnamed_files_in(pid: int, directory: Path) -> int:
-    """How many files without a name a process has open in a directory."""
+    """Number of unnamed files that a process has open in a directory."""
     found = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -60,7 +60,7 @@ async def test_image_is_put_in_place_without_a_copy(store: Store, images_dir: Pa
     assert image.stat().st_mode == plain.stat().st_mode
 
 
-async def test_image_that_is_put_in_place_twice_is_whole(store: Store, images_dir: Path) -> None:
+async def test_image_that_is_put_in_place_twice_is_complete(store: Store, images_dir: Path) -> None:
     with Spool(new_file=await store.files()) as spool:
         spool.write(b"picture")
         await publish(store, spool)
@@ -81,13 +81,13 @@ async def test_image_elsewhere_is_copied(store: Store, images_dir: Path, tmp_pat
             assert (images_dir / "image-0.png").read_bytes() == b"picture" * 20_000
 
 
-async def test_store_without_unnamed_files_is_no_error(tmp_path: Path) -> None:
+async def test_store_without_unnamed_files_is_supported(tmp_path: Path) -> None:
     assert await Store(str(tmp_path / "is not there")).files() is None
     assert await Store("memory://images").files() is None
 
 
 class _FullDisk(io.FileIO):
-    """A file on a disk that has room for 10 bytes more."""
+    """A file on a disk with 10 bytes left."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         room = 10 - self.tell()
@@ -99,7 +99,7 @@ class _FullDisk(io.FileIO):
 @pytest.mark.parametrize(
     "pieces", [[b"a picture of a boat"], [b"a picture ", b"of a boat"], [b"a", b" picture of a boat"]], ids=len
 )
-def test_full_destination_does_not_cost_the_image(tmp_path: Path, pieces: list[bytes]) -> None:
+def test_full_destination_does_not_lose_the_image(tmp_path: Path, pieces: list[bytes]) -> None:
     with Spool(new_file=lambda: _FullDisk(tmp_path / "full", "w+")) as spool:
         for piece in pieces:
             spool.write(piece)
@@ -109,7 +109,7 @@ def test_full_destination_does_not_cost_the_image(tmp_path: Path, pieces: list[b
 
 
 @pytest.mark.slow
-def test_answer_is_spooled_beside_its_place_and_a_killed_process_leaves_no_part_of_it(
+def test_answer_is_spooled_in_its_directory_and_a_kill_leaves_no_part_of_it(
     emulator: Emulator, tmp_path: Path, images_dir: Path
 ) -> None:
     place = LocalPlace(images_dir)

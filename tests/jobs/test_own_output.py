@@ -1,4 +1,4 @@
-"""An edit of its own output would be bought again in every run, each time from the last one's image."""
+"""An edit of its own output would be bought again in every run, from the previous run's image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_its_own_output_is_known_under_its_other_names(
         f"{tmp_path}/link/image-0.png",
         f"{tmp_path}/picture.bin",
         f"{local.path.name}/image-0.png",
-        f"{local.path}/image-3.webp",  # whatever the answer will be
+        f"{local.path}/image-3.webp",  # the format of the answer is not known yet
     ]
     for way in ways:
         manifest = await run(make_job(local, operation="edit", fields={**SMALL, "images": [way]}))

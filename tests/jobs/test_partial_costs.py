@@ -1,4 +1,4 @@
-"""An answer that broke off has cost at least what it reported; the rest is in doubt, for sums and for limits."""
+"""A truncated answer has cost at least what it reported; sums and limits count the rest as possible."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Serve = Callable[[Any], AnsweringServer]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts a server, as the connection ``deepshi_default``."""
+    """Start a server behind the connection ``deepshi_default``."""
     running = []
 
     def start(answer: Any) -> AnsweringServer:
@@ -52,17 +52,17 @@ def picture(cost: Decimal, index: int = 0) -> bytes:
     return event(completed(PNG, index=index, usage={"cost": {"total_cost": str(cost)}}))
 
 
-#: One of two pictures, then the end.
+#: Ends after one of two pictures.
 PARTIAL = Answer(body=picture(TOLD), head=STREAM)
 WHOLE = Answer(body=picture(PRICE) + picture(PRICE, 1), head=STREAM)
 
 
 def partial_after(whole: int) -> Callable[[int, bytes], Answer]:
-    """Serve this many whole answers, and then only answers that break off."""
+    """Serve this many whole answers, and then only truncated ones."""
     return lambda number, _: WHOLE if number <= whole else PARTIAL
 
 
-async def test_the_sheet_says_at_least(serve: Serve, local: LocalPlace) -> None:
+async def test_the_sheet_has_the_minimum_cost(serve: Serve, local: LocalPlace) -> None:
     serve(PARTIAL)
     manifest = await run(make_job(local, fields={"n": 2}))
     assert manifest.costs is not None
@@ -70,7 +70,7 @@ async def test_the_sheet_says_at_least(serve: Serve, local: LocalPlace) -> None:
     assert cost_text(manifest.costs) == "at least $0.01 (1 unreported cost of unknown price)"
 
 
-async def test_the_sheet_says_up_to_what_others_of_the_class_have_cost(serve: Serve, local: LocalPlace) -> None:
+async def test_the_sheet_has_the_class_price_as_possible_cost(serve: Serve, local: LocalPlace) -> None:
     serve(partial_after(1))
     await run(make_job(local, fields={"n": 2, "prompt": "first"}))
     manifest = await run(make_job(local, fields={"n": 2}, owner={"task_id": "other"}, reuse=False))
@@ -78,7 +78,7 @@ async def test_the_sheet_says_up_to_what_others_of_the_class_have_cost(serve: Se
     assert cost_text(manifest.costs) == "at least $0.01, up to about $0.04 (1 unreported cost)"
 
 
-def test_a_batch_does_not_learn_a_price_from_an_answer_that_broke_off(serve: Serve, local: LocalPlace) -> None:
+def test_a_batch_does_not_learn_a_price_from_a_truncated_answer(serve: Serve, local: LocalPlace) -> None:
     server = serve(PARTIAL)
     operator = batch(local, rows_of(20), n=2, stream=True, max_cost_usd=1, max_concurrency=8)
     _, err = ended(operator)
@@ -89,7 +89,7 @@ def test_a_batch_does_not_learn_a_price_from_an_answer_that_broke_off(serve: Ser
     assert (isinstance(err, AirflowFailException), server.posts) == (True, 3), "nor in another try"
 
 
-def test_a_batch_counts_what_an_answer_that_broke_off_may_have_cost(serve: Serve, local: LocalPlace) -> None:
+def test_a_batch_counts_the_possible_cost_of_a_truncated_answer(serve: Serve, local: LocalPlace) -> None:
     server = serve(partial_after(1))
     operator = batch(local, rows_of(20), n=2, stream=True, max_cost_usd="0.2", max_concurrency=1)
     _, err = ended(operator)
@@ -99,7 +99,7 @@ def test_a_batch_counts_what_an_answer_that_broke_off_may_have_cost(serve: Serve
     assert (isinstance(err, AirflowFailException), server.posts) == (True, 5)
 
 
-async def test_a_run_counts_what_an_answer_that_broke_off_may_have_cost(
+async def test_a_run_counts_the_possible_cost_of_a_truncated_answer(
     serve: Serve, local: LocalPlace, tmp_path: Path
 ) -> None:
     server = serve(partial_after(1))
@@ -112,7 +112,7 @@ async def test_a_run_counts_what_an_answer_that_broke_off_may_have_cost(
     assert (ends, server.posts) == (["success"] * 3 + ["failed"] * 2, 3)
 
 
-def test_a_run_counts_what_a_hook_bought_in_an_answer_that_broke_off(
+def test_a_run_counts_a_hooks_purchase_in_a_truncated_answer(
     local: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with answering(PARTIAL) as server, set_current_context(context_of(TaskInstance(task_id="script", map_index=None))):
@@ -122,10 +122,10 @@ def test_a_run_counts_what_a_hook_bought_in_an_answer_that_broke_off(
     assert entry.endswith(".0.01_0_1.json")
 
 
-async def test_a_run_counts_what_a_task_may_have_paid_when_it_was_cancelled(
+async def test_a_run_counts_the_possible_cost_of_a_cancelled_task(
     serve: Serve, local: LocalPlace, tmp_path: Path
 ) -> None:
-    """Its next try would say so too, but there may be none, and other tasks go on."""
+    """Its next try would count it too, but there may be none while other tasks go on."""
     server = serve(lambda number, _: WHOLE if number == 1 else Answer(body=b"", head=STREAM, hold=True))
     terms: dict[str, Any] = {"max_run_cost_usd": Decimal("0.1"), "runs_uri": (tmp_path / "runs").as_uri()}
     first = make_job(LocalPlace(tmp_path / "first"), fields={"n": 2}, owner={"task_id": "first"}, **terms)

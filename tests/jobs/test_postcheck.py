@@ -1,4 +1,4 @@
-"""A picture that is not as it was asked for is told of everywhere, and fails the task if the user wants that."""
+"""A picture that differs from its request is reported everywhere, and fails the task if the user wants that."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SAYS = "Image 0 has 1024x1024 pixels, which is not 16:9"
 
 @pytest.fixture
 def same_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
-    """A server that always sends one PNG of 3 x 2 pixels."""
+    """A server that always sends the same PNG of 3 x 2 pixels."""
     with answering(Answer(body=answer_text(bodies.picture()))) as server:
         monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json())
         yield server
 
 
-async def test_a_difference_is_in_log_record_manifest_xcom_and_sheet_also_when_it_is_reused(
+async def test_a_difference_is_in_log_record_manifest_xcom_and_sheet_also_on_reuse(
     emulator: Emulator, local: LocalPlace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -84,7 +84,7 @@ def plain_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
         yield server
 
 
-async def test_a_picture_of_one_colour_is_told_of_and_fails_if_the_user_wants_that(
+async def test_a_picture_of_one_colour_is_reported_and_fails_if_the_user_wants_that(
     plain_picture: AnsweringServer, local: Place
 ) -> None:
     says = "Image 0 is all one colour"
@@ -97,7 +97,7 @@ async def test_a_picture_of_one_colour_is_told_of_and_fails_if_the_user_wants_th
     assert (plain_picture.posts, images(local)) == (1, ["image-0.png"])
 
 
-def test_a_row_of_one_colour_says_so_in_the_manifest(plain_picture: AnsweringServer, local: Place) -> None:
+def test_a_row_of_one_colour_has_a_warning_in_the_manifest(plain_picture: AnsweringServer, local: Place) -> None:
     for owner in ({}, {"run_id": "tuesday"}):
         value = result_of(batch(local, [{"key": "a", "prompt": "a cup"}]), **owner)
         line = json.loads(local.read(value["manifest_uri"].rpartition("/")[2]))
@@ -146,7 +146,7 @@ def test_asset_events_have_the_warnings(emulator: Emulator, local: Place) -> Non
     assert [extra["warnings"] for extra in events[alias].added] == [[SAYS]]
 
 
-def test_rows_with_one_picture_for_different_prompts_are_told_apart(
+def test_rows_with_the_same_picture_for_different_prompts_have_warnings(
     same_picture: AnsweringServer, local: Place
 ) -> None:
     rows = [

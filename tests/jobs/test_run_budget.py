@@ -1,4 +1,4 @@
-"""What the tasks of one DAG run may spend together, and how they know of each other."""
+"""The limit on what the tasks of a DAG run may spend together, and how they share their spending."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.support.places import LocalPlace, Place
 from tests.support.tasks import TaskInstance, execute, generate
 from tests.support.waiting import until
 
-#: USD of a picture.
+#: Price of a picture in USD.
 PRICE = Decimal("0.039")
 RUN_KEY = Owner(dag_id="shop", run_id="monday", task_id="").run_key
 
 
 def job(place: Place, task: str, **more: Any) -> Job:
-    """A picture of $0.039, in a directory of the task's own."""
+    """A picture of $0.039 in the task's own directory."""
     fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
     where: dict[str, Any] = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri, "runs_conn_id": place.conn_id}
     owner = {"task_id": task, **more.pop("owner", {})}
@@ -44,7 +44,7 @@ def job(place: Place, task: str, **more: Any) -> Job:
 
 
 def entries(place: Place) -> list[str]:
-    """The sums in the names of the run's entries."""
+    """Return the sums in the names of the run's entries."""
     names = [name.rpartition("/")[2] for name in place.names() if name.startswith(f"_deepshi_runs/{RUN_KEY}/")]
     return sorted(name.partition(".")[2].removesuffix(".json") for name in names)
 
@@ -63,27 +63,27 @@ async def test_task_over_the_limit_of_its_run_sends_nothing(emulator: Emulator, 
     for task in ("a", "b"):
         assert (await run(job(place, task, max_run_cost_usd="0.08"))).status == "success"
     refused = await run(job(place, "c", max_run_cost_usd="0.08"))
-    said = error(refused)
-    assert (said["type"], said["charged"], refused.retry, refused.sends) == ("BudgetExceeded", "no", False, 0)
-    assert "$0.078 of max_run_cost_usd $0.08 are spent by this DAG run, $0 of them by this task" in said["message"]
-    assert "and the next picture costs $0.039. Raise max_run_cost_usd" in said["message"]
+    failure = error(refused)
+    assert (failure["type"], failure["charged"], refused.retry, refused.sends) == ("BudgetExceeded", "no", False, 0)
+    assert "$0.078 of max_run_cost_usd $0.08 are spent by this DAG run, $0 of them by this task" in failure["message"]
+    assert "and the next picture costs $0.039. Raise max_run_cost_usd" in failure["message"]
     assert (posts(emulator), taken(emulator)) == (2, 2 * PRICE)
     assert (await run(job(place, "c", max_run_cost_usd="0.117"))).status == "success", "met exactly"
 
 
-async def test_another_run_has_money_of_its_own(emulator: Emulator, local: Place) -> None:
+async def test_another_run_has_its_own_limit(emulator: Emulator, local: Place) -> None:
     await run(job(local, "a", max_run_cost_usd="0.039"))
     other = await run(job(local, "b", max_run_cost_usd="0.039", owner={"run_id": "tuesday"}))
     assert (other.status, posts(emulator)) == ("success", 2)
 
 
-async def test_what_is_stored_is_never_refused(emulator: Emulator, local: Place) -> None:
+async def test_reused_images_are_never_refused(emulator: Emulator, local: Place) -> None:
     await run(job(local, "a"))
     again = await run(job(local, "a", max_run_cost_usd="0", owner={"try_number": 2}))
     assert (again.status, again.reused, posts(emulator)) == ("success", True, 1)
 
 
-async def test_store_that_cannot_be_listed_is_not_taken_for_nothing_spent(emulator: Emulator, tmp_path: Path) -> None:
+async def test_store_that_cannot_be_listed_does_not_count_as_nothing_spent(emulator: Emulator, tmp_path: Path) -> None:
     (tmp_path / "_deepshi_runs").write_text("no directory")
     place = LocalPlace(tmp_path)
     refused = await run(job(place, "a", max_run_cost_usd="1"))
@@ -92,7 +92,7 @@ async def test_store_that_cannot_be_listed_is_not_taken_for_nothing_spent(emulat
     assert (await run(job(place, "a"))).status == "success", "without a limit, telling the run fails no task"
 
 
-async def test_next_try_mends_the_entry_of_a_process_that_died(emulator: Emulator, local: Place) -> None:
+async def test_next_try_corrects_the_entry_of_a_killed_process(emulator: Emulator, local: Place) -> None:
     await run(job(local, "a"))
     (name,) = [name for name in local.names() if name.startswith("_deepshi_runs/")]
     local.write(name.replace(".0.039.", ".0."), local.read(name))
@@ -113,12 +113,12 @@ async def test_failed_tries_count(emulator: Emulator, local: Place) -> None:
 
 @pytest.mark.slow
 async def test_two_processes_at_once_overshoot_by_what_is_in_flight(emulator: Emulator, place: Place) -> None:
-    """Both look before either has paid; whoever comes then is refused."""
+    """Both check the limit before either has paid; later tasks are refused."""
     emulator.settings(latency=3)
-    said = [job(place, task, max_run_cost_usd="0.039").model_dump_json() for task in ("a", "b")]
+    jobs = [job(place, task, max_run_cost_usd="0.039").model_dump_json() for task in ("a", "b")]
     with (
-        start_module("tests.support.run_job", said[0]) as first,
-        start_module("tests.support.run_job", said[1]) as second,
+        start_module("tests.support.run_job", jobs[0]) as first,
+        start_module("tests.support.run_job", jobs[1]) as second,
     ):
         await until("an end", lambda: first.poll() is not None and second.poll() is not None, timeout=300)
     in_flight = emulator.stats()["peak_in_flight"]
@@ -136,17 +136,17 @@ def test_parallel_batches_overshoot_by_what_is_in_flight(
     )
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
     emulator.settings(latency=0.3)
-    said: dict[str, Any] = {"requests": rows_of(30), "preflight": "off", **BANANA, "max_concurrency": 3}
+    common: dict[str, Any] = {"requests": rows_of(30), "preflight": "off", **BANANA, "max_concurrency": 3}
     processes = []
     for task in ("one", "two"):
         where = {"task_id": task, "output_uri": f"{place.uri}/{task}", "output_conn_id": place.conn_id}
-        arguments = json.dumps({**said, **where, "max_run_cost_usd": "0.5", "start_over_budget": True})
+        arguments = json.dumps({**common, **where, "max_run_cost_usd": "0.5", "start_over_budget": True})
         processes.append(start_module("tests.support.run_operator", arguments))
-    told = [json.loads(last_line_of(process)) for process in processes]
-    assert all("max_run_cost_usd" in one["error"] for one in told)
-    costs = [Decimal(one["xcoms"]["deepshi_cost"]["cost_usd"]) for one in told]
+    results = [json.loads(last_line_of(process)) for process in processes]
+    assert all("max_run_cost_usd" in result["error"] for result in results)
+    costs = [Decimal(result["xcoms"]["deepshi_cost"]["cost_usd"]) for result in results]
     assert sum(costs) == taken(emulator)
-    # Of 12 that fit, one batch alone would buy 12; two may each have up to 3 that the other does not know of yet.
+    # 12 fit into the limit; each batch may have up to 3 in flight that the other does not know of yet.
     assert Decimal("0.468") - 3 * PRICE <= taken(emulator) <= Decimal("0.5") + 3 * PRICE
     assert sorted(map(Decimal, entries(place))) == sorted(costs)
 
@@ -175,14 +175,14 @@ def test_limit_without_a_place_for_the_runs_is_an_error(emulator: Emulator, loca
 
 
 @pytest.mark.parametrize("amount", ["much", "-1", "nan", "inf"])
-def test_limit_that_is_no_amount_is_an_error(emulator: Emulator, local: Place, amount: str) -> None:
+def test_invalid_limit_is_an_error(emulator: Emulator, local: Place, amount: str) -> None:
     with pytest.raises(AirflowFailException, match="max_run_cost_usd: an amount in USD is needed"):
         execute(generate(output_uri=local.uri, max_run_cost_usd=amount), TaskInstance(task_id="boat"))
     assert posts(emulator) == 0
 
 
 @pytest.mark.slow
-async def test_store_that_does_not_answer_does_not_hold_up_a_task(
+async def test_store_that_does_not_answer_does_not_delay_a_task(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = Times(run_entry=0.5)
@@ -201,7 +201,7 @@ async def test_store_that_does_not_answer_does_not_hold_up_a_task(
         assert (error(refused)["type"], posts(emulator)) == ("StorageFailed", 1)
 
 
-async def test_what_a_second_process_has_paid_is_told_in_the_end(local: Place) -> None:
+async def test_payments_of_a_second_process_are_reported_at_the_end(local: Place) -> None:
     first = job(local, "a")
     entry = RunEntry(owner=first.owner, operation=first.operation, output_uri=first.output_uri)
     costs = RunCosts(entry, STORES.at(str(first.runs_uri)))

@@ -1,4 +1,4 @@
-"""A store that cannot be used costs nothing; one that fails after payment loses neither images nor costs."""
+"""An unusable store costs nothing; one that fails after payment loses neither images nor costs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.waiting import until
 async def test_unwritable_directory_costs_nothing(emulator: Emulator, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     manifest = await run(make_job(LocalPlace(tmp_path / "file" / "images")), patience=3600)
-    said = error(manifest)
-    assert (said["type"], said["charged"], manifest.retry, manifest.sends) == ("StorageFailed", "no", True, 0)
-    assert f"file://{tmp_path}/file/images" in said["message"]
+    failure = error(manifest)
+    assert (failure["type"], failure["charged"], manifest.retry, manifest.sends) == ("StorageFailed", "no", True, 0)
+    assert f"file://{tmp_path}/file/images" in failure["message"]
     assert posts(emulator) == 0
 
 
-async def test_name_of_the_state_directory_may_be_taken_by_a_file(emulator: Emulator, local: LocalPlace) -> None:
+async def test_a_file_with_the_name_of_the_state_directory_costs_nothing(emulator: Emulator, local: LocalPlace) -> None:
     local.path.mkdir()
     (local.path / "_deepshi").write_bytes(b"")
     manifest = await run(make_job(local))
@@ -38,7 +38,7 @@ async def test_name_of_the_state_directory_may_be_taken_by_a_file(emulator: Emul
 
 
 @pytest.mark.s3
-async def test_store_that_may_be_read_only_costs_nothing(emulator: Emulator, s3_place: S3Place, proxy: S3Proxy) -> None:
+async def test_read_only_store_costs_nothing(emulator: Emulator, s3_place: S3Place, proxy: S3Proxy) -> None:
     proxy.refuse = "."
     manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id))
     assert (error(manifest)["type"], error(manifest)["charged"], posts(emulator)) == ("StorageFailed", "no", 0)
@@ -54,15 +54,15 @@ async def test_unreadable_record_is_an_error_and_not_a_reason_to_buy(
     place.write(record, damage)
     for owner in ({"try_number": 2}, {"run_id": "tuesday"}):
         manifest = await run(make_job(place, owner=owner))
-        said = error(manifest)
-        assert (said["type"], said["charged"], manifest.retry) == ("StorageFailed", "no", True)
-        assert f"{place.uri}/{record}" in said["message"]
+        failure = error(manifest)
+        assert (failure["type"], failure["charged"], manifest.retry) == ("StorageFailed", "no", True)
+        assert f"{place.uri}/{record}" in failure["message"]
     assert posts(emulator) == 1
     assert images(place) == ["image-0.png"]
 
 
 async def test_unreadable_record_of_a_loss_is_an_error_too(emulator: Emulator, local: Place) -> None:
-    """Without it the task's costs are not known."""
+    """Without it the task's costs are unknown."""
     emulator.fault("not_an_image")
     await run(make_job(local))
     (record,) = state(local, "record")
@@ -75,9 +75,7 @@ async def test_unreadable_record_of_a_loss_is_an_error_too(emulator: Emulator, l
 
 
 @pytest.mark.s3
-async def test_store_that_is_away_for_seconds_after_payment_gets_the_image(
-    emulator: Emulator, s3_place: S3Place
-) -> None:
+async def test_store_that_fails_for_seconds_after_payment_gets_the_image(emulator: Emulator, s3_place: S3Place) -> None:
     emulator.settings(latency=1.0)
     running = asyncio.create_task(run(make_job(s3_place)))
     await until("the request", lambda: posts(emulator) == 1)
@@ -99,21 +97,21 @@ async def test_store_that_is_away_for_seconds_after_payment_gets_the_image(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("refuse", [r"image-0\.png", r"stored\.json"], ids=["image", "record"])
-async def test_store_that_never_comes_back_leaves_images_here_and_tells_the_cost(
+async def test_store_that_never_recovers_leaves_local_images_and_reports_the_cost(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy, refuse: str
 ) -> None:
     proxy.refuse = refuse
     job = make_job(s3_place, output_conn_id=proxy.conn_id)
     manifest = await run(job, patience=1.0)
-    said = error(manifest)
-    assert (said["type"], said["charged"], said["sends"]) == ("StorageFailed", "yes", 1)
-    assert Decimal(said["cost_usd"]) == manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
+    failure = error(manifest)
+    assert (failure["type"], failure["charged"], failure["sends"]) == ("StorageFailed", "yes", 1)
+    assert Decimal(failure["cost_usd"]) == manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
     assert len(proxy.refused) > 1, "it was tried again"
-    rescued = re.search(r"saved on \S+: (/\S+/image-0\.png)", said["message"])
+    rescued = re.search(r"saved on \S+: (/\S+/image-0\.png)", failure["message"])
     assert rescued
     assert _taken_away(Path(rescued[1])) == emulator.picture(emulator.requests()[0]["id"])
     assert (posts(emulator), manifest.unknown_outcomes, manifest.retry) == (1, 0, True)
-    # The store is well again: the claim stands for the sending whose images it does not have.
+    # The store works again: the claim remains for the attempt whose images it does not have.
     proxy.refuse = None
     refused = await run(make_job(s3_place, owner={"try_number": 2}, max_resends=0))
     assert (error(refused)["type"], posts(emulator)) == ("ResendsExhausted", 1)
@@ -122,14 +120,14 @@ async def test_store_that_never_comes_back_leaves_images_here_and_tells_the_cost
 
 
 @pytest.mark.s3
-async def test_store_that_fails_for_the_manifest_tells_the_cost_once(
+async def test_store_that_fails_for_the_manifest_reports_the_cost_once(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
 ) -> None:
     proxy.refuse = r"manifest\.json"
     job = make_job(s3_place, output_conn_id=proxy.conn_id)
     manifest = await run(job, patience=1.0)
-    said = error(manifest)
-    assert (said["type"], said["charged"], manifest.retry) == ("StorageFailed", "yes", True)
+    failure = error(manifest)
+    assert (failure["type"], failure["charged"], manifest.retry) == ("StorageFailed", "yes", True)
     assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
     assert manifest.sends == posts(emulator) == 1
     proxy.refuse = None
@@ -142,12 +140,12 @@ async def test_store_that_fails_for_the_manifest_tells_the_cost_once(
 async def test_store_that_fails_after_a_refusal_keeps_the_refusals_meaning(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
 ) -> None:
-    """The loss of an image cannot be recorded: its cost is told all the same, and the claim stands."""
+    """The loss of an image cannot be recorded: its cost is still reported, and the claim remains."""
     emulator.fault("not_an_image")
     proxy.refuse = r"lost\.json"
     manifest = await run(make_job(s3_place, output_conn_id=proxy.conn_id), patience=1.0)
-    said = error(manifest)
-    assert said["charged"] == "yes"
+    failure = error(manifest)
+    assert failure["charged"] == "yes"
     assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator) > 0
     assert len(state(s3_place, "claim")) == 1
     assert document(s3_place, state(s3_place, "claim")[0])["owner"]["task_id"] == "boat"
@@ -202,7 +200,7 @@ async def test_listing_that_fails_before_anything_was_sent_leaves_no_doubt(
 
 
 def _taken_away(file: Path) -> bytes:
-    """Read a rescued image, and clean up after it."""
+    """Read a rescued image and delete it."""
     content = file.read_bytes()
     file.unlink()
     file.parent.rmdir()

@@ -1,4 +1,4 @@
-"""Stores that are not what they say: what cannot be sure is not paid for twice, and no loop spins."""
+"""Stores that break their guarantees: nothing is paid for twice, and no loop spins."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 @pytest.fixture
 def forgetful(proxy: S3Proxy) -> S3Proxy:
-    """An S3 server that ignores ``If-None-Match``, as some do."""
+    """An S3 server that ignores ``If-None-Match``, like some implementations."""
     proxy.ignores_conditions = True
     return proxy
 
 
 @pytest.fixture
 def slow(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """The same server for another process, whose claims arrive only when they are released."""
+    """The same server for another process, whose claims arrive only when the test releases them."""
     with connected(s3, monkeypatch) as proxy:
         proxy.ignores_conditions = True
         proxy.held = r"^PUT .*claim\.json(\?|$)"
         yield proxy
 
 
-def test_the_proxy_is_such_a_server(s3_place: S3Place, forgetful: S3Proxy) -> None:
-    """Without this the other tests would show nothing."""
+def test_the_proxy_ignores_the_condition(s3_place: S3Place, forgetful: S3Proxy) -> None:
+    """Without this the other tests would prove nothing."""
     path = ObjectStoragePath(f"{s3_place.uri}/object", conn_id=forgetful.conn_id)
     for data in (b"first", b"second"):
         path.fs.pipe_file(path.path, data, mode="create")
@@ -82,10 +82,10 @@ async def test_of_two_processes_one_sends_although_the_server_takes_both_claims(
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-async def test_a_claim_that_comes_after_the_other_process_has_ended_sends_nothing(
+async def test_a_claim_that_arrives_after_the_other_process_ended_sends_nothing(
     emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy, slow: S3Proxy, is_lost: bool
 ) -> None:
-    """The lease of the other one is gone; its record is there, or its answer was lost and counts as unknown."""
+    """The other lease has been deleted; its record exists, or its answer was lost and the outcome is unknown."""
     jobs = [make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=0) for proxy in (slow, forgetful)]
     late = asyncio.create_task(run(jobs[0]))
     await until("the late claim", slow.held_requests)
@@ -105,10 +105,10 @@ async def test_a_claim_that_comes_after_the_other_process_has_ended_sends_nothin
 
 
 @pytest.mark.parametrize("max_resends", [0, 1])
-async def test_a_claim_that_comes_late_and_replaces_another_one_sends_nothing(
+async def test_a_late_claim_that_replaces_another_sends_nothing(
     emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy, slow: S3Proxy, max_resends: int
 ) -> None:
-    """It waits for the answer of the process whose claim it replaced, and nobody takes that one for dead."""
+    """It waits for the answer of the process whose claim it replaced, which does not count as dead."""
 
     def started(proxy: S3Proxy) -> asyncio.Task[ImageOutcome]:
         job = make_job(s3_place, output_conn_id=proxy.conn_id, max_resends=max_resends)
@@ -131,7 +131,7 @@ async def test_a_claim_that_comes_late_and_replaces_another_one_sends_nothing(
 async def test_of_two_tasks_with_one_directory_one_is_refused_although_the_server_takes_both_slots(
     emulator: Emulator, s3_place: S3Place, forgetful: S3Proxy
 ) -> None:
-    """Each would put another picture there."""
+    """Each would store a different picture."""
     jobs = [
         make_job(
             s3_place,
@@ -149,7 +149,7 @@ async def test_of_two_tasks_with_one_directory_one_is_refused_although_the_serve
     assert posts(emulator) == 1
 
 
-async def test_claim_that_can_neither_be_made_nor_seen_is_an_error_after_a_few_looks(
+async def test_claim_that_can_be_neither_created_nor_found_is_an_error_after_a_few_tries(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy
 ) -> None:
     emulator.fault("cut")

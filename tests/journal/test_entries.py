@@ -1,4 +1,4 @@
-"""Records, claims and manifests as plain data, and the rules between them."""
+"""Records, claims and manifests as plain data, and the rules that connect them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ owners = st.builds(
     map_index=st.integers(-1, 20),
     try_number=st.integers(1, 9),
 )
-sending_lists = st.lists(
+attempt_lists = st.lists(
     st.builds(
         lambda k, fingerprint, kind: Attempt(
             k=k,
@@ -50,9 +50,9 @@ sending_lists = st.lists(
         fingerprint=st.sampled_from(FINGERPRINTS),
         kind=st.sampled_from(["stored", "lost", "superseded", None]),
     ),
-    unique_by=lambda sending: (sending.k, sending.fingerprint),
+    unique_by=lambda attempt: (attempt.k, attempt.fingerprint),
     max_size=12,
-).map(lambda sendings: sorted(sendings, key=lambda sending: sending.k))
+).map(lambda attempts: sorted(attempts, key=lambda attempt: attempt.k))
 
 
 # ------------------------------------------------------------------ sums
@@ -87,44 +87,44 @@ def test_money_as_a_json_number_reads_back_as_the_same_decimal(cost: Decimal) ->
     assert as_number(None) is None
 
 
-# ------------------------------------------------------------------ sendings
+# ------------------------------------------------------------------ attempts
 
 
-@given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_next_attempt_comes_after_all_others_of_its_request(sendings: list[Attempt], fingerprint: str) -> None:
-    same = [sending.k for sending in sendings if sending.fingerprint == fingerprint[:16]]
-    assert next_k(sendings, fingerprint) == (max(same) + 1 if same else 1)
+@given(attempt_lists, st.sampled_from(FINGERPRINTS))
+def test_next_attempt_is_numbered_after_all_others_of_its_request(attempts: list[Attempt], fingerprint: str) -> None:
+    same = [attempt.k for attempt in attempts if attempt.fingerprint == fingerprint[:16]]
+    assert next_k(attempts, fingerprint) == (max(same) + 1 if same else 1)
 
 
-@given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_exposed_are_the_sendings_of_the_request_after_its_last_purchase(
-    sendings: list[Attempt], fingerprint: str
+@given(attempt_lists, st.sampled_from(FINGERPRINTS))
+def test_exposed_are_the_attempts_of_the_request_after_its_last_purchase(
+    attempts: list[Attempt], fingerprint: str
 ) -> None:
-    exposed = since_purchase(sendings, fingerprint)
-    assert all(s in sendings and s.fingerprint == fingerprint[:16] and s.kind != "stored" for s in exposed)
-    same = [s for s in sendings if s.fingerprint == fingerprint[:16]]
+    exposed = since_purchase(attempts, fingerprint)
+    assert all(s in attempts and s.fingerprint == fingerprint[:16] and s.kind != "stored" for s in exposed)
+    same = [s for s in attempts if s.fingerprint == fingerprint[:16]]
     purchases = [s.k for s in same if s.kind == "stored"]
     assert exposed == [s for s in same if not purchases or s.k > max(purchases)]
 
 
-@given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_other_requests_in_the_directory_do_not_count_as_exposed(sendings: list[Attempt], fingerprint: str) -> None:
-    own = [s for s in sendings if s.fingerprint == fingerprint[:16]]
-    assert since_purchase(own, fingerprint) == since_purchase(sendings, fingerprint)
+@given(attempt_lists, st.sampled_from(FINGERPRINTS))
+def test_other_requests_in_the_directory_do_not_count_as_exposed(attempts: list[Attempt], fingerprint: str) -> None:
+    own = [s for s in attempts if s.fingerprint == fingerprint[:16]]
+    assert since_purchase(own, fingerprint) == since_purchase(attempts, fingerprint)
 
 
-@given(sending_lists, st.sampled_from(FINGERPRINTS))
-def test_a_purchase_ends_all_exposure(sendings: list[Attempt], fingerprint: str) -> None:
-    k = next_k(sendings, fingerprint)
+@given(attempt_lists, st.sampled_from(FINGERPRINTS))
+def test_a_purchase_ends_all_exposure(attempts: list[Attempt], fingerprint: str) -> None:
+    k = next_k(attempts, fingerprint)
     bought = Attempt(k=k, fingerprint=fingerprint[:16], record="r", kind="stored", task_key="t")
     claimed = Attempt(k=k + 1, fingerprint=fingerprint[:16], claim="c")
-    assert since_purchase([*sendings, bought], fingerprint) == []
-    assert since_purchase([*sendings, bought, claimed], fingerprint) == [claimed]
+    assert since_purchase([*attempts, bought], fingerprint) == []
+    assert since_purchase([*attempts, bought, claimed], fingerprint) == [claimed]
 
 
-@given(sending_lists)
-def test_unsettled_are_those_without_a_record(sendings: list[Attempt]) -> None:
-    assert unsettled(sendings) == [s for s in sendings if s.kind is None]
+@given(attempt_lists)
+def test_unsettled_are_attempts_without_a_record(attempts: list[Attempt]) -> None:
+    assert unsettled(attempts) == [s for s in attempts if s.kind is None]
 
 
 # ------------------------------------------------------------------ owners
@@ -268,7 +268,7 @@ def test_claim_and_manifest_survive_their_files() -> None:
     claim = Claim(fingerprint="f" * 64, owner=OWNER, lease_owner="h", model="m", claimed_at=1.5)
     assert Claim.model_validate_json(claim.model_dump_json()) == claim
     again = ImageOutcome.model_validate_json(SUCCESS.model_dump_json())
-    # Tokens and prices inside "usage" are the API's own words, numbers in JSON.
+    # Tokens and prices inside "usage" stay as the API sends them, as JSON numbers.
     assert again.model_copy(update={"usage": {}}) == SUCCESS.model_copy(update={"usage": {}})
 
 
@@ -296,8 +296,8 @@ def test_whole_decimals_become_integers_only_if_written_so(value: Any, expected:
 # ------------------------------------------------------------------ memory
 
 
-def test_texts_of_records_and_claims_are_not_kept() -> None:
-    """Pydantic would hold 16,384 of them, for whoever reads the same text again: here each is another."""
+def test_texts_of_records_and_claims_are_not_cached() -> None:
+    """Pydantic would cache 16,384 of them for repeated texts, but here each text is different."""
     owner = Owner(dag_id="shop", run_id="monday", task_id="pictures")
     claim = Claim(fingerprint="a" * 40, owner=owner, lease_owner="a-process", model="bench", claimed_at=1.0)
     record = Record(kind="stored", fingerprint="a" * 40, owner=owner, lease_owner="h", model="bench", recorded_at=1.0)

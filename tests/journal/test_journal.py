@@ -1,4 +1,4 @@
-"""Claims and records by the names of their objects."""
+"""Claims and records are found by the names of their objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ kinds = st.sampled_from(["stored", "lost", "superseded"])
 
 
 @given(words, st.lists(st.text(max_size=30) | words.map("{}.claim.json".format), max_size=8))
-def test_names_that_mean_nothing_are_no_sendings(name: str, listing: list[str]) -> None:
+def test_unknown_names_are_no_attempts(name: str, listing: list[str]) -> None:
     assert attempts_in(name, [entry for entry in listing if not entry.startswith(f"{name}.")]) == []
 
 
@@ -96,7 +96,7 @@ async def test_costs_of_a_task_are_its_own_over_all_tries(place: Place, name: st
 
 @pytest.mark.parametrize("name", ["image", None])
 async def test_two_processes_that_made_one_attempt_both_count(local: Place, name: str | None) -> None:
-    """A store that ignores that a claim exists lets both send."""
+    """A store that overwrites an existing claim lets both send."""
     with journal_of(local, name) as journal:
         for lease_owner in ("one", "other"):
             await journal.settle("image", 1, lost(OWNER, lease_owner))
@@ -107,12 +107,14 @@ async def test_two_processes_that_made_one_attempt_both_count(local: Place, name
 
 
 @pytest.mark.parametrize("name", ["image", None])
-async def test_what_the_store_did_not_take_is_paid_and_no_unknown_outcome(local: Place, name: str | None) -> None:
+async def test_an_attempt_the_store_did_not_record_is_paid_and_its_outcome_known(
+    local: Place, name: str | None
+) -> None:
     with journal_of(local, name) as journal:
         await journal.claim("image", 1, claim_of("one"))
         assert journal.known_tally(OWNER).sums()["unknown_outcomes"] == 1
         journal.keep("image", 1, lost(OWNER))
-        await journal.refresh()  # which shows the claim alone
+        await journal.refresh()  # which shows only the claim
         for tally in (await journal.tally(OWNER), journal.known_tally(OWNER)):
             sums = tally.sums()
             assert (sums["cost_usd"], sums["unknown_outcomes"]) == (Decimal("0.1"), 0)
@@ -121,7 +123,7 @@ async def test_what_the_store_did_not_take_is_paid_and_no_unknown_outcome(local:
         assert (await journal.tally(OWNER)).sums()["unknown_outcomes"] == 1
 
 
-async def test_what_happens_while_a_listing_is_read_is_not_forgotten(local: Place) -> None:
+async def test_changes_during_a_listing_are_not_lost(local: Place) -> None:
     with journal_of(local, None) as journal:
         listing = asyncio.create_task(journal.refresh())
         await asyncio.sleep(0)
@@ -133,8 +135,8 @@ def claim_of(lease_owner: str) -> Claim:
     return Claim(fingerprint="f" * 64, owner=OWNER, lease_owner=lease_owner, model="m", claimed_at=1)
 
 
-async def test_record_of_another_request_with_the_same_beginning_is_not_taken(local: Place) -> None:
-    """Names hold 16 digits of a fingerprint, records all 64."""
+async def test_record_of_another_request_with_the_same_prefix_is_not_used(local: Place) -> None:
+    """Names contain 16 digits of a fingerprint, records all 64."""
     record = Record(kind="stored", fingerprint="a" * 64, owner=OWNER, lease_owner="h", recorded_at=1)
     with journal_of(local) as journal:
         await journal.settle("image", 1, record)
@@ -144,7 +146,7 @@ async def test_record_of_another_request_with_the_same_beginning_is_not_taken(lo
     assert found.record == record
 
 
-async def test_index_names_records_as_the_journal_does(local: Place) -> None:
+async def test_index_and_journal_use_the_same_record_names(local: Place) -> None:
     with DirectoryJournal(STORES.at(local.uri)) as journal:
         for name in ("row-0", "row-1"):
             await journal.settle(name, 1, lost(OWNER))

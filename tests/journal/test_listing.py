@@ -1,4 +1,4 @@
-"""The attempts of a directory, kept outside of memory."""
+"""The attempts of a directory, stored outside of memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json
 
 @settings(max_examples=50)
 @given(entries)
-def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> None:
+def test_listed_attempts_are_found_by_name_and_owner(found: list[str]) -> None:
     with closing(Snapshot()) as listing:
         listing.take((entry, 1) for entry in found)
         parsed = [(name, attempt) for name, attempt in map(parse_entry, set(found)) if attempt]
@@ -43,7 +43,7 @@ def test_what_is_listed_is_found_under_its_name_and_owner(found: list[str]) -> N
 
 @settings(max_examples=50)
 @given(entries)
-def test_unsettled_is_every_claim_that_no_record_answers(found: list[str]) -> None:
+def test_every_claim_without_a_record_is_unsettled(found: list[str]) -> None:
     parsed = [(name, attempt) for name, attempt in map(parse_entry, set(found)) if attempt]
     settled = {(name, s.k, s.fingerprint) for name, s in parsed if s.record}
     expected = {s.claim for name, s in parsed if s.claim and (name, s.k, s.fingerprint) not in settled}
@@ -53,7 +53,7 @@ def test_unsettled_is_every_claim_that_no_record_answers(found: list[str]) -> No
 
 
 @pytest.mark.parametrize("name", ["\udcff", "a\0b"])
-def test_names_that_are_no_text_are_taken_like_any_other(name: str) -> None:
+def test_names_with_invalid_characters_are_supported(name: str) -> None:
     entry = f"{name}.1.{'0' * 16}.claim.json"
     with closing(Snapshot()) as listing:
         listing.take([(entry, 1), (name, 2)])
@@ -61,8 +61,8 @@ def test_names_that_are_no_text_are_taken_like_any_other(name: str) -> None:
         assert entry in listing
 
 
-def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> None:
-    """A task that is cancelled does not wait for its listing, which goes on in a thread."""
+def test_an_abandoned_listing_is_closed_by_its_thread() -> None:
+    """A cancelled task does not wait for its listing, which continues in a thread."""
     taken = 0
     begun, given_up = threading.Event(), threading.Event()
 
@@ -88,8 +88,8 @@ def test_listing_that_is_given_up_is_closed_by_the_thread_that_takes_it() -> Non
 
 
 @pytest.mark.slow
-def test_python_holds_nothing_of_a_long_listing() -> None:
-    """SQLite's own memory is bounded by its cache, and is not traced here."""
+def test_a_long_listing_is_not_kept_in_memory() -> None:
+    """SQLite's memory is limited by its cache and not traced here."""
     objects = (
         (f"row-{n}.1.{'0' * 16}.{kind}.json", 1)
         for n in range(3_000)
@@ -107,7 +107,7 @@ def test_python_holds_nothing_of_a_long_listing() -> None:
     assert peak < 100_000
 
 
-def test_what_this_process_does_shows_at_once() -> None:
+def test_changes_by_this_process_are_visible_at_once() -> None:
     claim, record = f"a.1.{'0' * 16}.claim.json", f"a.1.{'0' * 16}.{'1' * 16}.{'3' * 16}.stored.json"
     with closing(Snapshot()) as listing:
         listing.put(claim)

@@ -1,4 +1,4 @@
-"""What a request will cost, and what costs in doubt may come to, is known from whoever has paid for its class."""
+"""Prices already paid for a class predict the cost of its requests and bound unknown costs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import Place
 
-#: USD of a picture, and its class.
+#: Price of a picture in USD, and its price class.
 PRICE = Decimal("0.039")
 CLASS = "generate nano-banana-2 n=1 resolution=1K"
 NOWHERE: dict[str, Any] = {"runs_uri": None, "runs_conn_id": None}
 
 
 def job(place: Place, task: str, folder: str | None = None, **more: Any) -> Job:
-    """A picture of $0.039, in a directory of the task's own."""
+    """A picture of $0.039 in the task's own directory."""
     fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
     where: dict[str, Any] = {"runs_uri": place.uri, "runs_conn_id": place.conn_id}
     where |= {"output_uri": f"{place.uri}/{folder or task}"}
@@ -45,7 +45,7 @@ def refusal(ended: ImageOutcome) -> str:
     return str(ended.error["message"])
 
 
-async def test_a_paid_price_is_remembered_once_per_class(emulator: Emulator, place: Place) -> None:
+async def test_a_paid_price_is_stored_once_per_class(emulator: Emulator, place: Place) -> None:
     for task in ("a", "b"):
         await run(job(place, task))
     await run(job(place, "c", fields={"resolution": "4K"}))
@@ -53,11 +53,11 @@ async def test_a_paid_price_is_remembered_once_per_class(emulator: Emulator, pla
     assert (len(remembered(place)), small["cost_usd"]) == (2, "0.039")
 
 
-async def test_a_known_price_that_does_not_fit_into_the_limit_is_not_paid(emulator: Emulator, place: Place) -> None:
+async def test_a_known_price_above_the_remaining_limit_is_not_paid(emulator: Emulator, place: Place) -> None:
     assert (await run(job(place, "a", max_run_cost_usd="0.05"))).status == "success"
-    said = refusal(await run(job(place, "b", max_run_cost_usd="0.05")))
-    assert "$0.039 of max_run_cost_usd $0.05 are spent by this DAG run" in said
-    assert "the next picture costs $0.039" in said
+    message = refusal(await run(job(place, "b", max_run_cost_usd="0.05")))
+    assert "$0.039 of max_run_cost_usd $0.05 are spent by this DAG run" in message
+    assert "the next picture costs $0.039" in message
     assert (posts(emulator), taken(emulator)) == (1, PRICE)
 
 
@@ -68,7 +68,7 @@ async def test_a_run_knows_the_prices_of_other_runs(emulator: Emulator, local: P
     assert posts(emulator) == 1
 
 
-async def test_a_price_that_only_records_of_the_directory_know_counts(emulator: Emulator, place: Place) -> None:
+async def test_a_price_found_only_in_the_directorys_records_counts(emulator: Emulator, place: Place) -> None:
     await run(job(place, "a", folder="all", **NOWHERE))
     assert remembered(place) == []
     refusal(await run(job(place, "b", folder="all", max_run_cost_usd="0.03")))
@@ -86,12 +86,12 @@ async def test_a_run_with_a_limit_buys_three_pictures_at_most_without_any_price(
     emulator.settings(cost_form="absent")
     for task in ("a", "b", "c"):
         assert (await run(job(place, task, max_run_cost_usd="10"))).status == "success"
-    said = refusal(await run(job(place, "d", max_run_cost_usd="10")))
-    assert "3 requests were or may have been paid for without a reported price" in said
+    message = refusal(await run(job(place, "d", max_run_cost_usd="10")))
+    assert "3 requests were or may have been paid for without a reported price" in message
     assert posts(emulator) == 3
 
 
-async def test_three_tries_of_a_task_are_blind_together(emulator: Emulator, local: Place) -> None:
+async def test_purchases_at_unknown_price_are_limited_over_all_tries(emulator: Emulator, local: Place) -> None:
     emulator.settings(cost_form="absent")
     for number in range(1, 6):
         await run(job(local, "a", max_run_cost_usd="10", reuse=False, owner={"try_number": number}))
@@ -99,9 +99,7 @@ async def test_three_tries_of_a_task_are_blind_together(emulator: Emulator, loca
 
 
 @pytest.mark.parametrize("loss", ["cost absent", "cut"])
-async def test_what_is_not_reported_counts_at_the_price_of_its_class(
-    emulator: Emulator, place: Place, loss: str
-) -> None:
+async def test_an_unreported_cost_counts_at_the_price_of_its_class(emulator: Emulator, place: Place, loss: str) -> None:
     await run(job(place, "known"))
     if loss == "cut":
         emulator.fault("cut", times=None, charged=True)
@@ -112,8 +110,8 @@ async def test_what_is_not_reported_counts_at_the_price_of_its_class(
     assert (posts(emulator), taken(emulator)) == (3, 3 * PRICE)
 
 
-async def test_a_death_before_the_entry_is_written_forgets_no_lost_answer(emulator: Emulator, local: Place) -> None:
-    """The claim is all that is left; the next try tells the run of it."""
+async def test_a_kill_before_the_entry_is_written_loses_no_unknown_outcome(emulator: Emulator, local: Place) -> None:
+    """Only the claim is left; the next try adds it to the run's entries."""
     emulator.fault("cut", charged=True)
     await run(job(local, "a", max_resends=1))
     for name in local.names():
@@ -125,7 +123,7 @@ async def test_a_death_before_the_entry_is_written_forgets_no_lost_answer(emulat
     assert [name.partition(".")[2] for name in entries if "_" in name] == ["0.039_0.039_0.json"]
 
 
-async def test_lost_answers_may_have_cost_what_the_class_costs_elsewhere(emulator: Emulator, place: Place) -> None:
+async def test_lost_answers_may_have_cost_the_price_of_their_class(emulator: Emulator, place: Place) -> None:
     await run(job(place, "known"))
     emulator.fault("cut", times=2, charged=True)
     await run(job(place, "a", owner={"run_id": "tuesday"}))
@@ -136,7 +134,7 @@ async def test_lost_answers_may_have_cost_what_the_class_costs_elsewhere(emulato
     assert taken(emulator) == PRICE + ended.costs.may_have_cost_usd  # type: ignore[operator] # known, as asserted
 
 
-async def test_a_cost_that_is_not_reported_is_counted_beside_the_sum(emulator: Emulator, local: Place) -> None:
+async def test_an_unreported_cost_is_counted_beside_the_sum(emulator: Emulator, local: Place) -> None:
     await run(job(local, "a"))
     emulator.settings(cost_form="absent")
     ended = await run(job(local, "a", reuse=False, owner={"try_number": 2}))
@@ -145,7 +143,7 @@ async def test_a_cost_that_is_not_reported_is_counted_beside_the_sum(emulator: E
     assert [(m.cost_usd, m.untold, m.may_have_cost_usd) for m in ended.costs.models] == [(PRICE, 1, PRICE)]
 
 
-async def test_the_highest_price_counts_until_it_is_old(
+async def test_the_highest_price_counts_until_it_expires(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def learnt(cost: str) -> Decimal | None:
@@ -157,12 +155,12 @@ async def test_the_highest_price_counts_until_it_is_old(
     assert await learnt("0.1") == Decimal("0.1")
 
 
-async def test_a_store_without_prices_fails_no_task(emulator: Emulator, local: Place) -> None:
+async def test_an_unreadable_price_book_fails_no_task(emulator: Emulator, local: Place) -> None:
     await run(job(local, "a"))
     (name,) = [name for name in local.names() if name.startswith("_deepshi_prices/")]
     local.write(name, b"{")
     assert (await run(job(local, "b", max_run_cost_usd="0.08"))).status == "success"
-    assert [price["cost_usd"] for price in remembered(local)] == ["0.039"], "and it is mended"
+    assert [price["cost_usd"] for price in remembered(local)] == ["0.039"], "it is replaced by a readable one"
 
 
 async def test_lower_prices_widen_the_range_and_leave_the_highest(local: Place) -> None:
