@@ -180,7 +180,7 @@ def test_images_are_numbered_from_0_and_never_twice(indices: list[int | None], o
     assert got.pictures == [pictures[position] for position in order]
 
 
-def test_what_an_earlier_event_told_is_kept_when_a_later_one_is_silent() -> None:
+def test_values_of_an_earlier_event_are_kept_if_a_later_one_lacks_them() -> None:
     first = completed(PNG, model="m", created_at=5, size="3x2")
     second = {"b64_json": bodies.text_of(PNG), "usage": {"total_tokens": 1}}
     got = receive(event(first) + event(second), SSE, wanted=2)
@@ -193,7 +193,7 @@ def test_what_an_earlier_event_told_is_kept_when_a_later_one_is_silent() -> None
     }
 
 
-def test_fewer_images_than_wanted_are_kept() -> None:
+def test_fewer_images_than_requested_are_kept() -> None:
     assert receive(answer_text(PNG), wanted=2).pictures == [PNG]
     assert receive(event(completed(PNG)) + b"data: [DONE]\n\n", SSE, wanted=2).pictures == [PNG]
 
@@ -211,7 +211,7 @@ def test_half_a_surrogate_pair_in_a_prompt_can_still_be_stored() -> None:
 def test_json_cut_at_any_byte_is_an_unknown_outcome_until_its_image_is_there(kind: str) -> None:
     body = answer_text(PICTURES[kind], ok=True, none=None, rate=-1.5e-7)
     files = bodies.open_files()
-    there = body.index(b'"}], "usage"') - 3  # the last group of base64 may be padding
+    there = body.index(b'"}], "usage"') - 3  # the last base64 group may be padding
     paid = body.index(b"0.000135}") + len("0.000135}")
     for at in range(len(body)):
         if at <= there:
@@ -288,7 +288,7 @@ def _broken() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("key", ["b64_json", "url"])
 @pytest.mark.parametrize(("text", "reason"), list(_broken()))
-def test_an_unusable_image_is_lost_and_its_cost_is_not(text: str, reason: str, key: str) -> None:
+def test_the_cost_of_an_unusable_image_is_kept(text: str, reason: str, key: str) -> None:
     files = bodies.open_files()
     document = {key: text if key == "b64_json" else "data:;base64," + text, "usage": {"cost": 0.000135}}
     for body, content_type in ((json.dumps({"data": [document], **document}).encode(), JSON), (event(document), SSE)):
@@ -305,7 +305,7 @@ def test_an_image_cut_anywhere_is_noticed(kind: str) -> None:
         assert (type(error), error.charged, error.cost_usd) == (InvalidResponse, "yes", COST)
 
 
-def test_a_link_is_no_image_and_the_message_says_so() -> None:
+def test_a_link_is_no_image_and_the_message_explains_it() -> None:
     link = "https://images.example/" + "x" * 500
     error = error_of(json.dumps({"data": [{"url": link}], "usage": {"cost": 0.000135}}).encode())
     assert f"it is a link, not data: {link[:200]}." in error.message
@@ -324,7 +324,9 @@ def test_a_link_is_no_image_and_the_message_says_so() -> None:
         (None, "unknown", None),
     ],
 )
-def test_an_answer_without_image_is_charged_by_what_it_says(document: Any, charged: str, cost: Decimal | None) -> None:
+def test_an_answer_without_image_is_charged_if_its_cost_is_positive(
+    document: Any, charged: str, cost: Decimal | None
+) -> None:
     error = error_of(json.dumps(document).encode())
     assert (type(error), error.charged, error.cost_usd) == (InvalidResponse, charged, cost)
 
@@ -382,26 +384,32 @@ ERRORS: list[tuple[Any, type[DeepshiError], str, str | None, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("document", "kind", "charged", "code", "said"), ERRORS)
-def test_every_error_form_is_understood_wherever_it_stands(
-    document: Any, kind: type[DeepshiError], charged: str, code: str | None, said: str | None
+@pytest.mark.parametrize(("document", "kind", "charged", "code", "server_message"), ERRORS)
+def test_every_error_form_is_understood_wherever_it_is(
+    document: Any, kind: type[DeepshiError], charged: str, code: str | None, server_message: str | None
 ) -> None:
     body = json.dumps(document).encode()
     streams = [event(document, name) for name in ("error", None, "message", "image_generation.completed")]
     for error in [error_of(body), *(error_of(stream, SSE) for stream in streams)]:
         assert (type(error), error.charged, error.code, error.cost_usd) == (kind, charged, code, None)
-        assert error.message.endswith(f". The server's message: {said}") == (said is not None)
+        assert error.message.endswith(f". The server's message: {server_message}") == (server_message is not None)
 
 
-@pytest.mark.parametrize(("document", "kind", "charged", "code", "said"), ERRORS)
+@pytest.mark.parametrize(("document", "kind", "charged", "code", "server_message"), ERRORS)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize(
     "name", ["image_generation.partial_image", "image_edit.partial_image", "image_generation.progress", None]
 )
-def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
-    document: Any, kind: type[DeepshiError], charged: str, code: str | None, said: str | None, before: bool, name: str
+def test_after_previews_only_errors_that_precede_all_work_are_free(
+    document: Any,
+    kind: type[DeepshiError],
+    charged: str,
+    code: str | None,
+    server_message: str | None,
+    before: bool,
+    name: str,
 ) -> None:
-    """Previews are work, which may be paid for; a refusal or a limit may come in the middle of it."""
+    """Previews may have been paid for; a refusal or a rate limit may come while they are made."""
     preview = event({"b64_json": bodies.text_of(PNG), "partial_image_index": 0}, name)
     failure = event(document, "error")
     error = error_of(preview + failure if before else failure + preview, SSE)
@@ -411,7 +419,7 @@ def test_after_previews_only_an_error_that_comes_before_all_work_is_free(
 
 
 @pytest.mark.parametrize("event_of_work", [b'data: {"b64_json": "iVBOR\n\n', b"event: image\ndata: {broken\n\n"])
-def test_after_an_event_that_nobody_understands_a_rate_limit_may_have_cost_money(event_of_work: bytes) -> None:
+def test_a_rate_limit_after_an_unknown_event_may_have_been_charged(event_of_work: bytes) -> None:
     limit = event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error")
     assert (error_of(limit, SSE).charged, error_of(event_of_work + limit, SSE).charged) == ("no", "unknown")
 
@@ -419,7 +427,7 @@ def test_after_an_event_that_nobody_understands_a_rate_limit_may_have_cost_money
 @pytest.mark.parametrize(
     "begun", [b"event: imag", b"event: image_generation.completed", b"event: x\n", b"data", b"eve"]
 )
-def test_after_an_event_that_only_began_a_rate_limit_may_have_cost_money(begun: bytes) -> None:
+def test_a_rate_limit_after_an_unfinished_event_may_have_been_charged(begun: bytes) -> None:
     limit = event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error")
     assert [error_of(limit + more, SSE).charged for more in (b"", b": wait", b"\n", b"garbage", begun)] == [
         *["no"] * 4,
@@ -433,7 +441,7 @@ def test_after_an_event_that_only_began_a_rate_limit_may_have_cost_money(begun: 
 
 @pytest.mark.parametrize("code", ["PROMPT_TOO_LONG", "insufficient_quota", "moderation_blocked", "rate_limit_exceeded"])
 @pytest.mark.parametrize("n", [1, 2])
-def test_no_error_is_free_beside_a_result_that_is_broken(code: str, n: int) -> None:
+def test_no_error_beside_a_broken_result_is_free(code: str, n: int) -> None:
     failure = event({"error": {"message": "m", "code": code}}, "error")
     whole = event(completed(PNG))
     broken = whole[: whole.index(b"iVBOR") + 8] + b"\n\n"
@@ -455,8 +463,8 @@ def test_usage_that_comes_before_the_final_event_is_read(aside: bytes, preview: 
     picture = {"type": "image_generation.completed", "b64_json": bodies.text_of(PNG)}
     got = receive(preview + aside + event(picture), SSE)
     assert (got.pictures, got.answer.cost_usd, got.warnings) == ([PNG], Decimal("0.25"), [])
-    told = receive(aside + event({**picture, "usage": {"cost": "0.25"}}), SSE)
-    assert (told.answer.cost_usd, told.warnings) == (Decimal("0.25"), [])
+    received = receive(aside + event({**picture, "usage": {"cost": "0.25"}}), SSE)
+    assert (received.answer.cost_usd, received.warnings) == (Decimal("0.25"), [])
     grown = receive(aside + event({**picture, "usage": {"cost": "0.5"}}), SSE)
     assert (grown.answer.cost_usd, grown.warnings) == (Decimal("0.5"), []), "the first was that of a part"
     odd = receive(aside + event({**picture, "usage": {"cost": "0.1"}}), SSE)
@@ -467,7 +475,7 @@ def test_usage_that_comes_before_the_final_event_is_read(aside: bytes, preview: 
 
 
 @pytest.mark.parametrize("aside", ASIDE, ids=["no name", "named", "nested"])
-def test_usage_between_and_behind_several_final_events_is_read_until_the_answer_is_complete(aside: bytes) -> None:
+def test_usage_between_and_after_final_events_is_read_until_the_answer_is_complete(aside: bytes) -> None:
     pictures = [{"type": "image_generation.completed", "b64_json": bodies.text_of(PNG), "index": i} for i in range(2)]
     first, second = map(event, pictures)
     assert receive(first + aside + second, SSE, wanted=2).answer.cost_usd == Decimal("0.25")
@@ -477,7 +485,7 @@ def test_usage_between_and_behind_several_final_events_is_read_until_the_answer_
 
 
 @pytest.mark.parametrize("aside", ASIDE, ids=["no name", "named", "nested"])
-def test_stream_that_ends_behind_its_usage_was_paid_for(aside: bytes) -> None:
+def test_stream_that_ends_after_its_usage_was_paid_for(aside: bytes) -> None:
     error = error_of(aside, SSE)
     assert (error.charged, error.cost_usd, error.cost_is_complete) == ("yes", Decimal("0.25"), False)
     refused = error_of(aside + event({"error": {"message": "m", "code": "rate_limit_exceeded"}}, "error"), SSE)
@@ -485,7 +493,7 @@ def test_stream_that_ends_behind_its_usage_was_paid_for(aside: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "said"),
+    ("data", "code", "server_message"),
     [
         ('{"type": "server_error", "message": "m", "code": "c"}', "c", "m"),
         ('{"type": "server_error", "message": "m"}', "server_error", "m"),
@@ -498,13 +506,15 @@ def test_stream_that_ends_behind_its_usage_was_paid_for(aside: bytes) -> None:
         ("null", None, "null"),
     ],
 )
-def test_an_event_named_error_is_one_whatever_it_holds(data: str, code: str | None, said: str) -> None:
+def test_an_event_named_error_is_an_error_whatever_its_content(
+    data: str, code: str | None, server_message: str
+) -> None:
     error = error_of(f"event: error\ndata: {data}\n\n".encode(), SSE)
     assert (type(error), error.charged, error.code) == (ServerFailed, "unknown", code)
-    assert error.message.endswith(f". The server's message: {said}")
+    assert error.message.endswith(f". The server's message: {server_message}")
 
 
-def test_an_error_that_tells_a_cost_was_paid() -> None:
+def test_an_error_with_a_cost_was_paid() -> None:
     document = {"error": {"message": "m", "code": "moderation_blocked"}, "usage": {"cost": {"total_cost": 0.000135}}}
     for error in (error_of(json.dumps(document).encode()), error_of(event(document, "error"), SSE)):
         assert (type(error), error.charged, error.cost_usd) == (ContentRefused, "yes", COST)
@@ -521,7 +531,7 @@ def test_messages_are_bounded() -> None:
 
 
 def huge_image(digest: Any) -> Iterator[bytes]:
-    """Base64 text of a PNG of 64 MiB, most of it one ancillary chunk, in pieces of 64 KiB."""
+    """The base64 text of a 64 MiB PNG, mostly one ancillary chunk, in pieces of 64 KiB."""
     block = bytes(range(256)) * 192
     count = 64 * MIB // len(block) + 1
     begin = PNG[:-12] + struct.pack(">I", count * len(block) - len(PNG) - 12) + b"paDd"
@@ -596,7 +606,7 @@ ENDLESS: list[tuple[str, str, bytes, bytes, int, type[DeepshiError]]] = [
 @pytest.mark.parametrize(
     ("content_type", "head", "piece", "times", "kind"), [e[1:] for e in ENDLESS], ids=[e[0] for e in ENDLESS]
 )
-def test_what_never_ends_is_kept_below_1_mib(
+def test_endless_answers_take_less_than_1_mib(
     content_type: str, head: bytes, piece: bytes, times: int, kind: type[DeepshiError]
 ) -> None:
     files = bodies.open_files()
@@ -630,7 +640,7 @@ def test_what_never_ends_is_kept_below_1_mib(
     ],
     ids=range(11),
 )
-def test_what_is_odd_beside_four_images_is_kept_below_1_mib(odd: str) -> None:
+def test_odd_content_beside_four_images_takes_less_than_1_mib(odd: str) -> None:
     image = bodies.padded(40_000)
     data = ",".join(f'{{"b64_json": "{bodies.text_of(image)}"}}' for _ in range(2))
     body = f'{{{odd}, "data": [{data}]}}'.encode()
@@ -667,7 +677,7 @@ print(type(error).__name__, error.charged)
 
 @QUICK
 @given(st.integers(1, 3), st.integers(0, 3))
-def test_a_reader_is_complete_once_all_wanted_images_came(wanted: int, sent: int) -> None:
+def test_a_reader_is_complete_once_all_requested_images_arrived(wanted: int, sent: int) -> None:
     reader = AnswerReader(wanted)
     try:
         for number in range(sent):

@@ -14,7 +14,7 @@ from tests.support.bodies import THOROUGH
 known_keys = st.sampled_from(
     ["data", "models", "id", "parameters", "edit", "prompt_max_length", "modalities", "name", "enum", "values"]
 ) | st.sampled_from(["allowed", "min", "maximum", "max_images", "output", "n", "width", "resolution"])
-any_text = st.text(st.characters(), max_size=4)  # halves of surrogate pairs included
+any_text = st.text(st.characters(), max_size=4)  # including unpaired surrogates
 any_json: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | any_text | known_keys,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(known_keys | any_text, inner, max_size=5),
@@ -45,7 +45,7 @@ def model(**entry: Any) -> ModelInfo:
 
 
 def certain(request: GenerateRequest, **entry: Any) -> list[str]:
-    """What refuses a request to ``m``."""
+    """Return the complaints that refuse a request to ``m``."""
     found = complaints(request, Catalog.read({"data": [{"id": "m", **entry}]}))
     return [complaint.text for complaint in found if complaint.is_certain]
 
@@ -72,13 +72,13 @@ def test_no_list_is_an_empty_catalog(document: Any) -> None:
 @pytest.mark.parametrize("name", ["enum", "values", "allowed", "options"])
 @pytest.mark.parametrize("as_list", [False, True])
 def test_parameters_are_an_object_or_a_list(name: str, as_list: bool) -> None:
-    said: list[dict[str, Any]] = [
+    listed: list[dict[str, Any]] = [
         {"name": "resolution", "type": "string", name: ["1K", "2K"], "default": "1K"},
         {"name": "n", "type": "integer", "minimum": 1, "maximum": 4},
         {"name": "width", "min": 64, "max": 2048.0},
         {"name": "seed"},
     ]
-    read = model(parameters=said if as_list else {p["name"]: p for p in said})
+    read = model(parameters=listed if as_list else {p["name"]: p for p in listed})
     assert read.parameters == {
         "resolution": Parameter(type="string", allowed=("1K", "2K"), default="1K"),
         "n": Parameter(type="integer", minimum=1, maximum=4),
@@ -130,7 +130,7 @@ UNKNOWN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("entry", UNKNOWN)
-def test_what_is_not_understood_is_let_through(entry: dict[str, Any]) -> None:
+def test_unknown_parts_of_an_entry_refuse_nothing(entry: dict[str, Any]) -> None:
     assert certain(REQUEST, **entry) == []
     assert certain(EDIT, **entry) == []
 
@@ -190,7 +190,7 @@ def test_input_images_that_are_too_large_are_named() -> None:
         (found,) = complaints(EDIT, catalog, [2 * 2**20, 2 * 2**20 + 1])
         assert (found.field, found.is_certain) == ("images", True)
         assert found.text == "images: number 2 has 2,097,153 bytes, m takes at most 2,097,152"
-        assert complaints(EDIT, catalog) == []  # a file of requests is checked without reading them
+        assert complaints(EDIT, catalog) == []  # the check of a file of requests does not read images
 
 
 BOAT: dict[str, Any] = {"model": "m", "prompt": "a boat"}
@@ -238,7 +238,7 @@ def test_documented_caps_on_n_hold_where_the_catalog_is_silent(model: str, entry
 IMAGES: dict[str, Any] = {"modalities": {"output": ["image"]}}
 
 
-def test_a_model_that_is_not_listed_is_refused_with_what_may_have_been_meant() -> None:
+def test_an_unlisted_model_is_refused_with_a_suggestion() -> None:
     catalog = Catalog.read([{"id": "deepshi-banana-pro", **IMAGES}, {"id": "chat", "output_modalities": ["text"]}])
     (found,) = complaints(GenerateRequest(model="deepshi-bananapro", prompt="x"), catalog)
     assert (found.field, found.is_certain) == ("model", True)
@@ -265,7 +265,7 @@ def test_a_model_that_is_not_listed_is_refused_with_what_may_have_been_meant() -
     ],
     ids=str,
 )
-def test_a_model_that_may_be_listed_under_another_name_or_elsewhere_is_let_through(document: Any) -> None:
+def test_a_model_that_may_be_listed_under_another_name_or_elsewhere_is_allowed(document: Any) -> None:
     assert complaints(GenerateRequest(**BOAT), Catalog.read(document)) == []
     assert complaints(GenerateRequest(model="vendor/m", prompt="x"), Catalog.read([{"id": "m", **IMAGES}])) == []
 
@@ -281,5 +281,5 @@ def test_a_model_that_may_be_listed_under_another_name_or_elsewhere_is_let_throu
     ],
     ids=str,
 )
-def test_limits_in_a_form_that_is_not_understood_refuse_nothing(parameters: dict[str, Any]) -> None:
+def test_limits_in_an_unknown_form_refuse_nothing(parameters: dict[str, Any]) -> None:
     assert certain(REQUEST, parameters=parameters) == []

@@ -21,7 +21,7 @@ Cut = Callable[[bytes], Iterator[bytes]]
 
 
 def decode(*pieces: bytes) -> Any:
-    """The document, with bytes for images; their problem where they cannot be read."""
+    """Return the document with bytes for images, or their problem if they are unreadable."""
     decoder = JsonDecoder()
     try:
         for piece in pieces:
@@ -43,7 +43,9 @@ def plain(value: Any) -> Any:
 
 @THOROUGH
 @given(bodies.answers(bodies.image_bytes), bodies.seeds, bodies.cuts())
-def test_any_answer_in_any_pieces_is_what_json_and_base64_give(document: Pairs, rng: random.Random, cut: Cut) -> None:
+def test_any_answer_in_any_pieces_equals_the_result_of_json_and_base64(
+    document: Pairs, rng: random.Random, cut: Cut
+) -> None:
     text = bodies.written(document, rng)
     assert decode(*cut(text.encode())) == bodies.whole(text)
 
@@ -53,7 +55,7 @@ def test_any_answer_in_any_pieces_is_what_json_and_base64_give(document: Pairs, 
     st.binary(max_size=200) | st.text('{}[]":,\\ub64_jsonrldat;,ie=\n 09.-', max_size=200).map(str.encode),
     bodies.cuts(),
 )
-def test_arbitrary_bytes_raise_nothing_of_python(body: bytes, cut: Cut) -> None:
+def test_arbitrary_bytes_raise_no_builtin_exceptions(body: bytes, cut: Cut) -> None:
     results = set()
     for pieces in ([body], list(cut(body))):
         try:
@@ -98,7 +100,7 @@ def test_base64_is_read_with_white_space_escapes_and_without_padding(text: str, 
 
 
 @pytest.mark.parametrize("text", ["QUJ*", "Q", "QQ==QUJD", "QUJDé", r"QU\\JD", r"QU\"JD", "=", "Q===", r"QUJ\u00e9"])
-def test_broken_base64_is_noted_and_the_rest_is_read(text: str) -> None:
+def test_broken_base64_is_reported_and_the_rest_is_read(text: str) -> None:
     body = f'{{"b64_json": "{text}", "usage": {{"cost": 0.000135}}}}'.encode()
     for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
         got = decode(*pieces)
@@ -130,11 +132,11 @@ def test_a_long_data_uri_head_means_the_same_in_any_pieces(head_length: int) -> 
         ('{"a": "line\nbreak"}', {"a": "line\nbreak"}),
     ],
 )
-def test_what_is_odd_beside_an_image_does_not_cost_the_image(text: str, value: Any) -> None:
+def test_odd_content_beside_an_image_does_not_lose_the_image(text: str, value: Any) -> None:
     assert decode(text.encode()) == value
 
 
-def test_bytes_that_are_not_utf8_do_not_cost_the_image() -> None:
+def test_bytes_that_are_not_utf8_do_not_lose_the_image() -> None:
     assert decode(b'{"a": "\xff\xfe", "b64_json": "QUJD"}') == {"a": "\ufffd\ufffd", "b64_json": b"ABC"}
 
 
@@ -173,7 +175,7 @@ def test_a_document_cut_anywhere_is_an_unknown_outcome(document: str) -> None:
 ENDS = {"a": b'"],', "b": b"}", "b64_json": b'"QUJD"'}
 
 
-def test_of_a_document_that_is_cut_every_whole_value_is_kept() -> None:
+def test_every_whole_value_of_a_truncated_document_is_kept() -> None:
     whole = {"a": [Decimal("1.5"), True, None, "x]"], "b": {"c": 'd"'}, "b64_json": b"ABC", "e": 12}
     body = b'{"a": [1.5, true, null, "x]"], "b": {"c": "d\\""}, "b64_json": "QUJD", "e": 12}'
     assert decode(body) == whole
@@ -188,21 +190,21 @@ def test_of_a_document_that_is_cut_every_whole_value_is_kept() -> None:
         assert ("b64_json" in came, "e" in found) == (isinstance(found.get("b64_json"), Spool), False)
 
 
-def test_what_follows_the_last_bracket_is_not_looked_at() -> None:
+def test_anything_after_the_last_bracket_is_ignored() -> None:
     for rest in (b" x", b"}", b"{", b'"', b', "b64_json": "QUJD"}', b"\x00" * 100_000):
         assert decode(b'{"a": {"b": []}}' + rest) == {"a": {"b": []}}
         assert decode(b'{"a": {"b": []}', b"}", rest) == {"a": {"b": []}}
 
 
 @pytest.mark.parametrize("depth", [40, 400, 1_900])
-def test_what_is_nested_too_deep_does_not_cost_the_image(depth: int) -> None:
+def test_too_deep_nesting_does_not_lose_the_image(depth: int) -> None:
     for begin, end in (("[", "]"), ('{"k": ', "}")):
         inside = begin * (depth // 2) + '"b64_json"' + end * (depth // 2)
         got = decode(f'{{"usage": {inside}, "b64_json": "QUJD", "k": "v"}}'.encode())
         assert (got["b64_json"], got["k"], str(got["usage"]).count("v")) == (b"ABC", "v", 0)
 
 
-def test_images_beyond_the_limit_are_passed_over() -> None:
+def test_images_beyond_the_limit_are_skipped() -> None:
     got = decode(b'{"data": [%s"end"], "k": "v"}' % (b'{"b64_json": "QUJD"},' * 20))
     texts = [entry["b64_json"] for entry in got["data"][:-1]]
     assert texts == [b"ABC"] * 8 + ["the answer has more than 8 images"] * 12
@@ -218,7 +220,7 @@ def test_images_beyond_the_limit_are_passed_over() -> None:
         (b"[" * 5_000 + b"]" * 5_000, "unknown"),
     ],
 )
-def test_what_is_not_json_is_an_invalid_response(body: bytes, charged: str) -> None:
+def test_an_answer_that_is_not_json_is_an_invalid_response(body: bytes, charged: str) -> None:
     with pytest.raises(InvalidResponse) as raised:
         decode(body)
     assert raised.value.charged == charged
@@ -230,7 +232,7 @@ def test_an_answer_may_be_nested_as_deep_as_any_python_can_write_it(opened: byte
     assert json.loads(json.dumps(decode(body))) == json.loads(body)
 
 
-def test_base64_without_end_and_without_image_is_cut() -> None:
+def test_endless_base64_without_an_image_is_cut() -> None:
     decoder = JsonDecoder(lambda: Spool(4 * bodies.MIB))
     decoder.feed(b'{"b64_json": "')
     for _ in range(4):
@@ -240,6 +242,6 @@ def test_base64_without_end_and_without_image_is_cut() -> None:
     decoder.spools[0].close()
 
 
-def test_an_image_in_tiny_pieces_is_not_taken_for_one_without_end() -> None:
+def test_an_image_in_tiny_pieces_does_not_count_as_endless() -> None:
     body = f'{{"b64_json": "{bodies.text_of(bytes(3000))}"}}'.encode()
     assert decode(*(body[at : at + 1] for at in range(len(body)))) == {"b64_json": bytes(3000)}

@@ -24,29 +24,29 @@ def look(image: bytes) -> Media:
 
 @pytest.mark.parametrize(("kind", "type_"), KINDS.items())
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (640, 3), (3, 1000)])
-def test_an_image_tells_its_kind_and_size(kind: str, type_: str, width: int, height: int) -> None:
+def test_kind_and_size_of_an_image_are_read(kind: str, type_: str, width: int, height: int) -> None:
     assert look(bodies.picture(kind, width, height)) == Media(media_type=type_, width=width, height=height)
 
 
 def saved(kind: str, image: Image.Image, **options: Any) -> bytes:
-    """What Pillow writes."""
+    """Return an image file as Pillow writes it."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """A picture that compresses badly, so that its data holds many bytes 0xFF."""
+    """A picture that compresses badly, so that its data contains many 0xFF bytes."""
     pixels = random.Random(width * height).randbytes(width * height * len(mode))
     return Image.frombytes(mode, (width, height), pixels)
 
 
 def exif(*, orientation: int = 1) -> bytes:
-    """An EXIF block with a thumbnail: a whole JPEG of another size, with an end of its own."""
+    """An EXIF block with a thumbnail: a complete JPEG of another size, with its own end marker."""
     thumbnail = saved("JPEG", noise(16, 16))
     blank = Image.Exif()
     blank[0x0112] = orientation
-    blank[0x010E] = "x"  # a description, which the thumbnail follows
+    blank[0x010E] = "x"  # a description before the thumbnail
     return blank.tobytes() + thumbnail
 
 
@@ -96,7 +96,7 @@ WHOLE = {
 images_of_all_forms = pytest.mark.parametrize("image", WHOLE.values(), ids=WHOLE)
 
 
-def test_the_images_are_what_their_names_say() -> None:
+def test_the_test_images_match_their_names() -> None:
     assert WHOLE["JPEG, thumbnail"].count(b"\xff\xd9") == WHOLE["WebP, EXIF"].count(b"\xff\xd9") + 1 == 2
     assert WHOLE["PNG, other chunks"].count(b"IEND\xaeB`\x82") == 3
     assert WHOLE["PNG, other chunks"].count(b"IDAT") == 3
@@ -107,7 +107,7 @@ def test_the_images_are_what_their_names_say() -> None:
 
 
 @images_of_all_forms
-def test_size_is_that_which_pillow_reads(image: bytes) -> None:
+def test_size_is_the_same_as_in_pillow(image: bytes) -> None:
     with Image.open(io.BytesIO(image)) as opened:
         opened.load()
         assert look(image) == Media(media_type=KINDS[opened.format or ""], width=opened.width, height=opened.height)
@@ -122,7 +122,7 @@ def test_an_image_that_is_cut_anywhere_is_cut_short(image: bytes) -> None:
 
 @images_of_all_forms
 @pytest.mark.parametrize("length", [1, 2, 1000, 4096, 70_000, 2**20])
-def test_what_stands_behind_the_end_does_not_matter(image: bytes, length: int) -> None:
+def test_anything_after_the_end_is_ignored(image: bytes, length: int) -> None:
     behind = random.Random(length)
     assert look(image + behind.randbytes(length)) == look(image)
     assert look(image + bytes(length)) == look(image)
@@ -132,7 +132,7 @@ def test_what_stands_behind_the_end_does_not_matter(image: bytes, length: int) -
 
 @QUICK
 @given(st.sampled_from(sorted(WHOLE)), st.binary(max_size=300))
-def test_any_bytes_may_stand_behind_the_end(name: str, behind: bytes) -> None:
+def test_any_bytes_may_follow_the_end(name: str, behind: bytes) -> None:
     assert look(WHOLE[name] + behind) == look(WHOLE[name])
 
 
@@ -146,7 +146,7 @@ def test_size_is_that_of_the_stored_pixels_however_exif_rotates_them(kind: str, 
 
 
 class Counted(io.BytesIO):
-    """Knows how much was read of it at once."""
+    """A file that records the largest read."""
 
     most = 0
 
@@ -158,7 +158,7 @@ class Counted(io.BytesIO):
 
 @pytest.mark.parametrize("before", range(-3, 4))
 def test_a_marker_may_lie_across_two_pieces(before: int) -> None:
-    """The end of a JPEG lies around the end of the first piece that is read of its data."""
+    """The end marker of a JPEG is at the boundary of the first piece that is read of its data."""
     image = saved("JPEG", Image.new("RGB", (31, 17)))
     at = image.index(b"\xff\xda")
     for pieces in (4096, 65536):
@@ -171,7 +171,7 @@ def test_a_marker_may_lie_across_two_pieces(before: int) -> None:
 
 
 def large(kind: str) -> bytes:
-    """More than 2 MiB."""
+    """An image of more than 2 MiB."""
     image = noise(1500, 1200)
     return saved(kind, image, lossless=True) if kind == "WEBP" else saved(kind, image, quality=100)
 
@@ -193,7 +193,7 @@ def test_a_picture_that_was_cut_before_another_begins_is_cut_short() -> None:
 
 
 @pytest.mark.parametrize("image", [b"", b"GIF89a" + bytes(50), b"<svg/>", b"RIFF\x04\0\0\0WAVE", b"\x89PNG"])
-def test_what_is_no_image_of_the_api_is_refused(image: bytes) -> None:
+def test_other_files_than_the_apis_image_formats_are_refused(image: bytes) -> None:
     with pytest.raises(ValueError, match="it is not a PNG, JPEG or WebP image"):
         look(image)
 
@@ -244,6 +244,6 @@ def test_arbitrary_bytes_are_an_image_or_a_value_error(head: bytes, rest: bytes)
 
 
 @pytest.mark.parametrize(("kind", "type_"), KINDS.items())
-def test_twelve_bytes_tell_the_kind(kind: str, type_: str) -> None:
+def test_twelve_bytes_suffice_for_the_kind(kind: str, type_: str) -> None:
     assert media_type(bodies.picture(kind)[:12]) == type_
     assert media_type(bodies.picture(kind)[:2]) is None

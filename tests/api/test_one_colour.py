@@ -1,4 +1,4 @@
-"""A picture that is all one colour is told from one that shows something, whatever wrote it."""
+"""A picture of a single colour is detected, whichever program wrote it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def found(data: bytes, kind: str = "PNG") -> bool:
 
 
 def filtered(image: Image.Image, filters: list[int]) -> bytes:
-    """An RGB image as PNG whose rows have these filters in turn, as the PNG specification defines them."""
+    """An RGB PNG whose rows cycle through these filters of the PNG specification."""
     width, height = image.size
     rows = [image.crop((0, y, width, y + 1)).tobytes() for y in range(height)]
     body = bytearray()
@@ -89,7 +89,7 @@ def test_plain_pictures_are_found_in_all_formats(kind: str, side: int) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_line_or_a_gradient_is_no_plain_picture(kind: str) -> None:
+def test_a_picture_with_a_line_or_a_gradient_is_not_plain(kind: str) -> None:
     line = Image.new("RGB", (640, 480), "white")
     line.paste((0, 0, 0), (0, 200, 640, 216))
     gradient = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
@@ -102,7 +102,7 @@ def test_a_swatch_may_be_plain() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_is_cut_or_damaged_raises_nothing(kind: str) -> None:
+def test_truncated_or_damaged_pictures_raise_nothing(kind: str) -> None:
     data = encoded(Image.new("RGB", (640, 480), "red"), kind)
     for end in (0, 7, 20, 40, len(data) // 2, len(data) - 1):
         is_one_colour(io.BytesIO(data[:end]), f"image/{kind.lower()}", 640, 480, end)
@@ -110,7 +110,7 @@ def test_what_is_cut_or_damaged_raises_nothing(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_that_shows_something_is_read_no_further_than_its_first_rows() -> None:
+def test_only_the_first_rows_of_a_picture_with_content_are_read() -> None:
     noise = Image.effect_noise((2000, 2000), 90).convert("RGB")
     data = encoded(noise)
     file = io.BytesIO(data)

@@ -1,4 +1,4 @@
-"""What came is compared with what was asked for."""
+"""Results are compared with their request."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_each_difference_is_one_sentence(fields: dict[str, Any], came: Came, exp
         ({"output_format": "jpg"}, Came(media_type="image/jpeg")),
     ],
 )
-def test_what_fits_or_cannot_be_compared_is_no_difference(fields: dict[str, Any], came: Came) -> None:
+def test_matching_or_incomparable_values_are_no_difference(fields: dict[str, Any], came: Came) -> None:
     assert found(came, **fields) == []
 
 
-def test_one_picture_twice_is_a_difference() -> None:
+def test_two_identical_pictures_are_a_difference() -> None:
     request = GenerateRequest(model="m", prompt="x", n=3)
     came = [Came(index=0), Came(index=1, sha256="b"), Came(index=2)]
     assert mismatches(request, came) == ["Images 0 and 2 are the same, byte for byte"]

@@ -36,7 +36,7 @@ def test_a_field_rendered_to_nothing_is_not_sent(field: str, rendered: Any) -> N
 
 @pytest.mark.parametrize("field", [*NUMBERS, "stream"])
 @pytest.mark.parametrize("rendered", ["abc", "{{ params.x }}", [], {}, "1.5"])
-def test_a_field_that_cannot_be_what_it_should_is_named(field: str, rendered: Any) -> None:
+def test_an_error_names_the_field_with_an_invalid_value(field: str, rendered: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"^The request was not sent: {field}: ") as raised:
         generation(**{field: rendered})
     assert raised.value.charged == "no"
@@ -59,7 +59,7 @@ def test_stream_is_sent_when_it_is_wanted(rendered: Any, sent: bool | None) -> N
 
 @pytest.mark.parametrize("missing", ["model", "prompt"])
 @pytest.mark.parametrize("value", [None, "", "None"])
-def test_what_every_request_needs_is_named_when_it_is_missing(missing: str, value: Any) -> None:
+def test_missing_required_fields_are_named(missing: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"^The request was not sent: {missing} is missing or empty "):
         generation(**{missing: value})
 
@@ -70,7 +70,7 @@ def test_numbers_have_their_range(field: str, value: int) -> None:
         generation(**{field: value})
 
 
-def test_every_mistake_is_told_at_once_and_the_prompt_is_not() -> None:
+def test_all_mistakes_are_reported_together_without_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as raised:
         build(GenerateRequest, {"prompt": ["secret"], "n": "x", "width": "y"})
     assert "secret" not in raised.value.message
@@ -82,7 +82,7 @@ def test_every_mistake_is_told_at_once_and_the_prompt_is_not() -> None:
     ]
 
 
-def test_undocumented_fields_are_kept_as_they_are() -> None:
+def test_undocumented_fields_are_kept_unchanged() -> None:
     extras = {"style": "oil", "loras": [{"id": 1, "w": 0.5}], "images": ["x"], "path": "p", "hd": True, "é": 1.5}
     assert generation(**extras).wire_fields() == {**BASE, **extras}
     assert generation(**extras).picture_fields() == {**BASE, **extras, "n": 1}
@@ -101,7 +101,7 @@ def test_undocumented_fields_are_kept_as_they_are() -> None:
         pytest.param("seed", 10**5000, id="seed"),
     ],
 )
-def test_what_json_cannot_say_is_found_before_it_is_sent(field: str, value: Any) -> None:
+def test_values_that_json_lacks_are_refused_before_sending(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"^The request was not sent: {field} cannot be sent: "):
         generation(**{field: value})
 
@@ -112,7 +112,7 @@ def test_a_number_too_long_to_be_shown_is_named() -> None:
 
 
 @pytest.mark.parametrize("field", ["model", "prompt", "quality", "style"])
-def test_half_a_surrogate_pair_is_found_before_it_is_sent(field: str) -> None:
+def test_unpaired_surrogates_are_refused_before_sending(field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^The request was not sent: {field}"):
         generation(**{field: "a boat \ud83d"})
 
@@ -137,8 +137,8 @@ digests = st.lists(st.sampled_from(["aa", "bb", "aabb"]), max_size=3)
 
 
 def meant(given_fields: dict[str, Any]) -> str:
-    said = {**BASE, "n": 1, **{k: v for k, v in given_fields.items() if v not in (None, "", "None")}}
-    picture = {k: v for k, v in said.items() if k not in ("stream", "response_format")}
+    given = {**BASE, "n": 1, **{k: v for k, v in given_fields.items() if v not in (None, "", "None")}}
+    picture = {k: v for k, v in given.items() if k not in ("stream", "response_format")}
     typed = {k: int(v) if k in NUMBERS else v for k, v in picture.items()}
     return json.dumps(typed, sort_keys=True)
 
@@ -162,13 +162,13 @@ def test_fingerprints_are_equal_if_and_only_if_the_same_is_asked_for(
 
 @THOROUGH
 @given(fields, st.randoms())
-def test_the_order_of_fields_does_not_change_a_fingerprint(said: dict[str, Any], random: Any) -> None:
-    items = list({**BASE, **said}.items())
+def test_the_order_of_fields_does_not_change_a_fingerprint(values: dict[str, Any], random: Any) -> None:
+    items = list({**BASE, **values}.items())
     random.shuffle(items)
-    assert build(GenerateRequest, dict(items)).fingerprint("a") == generation(**said).fingerprint("a")
+    assert build(GenerateRequest, dict(items)).fingerprint("a") == generation(**values).fingerprint("a")
 
 
-def test_an_edit_is_another_request_and_goes_by_the_contents_of_its_images() -> None:
+def test_an_edit_is_another_request_and_depends_on_the_contents_of_its_images() -> None:
     def edit(*images: str) -> EditRequest:
         return EditRequest(model="m", prompt="a boat", images=list(images))
 
@@ -185,7 +185,7 @@ def test_an_edit_is_another_request_and_goes_by_the_contents_of_its_images() -> 
 
 
 def test_a_fingerprint_stays_the_same_from_release_to_release() -> None:
-    # What is stored under it was paid for: change this value only together with "version" in fingerprint().
+    # Paid images are stored under it: change this value only together with "version" in fingerprint().
     request = generation(width="1024", height=768, style="oil")
     assert request.fingerprint("a", ["1"]) == "e1a4e63a83aaa5e9d607d34ae7de2f69ad76fcdb155da47a464235de1246433c"
 
@@ -231,6 +231,6 @@ def test_images_are_paths_or_uris(images: Any, read: list[str]) -> None:
 
 
 @pytest.mark.parametrize("images", [None, [], "", 5, {"a": 1}, [None], [["a"]], ["a"] * 15])
-def test_images_that_are_none_or_too_many_are_named(images: Any) -> None:
+def test_missing_or_too_many_images_are_reported(images: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^The request was not sent: images"):
         build(EditRequest, {**BASE, "images": images})

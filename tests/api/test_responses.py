@@ -67,7 +67,7 @@ def test_a_cost_is_exact_or_unknown(usage: Any, cost: str | None) -> None:
     assert str(cost_of(usage)) == str(cost)
 
 
-def test_what_is_odd_in_an_answer_is_none() -> None:
+def test_invalid_values_in_an_answer_become_none() -> None:
     odd = {"created": "now", "model": 5, "size": ["3x2"], "usage": "much", "extra": 1}
     nothing = {"created": None, "model": None, "size": None, "usage": None, "cost_usd": None}
     assert Answer.model_validate(odd).model_dump() == nothing
@@ -94,7 +94,7 @@ def test_what_is_odd_in_an_answer_is_none() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "server_message"),
     [
         (b'{"error": {"message": "m", "type": "t", "code": "c", "param": "n"}}', "c", "m"),
         (b'{"error": {"message": "m", "type": "t"}}', "t", "m"),
@@ -112,7 +112,7 @@ def test_what_is_odd_in_an_answer_is_none() -> None:
     ],
 )
 def test_each_status_has_its_class_whatever_the_body(
-    status: int, kind: type[DeepshiError], charged: str, body: bytes, code: str | None, said: str | None
+    status: int, kind: type[DeepshiError], charged: str, body: bytes, code: str | None, server_message: str | None
 ) -> None:
     error = from_status(status, body, x_request_id="req-1")
     assert type(error) is kind
@@ -128,7 +128,7 @@ def test_each_status_has_its_class_whatever_the_body(
         "cost_is_complete": True,
         "sends": 0,
     }
-    assert error.message.endswith(f". The server's message: {said}") == (said is not None)
+    assert error.message.endswith(f". The server's message: {server_message}") == (server_message is not None)
     assert not error.message.startswith(".")
 
 
@@ -136,7 +136,7 @@ def test_each_status_has_its_class_whatever_the_body(
     "code",
     ["content_policy_violation", "moderation_blocked", "content_filter", "safety_violation", "MODERATION_BLOCKED"],
 )
-def test_a_refusal_by_the_content_policy_is_one_of_its_own(code: str) -> None:
+def test_a_refusal_by_the_content_policy_has_its_own_exception(code: str) -> None:
     body = json.dumps({"error": {"message": "no", "type": "invalid_request_error", "code": code}}).encode()
     for error in (from_status(400, body), from_status(422, body), error_from_document(json.loads(body))):
         assert (type(error), error and error.code, error and error.charged) == (ContentRefused, code, "no")
@@ -171,7 +171,7 @@ def test_retry_after_is_a_number_or_a_date(text: str, seconds: float | None) -> 
 
 
 def test_a_date_counts_from_the_servers_own_clock() -> None:
-    """Ours may be an hour wrong."""
+    """The local clock may be wrong by an hour."""
     later, now = "Sat, 27 Jun 2026 20:00:30 GMT", "Sat, 27 Jun 2026 20:00:00 GMT"
     assert from_status(429, retry_after=later, date=now).retry_after == 30.0
     assert from_status(429, retry_after="Sat, 27 Jun 2026 21:26:08 GMT", date="once").retry_after == 30.0
@@ -188,7 +188,7 @@ def test_no_header_and_no_body_raises(retry_after: str, body: bytes, status: int
     assert wait is None or 0 <= wait < float("inf")
 
 
-def test_messages_are_bounded_and_can_be_written_anywhere() -> None:
+def test_messages_are_bounded_and_printable() -> None:
     body = json.dumps({"error": {"message": "m\ud83d" + "x" * 60_000, "code": "c" * 60_000}}).encode()
     for error in (from_status(400, body), from_status(500, b'"' + b"x" * 60_000 + b'"')):
         assert len(str(error)) < 1_000
@@ -204,7 +204,7 @@ def test_a_request_is_named_by_the_server_or_the_proxy() -> None:
 @pytest.mark.parametrize(
     "document", [None, [], "error", 5, {}, {"error": None}, {"error": {}}, {"error": ""}, {"type": "x"}]
 )
-def test_what_is_no_error_is_none(document: Any) -> None:
+def test_a_document_without_an_error_has_none(document: Any) -> None:
     assert error_from_document(document) is None
 
 
@@ -217,7 +217,7 @@ def test_what_is_no_error_is_none(document: Any) -> None:
         (403, "key_revoked", PermissionDenied),
     ],
 )
-def test_a_code_says_more_than_the_status_where_waiting_or_another_key_would_not_help(
+def test_a_code_overrides_the_status_where_waiting_or_another_key_would_not_help(
     status: int, code: str, kind: type[DeepshiError]
 ) -> None:
     error = error_from_status(status, json.dumps({"error": {"message": "no", "code": code}}).encode(), {}, now=0)

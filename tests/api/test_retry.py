@@ -35,9 +35,7 @@ def wait(error: DeepshiError, attempt: int = 1, *, max_retries: int = 3, jitter:
 
 @pytest.mark.parametrize("kind", FREE)
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, None), (5, None)])
-def test_what_was_free_is_sent_again_with_backoff(
-    kind: type[DeepshiError], attempt: int, seconds: float | None
-) -> None:
+def test_free_failures_are_retried_with_backoff(kind: type[DeepshiError], attempt: int, seconds: float | None) -> None:
     assert wait(kind("m"), attempt) == seconds
     assert wait(kind("m"), attempt, jitter=0.5) == (seconds and seconds / 2)
     assert wait(kind("m"), attempt, jitter=0.0) == (None if seconds is None else 0.0)
@@ -50,13 +48,13 @@ def test_no_wait_is_longer_than_allowed(attempt: int, seconds: float) -> None:
 
 @pytest.mark.parametrize("kind", FREE)
 @pytest.mark.parametrize("charged", ["yes", "unknown"])
-def test_what_may_have_been_paid_for_is_never_sent_again(kind: type[DeepshiError], charged: Charged) -> None:
+def test_possibly_paid_requests_are_never_retried(kind: type[DeepshiError], charged: Charged) -> None:
     assert wait(kind("m", charged=charged, retry_after=1.0)) is None
 
 
 @pytest.mark.parametrize("kind", NEVER)
 @pytest.mark.parametrize("charged", [None, "no"])
-def test_nothing_else_is_ever_sent_again(kind: type[DeepshiError], charged: Charged | None) -> None:
+def test_nothing_else_is_ever_retried(kind: type[DeepshiError], charged: Charged | None) -> None:
     assert wait(kind("m", charged=charged, retry_after=1.0)) is None
 
 

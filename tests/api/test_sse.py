@@ -16,7 +16,7 @@ Cut = Callable[[bytes], Iterator[bytes]]
 
 
 def events(*pieces: bytes) -> list[tuple[str, object]]:
-    """Name and document of each event; its text where it is not JSON."""
+    """Return name and document of each event, or its text if that is not JSON."""
     decoder = SseDecoder()
     found = [event for piece in pieces for event in decoder.feed(piece)] + decoder.close()
     result = [(e.name, e.text if e.error else _plain(e.document)) for e in found]
@@ -34,7 +34,7 @@ def _plain(document: object) -> object:
 
 @THOROUGH
 @given(st.data(), bodies.seeds, bodies.cuts())
-def test_any_stream_in_any_pieces_is_what_json_gives_of_each_event(
+def test_any_stream_in_any_pieces_equals_the_json_of_each_event(
     data: st.DataObject, rng: random.Random, cut: Cut
 ) -> None:
     documents = data.draw(
@@ -73,7 +73,7 @@ def test_the_standards_own_example_is_understood(end: str) -> None:
     assert events(*(body[at : at + 1] for at in range(len(body)))) == expected
 
 
-def test_an_event_is_given_before_what_follows_it_in_the_same_piece_is_read() -> None:
+def test_an_event_is_yielded_before_the_rest_of_its_piece_is_read() -> None:
     decoder = SseDecoder()
     found = decoder.feed(b'data: {"a": 1}\n\ndata: ' + b"[" * 200_000)
     assert next(found).document == {"a": 1}

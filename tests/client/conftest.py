@@ -1,4 +1,4 @@
-"""Servers that a client may meet."""
+"""Servers for tests of the client."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.servers import Wire
 
 Start = Callable[..., Nginx]
 
-#: Before 3.3 a test cannot set Airflow's metrics up by a public function.
+#: Before Airflow 3.3 no public function sets up metrics.
 collect_ignore = [] if Version(version("apache-airflow-core")) >= Version("3.3") else ["test_metrics.py"]
 
 
 @pytest.fixture
 def wire(scheme: str, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Wire:
-    """Servers that answer as a test says."""
+    """Servers with the answers that a test defines."""
     return Wire(scheme, authority, monkeypatch)
 
 
 @pytest.fixture
 def nginx(emulator: Emulator, authority: Authority, tmp_path: Path, wire: Wire) -> Iterator[Start]:
-    """Start nginx in front of the emulator, with these directives, as the connection ``deepshi_default``."""
+    """Start nginx with these directives in front of the emulator, behind the connection ``deepshi_default``."""
     with ExitStack() as running:
 
         def start(**directives: object) -> Nginx:

@@ -1,4 +1,4 @@
-"""A paid answer is used as far as it goes, whatever breaks in it or behind it."""
+"""Everything usable in a paid answer is used, whatever is broken in it or follows it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Ask = Callable[..., ImagesResult]
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[DeepshiHook, AnsweringServer]]]:
-    """Starts a server, and returns it with a hook to it."""
+    """Start a server, and return it with a hook for it."""
     running = []
 
     def serve(answer: Any, **extra: object) -> tuple[DeepshiHook, AnsweringServer]:
@@ -79,7 +79,7 @@ def test_a_picture_after_an_error_in_the_stream_is_kept_too(served: Any) -> None
     assert server.posts == 1
 
 
-def test_an_error_that_tells_the_cost_of_the_request_leaves_nothing_open(served: Any) -> None:
+def test_an_error_with_the_cost_of_the_request_leaves_no_doubt(served: Any) -> None:
     failed = {"error": {"message": "no", "code": "moderation_blocked"}, "usage": {"cost": 0.00027}}
     hook, _ = served(Answer(body=event(completed(PNG)) + event(failed, "error"), head=STREAM))
     with hook.generate(boat(n=2, stream=True)) as result:
@@ -131,7 +131,7 @@ def test_fewer_or_more_pictures_than_asked_for_are_a_warning(served: Any) -> Non
 
 
 @pytest.mark.parametrize("end", ["clean", "reset", "silence", "done"])
-def test_a_stream_that_ends_after_two_of_four_pictures_is_kept_and_its_cost_is_open(served: Any, end: str) -> None:
+def test_a_stream_cut_after_two_of_four_pictures_keeps_them_and_its_cost_is_unknown(served: Any, end: str) -> None:
     events = event({"type": "a.completed", "b64_json": bodies.text_of(PNG), "index": 0})
     events += event({"type": "a.completed", "b64_json": bodies.text_of(JPEG), "index": 1, "usage": {"cost": 0.000135}})
     done = b"data: [DONE]\n\n" if end == "done" else b""
@@ -148,7 +148,7 @@ def test_a_stream_that_ends_after_two_of_four_pictures_is_kept_and_its_cost_is_o
 
 
 @pytest.mark.slow
-async def test_pictures_that_came_before_the_deadline_are_kept(served: Any) -> None:
+async def test_pictures_received_before_the_deadline_are_kept(served: Any) -> None:
     hook, server = served(Answer(body=event(completed(PNG)), head=STREAM, hold=True))
     with await hook.agenerate(boat(n=2, stream=True), timeout=1.5) as result:
         assert (pictures(result), result.cost_usd, result.cost_is_complete) == ([PNG], COST, False)
@@ -168,7 +168,7 @@ TYPES = [
 
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("content_type", TYPES)
-def test_an_answer_is_known_by_its_first_bytes(served: Any, content_type: str, n: int) -> None:
+def test_the_kind_of_an_answer_is_known_by_its_first_bytes(served: Any, content_type: str, n: int) -> None:
     images = [PNG, JPEG][:n]
     stream = b": wait\n\n" + b"".join(event(completed(image)) for image in images)
     for body in (stream, b"\xef\xbb\xbf" + stream.removeprefix(b": wait\n\n"), b" \n " + answer_text(*images)):
@@ -206,14 +206,14 @@ WHOLE: dict[str, tuple[Answer, bool]] = {
 
 
 @pytest.mark.parametrize(("answer", "stream"), WHOLE.values(), ids=WHOLE)
-async def test_when_the_document_is_whole_nothing_behind_it_matters(served: Any, answer: Answer, stream: bool) -> None:
+async def test_nothing_after_a_complete_document_matters(served: Any, answer: Answer, stream: bool) -> None:
     hook, server = served(answer)
     with await hook.agenerate(boat(stream=stream), timeout=15) as result:
         assert (pictures(result), result.cost_usd, result.warnings) == ([PNG], COST, [])
     assert server.posts == 1
 
 
-def test_of_a_document_that_is_cut_the_pictures_are_kept(served: Any) -> None:
+def test_the_pictures_of_a_truncated_document_are_kept(served: Any) -> None:
     body = answer_text(PNG, JPEG)
     hook, server = served(Answer(body=body[:-200], head=f"Content-Length: {len(body)}"))
     with hook.generate(boat(n=2)) as result:
@@ -223,7 +223,7 @@ def test_of_a_document_that_is_cut_the_pictures_are_kept(served: Any) -> None:
     assert server.posts == 1
 
 
-def test_of_a_document_that_breaks_behind_its_pictures_all_is_used(served: Any) -> None:
+def test_a_document_broken_after_its_pictures_is_used_completely(served: Any) -> None:
     hook, server = served(Answer(body=answer_text(PNG)[:-1] + b",, oops}"))
     with hook.generate(boat()) as result:
         assert (pictures(result), result.cost_usd, result.cost_is_complete) == ([PNG], COST, True)
@@ -232,14 +232,14 @@ def test_of_a_document_that_breaks_behind_its_pictures_all_is_used(served: Any) 
     assert server.posts == 1
 
 
-def test_a_document_that_is_cut_without_a_whole_picture_is_an_unknown_outcome(served: Any) -> None:
+def test_a_document_truncated_before_a_whole_picture_is_an_unknown_outcome(served: Any) -> None:
     hook, server = served(Answer(body=ANSWER[:100], head=f"Content-Length: {len(ANSWER)}"))
     with pytest.raises(OutcomeUnknown) as caught:
         hook.generate(boat())
     assert (caught.value.charged, caught.value.cost_usd, server.posts) == ("unknown", None, 1)
 
 
-def test_a_cost_that_came_before_the_cut_is_recorded(served: Any) -> None:
+def test_a_cost_received_before_the_end_of_a_truncated_answer_is_recorded(served: Any) -> None:
     body = json.dumps({"usage": {"cost": 0.000135}, "data": [{"b64_json": bodies.text_of(PNG)}]}).encode()
     hook, server = served(Answer(body=body[:-40], head=f"Content-Length: {len(body)}"))
     with pytest.raises(OutcomeUnknown) as caught:
@@ -249,7 +249,7 @@ def test_a_cost_that_came_before_the_cut_is_recorded(served: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_the_cost_behind_too_many_pictures_is_read(served: Any, stream: bool) -> None:
+def test_the_cost_after_too_many_pictures_is_read(served: Any, stream: bool) -> None:
     data = [{"b64_json": bodies.text_of(PNG)}] * 12
     document = {"data": data, "usage": {"cost": {"total_cost": 0.000135}}}
     body = event(document) if stream else json.dumps(document).encode()

@@ -1,4 +1,4 @@
-"""The hook against a server behind nginx with TLS, as most services run."""
+"""The hook against a server behind nginx with TLS, the usual setup of a service."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.parametrize("scheme", ["http"]),  # of the emulator, behind it
+    pytest.mark.parametrize("scheme", ["http"]),  # of the emulator behind nginx
 ]
 MIB = 2**20
 
 
 async def pictures(count: int, **fields: object) -> list[str | BaseException]:
-    """Order pictures at once; return the SHA-256 of each, or its error."""
+    """Request pictures concurrently; return the SHA-256 of each, or its error."""
 
     async def one(hook: DeepshiHook, number: int) -> str:
         with await hook.agenerate(boat(prompt=f"boat {number}", **fields)) as result:
@@ -36,7 +36,7 @@ async def pictures(count: int, **fields: object) -> list[str | BaseException]:
 
 
 def sent(emulator: Emulator) -> list[str]:
-    """Return the SHA-256 of what the server has made."""
+    """Return the SHA-256 of the server's pictures."""
     return [hashlib.sha256(emulator.picture(entry["id"])).hexdigest() for entry in emulator.requests()]
 
 
@@ -55,7 +55,7 @@ async def test_every_picture_arrives(
             emulator.settings(picture_bytes=size)
             assert sorted(map(str, await pictures(8, stream=stream))) == sorted(sent(emulator))
             assert emulator.stats()["posts"] == 8
-    wait_until(lambda: len(server.requests()) == 32)  # it writes when it is done
+    wait_until(lambda: len(server.requests()) == 32)  # written at the end of a request
     assert set(server.requests()) == {"POST 200 200"}
 
 
@@ -69,7 +69,7 @@ def test_proxy_that_gives_up_leaves_the_outcome_unknown(
     with pytest.raises(OutcomeUnknown) as caught:
         DeepshiHook().generate(boat(stream=stream))
     assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("unknown", 1, 1)
-    # A stream has its status before it falls silent.
+    # A stream has its status before the silence begins.
     assert caught.value.status_code == (None if stream else 504)
     wait_until(server.requests)
     assert server.requests() == ["POST 200 200" if stream else "POST 504 504"]
@@ -80,7 +80,7 @@ def test_proxy_that_gives_up_leaves_the_outcome_unknown(
 @pytest.mark.parametrize("upstream", ["1.0", "1.1"])
 @pytest.mark.parametrize("buffering", ["on", "off"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_answer_that_breaks_behind_the_proxy_is_not_asked_for_again(
+def test_request_is_not_repeated_if_its_answer_breaks_behind_the_proxy(
     nginx: Start, emulator: Emulator, stream: bool, buffering: str, upstream: str
 ) -> None:
     nginx(proxy_buffering=buffering, proxy_http_version=upstream)
@@ -92,10 +92,10 @@ def test_answer_that_breaks_behind_the_proxy_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize("request_buffering", ["on", "off"])
-def test_upload_that_is_too_large_is_refused_for_nothing(
+def test_too_large_upload_is_refused_and_free(
     nginx: Start, emulator: Emulator, tmp_path: Path, request_buffering: str
 ) -> None:
-    """nginx answers when it has read the head, and the upload still runs."""
+    """nginx answers after the head, during the upload."""
     server = nginx(client_max_body_size="1m", proxy_request_buffering=request_buffering)
     with pytest.raises(InvalidRequest) as caught:
         DeepshiHook().edit(large_edit(tmp_path))
@@ -105,7 +105,7 @@ def test_upload_that_is_too_large_is_refused_for_nothing(
 
 
 @pytest.mark.parametrize("request_buffering", ["on", "off"])
-def test_large_upload_arrives_as_it_was_sent(
+def test_large_upload_arrives_unchanged(
     nginx: Start, emulator: Emulator, tmp_path: Path, request_buffering: str
 ) -> None:
     nginx(proxy_request_buffering=request_buffering)
@@ -119,7 +119,7 @@ def test_large_upload_arrives_as_it_was_sent(
 
 @pytest.mark.parametrize("restart", [Nginx.quit, Nginx.reload], ids=["quit", "reload"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_answers_under_way_outlive_a_restart(
+async def test_answers_in_flight_survive_a_restart(
     nginx: Start, emulator: Emulator, restart: Callable[[Nginx], None], stream: bool
 ) -> None:
     server = nginx()
@@ -138,7 +138,7 @@ async def test_answers_under_way_outlive_a_restart(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_answers_that_a_stop_breaks_off_are_not_asked_for_again(
+async def test_requests_are_not_repeated_if_a_stop_cuts_their_answers(
     nginx: Start, emulator: Emulator, stream: bool
 ) -> None:
     server = nginx()

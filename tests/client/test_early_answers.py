@@ -1,4 +1,4 @@
-"""A server may answer while a request is still being sent, and read no further: its answer decides about the money."""
+"""A server may answer during an upload and stop reading: its answer decides whether the request was charged."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(WHOLE), WHOLE)
 
 
 def edited(folder: Path) -> ImagesResult:
-    """Send 14 images of 10 MiB, in at most 90 s."""
+    """Send 14 images of 10 MiB within 90 s."""
     return asyncio.run(DeepshiHook().aedit(large_edit(folder), timeout=90))
 
 
 def body_read(client: socket.socket) -> int:
-    """Read a request and return the length of its body, which it tells."""
+    """Read a request and return its content length."""
     head = b""
     while b"\r\n\r\n" not in head:
         head += client.recv(1)
@@ -44,7 +44,7 @@ def body_read(client: socket.socket) -> int:
 
 @contextmanager
 def server_that_answers_early(wire: Wire, *pieces: bytes, read_timeout: float) -> Iterator[list[bytes]]:
-    """Answer when the head has come, read nothing of the body, and keep the connection open."""
+    """Answer after the head, read nothing of the body, and keep the connection open."""
     over, heads = threading.Event(), []
 
     def handle(client: socket.socket) -> None:
@@ -82,14 +82,14 @@ def test_early_picture_is_kept_although_the_upload_is_never_read(wire: Wire, tmp
 
 
 def test_upload_that_is_never_read_and_not_answered_is_lost(wire: Wire, tmp_path: Path) -> None:
-    """Over TLS the client may then find session tickets, which are no answer."""
+    """Over TLS the client may receive session tickets, which are no answer."""
     with server_that_answers_early(wire, read_timeout=1) as heads, pytest.raises(OutcomeUnknown) as caught:
         edited(tmp_path)
     assert ("WriteTimeout" in caught.value.message, caught.value.sends, len(heads)) == (True, 1, 1)
 
 
-def test_early_beginning_of_an_answer_does_not_end_an_upload_that_is_read(wire: Wire, tmp_path: Path) -> None:
-    """A server may begin its answer, a stream with keepalives for one, before it has read the whole request."""
+def test_early_beginning_of_an_answer_does_not_stop_the_upload(wire: Wire, tmp_path: Path) -> None:
+    """A server may begin its answer, such as a stream with keepalives, before it has read the whole request."""
     lengths = []
     half = len(OK) // 2
 

@@ -1,4 +1,4 @@
-"""Every way in which a call can fail: which exception, what it says of the money, and how often was sent."""
+"""Every failure of a call: its exception, whether it was charged, and the number of requests."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from tests.support.hooks import Connect, LogLines
 from tests.support.servers import KEY, Wire, boat
 from tests.support.waiting import until, wait_until
 
-ALL_TRIES = 3  # of the fixture `hook`
+ALL_TRIES = 3  # as in the fixture `hook`
 QUOTED = f"Incorrect API key provided: {KEY}"
 
 
 @dataclass(kw_only=True)
 class Row:
-    """A row of API.md's table: what the emulator does, and what must come of it."""
+    """A row of API.md's table: the emulator's fault, and the expected error."""
 
     kind: type[DeepshiError]
     status: int
@@ -126,7 +126,7 @@ ROWS = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
-def test_each_status_is_one_exception_and_says_what_was_paid(
+def test_each_status_is_one_exception_and_shows_whether_it_was_charged(
     emulator: Emulator, hook: DeepshiHook, row: Row, stream: bool
 ) -> None:
     if not row.request:
@@ -146,7 +146,7 @@ def test_each_status_is_one_exception_and_says_what_was_paid(
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.status == 400], ids=lambda row: row.code)
-def test_only_a_request_that_is_at_fault_is_to_be_changed(emulator: Emulator, connect: Connect, row: Row) -> None:
+def test_only_an_invalid_request_has_to_be_changed(emulator: Emulator, connect: Connect, row: Row) -> None:
     emulator.fault("status", status=400, code=row.code)
     with pytest.raises(DeepshiError) as caught:
         connect(max_retries=0).generate(boat())
@@ -156,7 +156,7 @@ def test_only_a_request_that_is_at_fault_is_to_be_changed(emulator: Emulator, co
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """What must come of an error inside of an answer with status 200."""
+    """The expected error for an error inside an answer with status 200."""
 
     kind: type[DeepshiError]
     charged: Charged = "no"
@@ -182,7 +182,7 @@ REPORTED: dict[str | int, Reported] = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize(("code", "row"), REPORTED.items(), ids=map(repr, REPORTED))
-def test_a_code_inside_of_an_answer_means_what_the_status_would(
+def test_a_code_inside_an_answer_means_the_same_as_the_status(
     monkeypatch: pytest.MonkeyPatch, code: str | int, row: Reported, stream: bool
 ) -> None:
     body = json.dumps({"error": {"message": "no", "code": code}}).encode()
@@ -233,7 +233,7 @@ def test_key_is_not_shown_when_an_event_or_a_code_quotes_it(emulator: Emulator, 
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_was_not_charged_is_sent_again(
+def test_requests_that_were_not_charged_are_retried(
     emulator: Emulator, hook: DeepshiHook, status: int, log_lines: LogLines
 ) -> None:
     emulator.fault("status", status=status, message=QUOTED)
@@ -292,7 +292,7 @@ def test_lost_answer_is_not_sent_again(
     wait_until(lambda: emulator.stats()["charged_requests"] == 1)  # it was
 
 
-def test_lost_answer_after_a_refusal_is_not_sent_again(emulator: Emulator, hook: DeepshiHook) -> None:
+def test_request_with_lost_answer_after_a_refusal_is_not_repeated(emulator: Emulator, hook: DeepshiHook) -> None:
     emulator.fault("status", status=429)
     emulator.fault("cut", at="body")
     with pytest.raises(OutcomeUnknown) as caught:
@@ -309,7 +309,7 @@ def test_cut_after_the_terminal_event_does_no_harm(emulator: Emulator, hook: Dee
 
 
 @pytest.mark.slow
-def test_keepalives_count_as_answer_and_silence_of_a_stream_does_not(emulator: Emulator, connect: Connect) -> None:
+def test_keepalives_prevent_the_timeout_of_a_silent_stream(emulator: Emulator, connect: Connect) -> None:
     hook = connect(read_timeout=0.4)
     emulator.settings(latency=1.0, keepalive=0.1)
     with hook.generate(boat(stream=True)) as result:
@@ -321,9 +321,7 @@ def test_keepalives_count_as_answer_and_silence_of_a_stream_does_not(emulator: E
 
 
 @pytest.mark.slow
-async def test_an_answer_that_is_no_stream_may_be_silent_until_the_deadline(
-    emulator: Emulator, connect: Connect
-) -> None:
+async def test_an_unstreamed_answer_may_be_silent_until_the_deadline(emulator: Emulator, connect: Connect) -> None:
     hook = connect(read_timeout=0.4)
     emulator.settings(latency=1.5)
     with await hook.agenerate(boat()) as result:
@@ -346,7 +344,7 @@ async def test_deadline_ends_a_request_that_was_sent(emulator: Emulator, hook: D
     assert "generation_timeout" in caught.value.message
 
 
-async def test_deadline_that_is_over_sends_nothing(emulator: Emulator, hook: DeepshiHook) -> None:
+async def test_nothing_is_sent_after_the_deadline(emulator: Emulator, hook: DeepshiHook) -> None:
     for timeout in (0.0, -3.0):
         with pytest.raises(TimedOut) as caught:
             await hook.agenerate(boat(), timeout=timeout)
@@ -354,21 +352,21 @@ async def test_deadline_that_is_over_sends_nothing(emulator: Emulator, hook: Dee
     assert emulator.stats()["posts"] == 0
 
 
-async def test_deadline_is_not_waited_for_when_a_retry_would_miss_it(emulator: Emulator, connect: Connect) -> None:
+async def test_error_is_immediate_if_a_retry_would_miss_the_deadline(emulator: Emulator, connect: Connect) -> None:
     emulator.fault("status", status=429, retry_after=600)
     with pytest.raises(RateLimited) as caught:
         await connect(max_retry_wait=900).agenerate(boat(), timeout=300)
     assert (caught.value.charged, caught.value.retry_after, emulator.stats()["posts"]) == ("no", 600, 1)
 
 
-async def test_deadline_leaves_an_answer_in_time_alone(emulator: Emulator, hook: DeepshiHook) -> None:
+async def test_deadline_does_not_affect_an_answer_in_time(emulator: Emulator, hook: DeepshiHook) -> None:
     with await hook.agenerate(boat(), timeout=20) as result:
         assert result.sends == 1
     assert emulator.stats()["posts"] == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
-def test_no_connection_is_not_charged_and_tried_again(wire: Wire, log_lines: LogLines, host: str) -> None:
+def test_failed_connection_is_free_and_retried(wire: Wire, log_lines: LogLines, host: str) -> None:
     url = f"{wire.scheme}://{host.format(port=free_ports(1)[0])}"
     wire.connect_to(url, max_retries=2, max_retry_wait=0.02)
     with pytest.raises(ConnectionFailed) as caught:
@@ -379,7 +377,7 @@ def test_no_connection_is_not_charged_and_tried_again(wire: Wire, log_lines: Log
 
 
 @pytest.mark.parametrize("scheme", ["http"])
-def test_server_that_does_not_speak_tls_charges_nothing(emulator: Emulator, wire: Wire) -> None:
+def test_server_without_tls_charges_nothing(emulator: Emulator, wire: Wire) -> None:
     wire.connect_to(emulator.base_url.replace("http://", "https://"), max_retries=2, max_retry_wait=0.02)
     with pytest.raises(ConnectionFailed) as caught:
         DeepshiHook().generate(boat())
@@ -388,7 +386,7 @@ def test_server_that_does_not_speak_tls_charges_nothing(emulator: Emulator, wire
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("fault", ["not_an_image", "truncated_image", "broken_base64"])
-def test_image_that_is_none_was_paid_for(emulator: Emulator, hook: DeepshiHook, fault: str, stream: bool) -> None:
+def test_unusable_image_was_paid_for(emulator: Emulator, hook: DeepshiHook, fault: str, stream: bool) -> None:
     emulator.fault(fault)
     with pytest.raises(InvalidResponse) as caught:
         hook.generate(boat(stream=stream))
@@ -399,7 +397,7 @@ def test_image_that_is_none_was_paid_for(emulator: Emulator, hook: DeepshiHook, 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("fault", ["html_200", "no_data"])
-def test_answer_that_cannot_be_read_is_not_asked_for_again(
+def test_request_is_not_repeated_after_an_unreadable_answer(
     emulator: Emulator, hook: DeepshiHook, fault: str, stream: bool
 ) -> None:
     emulator.fault(fault)
@@ -429,13 +427,13 @@ def test_refusal_may_come_as_an_event(emulator: Emulator, hook: DeepshiHook, sha
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_paid_answer_without_a_directory_for_it_is_a_known_error(
+async def test_paid_answer_without_a_spool_directory_is_a_deepshi_error(
     emulator: Emulator, hook: DeepshiHook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stream: bool
 ) -> None:
     directory = tmp_path / "missing"
     directory.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(directory))
-    emulator.settings(picture_bytes=1_000_000, hold=True)  # more than stays in memory
+    emulator.settings(picture_bytes=1_000_000, hold=True)  # too large to stay in memory
     answer = asyncio.ensure_future(hook.agenerate(boat(stream=stream)))
     await until("the request", lambda: emulator.stats()["in_flight"] == 1)
     directory.rmdir()
@@ -447,13 +445,13 @@ async def test_paid_answer_without_a_directory_for_it_is_a_known_error(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("missing", [1, 500_000])  # what is buffered fails later than what is written
-def test_paid_answer_on_a_full_disk_is_a_known_error(
+@pytest.mark.parametrize("missing", [1, 500_000])  # buffered data fails later than written data
+def test_paid_answer_on_a_full_disk_is_a_deepshi_error(
     emulator: Emulator, hook: DeepshiHook, stream: bool, missing: int
 ) -> None:
     emulator.settings(picture_bytes=4_000_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000 - missing, limits[1]))  # to a program it looks alike
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000 - missing, limits[1]))  # to a program it looks the same
     try:
         with pytest.raises(StorageFailed, match="temporary files") as caught:
             hook.generate(boat(stream=stream))

@@ -1,4 +1,4 @@
-"""Input images of an edit: from where they are to the server's form, byte for byte."""
+"""Input images of an edit reach the server's form byte for byte, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.servers import large_edit, open_files
 
 @dataclass(kw_only=True)
 class File:
-    """An image file, and what the server's journal must say of it."""
+    """An image file, and its expected entry in the server's journal."""
 
     path: Path
     media_type: str
@@ -57,7 +57,7 @@ def png(images_dir: Path) -> File:
 
 @pytest.fixture
 def large(images_dir: Path) -> File:
-    """More than stays in memory, and more than one piece that is read."""
+    """An image larger than what stays in memory, and than one piece."""
     return _image(images_dir / "large with a space.png", "PNG", (1000, 700))
 
 
@@ -67,7 +67,7 @@ def edit(*images: str | Path, **fields: Any) -> EditRequest:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_one_image_arrives_as_it_is(emulator: Emulator, hook: DeepshiHook, png: File, stream: bool) -> None:
+def test_one_image_arrives_unchanged(emulator: Emulator, hook: DeepshiHook, png: File, stream: bool) -> None:
     with hook.edit(edit(png.path, stream=stream)) as result:
         (entry,) = emulator.requests()
         assert result.images[0].read() == emulator.picture(entry["id"])
@@ -81,7 +81,7 @@ def test_one_image_arrives_as_it_is(emulator: Emulator, hook: DeepshiHook, png: 
 def test_several_images_keep_their_order_and_kind(
     emulator: Emulator, hook: DeepshiHook, images_dir: Path, png: File, large: File
 ) -> None:
-    # The kind is what the bytes are: this JPEG has another's name.
+    # The bytes decide about the media type: this JPEG is misnamed.
     jpeg, webp = _image(images_dir / "in.webp", "JPEG"), _image(images_dir / "in.bin", "WEBP")
     hook.edit(edit(png.path, jpeg.path, large.path, webp.path, png.path)).close()
     (entry,) = emulator.requests()
@@ -112,15 +112,13 @@ def test_local_images_may_be_named_in_any_way(
 
 
 @pytest.mark.parametrize("name", ["100%.png", "a#b.png", "a?b=c.png", "ümläut@home.png", "a:b.png", "~tilde.png"])
-def test_odd_file_names_are_taken_as_they_are(
-    emulator: Emulator, hook: DeepshiHook, images_dir: Path, name: str
-) -> None:
+def test_odd_file_names_are_used_literally(emulator: Emulator, hook: DeepshiHook, images_dir: Path, name: str) -> None:
     file = _image(images_dir / name, "PNG")
     hook.edit(edit(file.path)).close()
     assert emulator.requests()[0]["images"] == [file.arrived("image", 0, "png")]
 
 
-def test_inputs_are_sent_again_from_their_beginning(emulator: Emulator, hook: DeepshiHook, large: File) -> None:
+def test_a_retry_sends_inputs_from_their_beginning(emulator: Emulator, hook: DeepshiHook, large: File) -> None:
     emulator.fault("status", status=503, times=2)
     with hook.edit(edit(large.path)) as result:
         assert result.sends == 3
@@ -128,7 +126,7 @@ def test_inputs_are_sent_again_from_their_beginning(emulator: Emulator, hook: De
 
 
 @pytest.mark.slow
-def test_fourteen_images_of_10_mib_arrive_as_they_are(emulator: Emulator, hook: DeepshiHook, tmp_path: Path) -> None:
+def test_fourteen_images_of_10_mib_arrive_unchanged(emulator: Emulator, hook: DeepshiHook, tmp_path: Path) -> None:
     request = large_edit(tmp_path)
     with hook.edit(request) as result:
         (entry,) = emulator.requests()
@@ -138,13 +136,13 @@ def test_fourteen_images_of_10_mib_arrive_as_they_are(emulator: Emulator, hook: 
     assert [image["size_bytes"] for image in entry["images"]] == [10 * 2**20] * 14
 
 
-async def test_inputs_that_were_read_already_stay_open(emulator: Emulator, hook: DeepshiHook, large: File) -> None:
+async def test_inputs_that_were_already_read_stay_open(emulator: Emulator, hook: DeepshiHook, large: File) -> None:
     request = edit(large.path)
     client = await hook.aclient()
     with await asyncio.to_thread(read_inputs, request.images, None, STORES) as inputs:
         assert inputs.digests == [hashlib.sha256(large.path.read_bytes()).hexdigest()]
         sent = large.arrived("image", 0, "png")
-        large.path.unlink()  # what was fingerprinted is what is sent
+        large.path.unlink()  # the fingerprinted bytes are the ones to send
         for _ in range(2):
             (await client.edit(request, inputs)).close()
     assert [entry["images"] for entry in emulator.requests()] == [[sent]] * 2
@@ -170,7 +168,9 @@ def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: SeaweedF
 
 
 @pytest.mark.s3
-def test_images_are_opened_as_they_are_now_whatever_was_listed_before(s3: SeaweedFS, png: File, large: File) -> None:
+def test_images_are_opened_in_their_current_version_despite_cached_listings(
+    s3: SeaweedFS, png: File, large: File
+) -> None:
     folder = uuid.uuid4().hex
     path = ObjectStoragePath(f"s3://images/{folder}", conn_id="s3_test")
 
@@ -210,7 +210,7 @@ async def test_connection_of_the_images_is_an_argument(
         ("picture.gif", "is not a PNG, JPEG or WebP image"),
     ],
 )
-def test_image_that_is_none_is_found_before_anything_is_sent(
+def test_invalid_image_is_found_before_anything_is_sent(
     emulator: Emulator, hook: DeepshiHook, images_dir: Path, png: File, name: str, says: str
 ) -> None:
     (images_dir / "text.png").write_text("I am no picture")
@@ -240,7 +240,7 @@ def test_image_that_is_none_is_found_before_anything_is_sent(
         ("s3://s3_down@images/in.png", StorageFailed),
     ],
 )
-def test_store_that_does_not_give_an_image_is_told_apart(
+def test_failure_of_an_images_store_has_its_own_error(
     emulator: Emulator,
     hook: DeepshiHook,
     s3: SeaweedFS,
@@ -262,7 +262,7 @@ def test_store_that_does_not_give_an_image_is_told_apart(
     assert s3.secret_key not in str(caught.value)
 
 
-def test_unknown_kind_of_store_is_a_known_error(emulator: Emulator, hook: DeepshiHook) -> None:
+def test_unknown_kind_of_store_is_a_deepshi_error(emulator: Emulator, hook: DeepshiHook) -> None:
     with pytest.raises(StorageFailed, match=r"nosuch://bucket/in\.png"):
         hook.edit(edit("nosuch://bucket/in.png"))
     assert emulator.stats()["posts"] == 0
@@ -279,10 +279,10 @@ def test_input_without_a_directory_for_its_copy_costs_nothing(
 
 
 @pytest.mark.slow
-def test_input_whose_download_breaks_off_unnoticed_is_not_sent(
+def test_input_with_an_unnoticed_truncated_download_is_not_sent(
     emulator: Emulator, hook: DeepshiHook, proxy: S3Proxy, s3: SeaweedFS, large: File
 ) -> None:
-    """s3fs takes what came of an answer that tells no length for the whole; the cut image would be paid for."""
+    """s3fs accepts a truncated answer without a length as complete; an edit of the cut image would be paid for."""
     s3.client().put_object(Bucket="images", Key="cut/large.png", Body=large.path.read_bytes())
     proxy.ends_after = 300_000
     with pytest.raises(StorageFailed, match=r"only 300,000 of [\d,]+ bytes arrived") as caught:

@@ -1,7 +1,7 @@
-"""Every paid answer arrives over TLS: of all sizes, whole and in pieces, one and many at once, also through nginx.
+"""Every paid answer arrives over TLS: of all sizes, whole or in pieces, one or many at a time, also through nginx.
 
-Here a thousand answers; with ``DEEPSHI_ALL_ANSWERS=1`` in the environment there are three thousand, up to 64 of 18 MiB
-at once, which take minutes and 1.2 GB of the directory for temporary files.
+These are a thousand answers; with ``DEEPSHI_ALL_ANSWERS=1`` in the environment they are three thousand, up to 64 of
+18 MiB at once, which takes minutes and 1.2 GB of temporary files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.client.conftest import Start
 from tests.support.servers import boat
 
 KIB, MIB = 2**10, 2**20
-#: Length of a picture, how many at once, how many in all.
+#: Length of a picture, concurrent requests, total number.
 SOME = [(4 * KIB, 1, 4), (4 * KIB, 64, 64), (MIB, 16, 16), (18 * MIB, 1, 1)]
 ALL = [(size, at_once, max(4, at_once)) for size in (4 * KIB, MIB, 18 * MIB) for at_once in (1, 16, 64)]
 CELLS = ALL if os.environ.get("DEEPSHI_ALL_ANSWERS") else SOME
@@ -28,12 +28,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if CELLS is ALL else 30
 
 
 def piece_bytes(size: int, at_once: int) -> int:
-    """Return a length of pieces of which each is a TLS record, and that one server can send."""
+    """Return a length of pieces: each becomes a TLS record, and one server can send them all."""
     return 1 if at_once == 1 and size < MIB else max(16, size // 1000)
 
 
 async def order(emulator: Emulator, cell: tuple[int, int, int], *, stream: bool) -> None:
-    """Order pictures, so many at once; each is the one that was sent."""
+    """Request pictures with this concurrency, and check that each is the one that was sent."""
     size, at_once, count = cell
     turns = asyncio.Semaphore(at_once)
     received: dict[str, str] = {}
@@ -49,7 +49,7 @@ async def order(emulator: Emulator, cell: tuple[int, int, int], *, stream: bool)
     assert [error for error in done if error is not None] == [], cell
     entries = await asyncio.to_thread(emulator.requests)
     assert [entry["status"] for entry in entries] == [200] * count
-    # A client leaves a stream once it has the image, and the server may still be at what follows it.
+    # A client leaves a stream once it has the image, and the server may still be sending the rest.
     assert {entry["outcome"] for entry in entries} <= ({"delivered", "disconnected"} if stream else {"delivered"})
     for entry in entries[:COMPARED]:
         sent = await asyncio.to_thread(emulator.picture, entry["id"])
@@ -73,7 +73,7 @@ async def test_no_answer_is_lost(emulator: Emulator, stream: bool, small_pieces:
     await order_all(emulator, small_pieces=small_pieces, stream=stream)
 
 
-@pytest.mark.parametrize("scheme", ["http"])  # of the emulator, behind nginx
+@pytest.mark.parametrize("scheme", ["http"])  # of the emulator behind nginx
 @pytest.mark.parametrize("buffering", ["on", "off"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("small_pieces", [False, True], ids=["whole", "pieces"])

@@ -1,4 +1,4 @@
-"""What the metrics of single requests say, read by a StatsD server."""
+"""Metrics of single requests, as a StatsD server receives them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = "deepshi-banana-pro"
 
 @pytest.fixture
 def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsD]:
-    """The server that this process's metrics go to."""
+    """The server that receives this process's metrics."""
     with StatsD() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
@@ -49,7 +49,7 @@ def boat(model: str = MODEL, n: int = 1) -> GenerateRequest:
 
 
 def sums(found: list[Metric]) -> Counter[tuple[str, str, str]]:
-    """Sums of the counters, and the number of timings, by name, model and outcome."""
+    """Sums of counters and numbers of timings, by name, model and outcome."""
     counted: Counter[tuple[str, str, str]] = Counter()
     for metric in found:
         key = metric.name.removeprefix("deepshi."), metric.tags["model"], metric.tags["outcome"]
@@ -72,7 +72,7 @@ def test_success_counts_images_and_cost(statsd: StatsD, emulator: Emulator, hook
     assert 0 < duration < 60_000
 
 
-def test_retry_counts_beside_both_requests(statsd: StatsD, emulator: Emulator, hook: DeepshiHook) -> None:
+def test_a_retry_and_both_requests_are_counted(statsd: StatsD, emulator: Emulator, hook: DeepshiHook) -> None:
     emulator.fault("status", status=429, retry_after=0)
     hook.generate(boat()).close()
     statsd.wait_for("deepshi.cost_micro_usd", among={})
@@ -101,11 +101,11 @@ def test_lost_answer_is_an_unknown_outcome_and_no_cost(statsd: StatsD, emulator:
 
 async def test_cancelled_request_is_an_unknown_outcome(statsd: StatsD, emulator: Emulator, hook: DeepshiHook) -> None:
     emulator.fault("silence")
-    sending = asyncio.create_task(hook.agenerate(boat()))
+    request = asyncio.create_task(hook.agenerate(boat()))
     await asyncio.to_thread(wait_for, "the request", 30, emulator.requests, 0.01)
-    sending.cancel()
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await sending
+        await request
     statsd.wait_for("deepshi.unknown_outcomes", among={})
     assert sums(statsd.metrics(among={})) == {
         ("request.duration", MODEL, "Cancelled"): 1,
@@ -113,7 +113,7 @@ async def test_cancelled_request_is_an_unknown_outcome(statsd: StatsD, emulator:
     }
 
 
-def test_paid_picture_that_is_none_counts_its_cost(statsd: StatsD, emulator: Emulator, hook: DeepshiHook) -> None:
+def test_cost_of_an_unusable_paid_picture_is_counted(statsd: StatsD, emulator: Emulator, hook: DeepshiHook) -> None:
     emulator.fault("not_an_image")
     with pytest.raises(DeepshiError):
         hook.generate(boat())
@@ -136,9 +136,7 @@ def test_reused_images_count_without_a_request(statsd: StatsD, emulator: Emulato
 
 
 @pytest.mark.parametrize("model", ["no-such-model-1", "no-such-model-2"])
-def test_model_that_the_api_refuses_is_no_tag(
-    statsd: StatsD, emulator: Emulator, hook: DeepshiHook, model: str
-) -> None:
+def test_refused_model_is_no_tag(statsd: StatsD, emulator: Emulator, hook: DeepshiHook, model: str) -> None:
     with pytest.raises(DeepshiError):
         hook.generate(boat(model=model))
     assert statsd.wait_for("deepshi.request.duration", among={}).tags["model"] == "other"
@@ -156,7 +154,7 @@ def test_model_that_the_api_refuses_is_no_tag(
         ("modèle", "other"),
     ],
 )
-def test_names_that_make_no_tag_are_other(model: str, tag: str) -> None:
+def test_names_that_are_no_valid_tag_become_other(model: str, tag: str) -> None:
     assert metrics.model_tag(model) == tag
     assert metrics.model_tag(model, RateLimited("later")) == tag
 

@@ -1,4 +1,4 @@
-"""TLS, proxies and broken connections below the hook, on real sockets: what they mean for money."""
+"""TLS, proxies and broken connections on real sockets, and what they mean for costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("scheme", ["https"])
 
 @contextmanager
 def proxy_that(answer: Answer) -> Iterator[str]:
-    """Serve as a proxy that reads the head of one request and then misbehaves."""
+    """Run a proxy that reads the head of one request and then fails in this way."""
 
     def handle(client: socket.socket) -> None:
         data = b""
@@ -54,7 +54,7 @@ def speaks_no_tls(client: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("misbehaves", [closes, resets, refuses, speaks_no_http, speaks_no_tls])
-def test_tunnel_that_is_not_made_was_free(wire: Wire, misbehaves: Answer) -> None:
+def test_refused_tunnel_is_free(wire: Wire, misbehaves: Answer) -> None:
     with proxy_that(misbehaves) as proxy:
         wire.connect_to("https://api.example", proxy=proxy, max_retries=1, max_retry_wait=0.01)
         error = failure()
@@ -62,7 +62,7 @@ def test_tunnel_that_is_not_made_was_free(wire: Wire, misbehaves: Answer) -> Non
 
 
 @pytest.mark.parametrize("header", [b"", b"Proxy-Authenticate: Basic realm=proxy\r\n"], ids=["bare", "basic"])
-def test_tunnel_that_needs_a_password_was_free_and_is_not_asked_for_again(wire: Wire, header: bytes) -> None:
+def test_tunnel_that_needs_a_password_is_free_and_not_retried(wire: Wire, header: bytes) -> None:
     asked = []
 
     def asks_who_it_is(client: socket.socket) -> None:
@@ -77,7 +77,7 @@ def test_tunnel_that_needs_a_password_was_free_and_is_not_asked_for_again(wire: 
     assert len(asked) == 1
 
 
-def test_proxy_that_needs_a_password_for_a_plain_request_was_free(wire: Wire) -> None:
+def test_proxy_that_needs_a_password_for_a_plain_request_is_free(wire: Wire) -> None:
     heads: list[bytes] = []
 
     def asks_who_it_is(client: socket.socket) -> None:
@@ -92,7 +92,7 @@ def test_proxy_that_needs_a_password_for_a_plain_request_was_free(wire: Wire) ->
     assert [head.split(b" ")[0] for head in heads] == [b"POST"]
 
 
-def test_tunnel_that_is_not_answered_was_free(wire: Wire) -> None:
+def test_unanswered_tunnel_is_free(wire: Wire) -> None:
     release = threading.Event()
 
     def keeps_silent(client: socket.socket) -> None:
@@ -109,9 +109,9 @@ def test_tunnel_that_is_not_answered_was_free(wire: Wire) -> None:
 def test_request_passes_through_a_tunnel(
     emulator: Emulator, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encrypted: bool
 ) -> None:
-    """TLS inside of TLS, if the proxy is spoken to over TLS too."""
+    """TLS inside TLS, if the connection to the proxy uses TLS too."""
     assert emulator.ca_file
-    both = tmp_path / "both.pem"  # the emulator's authority, and that of the proxy
+    both = tmp_path / "both.pem"  # CA certificates of emulator and proxy
     both.write_bytes(authority.ca_file.read_bytes() + Path(emulator.ca_file).read_bytes())
     with http_proxy() as (plain, seen), serving(relay_to(plain), authority.server_context) as port:
         proxy = f"https://127.0.0.1:{port}" if encrypted else plain
@@ -122,7 +122,7 @@ def test_request_passes_through_a_tunnel(
     assert (len(seen), emulator.stats()["posts"]) == (1, 1)
 
 
-async def test_time_that_ends_while_connecting_was_free(wire: Wire) -> None:
+async def test_deadline_while_connecting_is_free(wire: Wire) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         wire.connect_to(f"https://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=60, max_retries=2)
         with pytest.raises(TimedOut) as caught:

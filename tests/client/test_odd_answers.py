@@ -1,4 +1,4 @@
-"""Pictures and prices that stand where no documented answer has them are found all the same."""
+"""Pictures and prices are found even in undocumented places of an answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Serve = Callable[[Answer], tuple[DeepshiHook, AnsweringServer]]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts a server, and returns it with a hook to it."""
+    """Start a server, and return it with a hook for it."""
     running = []
 
     def start(answer: Answer) -> tuple[DeepshiHook, AnsweringServer]:
@@ -70,7 +70,7 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
-def test_picture_and_price_are_found_wherever_they_stand(serve: Serve, document: str, stream: bool) -> None:
+def test_picture_and_price_are_found_wherever_they_are(serve: Serve, document: str, stream: bool) -> None:
     body = f"event: image_generation.completed\ndata: {document}\n\n" if stream else document
     hook, server = serve(Answer(body=body.encode(), head=STREAM if stream else None))
     with hook.generate(boat(stream=stream)) as result:
@@ -78,7 +78,7 @@ def test_picture_and_price_are_found_wherever_they_stand(serve: Serve, document:
     assert server.posts == 1
 
 
-def test_the_alphabet_of_urls_is_base64_too(serve: Serve) -> None:
+def test_url_safe_base64_is_accepted(serve: Serve) -> None:
     texts = (bodies.text_of(bodies.picture("PNG", width)) for width in range(1, 99))
     image = next(text for text in texts if "+" in text and "/" in text)
     safe = image.replace("+", "-").replace("/", "_")
@@ -105,14 +105,14 @@ def test_the_only_picture_is_kept_although_an_error_came_before_it(serve: Serve,
 
 
 @pytest.mark.parametrize("cost", [0, 0.01])
-def test_an_error_does_not_take_back_what_a_picture_cost(serve: Serve, cost: float) -> None:
+def test_an_error_does_not_cancel_the_cost_of_a_picture(serve: Serve, cost: float) -> None:
     hook, server = serve(Answer(body=priced(PNG, 0.04) + failed(cost), head=STREAM))
     with hook.generate(boat(n=2, stream=True)) as result:
         assert (result.cost_usd, result.cost_is_complete, server.posts) == (COST, False, 1)
 
 
 @pytest.mark.parametrize("costs", [(0.04, 0.01), (0.01, 0.04)])
-def test_of_different_prices_in_one_answer_the_highest_is_the_least_that_was_paid(
+def test_the_highest_of_several_prices_in_one_answer_is_the_minimum_paid(
     serve: Serve, costs: tuple[float, float]
 ) -> None:
     body = priced(PNG, costs[0]) + priced(JPEG, costs[1])
@@ -123,7 +123,7 @@ def test_of_different_prices_in_one_answer_the_highest_is_the_least_that_was_pai
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_a_price_inside_of_an_error_is_read(serve: Serve, stream: bool) -> None:
+def test_a_price_inside_an_error_is_read(serve: Serve, stream: bool) -> None:
     document = {"error": {"message": "no", "code": "rate_limit_exceeded", "usage": {"cost": {"total_cost": 0.04}}}}
     body = event(document, "error") if stream else json.dumps(document).encode()
     hook, server = serve(Answer(body=body, head=STREAM if stream else None))
@@ -133,7 +133,7 @@ def test_a_price_inside_of_an_error_is_read(serve: Serve, stream: bool) -> None:
     assert (error.charged, error.cost_usd, error.cost_is_complete, server.posts) == ("yes", COST, True, 1)
 
 
-def test_an_error_that_quotes_an_input_picture_has_made_none(serve: Serve) -> None:
+def test_an_input_picture_quoted_in_an_error_is_not_a_result(serve: Serve) -> None:
     quoted = {"image_url": {"url": f"data:image/png;base64,{bodies.text_of(PNG)}"}}
     document = {"error": {"message": "no", "code": "moderation_blocked"}, "request": quoted}
     hook, server = serve(Answer(body=json.dumps(document).encode()))
@@ -143,7 +143,7 @@ def test_an_error_that_quotes_an_input_picture_has_made_none(serve: Serve) -> No
 
 
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "429 Too Many Requests", "400 Bad Request"])
-def test_a_price_in_the_body_of_a_status_that_is_free_is_read(serve: Serve, status: str) -> None:
+def test_a_price_in_the_body_of_a_free_status_is_read(serve: Serve, status: str) -> None:
     document = {"error": {"message": "no", "code": "odd"}, "usage": {"cost": {"total_cost": 0.04}}}
     hook, server = serve(Answer(body=json.dumps(document).encode(), status=status))
     with pytest.raises(DeepshiError) as caught:
@@ -166,7 +166,7 @@ PACKED = {
 
 @pytest.mark.parametrize("cut", [1, 2, 10**6], ids=["bytes", "pairs", "whole"])
 @pytest.mark.parametrize(("body", "encoding"), PACKED.values(), ids=PACKED)
-def test_whether_an_answer_is_packed_its_first_bytes_tell(
+def test_the_first_bytes_decide_whether_an_answer_is_compressed(
     serve: Serve, body: bytes, encoding: str | None, cut: int
 ) -> None:
     chunks = (body[at : at + cut] for at in range(0, len(body), cut))
@@ -177,7 +177,7 @@ def test_whether_an_answer_is_packed_its_first_bytes_tell(
         assert (pictures(result), result.cost_usd, server.posts) == ([PNG], COST, 1)
 
 
-def test_an_error_is_read_whether_or_not_it_is_packed_as_its_header_says(serve: Serve) -> None:
+def test_an_error_is_read_even_if_its_content_encoding_is_wrong(serve: Serve) -> None:
     body = json.dumps({"error": {"message": "no", "code": "insufficient_quota"}}).encode()
     for sent, named in ((body, "Content-Encoding: gzip\r\n"), (gzip.compress(body), "")):
         hook, _ = serve(Answer(body=sent, status="429 Too Many", head=f"{named}Content-Length: {len(sent)}"))
@@ -186,7 +186,7 @@ def test_an_error_is_read_whether_or_not_it_is_packed_as_its_header_says(serve: 
 
 
 @pytest.mark.slow
-def test_few_bytes_that_unpack_to_too_many_are_cut(serve: Serve) -> None:
+def test_decompressed_data_is_limited(serve: Serve) -> None:
     packed = gzip.compress(b'{"data": [{"b64_json": "' + bytes(400 * 2**20))
     hook, server = serve(Answer(body=packed, head=f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}"))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The hook against an image server that this project did not write: aimock, from npm."""
+"""The hook against an independent image server: aimock, from npm."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ FIXTURES = [
     _fixture("", {"image": {"b64Json": _b64(RED)}}, model="deepshi-banana-pro"),
     _fixture("", {"image": {"b64Json": _b64(BLUE)}}, model="deepshi-image-1"),
 ]
-# The first fixture that fits is taken: what is told apart by more words comes first.
+# The first fixture that matches is used, so more specific ones come first.
 FIXTURES.sort(key=lambda fixture: -len(fixture["match"].get("userMessage", "")))
 
 
@@ -96,7 +96,7 @@ class Aimock:
         self._http = httpx.Client(base_url=base_url, headers={"Authorization": f"Bearer {TEST_KEY}"}, trust_env=False)
 
     def journal(self) -> list[dict[str, Any]]:
-        """Every request to the API since the last reset."""
+        """All requests to the API since the last reset."""
         answer = self._http.get("/__aimock/journal")
         answer.raise_for_status()
         found = answer.json()
@@ -104,7 +104,7 @@ class Aimock:
         return entries
 
     def posts(self) -> list[tuple[str, int]]:
-        """Path and status of every paid request."""
+        """Path and status of each paid request."""
         return [(entry["path"], entry["response"]["status"]) for entry in self.journal() if entry["method"] == "POST"]
 
     def is_ready(self) -> bool:
@@ -142,7 +142,7 @@ def aimock_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]
 
 @pytest.fixture
 def aimock(aimock_process: Aimock, wire: Wire) -> Iterator[Aimock]:
-    """The server, with an empty journal, as the connection ``deepshi_default``; TLS is put in front of it."""
+    """The server, with an empty journal, behind TLS and the connection ``deepshi_default``."""
     aimock_process.reset()
     with wire.serving(relay_to(aimock_process.base_url)) as url:
         _connect(wire, url, TEST_KEY)
@@ -159,7 +159,8 @@ def test_image_is_generated(aimock: Aimock, stream: bool) -> None:
         (image,) = result.images
         assert image.read() == RED
         assert (image.media_type, image.width, image.height, image.index) == ("image/png", 64, 48, 0)
-        assert (result.size, result.sends, result.cost_usd) == ("64x48", 1, None)  # it tells no cost: unknown, not 0
+        # The answer has no cost: it is unknown, not 0.
+        assert (result.size, result.sends, result.cost_usd) == ("64x48", 1, None)
         assert result.created is not None
     assert aimock.posts() == [("/v1/images/generations", 200)]
 
@@ -187,7 +188,7 @@ def test_images_are_edited(aimock: Aimock, tmp_path: Path, count: int) -> None:
 
 @pytest.mark.parametrize("operation", ["generate", "edit"])
 @pytest.mark.parametrize("prompt", ERRORS)
-def test_errors_are_told_apart(aimock: Aimock, tmp_path: Path, prompt: str, operation: str) -> None:
+def test_errors_have_distinct_exceptions(aimock: Aimock, tmp_path: Path, prompt: str, operation: str) -> None:
     kind, status, code, posts = ERRORS[prompt]
     (tmp_path / "in.png").write_bytes(RED)
     edit = EditRequest(model="deepshi-image-1", prompt=prompt, images=[str(tmp_path / "in.png")])
@@ -208,7 +209,7 @@ def test_long_retry_after_is_left_to_the_caller(aimock: Aimock) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("busy once", 429), ("shaky once", 503)])
-def test_what_was_not_charged_is_sent_again(aimock: Aimock, prompt: str, status: int) -> None:
+def test_requests_that_were_not_charged_are_retried(aimock: Aimock, prompt: str, status: int) -> None:
     with DeepshiHook().generate(boat(prompt=prompt)) as result:
         assert (result.images[0].read(), result.sends) == (RED, 2)
     assert [found for _, found in aimock.posts()] == [status, 200]
@@ -223,7 +224,7 @@ def test_unknown_key_is_refused(aimock: Aimock, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "says"), [("hosted", "a link, not data"), ("no picture", "is not a PNG")])
-def test_answer_without_a_picture_is_not_asked_for_again(aimock: Aimock, prompt: str, says: str) -> None:
+def test_request_is_not_repeated_after_an_answer_without_a_picture(aimock: Aimock, prompt: str, says: str) -> None:
     with pytest.raises(InvalidResponse, match=says) as caught:
         DeepshiHook().generate(boat(prompt=prompt))
     assert (caught.value.charged, caught.value.cost_usd) == ("yes", None)
@@ -234,7 +235,7 @@ def test_models_are_listed(aimock: Aimock) -> None:
     hook = DeepshiHook()
     models = hook.list_models()
     assert "deepshi-banana-pro" in [model.id for model in models]
-    # It says nothing of them but their names: nothing is known, so nothing is complained about.
+    # It returns only the names of models, so no request can be refused in advance.
     assert {(model.parameters, model.can_edit, model.makes_images) for model in models} == {(None, None, None)}
     assert hook.test_connection() == (True, f"Connected; the key may use {len(models)} models")
     assert aimock.posts() == []

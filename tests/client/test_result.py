@@ -37,7 +37,7 @@ def test_image_can_be_read_opened_and_saved(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_files_of_one_image_have_positions_of_their_own(
+def test_files_of_one_image_have_separate_positions(
     emulator: Emulator, hook: DeepshiHook, tmp_path: Path, size: int | None
 ) -> None:
     emulator.settings(picture_bytes=size)
@@ -64,14 +64,14 @@ def test_pillow_reads_an_image_while_it_is_saved(hook: DeepshiHook, tmp_path: Pa
 @pytest.mark.parametrize("size", SIZES)
 def test_leaving_the_block_deletes_the_files(emulator: Emulator, hook: DeepshiHook, size: int | None) -> None:
     emulator.settings(picture_bytes=size)
-    hook.generate(boat()).close()  # whatever the first call keeps open
+    hook.generate(boat()).close()  # the first call opens files that stay open
     before = open_files()
     with hook.generate(boat()) as result:
         kept = result.images[0].open()
         assert len(open_files()) > len(before)
     with pytest.raises(ValueError, match="closed file"):
         result.images[0].read()
-    assert len(kept.read()) == result.images[0].size_bytes  # a file that was opened belongs to its opener
+    assert len(kept.read()) == result.images[0].size_bytes  # an opened file belongs to its caller
     kept.close()
     kept.close()
     with pytest.raises(ValueError, match="closed file"):
@@ -107,9 +107,7 @@ def test_media_type_is_what_the_bytes_are(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_four_images_keep_their_order_and_what_is_said_of_them(
-    emulator: Emulator, hook: DeepshiHook, stream: bool
-) -> None:
+def test_four_images_keep_their_order_and_details(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
     with hook.generate(boat(model="gpt-image-2", n=4, quality="low", stream=stream)) as result:
         (entry,) = emulator.requests()
         assert [image.index for image in result.images] == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""A connection of Airflow, however it is written, and what is wrong with one."""
+"""Airflow connections in every notation, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -66,27 +66,27 @@ def expected(base_url: str = "https://api.deepshi.ai", **extra: Any) -> dict[str
     }
 
 
-def said(found: Settings) -> dict[str, Any]:
+def fields_of(found: Settings) -> dict[str, Any]:
     assert found.api_key.get_secret_value() == KEY
     return found.model_dump(exclude={"api_key"})
 
 
-async def test_key_alone_is_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_alone_is_a_valid_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (json.dumps({"conn_type": "deepshi", "password": KEY}), f"deepshi://:{KEY}@", f"deepshi://:{KEY}@/"):
-        assert said(await read(monkeypatch, value)) == expected()
+        assert fields_of(await read(monkeypatch, value)) == expected()
 
 
 async def test_connection_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = {"conn_type": "deepshi", "password": KEY, "host": "https://gateway.example/v1"}
     for extra in (EXTRA, json.dumps(EXTRA), {name: str(value) for name, value in EXTRA.items()}):
         found = await read(monkeypatch, json.dumps({**connection, "extra": extra}))
-        assert said(found) == expected("https://gateway.example", **EXTRA)
+        assert fields_of(found) == expected("https://gateway.example", **EXTRA)
 
 
 async def test_connection_as_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     for extra in (EXTRA, {"__extra__": json.dumps(EXTRA)}):
         value = f"deepshi://:{KEY}@{quote('https://gateway.example', safe='')}/?{urlencode(extra)}"
-        assert said(await read(monkeypatch, value)) == expected("https://gateway.example", **EXTRA)
+        assert fields_of(await read(monkeypatch, value)) == expected("https://gateway.example", **EXTRA)
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ async def test_connection_as_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_address_in_a_uri(monkeypatch: pytest.MonkeyPatch, address: str, base_url: str) -> None:
-    assert said(await read(monkeypatch, f"deepshi://:{KEY}@{address}")) == expected(base_url)
+    assert fields_of(await read(monkeypatch, f"deepshi://:{KEY}@{address}")) == expected(base_url)
 
 
 @pytest.mark.parametrize("extra", [{}, EXTRA])
-async def test_connection_that_airflow_writes_as_uri_stays_the_same(
+async def test_connection_that_airflow_converts_to_a_uri_stays_the_same(
     monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]
 ) -> None:
     # Airflow's cache of secrets keeps connections as URIs.
     text = json.dumps(extra)
     connection = Connection(conn_id="x", conn_type="deepshi", password=KEY, host="http://127.0.0.1:8710/v1", extra=text)
-    assert said(await read(monkeypatch, connection.get_uri())) == expected("http://127.0.0.1:8710", **extra)
+    assert fields_of(await read(monkeypatch, connection.get_uri())) == expected("http://127.0.0.1:8710", **extra)
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,18 @@ def test_every_mistake_is_named_at_once() -> None:
         settings(extra={"max_retries": "x", "read_timeout": "y"})
 
 
-def test_white_space_around_the_key_is_no_mistake() -> None:
+def test_white_space_around_the_key_is_ignored() -> None:
     assert settings(password=f" {KEY}\n").api_key.get_secret_value() == KEY
 
 
-def test_empty_and_unknown_extras_are_not_looked_at() -> None:
+def test_empty_and_unknown_extras_are_ignored() -> None:
     extra = dict.fromkeys(EXTRA, "") | {
         "unknown": 5,
         "api_key": "sk-bf-other",
         "base_url": "http://evil",
         "verify": None,
     }
-    assert said(settings(conn_id="my_deepshi", extra=extra)) == expected()
+    assert fields_of(settings(conn_id="my_deepshi", extra=extra)) == expected()
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_missing_connection_is_named_and_nothing_is_sent(emulator: Emulator) -> 
 
 
 @pytest.mark.parametrize("scheme", ["https"])
-def test_certificates_are_checked_as_verify_says(
+def test_verify_decides_how_certificates_are_checked(
     emulator: Emulator, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images(**extra: object) -> int:
@@ -267,7 +267,7 @@ def test_proxy_is_used(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["https"])
-def test_secrets_backend_gives_the_connection(emulator: Emulator, tmp_path: Path) -> None:
+def test_secrets_backend_provides_the_connection(emulator: Emulator, tmp_path: Path) -> None:
     file = tmp_path / "connections.json"
     file.write_text(json.dumps({"from_backend": json.loads(emulator.connection_json(max_retries="1"))}))
     program = (

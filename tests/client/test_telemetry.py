@@ -1,4 +1,4 @@
-"""What the spans around requests say, kept by OpenTelemetry's own exporter for tests."""
+"""The spans of requests, as OpenTelemetry's in-memory exporter receives them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPT = "a secret boat"
 
 
 class _Breakable(SpanProcessor):
-    """Fails when it is told to."""
+    """An exporter that can be made to fail."""
 
     broken = False
 
@@ -47,7 +47,7 @@ class _Breakable(SpanProcessor):
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[TracerProvider]:
-    """The tracer provider of this process; there can be only one."""
+    """The only tracer provider of this process."""
     provider = TracerProvider()
     trace.set_tracer_provider(provider)
     yield provider
@@ -67,7 +67,7 @@ def hook(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> DeepshiHook:
     return DeepshiHook()
 
 
-def test_request_has_a_span_by_the_conventions(
+def test_request_has_a_span_that_follows_the_conventions(
     emulator: Emulator, hook: DeepshiHook, spans: InMemorySpanExporter
 ) -> None:
     with trace.get_tracer("a task").start_as_current_span("task") as task:
@@ -98,10 +98,10 @@ def test_request_has_a_span_by_the_conventions(
     assert (span.status.status_code, span.parent) == (StatusCode.UNSET, task.get_span_context())
 
 
-def test_a_collector_gets_cost_as_a_number_and_the_task_by_airflows_names(
+def test_a_collector_gets_cost_as_a_number_and_the_task_under_airflows_names(
     emulator: Emulator, hook: DeepshiHook, provider: TracerProvider, local: Place
 ) -> None:
-    """OpenTelemetry's own exporter sends, as Airflow's does; the server reads the protocol's own messages."""
+    """OpenTelemetry's exporter sends, as in Airflow, and the server parses the protocol's messages."""
     received: list[ExportTraceServiceRequest] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -114,7 +114,7 @@ def test_a_collector_gets_cost_as_a_number_and_the_task_by_airflows_names(
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Collector) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -124,32 +124,33 @@ def test_a_collector_gets_cost_as_a_number_and_the_task_by_airflows_names(
         exporter.shutdown()  # type: ignore[no-untyped-call] # it is not annotated; the provider keeps it
         server.shutdown()
     (span,) = [s for request in received for r in request.resource_spans for c in r.scope_spans for s in c.spans]
-    told = {attribute.key: attribute.value for attribute in span.attributes}
-    assert told["gen_ai.usage.cost"].WhichOneof("value") == "double_value"
-    assert told["gen_ai.usage.cost"].double_value == float(outcome.cost_usd or 0) > 0
-    assert json.loads(told["langfuse.observation.cost_details"].string_value)["total"] == float(outcome.cost_usd or 0)
-    assert told["deepshi.cost_usd"].string_value == str(outcome.cost_usd)
-    assert [told[f"airflow.{name}"].string_value for name in ("dag_id", "task_id", "dag_run.run_id")] == [
+    attributes = {attribute.key: attribute.value for attribute in span.attributes}
+    assert attributes["gen_ai.usage.cost"].WhichOneof("value") == "double_value"
+    assert attributes["gen_ai.usage.cost"].double_value == float(outcome.cost_usd or 0) > 0
+    details = json.loads(attributes["langfuse.observation.cost_details"].string_value)
+    assert details["total"] == float(outcome.cost_usd or 0)
+    assert attributes["deepshi.cost_usd"].string_value == str(outcome.cost_usd)
+    assert [attributes[f"airflow.{name}"].string_value for name in ("dag_id", "task_id", "dag_run.run_id")] == [
         "shop",
         "boat",
         "monday",
     ]
-    assert [told[f"airflow.task_instance.{name}"].int_value for name in ("try_number", "map_index")] == [2, 3]
+    assert [attributes[f"airflow.task_instance.{name}"].int_value for name in ("try_number", "map_index")] == [2, 3]
 
 
 def test_spans_of_a_batch_name_its_task(emulator: Emulator, spans: InMemorySpanExporter, local: Place) -> None:
     result_of(batch(local, rows_of(3), max_concurrency=2))
-    told = [dict(span.attributes or {}) for span in spans.get_finished_spans()]
-    assert [attributes["airflow.task_id"] for attributes in told] == ["catalog"] * 3
+    found = [dict(span.attributes or {}) for span in spans.get_finished_spans()]
+    assert [attributes["airflow.task_id"] for attributes in found] == ["catalog"] * 3
 
 
-def test_each_sending_has_its_span(emulator: Emulator, hook: DeepshiHook, spans: InMemorySpanExporter) -> None:
+def test_each_attempt_has_its_span(emulator: Emulator, hook: DeepshiHook, spans: InMemorySpanExporter) -> None:
     emulator.fault("status", status=503)
     hook.generate(GenerateRequest(model="grok-imagine", prompt=PROMPT)).close()
     first, second = spans.get_finished_spans()
-    told = dict(first.attributes or {})
-    assert (told["error.type"], told["http.response.status_code"]) == ("ServerFailed", 503)
-    assert told["deepshi.charged"] == "no"
+    attributes = dict(first.attributes or {})
+    assert (attributes["error.type"], attributes["http.response.status_code"]) == ("ServerFailed", 503)
+    assert attributes["deepshi.charged"] == "no"
     assert "error.type" not in (second.attributes or {})
     assert (first.status.status_code, second.status.status_code) == (StatusCode.ERROR, StatusCode.UNSET)
 

@@ -1,4 +1,4 @@
-"""What the transport says of a broken exchange decides about money, so each is broken on a real socket."""
+"""How an exchange broke decides whether it may have been charged, so each is broken on a real socket."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PNG = base64.b64decode(
 
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Whatever speaks through a socket here does so plainly and over TLS."""
+    """Each socket test runs with and without TLS."""
     return str(request.param)
 
 
@@ -84,7 +84,7 @@ ENDS: dict[str, Answer] = {"closed": lambda client: None, "hung up": hangs_up, "
         pytest.param([OK + b"content-length: 24\r\n\r\n" + b"\x1f\x8b\x08" + b"\xff" * 21], id="broken gzip"),
     ],
 )
-def test_what_breaks_after_the_request_is_not_sent_again(wire: Wire, pieces: list[bytes], end: Answer) -> None:
+def test_a_request_that_breaks_after_it_was_sent_is_not_repeated(wire: Wire, pieces: list[bytes], end: Answer) -> None:
     with wire.server_that(sends(*pieces, apart=0.02, then=end)) as requests:
         error = failure()
     assert (type(error), error.charged, error.sends, len(requests)) == (OutcomeUnknown, "unknown", 1, 1)
@@ -106,7 +106,7 @@ EVENT = b'data: {"type": "image_generation.completed", "b64_json": "%s"}\n\n' % 
     ],
 )
 @pytest.mark.parametrize("size", [1, 2**20], ids=["byte by byte", "at once"])
-def test_whole_answer_is_taken_however_its_connection_ends(wire: Wire, answer: bytes, size: int, end: Answer) -> None:
+def test_whole_answer_is_used_however_its_connection_ends(wire: Wire, answer: bytes, size: int, end: Answer) -> None:
     pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
     with wire.server_that(sends(*pieces, then=end)) as requests, DeepshiHook().generate(boat()) as result:
         assert (result.images[0].read(), result.sends, len(requests)) == (PNG, 1, 1)
@@ -122,7 +122,7 @@ def test_whole_answer_is_taken_however_its_connection_ends(wire: Wire, answer: b
         pytest.param(True, {"picture_bytes": 10**6}, {"bytes_per_second": 10**5}, id="in an event"),
     ],
 )
-async def test_answer_of_a_server_that_is_killed_is_not_asked_for_again(
+async def test_request_to_a_killed_server_is_not_repeated(
     wire: Wire, stream: bool, settings: dict[str, Any], fault: dict[str, Any] | None
 ) -> None:
     connections: list[bytes] = []
@@ -149,7 +149,7 @@ def test_redirect_is_not_followed(wire: Wire, status: int) -> None:
     assert len(requests) == 1
 
 
-async def test_each_request_has_a_connection_of_its_own_and_says_so(wire: Wire) -> None:
+async def test_each_request_has_its_own_connection_and_asks_to_close_it(wire: Wire) -> None:
     answer = sends(OK + b"content-encoding: gzip\r\n\r\n", gzip.compress(WHOLE))
     with wire.server_that(answer) as requests:
         async with DeepshiHook().session() as hook:
@@ -163,7 +163,7 @@ async def test_each_request_has_a_connection_of_its_own_and_says_so(wire: Wire) 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["closed", "not TLS"])
 @pytest.mark.parametrize("scheme", ["https"])
-def test_connection_that_ends_in_the_tls_handshake_was_free(wire: Wire, greeting: bytes) -> None:
+def test_connection_that_ends_in_the_tls_handshake_is_free(wire: Wire, greeting: bytes) -> None:
     seen = []
 
     def handle(client: socket.socket) -> None:
@@ -177,7 +177,7 @@ def test_connection_that_ends_in_the_tls_handshake_was_free(wire: Wire, greeting
 
 
 @pytest.mark.parametrize("scheme", ["https"])
-def test_tls_handshake_that_is_not_answered_was_free(wire: Wire) -> None:
+def test_unanswered_tls_handshake_is_free(wire: Wire) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         wire.connect_to(url, max_retries=0, connect_timeout=0.3)
@@ -186,7 +186,7 @@ def test_tls_handshake_that_is_not_answered_was_free(wire: Wire) -> None:
 
 
 @pytest.mark.slow
-def test_server_that_does_not_take_a_long_request_is_given_up(wire: Wire, tmp_path: Path) -> None:
+def test_server_that_does_not_read_a_long_request_times_out(wire: Wire, tmp_path: Path) -> None:
     image = tmp_path / "large.png"
     image.write_bytes(PNG + bytes(16 * 2**20))
     over = threading.Event()
@@ -210,7 +210,7 @@ def test_server_that_does_not_take_a_long_request_is_given_up(wire: Wire, tmp_pa
 
 
 @pytest.mark.parametrize("variable", ["{0}_proxy", "{1}_PROXY", "ALL_PROXY"])
-def test_proxy_of_the_environment_is_used(
+def test_proxy_from_the_environment_is_used(
     emulator: Emulator, scheme: str, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     with http_proxy() as (proxy, seen):
@@ -223,7 +223,7 @@ def test_proxy_of_the_environment_is_used(
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-def test_answer_that_breaks_behind_a_proxy_is_not_sent_again(wire: Wire, end: Answer) -> None:
+def test_request_is_not_repeated_if_its_answer_breaks_behind_a_proxy(wire: Wire, end: Answer) -> None:
     answer = sends(OK + b"content-length: 9999\r\n\r\n" + BEGIN, then=end)
     with http_proxy() as (proxy, seen), wire.server_that(answer, proxy=proxy) as requests:
         error = failure()
@@ -245,7 +245,7 @@ def test_silence_is_measured_from_the_last_byte(wire: Wire) -> None:
     assert len(requests) == 1
 
 
-def test_long_head_of_a_paid_answer_is_taken(wire: Wire) -> None:
+def test_long_head_of_a_paid_answer_is_accepted(wire: Wire) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Trace: %s\r\n" % (b"a" * 60_000)
     answer = sends(head, b"Content-Length: %d\r\n\r\n" % len(WHOLE), WHOLE)
     with wire.server_that(answer) as requests, DeepshiHook().generate(boat()) as result:
@@ -260,7 +260,7 @@ def test_long_head_of_a_refusal_leaves_it_free(wire: Wire) -> None:
 
 
 def test_cookies_are_not_sent_back(wire: Wire) -> None:
-    """A cookie may tie all later requests to one server of many, which may be the one that fails."""
+    """A cookie may bind all later requests to one of many servers, perhaps a failing one."""
     refusal = b"HTTP/1.1 400 Bad Request\r\nset-cookie: server=1; Path=/\r\ncontent-length: 2\r\n\r\n{}"
 
     async def twice() -> None:

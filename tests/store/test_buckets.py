@@ -1,4 +1,4 @@
-"""On an object store only an object may be missing: a bucket that is not there is an error, never "there is none"."""
+"""On an object store only an object may be missing: a missing bucket is an error, never a missing object."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_file_servers_have_no_buckets(bucket: str) -> None:
     assert (list(directory.names("_deepshi", "")), directory.read("a")) == ([], None)
 
 
-def test_a_key_that_may_not_look_at_buckets_is_no_error(bucket: str) -> None:
+def test_a_key_without_access_to_buckets_is_no_error(bucket: str) -> None:
     class Forbidden(MemoryFileSystem):  # type: ignore[misc] # fsspec is not annotated
         def info(self, path: str, **options: object) -> object:
             if path == bucket:

@@ -1,4 +1,4 @@
-"""URIs that name one object for every program, and those that do not."""
+"""URIs that name the same object for every program, and those that do not."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_uri_on_which_programs_do_not_agree_is_refused(uri: str, problem: str) -
         ("file:///", "file:///"),
     ],
 )
-def test_uri_is_written_in_one_way(given_uri: str, uri: str) -> None:
+def test_uri_has_one_spelling(given_uri: str, uri: str) -> None:
     assert checked(given_uri).uri == uri
     assert checked(uri).uri == uri
 
 
 @given(st.text(CHARACTERS, max_size=12))
-def test_what_is_taken_is_one_path_for_all_readers(path: str) -> None:
-    """As a URI's path is read by a browser, by a shell-like client, and by Airflow."""
+def test_an_accepted_uri_is_one_path_for_all_readers(path: str) -> None:
+    """As a browser, a command-line client and Airflow read a URI's path."""
     uri = f"file:///data/{path}"
     try:
         found = checked(uri).uri
@@ -97,7 +97,7 @@ def test_what_is_taken_is_one_path_for_all_readers(path: str) -> None:
     assert plain in (f"/data/{path}", f"/data/{path}".removesuffix("/"))
 
 
-def test_a_file_is_split_only_if_its_uri_is_good() -> None:
+def test_a_file_is_split_only_if_its_uri_is_valid() -> None:
     assert split("s3://conn@bucket/a/rows.jsonl") == ("s3://conn@bucket/a", "rows.jsonl")
     assert split("rows.jsonl") == (".", "rows.jsonl")
     for uri in ("s3://bucket/a//rows.jsonl", "s3://bucket/a/rows?.csv", "/data/%41.csv", "s3://bucket/a/"):
@@ -106,7 +106,7 @@ def test_a_file_is_split_only_if_its_uri_is_good() -> None:
 
 
 @given(st.text(CHARACTERS, min_size=1, max_size=6), st.text(min_size=1, max_size=6))
-def test_default_directory_is_good_whatever_the_ids_are(dag_id: str, run_id: str) -> None:
+def test_default_directory_is_valid_whatever_the_ids_are(dag_id: str, run_id: str) -> None:
     owner = Owner(dag_id=dag_id, run_id=run_id, task_id="t.")
     uri = default_output_uri("s3://bucket/deepshi/", owner)
     assert checked(uri).uri == uri

@@ -37,7 +37,7 @@ def source(data: bytes) -> Callable[[], BinaryIO]:
 # ------------------------------------------------------------------ objects
 
 
-async def test_nothing_there_is_an_answer_and_no_error(place: Place) -> None:
+async def test_a_missing_object_is_an_answer_and_no_error(place: Place) -> None:
     store = store_of(place)
     assert await store.list() == {}
     assert await store.read("_deepshi/none.json") is None
@@ -46,7 +46,7 @@ async def test_nothing_there_is_an_answer_and_no_error(place: Place) -> None:
     assert place.names() == []
 
 
-async def test_what_is_written_is_read_listed_and_removed(place: Place) -> None:
+async def test_a_written_object_is_read_listed_and_removed(place: Place) -> None:
     store = store_of(place)
     await store.write("_deepshi/a.json", b"one")
     await store.write("_deepshi/a.json", b"two, longer")
@@ -61,7 +61,7 @@ async def test_what_is_written_is_read_listed_and_removed(place: Place) -> None:
     assert place.names() == ["_deepshi/b.json", "image-0.png"]
 
 
-async def test_every_look_is_fresh(place: Place) -> None:
+async def test_listings_and_reads_are_never_cached(place: Place) -> None:
     store = store_of(place)
     await store.write("_deepshi/a.json", b"1")
     assert await store.list() == {"a.json": 1}
@@ -101,7 +101,7 @@ async def test_of_many_creators_one_wins(place: Place) -> None:
 # ------------------------------------------------------------------ images
 
 
-async def test_source_that_fails_publishes_nothing_and_keeps_what_was_there(place: Place) -> None:
+async def test_failing_source_publishes_nothing_and_keeps_the_old_image(place: Place) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if self.tell() > 8 * 2**20:
@@ -118,8 +118,8 @@ async def test_source_that_fails_publishes_nothing_and_keeps_what_was_there(plac
 
 
 @pytest.mark.slow
-async def test_readers_see_whole_images_only(place: Place) -> None:
-    """Readers open the image again and again while it is replaced by others of the same length."""
+async def test_readers_see_only_whole_images(place: Place) -> None:
+    """Readers open the image repeatedly while others of the same length replace it."""
     length = 32 * 2**20
     versions = [bytes([n]) * length for n in range(3)]
     known = {hashlib.sha256(version).hexdigest() for version in versions}
@@ -135,7 +135,7 @@ async def test_readers_see_whole_images_only(place: Place) -> None:
     reader = asyncio.create_task(asyncio.to_thread(look))
     try:
         published = 1
-        while published < 5 or len(seen) < 2:  # on a busy machine the reader may be late
+        while published < 5 or len(seen) < 2:  # the reader may be late on a busy machine
             await store.publish("image-0.png", source(versions[published % 3]), "image/png")
             assert images(place) == ["image-0.png"]
             published += 1
@@ -206,7 +206,7 @@ async def test_unknown_protocol_is_a_storage_failure() -> None:
 
 
 @pytest.mark.s3
-async def test_missing_bucket_is_never_an_empty_directory_and_is_not_made(s3: SeaweedFS) -> None:
+async def test_missing_bucket_is_never_an_empty_directory_and_not_created(s3: SeaweedFS) -> None:
     store = STORES.at("s3://no-such-bucket/a", "s3_test")
     for work in (
         store.list(),
@@ -258,7 +258,7 @@ async def test_listing_that_is_not_found_is_never_an_empty_directory(
 
 
 @pytest.mark.s3
-async def test_object_is_read_as_it_is_now_whatever_was_listed_before(s3_place: S3Place) -> None:
+async def test_object_is_read_in_its_current_version_despite_earlier_listings(s3_place: S3Place) -> None:
     store = store_of(s3_place)
     s3_place.write("rows.jsonl", b"old")
     path = ObjectStoragePath(s3_place.uri, conn_id="s3_test")
@@ -312,7 +312,7 @@ for some in (images, images[1:]):
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) -> None:
-    """In a process that may write no more than 50,000 bytes into a file."""
+    """The limit of file size for the process is 50,000 bytes."""
     (tmp_path / "tmp").mkdir()
     ended = subprocess.run(
         [sys.executable, "-c", FULL_DISK, local.uri],
@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_nothing_behind(local: LocalPlace, tmp_path: Path) ->
     assert "1 of 1 could not be saved" in second
 
 
-async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+async def test_impossible_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = STORES.at(str(tmp_path / "file" / "images"))
     with pytest.raises(StorageFailed, match=r"Could not write '_deepshi/a.json' in file:///.*: NotADirectoryError"):
@@ -341,7 +341,7 @@ async def test_directory_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_patience_outlasts_a_failing_store() -> None:
+async def test_retries_outlast_a_failing_store() -> None:
     calls = 0
 
     async def fails_twice() -> str:
@@ -356,7 +356,7 @@ async def test_patience_outlasts_a_failing_store() -> None:
 
 
 @pytest.mark.slow
-async def test_patience_ends(tmp_path: Path) -> None:
+async def test_retries_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = STORES.at(str(tmp_path / "file" / "images"), patience=0.3)
     begun = time.monotonic()
@@ -365,7 +365,7 @@ async def test_patience_ends(tmp_path: Path) -> None:
     assert time.monotonic() - begun >= 0.3
 
 
-async def test_patience_is_for_stores_only() -> None:
+async def test_only_store_errors_are_retried() -> None:
     calls = 0
 
     async def fails() -> None:
@@ -379,7 +379,7 @@ async def test_patience_is_for_stores_only() -> None:
 
 
 async def test_eight_images_are_stored_at_once(local: LocalPlace) -> None:
-    """Each waits for its store most of the time: one after another, they would hold up those that come."""
+    """Each mostly waits for the store; one after another, they would delay later images."""
     all_of_them = threading.Barrier(8, timeout=60)
 
     def opened() -> BinaryIO:

@@ -1,4 +1,4 @@
-"""Objects of a store behind TLS come back whole, also where each answer ends its connection."""
+"""Objects of a store behind TLS are read completely, also if each answer closes its connection."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.services.seaweedfs import SeaweedFS
 pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SIZE = 8 * 2**20
-#: Objects on the disk at a time: 400 MiB. SeaweedFS frees what is deleted minutes later, so each group has its own.
+#: Objects on disk at a time, 400 MiB. SeaweedFS frees deleted ones only after minutes, so each group has its own.
 GROUP = 50
 AT_ONCE = 8
 
 
 async def write_and_read_back(store: Store, numbers: range) -> list[int]:
-    """Return which objects came back as they were written."""
+    """Return the numbers of the objects that were read as written."""
     turns = asyncio.Semaphore(AT_ONCE)
     noise = random.Random(0).randbytes(SIZE - 8)
 
@@ -43,7 +43,7 @@ async def write_and_read_back(store: Store, numbers: range) -> list[int]:
 
 
 @pytest.mark.parametrize(("ending", "count"), [("kept alive", 25), ("closed", 100)])
-def test_large_objects_come_back_whole(
+def test_large_objects_are_read_completely(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, count: int
 ) -> None:
     # Airflow's file system for S3 does not pass the connection's `verify` on.
@@ -55,7 +55,7 @@ def test_large_objects_come_back_whole(
         if ending == "kept alive":
             with SeaweedFS(folder / "s3", authority=authority) as s3:
                 came += group(monkeypatch, s3, f"tls_{start}", s3.endpoint_url, numbers)
-        else:  # nginx sends its last bytes, TLS's goodbye and FIN at once
+        else:  # nginx sends its last bytes, TLS's close_notify and FIN together
             options = {"keepalive_timeout": 0, "proxy_set_header": "Host $http_host", "proxy_buffering": "on"}
             with SeaweedFS(folder / "s3") as s3, Nginx(folder, s3.endpoint_url, authority, **options) as nginx:
                 came += group(monkeypatch, s3, f"closed_{start}", nginx.base_url, numbers)
@@ -64,7 +64,7 @@ def test_large_objects_come_back_whole(
 
 
 def group(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, conn_id: str, url: str, numbers: range) -> list[int]:
-    """Write and read a part of the objects; each part has a connection of its own, as file systems are kept by it."""
+    """Write and read a part of the objects over its own connection, since file systems are cached per connection."""
     connection = s3.airflow_connection_json().replace(s3.endpoint_url, url)
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", connection)
     store = STORES.at(f"s3://images/{conn_id}", conn_id)
