@@ -13,7 +13,7 @@ collect_ignore = [] if WITH_MODELS else ["test_agents.py"]
 
 @pytest.fixture
 def directory(emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Where the connection puts images."""
+    """The connection's directory for images."""
     connection = emulator.connection_json(output_uri=place.uri, output_conn_id=place.conn_id)
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
     return place

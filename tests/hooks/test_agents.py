@@ -1,4 +1,4 @@
-"""An agent draws with plain arguments, gets JSON, and cannot spend more than its task may."""
+"""An agent draws with plain arguments, gets JSON, and stays within the limits of its task."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def pictures(place: Place) -> list[str]:
 
 
 def agent_that_draws(times: int, asked: list[AgentInfo]) -> Agent[None, str]:
-    """An agent whose model asks for a picture again and again, and then answers with what it was told."""
+    """An agent whose model requests a number of pictures, and then answers with the tools' results."""
 
     def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         asked.append(info)
-        told = [part.content for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
-        if len(told) == times:
-            return ModelResponse(parts=[TextPart(json.dumps([json.loads(str(text)) for text in told]))])
-        return ModelResponse(parts=[ToolCallPart("draw", {**BOAT, "prompt": f"boat {len(told)}"})])
+        results = [part.content for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
+        if len(results) == times:
+            return ModelResponse(parts=[TextPart(json.dumps([json.loads(str(text)) for text in results]))])
+        return ModelResponse(parts=[ToolCallPart("draw", {**BOAT, "prompt": f"boat {len(results)}"})])
 
     tools = HookToolset(DeepshiHook(), allowed_methods=["draw"], pinned_arguments={"max_cost_usd": 0.00001})
     return Agent(FunctionModel(model), toolsets=[tools])

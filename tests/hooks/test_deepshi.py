@@ -28,7 +28,7 @@ from tests.support.servers import KEY, boat, open_files
 from tests.support.waiting import wait_until
 
 MIB = 2**20
-# Beside each form alone: what may well come together.
+# Besides each single form: likely combinations.
 TOGETHER = [
     ["url", "no_event_line", "crlf", "multi_data", "escaped", "no_index", "bom", "no_final_blank"],
     ["whole_answer", "partial_images", "comment_no_blank", "done", "crlf", "escaped"],
@@ -67,7 +67,7 @@ def test_cost_is_exact_or_unknown(emulator: Emulator, hook: DeepshiHook, cost_fo
         assert result.usage["total_tokens"] > 0
 
 
-def test_request_arrives_as_it_was_made(emulator: Emulator, hook: DeepshiHook) -> None:
+def test_request_arrives_unchanged(emulator: Emulator, hook: DeepshiHook) -> None:
     with hook.generate(boat(prompt="ein „rotes“ Boot ⛵", seed=7, guidance=2.5, width="96")) as result:
         (entry,) = emulator.requests()
     assert entry["fields"] == {
@@ -106,7 +106,7 @@ async def _three_large_answers(hook: DeepshiHook) -> None:
 
 @pytest.mark.slow
 def test_large_answers_do_not_block_the_event_loop(emulator: Emulator, hook: DeepshiHook) -> None:
-    """No callback takes a third of the time of a whole answer: answers are read in pieces."""
+    """Answers are read in pieces: no callback takes a third of the time of a whole answer."""
     emulator.settings(picture_bytes=32 * MIB)
     with measured_callbacks() as callbacks:
         asyncio.run(_three_large_answers(hook))
@@ -127,18 +127,18 @@ def test_nothing_stays_open(emulator: Emulator, hook: DeepshiHook) -> None:
             pass
         assert hook.test_connection()[0]
 
-    one_of_each()  # what is made once per process, such as the TLS context
+    one_of_each()  # creates objects that exist once per process, such as the TLS context
     gc.collect()
     before = open_files()
     one_of_each()
-    gc.collect()  # a file that is not closed is a ResourceWarning here, which is an error
+    gc.collect()  # an open file raises a ResourceWarning here, which is an error
     assert open_files() == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_memory_stays_flat_for_a_large_image(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
-    hook.generate(boat()).close()  # what is imported or made once
+    hook.generate(boat()).close()  # imports modules and creates objects that exist once
     emulator.settings(picture_bytes=32 * MIB)
     tracemalloc.start()
     try:
@@ -155,9 +155,9 @@ def test_memory_stays_flat_for_a_large_image(emulator: Emulator, hook: DeepshiHo
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 async def test_an_answer_leaves_nothing_to_the_garbage_collector(hook: DeepshiHook, stream: bool) -> None:
-    """In a batch it would meet what is in use, and keep it in memory until it next looks at everything."""
+    """In a batch it could reach an older generation and stay in memory until a full collection."""
     async with hook.session():
-        (await hook.agenerate(boat(stream=stream))).close()  # what is made once
+        (await hook.agenerate(boat(stream=stream))).close()  # creates objects that exist once
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)
         try:
@@ -171,7 +171,7 @@ async def test_an_answer_leaves_nothing_to_the_garbage_collector(hook: DeepshiHo
 
 
 @pytest.mark.parametrize("shape", ["object", "list", "allowed", "odd"])
-def test_catalog_is_read_in_every_shape(emulator: Emulator, hook: DeepshiHook, shape: str) -> None:
+def test_catalog_is_read_in_every_form(emulator: Emulator, hook: DeepshiHook, shape: str) -> None:
     emulator.settings(catalog_shape=shape)
     models = {model.id: model for model in hook.list_models()}
     assert len(models) >= 10
@@ -201,7 +201,7 @@ def test_catalog_is_read_in_every_shape(emulator: Emulator, hook: DeepshiHook, s
     ],
     ids=str,
 )
-def test_catalog_that_does_not_come_costs_nothing(
+def test_failed_catalog_request_costs_nothing(
     emulator: Emulator, connect: Connect, fault: dict[str, Any], kind: type[DeepshiError], says: str
 ) -> None:
     hook = connect(read_timeout=0.5)

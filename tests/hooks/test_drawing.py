@@ -1,4 +1,4 @@
-"""Drawing stores what it buys, and cannot spend more than its task may."""
+"""``draw`` stores what it buys and stays within the limits of its task."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_is_bought_while_earlier_purchases_cannot_be_read(
     assert posts(emulator) == 1
 
 
-def test_nothing_is_bought_where_it_could_not_be_stored(
+def test_nothing_is_bought_if_it_could_not_be_stored(
     emulator: Emulator, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidRequest, match="set output_uri in the extra"):

@@ -1,4 +1,4 @@
-"""A run's budget counts what hooks buy in its tasks, also where nobody knows how much that was."""
+"""A run's budget counts the purchases of hooks in its tasks, also those of unknown cost."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ REQUEST = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64,
 
 @pytest.fixture
 def entries(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The connection's directory, where the tasks of a run tell each other what they have spent."""
+    """The connection's directory, where the tasks of a run share their spending."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     return local
 
 
-def told(place: Place) -> list[str]:
+def entry_names(place: Place) -> list[str]:
     return sorted(name.split("/")[-1].partition(".")[2] for name in place.names() if name.startswith("_deepshi_runs/"))
 
 
-def test_purchases_in_a_task_are_told_with_what_is_known_of_their_cost(emulator: Emulator, entries: Place) -> None:
+def test_purchases_in_a_task_are_entered_with_their_cost_as_far_as_known(emulator: Emulator, entries: Place) -> None:
     with set_current_context(context_of(TaskInstance(task_id="script", map_index=None))):
         DeepshiHook().generate(REQUEST).close()
         emulator.fault("status", status=402)
@@ -42,7 +42,7 @@ def test_purchases_in_a_task_are_told_with_what_is_known_of_their_cost(emulator:
             with pytest.raises(OutcomeUnknown):
                 DeepshiHook().generate(REQUEST)
     price = emulator.requests()[0]["cost_usd"]
-    assert told(entries) == [f"{price}.json", *["0_0_1.json"] * 3], "a refusal is free"
+    assert entry_names(entries) == [f"{price}.json", *["0_0_1.json"] * 3], "a refusal is free"
     with pytest.raises(AirflowFailException, match=r"Not sent.*max_run_cost_usd"):
         execute(generate(model="flux-2-pro", max_run_cost_usd=1), TaskInstance(task_id="after"))
     assert posts(emulator) == 5
@@ -70,18 +70,18 @@ def test_purchases_are_the_tasks_cost_sheet_over_all_tries(
     assert sheet.may_have_cost_usd == price
     assert sum(model.images for model in sheet.models) == 2
     buy(emulator, second)
-    # Without an output_uri nothing is left of the first try.
+    # Without an output_uri nothing of the first try is stored.
     assert second.sheets[-1].cost_usd == (3 if output_uri else 1) * price
     assert taken(emulator) == 4 * price
 
 
-def test_outside_of_a_task_and_in_other_runs_nothing_is_told(emulator: Emulator, entries: Place) -> None:
+def test_nothing_is_entered_outside_of_a_task_or_for_other_runs(emulator: Emulator, entries: Place) -> None:
     DeepshiHook().generate(REQUEST).close()
-    assert (told(entries), posts(emulator)) == ([], 1)
+    assert (entry_names(entries), posts(emulator)) == ([], 1)
 
 
-def test_an_image_task_tells_its_costs_once(emulator: Emulator, entries: Place) -> None:
+def test_an_image_task_enters_its_costs_once(emulator: Emulator, entries: Place) -> None:
     ti = TaskInstance(task_id="boat")
     with set_current_context(context_of(ti)):
         execute(generate(), ti)
-    assert told(entries) == [f"{emulator.requests()[0]['cost_usd']}.json"]
+    assert entry_names(entries) == [f"{emulator.requests()[0]['cost_usd']}.json"]

@@ -19,7 +19,7 @@ DAGS = ["mapped", "mapped_over_xcom", "chain", "native", "retried", "lazy", "lab
 
 
 class Runs(NamedTuple):
-    """What is left of one run of each DAG.
+    """The outputs of one run of each DAG.
 
     :param database: Airflow's.
     :param place: the connection's ``output_uri``.
@@ -62,7 +62,7 @@ def _name(task_id: str, map_index: int) -> str:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """One run of each DAG, in one process of its own."""
+    """One run of each DAG, all in one separate process."""
     home = tmp_path_factory.mktemp("airflow")
     place = LocalPlace(tmp_path_factory.mktemp("images"))
     with Emulator(tls=True) as emulator:

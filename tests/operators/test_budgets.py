@@ -1,4 +1,4 @@
-"""Budgets per day and month, from the operator to the server's count, and who hears of them."""
+"""Budgets per day and month, compared with the server's ledger, and notifications about them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PRICE = Decimal("0.039")
 
 Connect = Callable[..., None]
 
-#: What the page on budgets shows.
+#: The code of the docs page on budgets.
 example = importlib.import_module("docs.examples.budgets")
 
 
 @pytest.fixture
 def connect(emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Gives the connection budgets; its ``output_uri`` is ``place``."""
+    """Sets up the connection with budgets and ``place`` as its ``output_uri``."""
 
     def connect(**extra: Any) -> None:
         store = {"output_conn_id": place.conn_id} if place.conn_id else {}
@@ -55,13 +55,13 @@ def connect(emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch) -
 
 
 def noon() -> str:
-    """A time zone in which it is about noon, so that no test sees midnight."""
+    """A time zone in which it is about noon, so that no test crosses midnight."""
     hours = datetime.now(timezone.utc).hour - 12
-    return f"Etc/GMT{hours:+d}" if hours else "UTC"  # signs are turned round there
+    return f"Etc/GMT{hours:+d}" if hours else "UTC"  # these names have inverted signs
 
 
 def job(place: Place, task: str, **more: Any) -> Job:
-    """A picture of $0.039, in a directory of the task's own."""
+    """A picture of $0.039 in the task's own directory."""
     fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
     where: dict[str, Any] = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri, "runs_conn_id": place.conn_id}
     owner = {"task_id": task, **more.pop("owner", {})}
@@ -77,7 +77,7 @@ def picture(place: Place, task_id: str, **fields: Any) -> Any:
     return generate(task_id=task_id, preflight="off", **BANANA, **where, **fields)
 
 
-def test_a_day_that_is_spent_stops_all_tasks_and_names_when_it_ends(
+def test_a_spent_daily_budget_stops_all_tasks_and_the_error_names_its_end(
     emulator: Emulator, place: Place, connect: Connect
 ) -> None:
     connect(max_cost_usd_per_day="0.08")
@@ -94,7 +94,7 @@ def test_a_day_that_is_spent_stops_all_tasks_and_names_when_it_ends(
     assert asyncio.run(states()) == [state], "and counts once"
 
 
-def test_a_batch_keeps_to_the_day_and_its_plan_knows_it(emulator: Emulator, place: Place, connect: Connect) -> None:
+def test_a_batch_and_its_plan_respect_the_daily_budget(emulator: Emulator, place: Place, connect: Connect) -> None:
     connect(max_cost_usd_per_day="0.2", max_cost_usd_per_month="5")
     catalog = {"output_uri": f"{place.uri}/catalog"}
     ti, err = ended(batch(place, rows_of(10), **BANANA, **catalog))
@@ -109,7 +109,9 @@ def test_a_batch_keeps_to_the_day_and_its_plan_knows_it(emulator: Emulator, plac
     assert posts(emulator) == 5
 
 
-def test_a_group_is_a_template_and_has_limits_of_its_own(emulator: Emulator, place: Place, connect: Connect) -> None:
+def test_a_budget_group_is_a_template_and_has_its_own_limits(
+    emulator: Emulator, place: Place, connect: Connect
+) -> None:
     connect(budget_groups={"team-a": {"max_cost_usd_per_day": "0.05"}})
     execute(picture(place, "a", budget_group="team-{{ params.team }}"), TaskInstance(task_id="a"), {"team": "a"})
     with pytest.raises(AirflowFailException, match="max_cost_usd_per_day of budget group 'team-a'"):
@@ -119,7 +121,7 @@ def test_a_group_is_a_template_and_has_limits_of_its_own(emulator: Emulator, pla
     assert posts(emulator) == 3
 
 
-def test_what_a_hook_buys_in_a_task_counts(emulator: Emulator, place: Place, connect: Connect) -> None:
+def test_purchases_of_a_hook_in_a_task_count(emulator: Emulator, place: Place, connect: Connect) -> None:
     connect(max_cost_usd_per_day="1")
     request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
     with set_current_context(context_of(TaskInstance(task_id="script"))):
@@ -182,7 +184,7 @@ def mail(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
 
 
 def letter(mail: MailServer) -> tuple[str, str]:
-    """Subject and text of the only mail."""
+    """Return subject and text of the only mail."""
     (message,) = mail.messages
     read = email.message_from_string(message, policy=email.policy.default)
     part = read.get_body(("html", "plain"))
@@ -227,7 +229,7 @@ def test_a_warning_is_mailed_by_a_notifier_as_it_is(
     assert text.strip().startswith("$0.039 of max_cost_usd_per_day $0.04 are spent in 20")
 
 
-def test_a_success_is_told_to_slack(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_is_posted_to_slack(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[bytes] = []
 
     def ok(_: int, request: bytes) -> Answer:
@@ -249,7 +251,7 @@ def test_a_success_is_told_to_slack(emulator: Emulator, local: Place, monkeypatc
     assert f"image: {local.uri}/boat/image-0.png" in text
 
 
-def test_a_callback_without_a_sheet_is_told_what_is_known(emulator: Emulator, local: Place) -> None:
+def test_a_callback_without_a_sheet_gets_the_known_values(emulator: Emulator, local: Place) -> None:
     class Lost(TaskInstance):
         def xcom_pull(self, **_: Any) -> Any:
             raise ConnectionError("no API server")
@@ -259,17 +261,17 @@ def test_a_callback_without_a_sheet_is_told_what_is_known(emulator: Emulator, lo
 
 
 @pytest.mark.slow
-def test_four_workers_at_once_keep_to_the_day(emulator: Emulator, place: Place, connect: Connect) -> None:
+def test_four_concurrent_workers_respect_the_daily_budget(emulator: Emulator, place: Place, connect: Connect) -> None:
     connect(max_cost_usd_per_day="0.50")
     emulator.settings(latency=0.3)
     rows: dict[str, Any] = {"requests": rows_of(15), "start_over_budget": True}
-    said: dict[str, Any] = {**rows, "preflight": "off", **BANANA, "max_concurrency": 1}
+    common: dict[str, Any] = {**rows, "preflight": "off", **BANANA, "max_concurrency": 1}
     workers = []
     for number in range(4):
         where = {"task_id": f"worker{number}", "output_uri": f"{place.uri}/{number}", "output_conn_id": place.conn_id}
-        workers.append(start_module("tests.support.run_operator", json.dumps({**said, **where})))
-    told = [json.loads(last_line_of(worker)) for worker in workers]
-    assert all("max_cost_usd_per_day" in one["error"] for one in told)
+        workers.append(start_module("tests.support.run_operator", json.dumps({**common, **where})))
+    results = [json.loads(last_line_of(worker)) for worker in workers]
+    assert all("max_cost_usd_per_day" in result["error"] for result in results)
     in_flight = emulator.stats()["peak_in_flight"]
     assert Decimal("0.50") - 4 * PRICE <= taken(emulator) <= Decimal("0.50") + in_flight * PRICE
     (state,) = asyncio.run(states())

@@ -1,4 +1,4 @@
-"""The report on a run: what it reads, what it writes, and what it refuses."""
+"""The cost report of a run: its sources, its files, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {"width": 64, "height": 48, "preflight": "off"}
 
 @dataclass(kw_only=True)
 class ReportInstance(TaskInstance):
-    """The report's own task instance, which sees the XComs of others."""
+    """The report's task instance, which reads the XComs of other tasks."""
 
     others: Sequence[TaskInstance] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class ReportInstance(TaskInstance):
 
 @pytest.fixture
 def server(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The emulator behind a connection whose images go to ``local``."""
+    """The emulator, with a connection that stores images in ``local``."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     return emulator
 
 
 def dag(**report: Any) -> DAG:
-    """A DAG of a picture, a batch, and a report."""
+    """A DAG with a single picture, a batch and a report."""
     with DAG("shop", schedule=None) as made:
         boat = DeepshiGenerateImageOperator(task_id="boat", prompt="a red boat", **SMALL)
         catalog = DeepshiGenerateImagesOperator(task_id="catalog", requests=rows_of(10), **SMALL)
@@ -69,12 +69,12 @@ def dag(**report: Any) -> DAG:
 
 
 def operator_of(made: DAG, task_id: str) -> Any:
-    """An operator of a DAG; its class is known here, and not to the DAG."""
+    """An operator of a DAG, with its type."""
     return made.task_dict[task_id]
 
 
 def done(made: DAG, *task_ids: str, **identity: Any) -> list[TaskInstance]:
-    """Run some of the tasks."""
+    """Run these tasks."""
     instances = [TaskInstance(task_id=task_id, **identity) for task_id in task_ids]
     for ti in instances:
         execute(operator_of(made, ti.task_id), ti)
@@ -97,7 +97,7 @@ def written(place: Place, ending: str, run_id: str = "monday") -> str:
     return place.read(f"shop/{run_id}/report/report.{ending}").decode()
 
 
-def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
+def test_result_and_xcom_have_the_total(server: Emulator, local: Place) -> None:
     made = dag()
     value, ti = report_on(made, done(made, "boat", "catalog"))
     assert value == {
@@ -116,7 +116,7 @@ def test_result_and_xcom_say_the_total(server: Emulator, local: Place) -> None:
     assert Decimal(json.loads(written(local, "json"))["cost_usd"]) == taken(server)
 
 
-def test_the_report_says_what_batches_had_planned(server: Emulator, local: Place) -> None:
+def test_the_report_has_the_plans_of_batches(server: Emulator, local: Place) -> None:
     made = dag()
     report_on(made, done(made, "boat", "catalog"))
     line = "plan: 10 new, 0 changed, 0 stored"
@@ -125,7 +125,7 @@ def test_the_report_says_what_batches_had_planned(server: Emulator, local: Place
     assert f"catalog, {line}" in written(local, "html")
 
 
-def test_savings_by_reuse_are_what_the_pictures_cost(server: Emulator, local: Place) -> None:
+def test_savings_by_reuse_equal_the_cost_of_the_pictures(server: Emulator, local: Place) -> None:
     made = dag()
     for task_id in ("boat", "catalog"):
         operator_of(made, task_id).output_uri = f"{local.uri}/all/{task_id}"
@@ -147,7 +147,7 @@ def test_task_without_a_sheet_has_not_run(server: Emulator, local: Place) -> Non
     assert [(line["task_id"], line["status"]) for line in lines] == [("boat", "ended"), ("catalog", "not run")]
 
 
-def test_named_tasks_only(server: Emulator, local: Place) -> None:
+def test_a_report_may_be_limited_to_named_tasks(server: Emulator, local: Place) -> None:
     made = dag(task_ids="boat")
     value, _ = report_on(made, done(made, "boat", "catalog"))
     assert (value["images"], value["cost_usd"]) == (1, float(PRICE))
@@ -155,11 +155,11 @@ def test_named_tasks_only(server: Emulator, local: Place) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["sheet", "everything"])
-def test_killed_task_is_added_up_from_its_records(server: Emulator, local: Place, lost: str) -> None:
-    """Its process leaves the sheet that it pushed at its begin, or, cleared in that moment, nothing at all."""
+def test_costs_of_a_killed_task_are_summed_from_its_records(server: Emulator, local: Place, lost: str) -> None:
+    """Its process leaves the sheet pushed at its start, or nothing if it was cleared at that moment."""
     server.settings(latency=0.4)
-    said = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
-    process = start_module("tests.support.run_operator", json.dumps(said))
+    fields = {"task_id": "catalog", "requests": rows_of(40), "max_concurrency": 3, **SMALL}
+    process = start_module("tests.support.run_operator", json.dumps(fields))
     wait_until(lambda: server.stats()["charged_requests"] >= 5)
     server.settings(hold=True)
     wait_until(lambda: server.stats()["in_flight"] == 3)
@@ -190,7 +190,7 @@ def test_limit_fails_the_task_after_the_report_is_written(server: Emulator, loca
     assert f"Over the limit: ${total}" in written(local, "html")
 
 
-def test_limit_that_is_met_exactly_is_kept(server: Emulator, local: Place) -> None:
+def test_limit_that_is_met_exactly_does_not_fail(server: Emulator, local: Place) -> None:
     made = dag(max_cost_usd=f"{11 * PRICE:f}", warn_cost_usd=f"{11 * PRICE:f}")
     value, _ = report_on(made, done(made, "boat", "catalog"))
     assert value["cost_usd"] == float(11 * PRICE)
@@ -213,7 +213,7 @@ def test_failed_tasks_fail_the_report_after_it_is_written(server: Emulator, loca
     assert value["cost_usd"] == float(PRICE), "it can be switched off"
 
 
-def test_too_much_and_a_failed_task_are_told_together(server: Emulator, local: Place) -> None:
+def test_an_exceeded_limit_and_a_failed_task_are_reported_together(server: Emulator, local: Place) -> None:
     made = dag(max_cost_usd=0)
     ti = ReportInstance(task_id="report", others=done(made, "boat"), states={"catalog": "failed"})
     with pytest.raises(BudgetExceeded, match=r"more than max_cost_usd .* failed: catalog"):
@@ -241,7 +241,7 @@ def test_sums_with_costs_that_were_not_reported_are_lower_bounds(
     assert Decimal(report["cost_usd"]) + Decimal(report["may_have_cost_usd"]) == taken(server)
 
 
-def test_what_comes_from_outside_is_escaped(server: Emulator, local: Place) -> None:
+def test_external_values_are_escaped(server: Emulator, local: Place) -> None:
     made = dag()
     evil = "<script>alert('x')</script>\"&"
     operator_of(made, "catalog").requests = [{"key": evil, "prompt": evil}]
@@ -255,7 +255,7 @@ def test_what_comes_from_outside_is_escaped(server: Emulator, local: Place) -> N
     assert [image.key for image in ti.sheets[-1].images] == [evil]
 
 
-def test_pictures_that_are_gone_are_left_out(server: Emulator, local: Place) -> None:
+def test_missing_pictures_are_left_out(server: Emulator, local: Place) -> None:
     made = dag()
     instances = done(made, "boat", "catalog")
     (boat,) = [name for name in local.names() if name.endswith("/boat/image-0.png")]
@@ -282,19 +282,19 @@ def test_report_without_any_task_is_a_report(server: Emulator, local: Place) -> 
         ({"output_uri": "s3://bucket/x", "output_conn_id": "nowhere"}, "The connection 'nowhere' of the object store"),
     ],
 )
-def test_mistakes_are_told_and_not_retried(
+def test_invalid_arguments_are_reported_and_not_retried(
     server: Emulator, local: Place, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AirflowFailException, match=message):
         report_on(dag(**fields), [])
 
 
-def test_report_without_a_place_is_a_mistake(emulator: Emulator) -> None:
+def test_report_without_a_directory_is_an_error(emulator: Emulator) -> None:
     with pytest.raises(AirflowFailException, match="No output directory for the report"):
         report_on(dag(), [])
 
 
-def test_records_that_cannot_be_read_are_not_taken_for_nothing(server: Emulator, local: Place) -> None:
+def test_unreadable_records_do_not_count_as_nothing(server: Emulator, local: Place) -> None:
     made = dag()
     (ti,) = done(made, "boat")
     ti.sheets[-1] = ti.sheets[0]
@@ -312,7 +312,7 @@ def test_pages_work_from_any_place(server: Emulator, tmp_path: Path) -> None:
     assert elsewhere.names() == ["monday/report.csv", "monday/report.html", "monday/report.json"]
 
 
-def test_the_page_leads_to_airflow_and_shows_the_budgets(
+def test_the_page_links_to_airflow_and_shows_the_budgets(
     server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/below/")

@@ -1,4 +1,4 @@
-"""Real DAG runs, with ``dag.test()`` and a database: what Airflow itself does with our operators."""
+"""Real DAG runs with ``dag.test()`` and a database, to test how Airflow runs our operators."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_values_from_upstream_are_no_templates(runs: Runs) -> None:
     assert sorted(request["fields"]["width"] for request in runs.sent("sized")) == [64, 65]
 
 
-def test_edit_takes_the_output_of_a_generation_as_it_is(runs: Runs) -> None:
+def test_edit_accepts_the_output_of_a_generation_unchanged(runs: Runs) -> None:
     assert set(runs.tries("chain").values()) == {("success", 1)}
     values = runs.xcoms("chain", "return_value")
     (generation,), (edit,), (second,) = (runs.sent(p) for p in ("a pair of boats", "make it blue", "make it red"))
@@ -64,7 +64,7 @@ def test_native_rendering_gives_numbers_and_lists(runs: Runs) -> None:
     assert [sent["sha256"] for sent in second["images"]] == [image["sha256"]]
 
 
-def test_retries_are_made_where_they_may_help(runs: Runs) -> None:
+def test_only_errors_that_a_retry_may_fix_are_retried(runs: Runs) -> None:
     assert runs.tries("retried") == {
         "spoilt": ("success", 2),
         "lost": ("success", 2),
@@ -80,7 +80,7 @@ def test_retries_are_made_where_they_may_help(runs: Runs) -> None:
     assert (values["lost"]["unknown_outcomes"], values["spoilt"]["unknown_outcomes"]) == (1, 0)
 
 
-def test_costs_count_all_tries_and_are_told_by_failed_tasks_too(runs: Runs) -> None:
+def test_costs_count_all_tries_and_failed_tasks_report_them_too(runs: Runs) -> None:
     costs = runs.xcoms("retried", "cost_usd")
     paid = {
         prompt: sum((Decimal(request["cost_usd"] or 0) for request in runs.sent(prompt)), Decimal(0))
@@ -96,6 +96,6 @@ def test_costs_count_all_tries_and_are_told_by_failed_tasks_too(runs: Runs) -> N
     assert paid["a spoilt boat"] == 2 * paid["a lost boat"] > 0
 
 
-def test_logs_name_neither_the_key_nor_bytes(runs: Runs) -> None:
+def test_logs_contain_neither_the_key_nor_image_data(runs: Runs) -> None:
     assert "sk-bf-emulator" not in runs.log
     assert len(max(runs.log.splitlines(), key=len)) < 20_000

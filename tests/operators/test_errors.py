@@ -1,4 +1,4 @@
-"""What cannot work fails fast, clearly and for free; Airflow retries what a retry may mend."""
+"""Errors of configuration fail fast, clearly and for free; Airflow retries only errors that a retry may fix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 
 
 def fails(operator: Any, kind: type[DeepshiError], *, retried: bool, **identity: Any) -> tuple[str, TaskInstance]:
-    """Run a try that must fail: with the error itself if Airflow shall retry, else with the one that stops it."""
+    """Run a try that must fail: with the error itself if Airflow should retry, else with ``AirflowFailException``."""
     ti = TaskInstance(task_id=operator.task_id, **identity)
     with pytest.raises(kind if retried else AirflowFailException) as raised:
         execute(operator, ti)
@@ -53,16 +53,16 @@ def fails(operator: Any, kind: type[DeepshiError], *, retried: bool, **identity:
 
 
 def test_missing_output_uri(emulator: Emulator) -> None:
-    said, ti = fails(generate(), InvalidRequest, retried=False)
-    assert "set output_uri on the operator, or in the extra of connection 'deepshi_default'" in said
+    message, ti = fails(generate(), InvalidRequest, retried=False)
+    assert "set output_uri on the operator, or in the extra of connection 'deepshi_default'" in message
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
 
 
 @pytest.mark.parametrize("operator", [generate(output_uri="/tmp/x"), generate()])  # noqa: S108
 def test_missing_deepshi_connection(monkeypatch: pytest.MonkeyPatch, operator: Any) -> None:
     monkeypatch.delenv(DEFAULT, raising=False)
-    said, _ = fails(operator, InvalidConnection, retried=False)
-    assert "The connection 'deepshi_default' is not defined" in said
+    message, _ = fails(operator, InvalidConnection, retried=False)
+    assert "The connection 'deepshi_default' is not defined" in message
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_unusable_deepshi_connection(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], word: str
 ) -> None:
     monkeypatch.setenv(DEFAULT, json.dumps(json.loads(emulator.connection_json()) | change))
-    said, _ = fails(generate(output_uri=local.uri), InvalidConnection, retried=False)
-    assert word in said
+    message, _ = fails(generate(output_uri=local.uri), InvalidConnection, retried=False)
+    assert word in message
     assert (posts(emulator), local.names()) == (0, [])
 
 
@@ -90,16 +90,16 @@ def test_host_that_does_not_answer(
 ) -> None:
     extra = {"max_retries": 1, "max_retry_wait": 0.1}
     monkeypatch.setenv(DEFAULT, json.dumps(json.loads(emulator.connection_json(**extra)) | {"host": host}))
-    said, ti = fails(generate(output_uri=local.uri), ConnectionFailed, retried=True)
-    assert f"No connection to {host}" in said
+    message, ti = fails(generate(output_uri=local.uri), ConnectionFailed, retried=True)
+    assert f"No connection to {host}" in message
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
     assert [name for name in local.names() if not name.endswith(".slot.json")] == []
 
 
 def test_unwritable_directory(emulator: Emulator, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    said, _ = fails(generate(output_uri=f"{tmp_path}/file/x"), StorageFailed, retried=True)
-    assert f"file://{tmp_path}/file/x" in said
+    message, _ = fails(generate(output_uri=f"{tmp_path}/file/x"), StorageFailed, retried=True)
+    assert f"file://{tmp_path}/file/x" in message
     assert posts(emulator) == 0
 
 
@@ -111,25 +111,25 @@ def test_output_uri_that_may_name_two_places(
     if by_connection:
         monkeypatch.setenv(DEFAULT, emulator.connection_json(output_uri=uri))
     operator = generate() if by_connection else generate(output_uri=uri)
-    said, ti = fails(operator, InvalidRequest, retried=False)
-    assert "cannot be used" in said
+    message, ti = fails(operator, InvalidRequest, retried=False)
+    assert "cannot be used" in message
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
 
 
 @pytest.mark.s3
 def test_missing_bucket(emulator: Emulator, s3: SeaweedFS) -> None:
     operator = generate(output_uri="s3://no-such-bucket/a", output_conn_id="s3_test")
-    said, ti = fails(operator, StorageFailed, retried=True)
-    assert "s3://no-such-bucket/a" in said
-    assert "bucket does not exist" in said
+    message, ti = fails(operator, StorageFailed, retried=True)
+    assert "s3://no-such-bucket/a" in message
+    assert "bucket does not exist" in message
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
     assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["images"]
 
 
 @pytest.mark.s3
 def test_missing_aws_connection(emulator: Emulator, s3_place: S3Place) -> None:
-    said, _ = fails(generate(output_uri=s3_place.uri, output_conn_id="nowhere"), InvalidConnection, retried=False)
-    assert "The connection 'nowhere' of the object store is not defined" in said
+    message, _ = fails(generate(output_uri=s3_place.uri, output_conn_id="nowhere"), InvalidConnection, retried=False)
+    assert "The connection 'nowhere' of the object store is not defined" in message
     assert (posts(emulator), s3_place.names()) == (0, [])
 
 
@@ -137,8 +137,8 @@ def test_missing_aws_connection(emulator: Emulator, s3_place: S3Place) -> None:
 def test_wrong_s3_credentials(emulator: Emulator, s3_place: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = json.loads(s3_place.server.airflow_connection_json()) | {"password": "wrong-password"}
     monkeypatch.setenv("AIRFLOW_CONN_S3_WRONG_KEY", json.dumps(wrong))
-    said, _ = fails(generate(output_uri=s3_place.uri, output_conn_id="s3_wrong_key"), StorageFailed, retried=True)
-    assert "wrong-password" not in said
+    message, _ = fails(generate(output_uri=s3_place.uri, output_conn_id="s3_wrong_key"), StorageFailed, retried=True)
+    assert "wrong-password" not in message
     assert (posts(emulator), s3_place.names()) == (0, [])
 
 
@@ -147,26 +147,26 @@ def test_wrong_s3_credentials(emulator: Emulator, s3_place: S3Place, monkeypatch
     [("/no/such.png", "does not exist"), ("/etc/hostname", "is not a PNG, JPEG or WebP image"), ("/etc", "not exist")],
 )
 def test_input_image_that_is_none(emulator: Emulator, local: Place, source: str, word: str) -> None:
-    said, _ = fails(edit(images=source, output_uri=local.uri), InvalidRequest, retried=False)
-    assert source in said
-    assert word in said
+    message, _ = fails(edit(images=source, output_uri=local.uri), InvalidRequest, retried=False)
+    assert source in message
+    assert word in message
     assert (posts(emulator), local.names()) == (0, [])
 
 
 def test_no_input_image(emulator: Emulator, local: Place) -> None:
-    said, _ = fails(edit(images=[], output_uri=local.uri), InvalidRequest, retried=False)
-    assert "images" in said
+    message, _ = fails(edit(images=[], output_uri=local.uri), InvalidRequest, retried=False)
+    assert "images" in message
     assert posts(emulator) == 0
 
 
 def test_preflight_refuses_by_default(emulator: Emulator, local: Place) -> None:
     operator = generate(output_uri=local.uri, aspect_ratio="16:9")
-    said, _ = fails(operator, PreflightFailed, retried=False)
-    assert "ignores aspect_ratio" in said
+    message, _ = fails(operator, PreflightFailed, retried=False)
+    assert "ignores aspect_ratio" in message
     assert posts(emulator) == 0
 
 
-def test_time_that_is_over(emulator: Emulator, local: Place) -> None:
+def test_an_expired_deadline(emulator: Emulator, local: Place) -> None:
     _, ti = fails(generate(output_uri=local.uri, generation_timeout=0), TimedOut, retried=True)
     assert (posts(emulator), ti.xcoms["cost_usd"]) == (0, 0)
 
@@ -200,9 +200,9 @@ def test_every_row_of_the_error_table(
 ) -> None:
     monkeypatch.setenv(DEFAULT, emulator.connection_json(max_retries=1, max_retry_wait=0.05))
     emulator.fault("status", status=status, times=None, message=f"your key is {emulator.api_key}")
-    said, _ = fails(generate(output_uri=local.uri), kind, retried=retried)
-    assert f"HTTP {status}" in said
-    assert emulator.api_key not in said
+    message, _ = fails(generate(output_uri=local.uri), kind, retried=retried)
+    assert f"HTTP {status}" in message
+    assert emulator.api_key not in message
     assert (posts(emulator), images(local)) == (sends, [])
 
 
@@ -210,8 +210,8 @@ def test_unknown_outcome_is_retried_only_as_often_as_allowed(emulator: Emulator,
     emulator.fault("cut", times=None)
     never = generate(output_uri=local.uri, max_resends=0)
     fails(never, OutcomeUnknown, retried=False)
-    said, _ = fails(never, ResendsExhausted, retried=False, try_number=2)
-    assert f"{local.uri}/_deepshi/image.1." in said
+    message, _ = fails(never, ResendsExhausted, retried=False, try_number=2)
+    assert f"{local.uri}/_deepshi/image.1." in message
     assert posts(emulator) == 1
     once = generate(output_uri=local.uri, max_resends=1)
     fails(once, OutcomeUnknown, retried=False, try_number=3)
@@ -245,6 +245,6 @@ def test_callbacks_find_the_costs_on_the_error_whether_or_not_it_is_retried(
     assert Decimal(emulator.stats()["cost_usd"]) == 3 * price
 
 
-def test_first_lost_answer_is_worth_a_retry(emulator: Emulator, local: Place) -> None:
+def test_first_lost_answer_allows_a_retry(emulator: Emulator, local: Place) -> None:
     emulator.fault("cut")
     fails(generate(output_uri=local.uri), OutcomeUnknown, retried=True)

@@ -29,7 +29,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def rendered(place: Place, **fields: Any) -> tuple[DeepshiGenerateImageOperator, TaskInstance]:
-    """An operator as the task runner holds it, so that it can be killed."""
+    """An operator as the task runner has it, so that a test can kill it."""
     operator = generate(output_uri=place.uri, output_conn_id=place.conn_id, preflight="off", **fields)
     ti = TaskInstance(task_id="boat")
     copy = operator.prepare_for_execution()
@@ -51,7 +51,7 @@ def test_kill_ends_the_request_at_once(emulator: Emulator, place: Place, thread:
     assert state(place, "record") == state(place, "lease") == images(place) == []
     assert ti.xcoms == {"cost_usd": 0.0}
     emulator.settings(latency=0)
-    # A kill is a sending with unknown outcome: max_resends decides.
+    # A kill leaves an attempt with unknown outcome: max_resends decides.
     with pytest.raises(AirflowFailException, match="max_resends is 0"):
         execute(
             generate(output_uri=place.uri, output_conn_id=place.conn_id, max_resends=0),
@@ -63,7 +63,7 @@ def test_kill_ends_the_request_at_once(emulator: Emulator, place: Place, thread:
 
 
 def test_kill_by_a_signal_in_the_main_thread(emulator: Emulator, local: Place) -> None:
-    """As Airflow's task runner does it: ``on_kill`` is called by the handler of SIGTERM, inside ``execute``."""
+    """Like Airflow's task runner, whose SIGTERM handler calls ``on_kill`` inside ``execute``."""
     emulator.settings(latency=30)
     operator, ti = rendered(local)
     main = threading.main_thread().ident
@@ -86,7 +86,7 @@ def test_kill_by_a_signal_in_the_main_thread(emulator: Emulator, local: Place) -
     assert len(state(local, "claim")) == 1
 
 
-def test_killed_task_tells_what_its_earlier_tries_cost(
+def test_killed_task_reports_the_costs_of_its_earlier_tries(
     emulator: Emulator, local: Place, thread: ThreadPoolExecutor
 ) -> None:
     emulator.fault("not_an_image")
@@ -105,7 +105,7 @@ def test_killed_task_tells_what_its_earlier_tries_cost(
 
 
 @pytest.mark.s3
-def test_kill_while_the_store_is_away_counts_what_was_sent(
+def test_kill_while_the_store_is_unavailable_counts_the_request(
     emulator: Emulator, s3_place: Place, proxy: S3Proxy, thread: ThreadPoolExecutor
 ) -> None:
     emulator.settings(latency=300)

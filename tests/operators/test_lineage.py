@@ -1,4 +1,4 @@
-"""How lineage names things, and that it fails no paid task."""
+"""The names of datasets in lineage, and that lineage fails no paid task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tasks import run_try
 
 
 class Careless(DeepshiGenerateImageOperator):
-    """An operator whose inputs cannot be told."""
+    """An operator whose inputs raise an error."""
 
     def input_uris(self) -> list[str]:
         raise RuntimeError("nobody knows")
@@ -33,11 +33,11 @@ class Careless(DeepshiGenerateImageOperator):
         ("s3://bucket", ("s3://bucket", "/")),
     ],
 )
-def test_datasets_are_named_as_openlineage_wants_them(uri: str, dataset: tuple[str, str]) -> None:
+def test_datasets_are_named_as_openlineage_specifies(uri: str, dataset: tuple[str, str]) -> None:
     assert dataset_of(uri) == dataset
 
 
-def test_inputs_are_told_once_and_without_secrets() -> None:
+def test_inputs_are_listed_once_and_without_secrets() -> None:
     owner = Owner(dag_id="d", run_id="r", task_id="t")
     costs = CostSheet(ended=True, operation="edit", dag_id="d", run_id="r", task_id="t")
     inputs = ["s3://conn@bucket/a.png", "s3://bucket/a.png", "/data/b.png", "https://me:pw@host/c.png?X-Signature=1"]
@@ -47,7 +47,7 @@ def test_inputs_are_told_once_and_without_secrets() -> None:
     assert lineage.inputs == ("s3://bucket/a.png", "file:///data/b.png", "https://host/c.png")
 
 
-def test_lineage_that_goes_wrong_fails_no_paid_task(emulator: Emulator, images_dir: Path) -> None:
+def test_failing_lineage_fails_no_paid_task(emulator: Emulator, images_dir: Path) -> None:
     operator = Careless(task_id="boat", prompt="a boat", width=64, height=48, output_uri=images_dir.as_uri())
     ti = run_try(operator)
     assert (posts(emulator), len(ti.xcoms["return_value"]["images"])) == (1, 1)

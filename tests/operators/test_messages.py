@@ -1,4 +1,4 @@
-"""What cannot work is refused before a claim, and the message says what to change, without what nobody should read."""
+"""Invalid configuration is refused before a claim, with a message that says what to change and shows no secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
 
 
 def refused(operator: Any, kind: type[Exception], emulator: Emulator, place: Place | None = None) -> str:
-    """Run a first try that must fail, once and for free, before anything was written, and return its message."""
+    """Run a try that must fail for free before anything is written, without a retry; return its message."""
     ti = TaskInstance(task_id=operator.task_id)
     with pytest.raises(AirflowFailException) as raised:
         execute(operator, ti)
@@ -54,17 +54,17 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_host_that_is_none_is_refused(
+def test_an_invalid_host_is_refused(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setenv(DEFAULT, json.dumps({**json.loads(emulator.connection_json()), "host": host, "port": None}))
-    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
-    assert "Connection 'deepshi_default': the host " in said
-    assert "is not an HTTP address" in said
+    message = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert "Connection 'deepshi_default': the host " in message
+    assert "is not an HTTP address" in message
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_a_port_that_is_none_is_refused(
+def test_an_invalid_port_is_refused(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     connection = {**json.loads(emulator.connection_json()), "host": "127.0.0.1", "port": port}
@@ -84,16 +84,16 @@ def test_a_port_that_is_none_is_refused(
         "http://[::1",
     ],
 )
-def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
+def test_an_unusable_proxy_from_the_environment_is_refused(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str
 ) -> None:
     for name in ("NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(variable, proxy)
-    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
-    assert f"environment variable {variable} is not the URL of an HTTP proxy" in said
-    assert "secret" not in said
+    message = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert f"environment variable {variable} is not the URL of an HTTP proxy" in message
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
     ],
 )
 @pytest.mark.parametrize("kind", ["single", "batch"])
-def test_a_policy_that_is_none_is_refused(
+def test_an_invalid_policy_is_refused(
     emulator: Emulator, local: Place, policy: str, value: Any, message: str, kind: str
 ) -> None:
     fields = {policy: value, "output_uri": local.uri}
@@ -134,7 +134,7 @@ def test_a_policy_that_is_none_is_refused(
         ("max_cost_usd", "-1", "max_cost_usd: an amount in USD is needed, got '-1'"),
     ],
 )
-def test_a_policy_of_a_batch_that_is_none_is_refused(
+def test_an_invalid_policy_of_a_batch_is_refused(
     emulator: Emulator, local: Place, policy: str, value: Any, message: str
 ) -> None:
     assert message in refused(batch(local, rows_of(2), **{policy: value}), InvalidRequest, emulator, local)
@@ -147,17 +147,17 @@ def test_a_connection_of_another_type_is_named(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DEFAULT, json.dumps({**json.loads(emulator.connection_json()), "conn_type": "http"}))
-    said = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
-    assert "Connection 'deepshi_default' is of type http, not deepshi" in said
+    message = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert "Connection 'deepshi_default' is of type http, not deepshi" in message
 
 
-def test_a_store_without_its_package_says_what_to_install(emulator: Emulator) -> None:
-    """The environment of the tests has no provider for Google's storage."""
-    said = refused(generate(output_uri="gs://bucket/images"), InvalidConnection, emulator)
-    assert "nothing was sent" in said
-    assert "pip install apache-airflow-providers-google" in said
-    said = refused(edit(images="gs://bucket/in.png", output_uri="gs://bucket/images"), InvalidConnection, emulator)
-    assert "pip install apache-airflow-providers-google" in said
+def test_an_error_about_a_store_names_the_package_to_install(emulator: Emulator) -> None:
+    """The test environment has no provider for Google's storage."""
+    message = refused(generate(output_uri="gs://bucket/images"), InvalidConnection, emulator)
+    assert "nothing was sent" in message
+    assert "pip install apache-airflow-providers-google" in message
+    message = refused(edit(images="gs://bucket/in.png", output_uri="gs://bucket/images"), InvalidConnection, emulator)
+    assert "pip install apache-airflow-providers-google" in message
 
 
 def test_the_extra_for_s3_is_named() -> None:
@@ -167,21 +167,23 @@ def test_the_extra_for_s3_is_named() -> None:
 
 
 def test_too_many_input_images_are_counted(emulator: Emulator, local: Place) -> None:
-    said = refused(edit(images=[f"{n}.png" for n in range(15)], output_uri=local.uri), InvalidRequest, emulator, local)
-    assert "images: at most 14 are allowed, got 15" in said
+    message = refused(
+        edit(images=[f"{n}.png" for n in range(15)], output_uri=local.uri), InvalidRequest, emulator, local
+    )
+    assert "images: at most 14 are allowed, got 15" in message
 
 
 @pytest.mark.parametrize("column", ["sku", "widht", "Prompt", "price_usd"])
-def test_an_unknown_column_says_which_there_are(emulator: Emulator, local: Place, column: str) -> None:
-    said = refused(batch(local, [{"prompt": "a cup", column: 1}]), InvalidRequest, emulator, local)
-    assert f"Row 1: unknown column '{column}'" in said
-    assert "The columns are aspect_ratio, extra_params, height," in said
-    assert "list them in carry" in said
+def test_an_error_about_an_unknown_column_lists_the_known_ones(emulator: Emulator, local: Place, column: str) -> None:
+    message = refused(batch(local, [{"prompt": "a cup", column: 1}]), InvalidRequest, emulator, local)
+    assert f"Row 1: unknown column '{column}'" in message
+    assert "The columns are aspect_ratio, extra_params, height," in message
+    assert "list them in carry" in message
     meant = {"widht": "width", "Prompt": "prompt"}.get(column)
-    assert (f"Did you mean {meant}?" in said) if meant else ("Did you mean" not in said)
+    assert (f"Did you mean {meant}?" in message) if meant else ("Did you mean" not in message)
 
 
-def test_an_operator_refuses_what_it_does_not_know() -> None:
+def test_an_operator_refuses_unknown_arguments() -> None:
     with pytest.raises(TypeError, match=r"widht.*Did you mean width\?"):
         generate(widht=5)
     with pytest.raises(TypeError, match=r"'promt': 'x'.*Did you mean prompt\?"):
@@ -192,7 +194,7 @@ def test_an_operator_refuses_what_it_does_not_know() -> None:
         DeepshiGenerateImageOperator.partial(task_id="boats", widht=5)
 
 
-# ------------------------------------------------------------------ what nobody should read
+# ------------------------------------------------------------------ secrets
 
 DATA = "data:image/png;base64," + "iVBORw0KGgo" * 400
 SIGNED = "https://bucket.example/in.png?X-Amz-Credential=AKIA&X-Amz-Signature=0123456789abcdef"
@@ -200,17 +202,19 @@ SIGNED = "https://bucket.example/in.png?X-Amz-Credential=AKIA&X-Amz-Signature=01
 
 @pytest.mark.parametrize("images", [DATA, [DATA], {"uri": DATA}, json.dumps([DATA])])
 def test_a_data_uri_is_refused_and_not_shown(emulator: Emulator, local: Place, images: Any) -> None:
-    said = refused(edit(images=images, output_uri=local.uri), InvalidRequest, emulator, local)
-    assert len(said) < 500
-    assert "data URI; store the image and pass its URI" in said
+    message = refused(edit(images=images, output_uri=local.uri), InvalidRequest, emulator, local)
+    assert len(message) < 500
+    assert "data URI; store the image and pass its URI" in message
 
 
 def test_no_error_shows_a_signature_or_the_data_of_an_image() -> None:
     for secret in (DATA, SIGNED):
-        said = StorageFailed(f"Could not read '{secret}' in it, and <{secret}> neither")
-        assert len(str(said)) < 500
-        assert not re.search("0123456789abcdef|AKIA|iVBORw0KGgo", f"{said} {said.message} {said.as_data()} {said.args}")
-        assert "neither" in str(said)
+        error = StorageFailed(f"Could not read '{secret}' in it, and <{secret}> neither")
+        assert len(str(error)) < 500
+        assert not re.search(
+            "0123456789abcdef|AKIA|iVBORw0KGgo", f"{error} {error.message} {error.as_data()} {error.args}"
+        )
+        assert "neither" in str(error)
     plain = "Could not read s3://bucket/what?.png, is it there?"
     assert StorageFailed(plain).message == plain
 

@@ -1,4 +1,4 @@
-"""From what templates and upstream tasks give to directories and lists of images."""
+"""Values of templates and upstream tasks become directories and lists of images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ XCOM: dict[str, Any] = {"images": [{"uri": URI, "index": 0}, {"uri": "s3://bucke
         ({"images": []}, []),
     ],
 )
-def test_images_may_come_in_many_shapes(value: Any, expected: list[str]) -> None:
+def test_images_may_have_many_forms(value: Any, expected: list[str]) -> None:
     assert image_uris(value) == expected
 
 
@@ -58,7 +58,7 @@ def test_images_may_come_in_many_shapes(value: Any, expected: list[str]) -> None
     "value",
     [7, True, b"bytes", [7], {"model": "m"}, {"uri": None}, "[1, 2", "{", "[unquoted]", "['a'] + ['b']", "{'a': 1}"],
 )
-def test_images_of_no_known_shape_are_named(value: Any) -> None:
+def test_images_of_an_unknown_form_are_named(value: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^images: "):
         image_uris(value)
 
@@ -67,7 +67,7 @@ LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResu
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is one path: neither blank, nor the beginning of what is read in another way."""
+    """Whether a text is one path: neither blank, nor the start of a list or another form."""
     return not is_blank(text) and not text.strip().startswith(("[", "{", *LAZY))
 
 
@@ -93,7 +93,7 @@ def test_any_text_is_a_path_or_an_invalid_request(text: str) -> None:
         max_leaves=3,
     )
 )
-def test_blank_is_nothing_but_no_value(value: Any) -> None:
+def test_only_missing_values_are_blank(value: Any) -> None:
     texts = ("", "None", "null", "NaN", "nan")
     assert is_blank(value) == (value is None or (isinstance(value, str) and value.strip() in texts))
 
@@ -169,10 +169,10 @@ def test_odd_run_ids_work_on_a_file_system(
 
 @pytest.mark.parametrize("field", ["key", "metadata", "extra_params"])
 @pytest.mark.parametrize("form", [list, tuple, json.dumps])
-def test_what_is_nested_too_deep_to_be_written_is_refused_before_anything_is_paid(
+def test_values_nested_too_deep_to_be_stored_are_refused_before_payment(
     emulator: Emulator, local: LocalPlace, field: str, form: Any
 ) -> None:
-    """Pydantic writes and reads 255 levels, newer Pythons any number: the paid result could not be stored."""
+    """Pydantic supports 255 levels, newer Pythons any number: the paid result could not be stored."""
     value: Any = []
     for _ in range(400):
         value = [value] if form is json.dumps else form([value])

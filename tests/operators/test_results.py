@@ -1,4 +1,4 @@
-"""What a task returns and what it says it has cost; what is stored is not bought again."""
+"""The results and reported costs of a task; stored images are not bought again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tasks import EDITS, GENERATIONS, TaskInstance, edit, execute,
 
 
 def exact(number: Any) -> Decimal:
-    """The decimal that a JSON number shows."""
+    """Return the exact decimal of a JSON number."""
     assert isinstance(number, float)
     return Decimal(repr(number))
 
@@ -117,9 +117,9 @@ def test_several_pictures_of_another_kind(emulator: Emulator, place: Place) -> N
     assert images(place) == names
     assert [image["index"] for image in value["images"]] == [0, 1, 2]
     assert {image["revised_prompt"] for image in value["images"]} == {"A detailed picture of a red boat"}
-    for name, said in zip(names, value["images"], strict=True):
+    for name, fields in zip(names, value["images"], strict=True):
         with Image.open(io.BytesIO(place.read(name))) as image:
-            assert (image.format, image.size) == ("WEBP", (said["width"], said["height"]))
+            assert (image.format, image.size) == ("WEBP", (fields["width"], fields["height"]))
     assert exact(value["cost_usd"]) == taken(emulator) == Decimal("0.0330000003")
     assert emulator.requests()[0]["stream"] is False
 
@@ -127,14 +127,14 @@ def test_several_pictures_of_another_kind(emulator: Emulator, place: Place) -> N
 @pytest.mark.parametrize(
     ("n", "stream", "sent"), [(1, None, True), (2, None, False), (1, False, False), (2, True, True)]
 )
-def test_one_picture_is_streamed_unless_told_otherwise(
+def test_one_picture_is_streamed_by_default(
     emulator: Emulator, local: Place, n: int, stream: bool | None, sent: bool
 ) -> None:
     run_try(at(local, model="flux-2-pro", n=n, stream=stream))
     assert emulator.requests()[0]["stream"] is sent
 
 
-def test_edit_takes_the_xcom_of_a_generation_as_it_is(emulator: Emulator, place: Place) -> None:
+def test_edit_accepts_the_xcom_of_a_generation_unchanged(emulator: Emulator, place: Place) -> None:
     made = run_try(at(place, model="flux-2-pro", n=2)).xcoms["return_value"]
     uri = f"{place.uri}/blue"
     ti = run_try(edit(images=made, output_uri=uri, output_conn_id=place.conn_id))
@@ -147,7 +147,9 @@ def test_edit_takes_the_xcom_of_a_generation_as_it_is(emulator: Emulator, place:
 
 
 @pytest.mark.parametrize(("form", "known"), [("number", True), ("string", True), ("absent", False)])
-def test_cost_is_null_only_if_the_api_did_not_tell_it(emulator: Emulator, local: Place, form: str, known: bool) -> None:
+def test_cost_is_null_only_if_the_api_did_not_report_it(
+    emulator: Emulator, local: Place, form: str, known: bool
+) -> None:
     emulator.settings(cost_form=form)
     ti = run_try(at(local))
     expected = taken(emulator) if known else None
@@ -155,7 +157,7 @@ def test_cost_is_null_only_if_the_api_did_not_tell_it(emulator: Emulator, local:
         assert (None if cost is None else exact(cost)) == expected
 
 
-def test_cost_adds_up_over_tries_failed_ones_included(emulator: Emulator, place: Place) -> None:
+def test_cost_is_the_sum_over_all_tries_including_failed_ones(emulator: Emulator, place: Place) -> None:
     emulator.fault("not_an_image")
     emulator.fault("cut", charged=False)
     operator = at(place, max_resends=5)
@@ -173,7 +175,7 @@ def test_cost_adds_up_over_tries_failed_ones_included(emulator: Emulator, place:
     assert posts(emulator) == 3
 
 
-def test_try_that_fails_for_free_tells_what_the_earlier_ones_cost(emulator: Emulator, local: Place) -> None:
+def test_try_that_fails_for_free_reports_the_costs_of_earlier_ones(emulator: Emulator, local: Place) -> None:
     emulator.fault("not_an_image")
     failing(at(local), InvalidResponse)
     emulator.fault("status", status=402)
@@ -184,7 +186,7 @@ def test_try_that_fails_for_free_tells_what_the_earlier_ones_cost(emulator: Emul
     assert posts(emulator) == 2
 
 
-# ------------------------------------------------------------------ what is stored is not bought again
+# ------------------------------------------------------------------ reuse
 
 
 def test_same_task_again_costs_nothing(emulator: Emulator, place: Place) -> None:
@@ -210,7 +212,7 @@ def test_other_runs_and_tasks_share_a_directory(emulator: Emulator, place: Place
     assert posts(emulator) == 1
 
 
-def test_reuse_can_be_declined(emulator: Emulator, place: Place) -> None:
+def test_reuse_can_be_turned_off(emulator: Emulator, place: Place) -> None:
     run_try(at(place))
     anew = run_try(at(place, reuse=False), try_number=2).xcoms
     assert (posts(emulator), anew["return_value"]["reused"], anew["return_value"]["sends"]) == (2, False, 1)
@@ -235,7 +237,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_any_change_of_the_request_is_bought(emulator: Emulator, local: Place, change: dict[str, Any]) -> None:
+def test_any_change_of_the_request_causes_a_purchase(emulator: Emulator, local: Place, change: dict[str, Any]) -> None:
     run_try(at(local, preflight="off"))
     changed = at(local, preflight="off", **change)
     assert run_try(changed, try_number=2).xcoms["return_value"]["reused"] is False
@@ -245,7 +247,7 @@ def test_any_change_of_the_request_is_bought(emulator: Emulator, local: Place, c
 
 
 @pytest.mark.parametrize("change", [{"stream": False}, {"max_resends": 0}, {"generation_timeout": 9}, {"n": "1"}])
-def test_what_does_not_change_the_picture_does_not_buy(
+def test_changes_that_do_not_affect_the_picture_cause_no_purchase(
     emulator: Emulator, local: Place, change: dict[str, Any]
 ) -> None:
     run_try(at(local))
@@ -260,7 +262,7 @@ def test_other_account_buys_for_itself(emulator: Emulator, local: Place, monkeyp
     assert (other.xcoms["return_value"]["reused"], posts(emulator)) == (False, 2)
 
 
-def test_edit_is_bought_anew_if_and_only_if_an_input_image_changed(
+def test_edit_is_bought_again_if_and_only_if_an_input_image_changed(
     emulator: Emulator, local: Place, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one.png", tmp_path / "two.png"
@@ -283,7 +285,7 @@ def test_edit_is_bought_anew_if_and_only_if_an_input_image_changed(
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"half"])
-def test_image_that_is_gone_or_cut_is_bought_anew_and_its_cost_still_counts(
+def test_missing_or_truncated_image_is_bought_again_and_its_cost_still_counts(
     emulator: Emulator, place: Place, damage: bytes | None
 ) -> None:
     run_try(at(place, max_resends=0))
@@ -298,7 +300,7 @@ def test_image_that_is_gone_or_cut_is_bought_anew_and_its_cost_still_counts(
     assert place.read("image-0.png") == emulator.picture(emulator.requests()[1]["id"])
 
 
-def test_other_picture_of_the_same_length_is_not_taken_for_the_own(emulator: Emulator, place: Place) -> None:
+def test_another_picture_of_the_same_length_is_not_reused(emulator: Emulator, place: Place) -> None:
     emulator.settings(picture_bytes=5000)
     run_try(at(place, prompt="A"), run_id="1")
     run_try(at(place, prompt="B"), run_id="2")
@@ -318,16 +320,16 @@ def test_unreadable_record_fails_the_task_and_buys_nothing(emulator: Emulator, p
     assert (posts(emulator), ti.xcoms) == (1, {"cost_usd": None})
 
 
-def test_manifest_says_what_the_xcom_says(emulator: Emulator, place: Place) -> None:
+def test_manifest_and_xcom_agree(emulator: Emulator, place: Place) -> None:
     value = run_try(at(place)).xcoms["return_value"]
-    said = document(place, value["manifest_uri"].removeprefix(f"{place.uri}/"))
-    assert said["images"] == value["images"]
-    assert Decimal(said["cost_usd"]) == Decimal(said["costs"]["cost_usd"]) == taken(emulator)
-    assert emulator.api_key not in str(said)
+    manifest = document(place, value["manifest_uri"].removeprefix(f"{place.uri}/"))
+    assert manifest["images"] == value["images"]
+    assert Decimal(manifest["cost_usd"]) == Decimal(manifest["costs"]["cost_usd"]) == taken(emulator)
+    assert emulator.api_key not in str(manifest)
 
 
 @pytest.mark.slow
-def test_images_of_32_mib_are_stored_whole(emulator: Emulator, local: Place) -> None:
+def test_images_of_32_mib_are_stored_completely(emulator: Emulator, local: Place) -> None:
     emulator.settings(picture_bytes=32 * 2**20)
     (image,) = run_try(at(local)).xcoms["return_value"]["images"]
     assert image["size_bytes"] == 32 * 2**20

@@ -1,4 +1,4 @@
-"""A ``Retry-After`` that is longer than the hook waits decides when the next try of a task starts, from Airflow 3.3."""
+"""From Airflow 3.3, a ``Retry-After`` longer than the hook waits sets the start of the task's next try."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.tasks import TaskInstance, context_of, generate
 
 @pytest.fixture(autouse=True)
 def patience(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hook waits for 5 s at most."""
+    """The hook waits at most 5 s."""
     connection = emulator.connection_json(max_retries=1, max_retry_wait=5)
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
 
 
 def delay_after(operator: Any, error: BaseException) -> float | None:
-    """Seconds that Airflow's task runner asks the scheduler to wait; ``None``: the task's own ``retry_delay``."""
+    """Seconds that Airflow's task runner asks the scheduler to wait; ``None`` means the task's ``retry_delay``."""
     server = SimpleNamespace(should_retry=True, max_tries=1)
     ti = SimpleNamespace(
         task=operator, try_number=1, _ti_context_from_server=server, _failure_metrics_emitted=True, stats_tags={}
@@ -39,7 +39,7 @@ def delay_after(operator: Any, error: BaseException) -> float | None:
     if RETRY_AFTER is None:  # Airflow 3.1 and 3.2
         assert not hasattr(task_runner, "_handle_current_task_failed")
         return None
-    handle: Any = vars(task_runner)["_handle_current_task_failed"]  # what Airflow runs after a failure
+    handle: Any = vars(task_runner)["_handle_current_task_failed"]  # Airflow calls this after a failure
     message, _ = handle(ti, error, structlog.get_logger("test"), context)
     delay: float | None = getattr(message, "retry_delay_seconds", None)
     return delay
@@ -56,7 +56,9 @@ IF_IT_CAN = {True: 600.0, False: None}[RETRY_AFTER is not None]
 
 
 @pytest.mark.parametrize("retry_after", [600, 5.5])
-def test_a_long_wait_decides_when_the_next_try_starts(emulator: Emulator, local: Place, retry_after: float) -> None:
+def test_a_long_retry_after_sets_the_start_of_the_next_try(
+    emulator: Emulator, local: Place, retry_after: float
+) -> None:
     emulator.fault("status", status=429, retry_after=retry_after, times=9)
     operator = generate(output_uri=local.uri, retries=1, preflight="off")
     error = failed(operator)
@@ -64,7 +66,7 @@ def test_a_long_wait_decides_when_the_next_try_starts(emulator: Emulator, local:
     assert delay_after(operator, error) == (retry_after if RETRY_AFTER else None)
 
 
-def test_a_deferred_task_and_a_batch_listen_too(emulator: Emulator, local: Place) -> None:
+def test_a_deferred_task_and_a_batch_obey_it_too(emulator: Emulator, local: Place) -> None:
     emulator.fault("status", status=503, retry_after=600, times=9)
     outcome = asyncio.run(run_job(make_job(local)))
     operator = generate(output_uri=local.uri)
@@ -77,18 +79,18 @@ def test_a_deferred_task_and_a_batch_listen_too(emulator: Emulator, local: Place
     assert delay_after(rows, failed(rows)) == IF_IT_CAN
 
 
-def test_all_else_keeps_the_delay_of_the_task(emulator: Emulator, local: Place) -> None:
+def test_other_errors_keep_the_retry_delay_of_the_task(emulator: Emulator, local: Place) -> None:
     operator = generate(output_uri=local.uri)
     for error in (RateLimited("slow", retry_after=5), RateLimited("slow"), ValueError("x")):
         assert delay_after(operator, error) is None
 
 
-def test_a_wait_of_years_is_cut(emulator: Emulator, local: Place) -> None:
+def test_a_retry_after_of_years_is_limited(emulator: Emulator, local: Place) -> None:
     error = RateLimited("slow", retry_after=1e12)
     assert delay_after(generate(output_uri=local.uri), error) == (86_400.0 if RETRY_AFTER else None)
 
 
-def test_a_policy_of_the_users_own_stays_and_mapped_tasks_have_ours() -> None:
+def test_a_users_policy_is_kept_and_mapped_tasks_have_ours() -> None:
     own = object()
     assert RETRY_AFTER is None or generate(retry_policy=own).retry_policy is own
     mapped = DeepshiGenerateImageOperator.partial(task_id="boats").expand(prompt=["a", "b"])

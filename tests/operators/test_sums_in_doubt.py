@@ -1,4 +1,4 @@
-"""Who reads lineage or asset events sees that a sum is a lower bound."""
+"""Lineage and asset events show when a sum is a lower bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = Asset("s3://shop/pictures")
 
 
 def tried(place: Place, ti: TaskInstance, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a try to whatever end, and return the run facet and the extra of the asset event."""
+    """Run a try that succeeds or fails; return the run facet and the extra of the asset event."""
     operator = generate(
         output_uri=f"{place.uri}/{ti.task_id}", outlets=[PICTURES], preflight="off", **fields
     ).prepare_for_execution()
@@ -38,7 +38,7 @@ def tried(place: Place, ti: TaskInstance, **fields: Any) -> tuple[dict[str, Any]
 
 @pytest.fixture
 def price(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> Decimal:
-    """What one picture costs; the connection knows it."""
+    """The price of a picture, which the connection has stored."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
     tried(local, TaskInstance(task_id="before"), prompt="another boat")
     return Decimal(emulator.stats()["cost_usd"])

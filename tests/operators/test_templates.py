@@ -1,4 +1,4 @@
-"""Fields as users write them: templates, rendered as text or as Python objects, and what becomes of them."""
+"""Templated fields, rendered as text or as Python objects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ MAKERS = pytest.mark.parametrize("make", [generate, native], ids=["text", "nativ
 
 
 def sent(emulator: Emulator) -> dict[str, Any]:
-    """The fields of the only request, without what is always there."""
+    """The fields of the only request, without those that are always sent."""
     (request,) = emulator.requests()
     return {k: v for k, v in request["fields"].items() if k not in ("model", "prompt", "stream")}
 
 
 @MAKERS
 @pytest.mark.parametrize("value", [64, "64", " 64 ", 64.0])
-def test_number_is_a_number_however_it_is_rendered(emulator: Emulator, local: Place, make: Any, value: Any) -> None:
+def test_numbers_are_sent_as_numbers_however_they_are_rendered(
+    emulator: Emulator, local: Place, make: Any, value: Any
+) -> None:
     run_try(make(width="{{ params.width }}", output_uri=local.uri), params={"width": value})
     assert sent(emulator) == {"width": 64, "height": 48}
 
@@ -42,7 +44,7 @@ def test_blank_is_not_sent(emulator: Emulator, local: Place, make: Any, value: A
 @MAKERS
 @pytest.mark.parametrize("field", ["width", "height", "n", "seed"])
 @pytest.mark.parametrize("value", ["abc", "1.5", [1]])
-def test_what_is_no_number_fails_by_name_before_the_request(
+def test_a_value_that_is_no_number_fails_with_its_name_before_the_request(
     emulator: Emulator, local: Place, make: Any, field: str, value: Any
 ) -> None:
     ti = TaskInstance(task_id="boat")
@@ -107,7 +109,7 @@ def test_prompt_is_not_in_the_error_about_another_field(emulator: Emulator, loca
     assert posts(emulator) == 0
 
 
-# ------------------------------------------------------------------ where and with what
+# ------------------------------------------------------------------ connections and directories
 
 
 @MAKERS
@@ -171,7 +173,7 @@ def test_no_extra_params(emulator: Emulator, local: Place, value: Any) -> None:
         ("{{ {'style': none, 'tiled': true} }}", {"style": None, "tiled": True}),
     ],
 )
-def test_one_template_may_make_the_whole_dictionary(text: str, expected: dict[str, Any]) -> None:
+def test_one_template_may_render_to_the_whole_dictionary(text: str, expected: dict[str, Any]) -> None:
     ti = TaskInstance(task_id="boat")
     operator = generate(extra_params=text).prepare_for_execution()
     operator.render_template_fields(context_of(ti))
@@ -203,7 +205,7 @@ def test_extra_params_do_not_replace_parameters(emulator: Emulator, local: Place
 
 @pytest.mark.parametrize("kind", [DeepshiGenerateImageOperator, DeepshiEditImageOperator])
 def test_constructor_only_assigns(kind: type[DeepshiGenerateImageOperator]) -> None:
-    """Whatever a template may be before it is rendered."""
+    """Before rendering, a template may be anything."""
     templates: dict[str, Any] = {name: f"{{{{ nonsense('{name}') }}}}" for name in kind.template_fields}
     operator = kind(task_id="boat", **templates)
     assert {name: getattr(operator, name) for name in kind.template_fields} == templates
@@ -226,7 +228,7 @@ def test_everything_but_the_policies_is_templated() -> None:
     }
 
 
-def test_prompt_file_names_are_not_taken_for_templates(emulator: Emulator, local: Place) -> None:
+def test_prompts_like_file_names_are_not_loaded_as_templates(emulator: Emulator, local: Place) -> None:
     run_try(generate(prompt="a boat.txt", output_uri=local.uri))
     assert emulator.requests()[0]["prompt"] == "a boat.txt"
 
@@ -234,7 +236,7 @@ def test_prompt_file_names_are_not_taken_for_templates(emulator: Emulator, local
 # ------------------------------------------------------------------ mapped tasks and one directory
 
 
-def test_mapped_tasks_in_one_directory_are_told_before_they_pay(emulator: Emulator, place: Place) -> None:
+def test_mapped_tasks_in_one_directory_fail_before_payment(emulator: Emulator, place: Place) -> None:
     def at(prompt: str) -> DeepshiGenerateImageOperator:
         return generate(prompt=prompt, output_uri=place.uri, output_conn_id=place.conn_id)
 
@@ -248,7 +250,7 @@ def test_mapped_tasks_in_one_directory_are_told_before_they_pay(emulator: Emulat
     assert run_try(at("zero"), map_index=0, try_number=2).xcoms["return_value"]["reused"] is True
 
 
-def test_what_a_mapped_task_reuses_is_not_replaced_by_its_neighbour(emulator: Emulator, local: Place) -> None:
+def test_an_image_reused_by_a_mapped_task_is_not_replaced_by_another(emulator: Emulator, local: Place) -> None:
     run_try(generate(prompt="zero", output_uri=local.uri), run_id="monday", map_index=0)
     reused = run_try(generate(prompt="zero", output_uri=local.uri), run_id="tuesday", map_index=0)
     assert reused.xcoms["return_value"]["reused"] is True

@@ -1,4 +1,4 @@
-"""Airflow's ``execution_timeout`` ends an image task whatever the event loop was doing when its signal came."""
+"""Airflow's ``execution_timeout`` ends an image task, whatever the event loop does when its signal arrives."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.waiting import wait_until
 
 
 def over_in(seconds: float) -> TimeoutPosix:
-    """What Airflow puts around ``execute`` of a task with an ``execution_timeout``."""
+    """The context manager in which Airflow executes a task with an ``execution_timeout``."""
     return TimeoutPosix(seconds, "over")  # type: ignore[no-untyped-call] # Airflow does not annotate it
 
 
 def ring() -> None:
-    """What the kernel does when the time is over."""
+    """Raise the signal that the kernel sends at the timeout."""
     signal.raise_signal(signal.SIGALRM)
 
 
@@ -75,7 +75,7 @@ def test_the_signal_is_never_swallowed(work: Callable[[], Awaitable[None]]) -> N
         assert signal.getsignal(signal.SIGALRM) == usual
 
 
-def test_time_that_is_over_before_the_work_begins_leaves_no_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_before_the_work_starts_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
     def over(_: int) -> None:
         raise TimeoutError("over")
 
@@ -98,7 +98,7 @@ def test_without_a_timeout_nothing_is_changed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(12))
 def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, attempt: int) -> None:
-    """Answers come all the time, so that the signal meets the loop in callbacks; 3 of 24 runs went on to their end."""
+    """Answers arrive continuously, so the signal comes during callbacks; without the fix 3 of 24 runs did not stop."""
     emulator.settings(latency=0.02)
     ti = TaskInstance(task_id="catalog")
     operator = batch(local, rows_of(500), max_concurrency=16).prepare_for_execution()
@@ -109,13 +109,13 @@ def test_a_batch_of_500_rows_always_ends(emulator: Emulator, local: LocalPlace, 
     claims, records = len(state(local, "claim")), len(state(local, "record"))
     assert records <= claims < 500, "it was ended before all rows were done"
     assert posts(emulator) <= claims, "every request has its claim"
-    # On a busy machine the time may be over before the first request.
+    # On a busy machine the timeout may come before the first request.
     assert float(ti.xcoms.get("cost_usd") or 0) <= float(taken(emulator))
 
 
 @pytest.mark.slow
 def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emulator, local: Place) -> None:
-    emulator.settings(hold=True)  # it cannot wait for the answer
+    emulator.settings(hold=True)  # the answer does not arrive
     operator, ti = generate(output_uri=local.uri, preflight="off"), TaskInstance(task_id="boat")
     with over_in(3), pytest.raises(AirflowTaskTimeout):
         execute(operator, ti)
@@ -125,7 +125,7 @@ def test_a_single_task_ends_and_its_next_try_knows_of_the_request(emulator: Emul
 
 
 @pytest.mark.s3
-def test_a_single_task_that_ends_while_the_store_is_away_counts_its_request(
+def test_a_timeout_while_the_store_is_unavailable_counts_the_request(
     emulator: Emulator, s3_place: Place, proxy: S3Proxy
 ) -> None:
     emulator.settings(latency=300)
@@ -157,7 +157,7 @@ def test_a_call_of_the_hook_ends_too(emulator: Emulator) -> None:
     assert posts(emulator) == 1
 
 
-async def test_inside_a_running_loop_the_twin_is_named(emulator: Emulator) -> None:
+async def test_inside_a_running_loop_the_error_names_the_async_method(emulator: Emulator) -> None:
     request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
     hook = DeepshiHook()
     for call, twin in (

@@ -1,4 +1,4 @@
-"""Values of upstream tasks in a real Airflow, and what tells one mapped result from another."""
+"""Values of upstream tasks in a real Airflow, and the labels of mapped results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORDS = ["the word x", "the word y", "the word z"]
         ("returned_concat", ["a 0", "a 1", "b 0", "b 1"]),
     ],
 )
-def test_a_batch_takes_whatever_airflow_makes_of_upstream_results(runs: Runs, task_id: str, prompts: list[str]) -> None:
+def test_a_batch_accepts_every_form_of_upstream_results(runs: Runs, task_id: str, prompts: list[str]) -> None:
     assert runs.tries("lazy")[task_id] == ("success", 1)
     assert runs.xcoms("lazy", "return_value")[task_id]["created"] == len(prompts)
     assert all(runs.sent(prompt) for prompt in prompts)
@@ -40,7 +40,7 @@ def test_a_batch_takes_whatever_airflow_makes_of_upstream_results(runs: Runs, ta
 @pytest.mark.parametrize(
     ("task_id", "count"), [("edit_mapped", 2), ("edit_concat", 4), ("edit_map", 2), ("edit_zip", 4)]
 )
-def test_an_edit_takes_whatever_airflow_makes_of_upstream_results(runs: Runs, task_id: str, count: int) -> None:
+def test_an_edit_accepts_every_form_of_upstream_results(runs: Runs, task_id: str, count: int) -> None:
     assert runs.tries("lazy")[task_id] == ("success", 1)
     (edit,) = runs.sent(task_id)
     made = runs.xcoms("lazy", "return_value")
@@ -49,10 +49,10 @@ def test_an_edit_takes_whatever_airflow_makes_of_upstream_results(runs: Runs, ta
     assert (sorted(set(sent)), len(sent)) == (sorted(both), count)
 
 
-# ------------------------------------------------------------------ which result is whose
+# ------------------------------------------------------------------ labels of results
 
 
-def test_each_mapped_result_says_whose_it_is(runs: Runs) -> None:
+def test_each_mapped_result_has_its_index_key_and_metadata(runs: Runs) -> None:
     states = runs.tries("labelled")
     assert [states[f"pictures[{index}]"][0] for index in range(3)] == ["success", "failed", "success"]
     results = runs.xcoms("labelled", "return_value")
@@ -70,7 +70,7 @@ def test_each_mapped_result_says_whose_it_is(runs: Runs) -> None:
     }
 
 
-def test_a_write_back_gives_each_thing_its_own_picture(runs: Runs) -> None:
+def test_a_write_back_gives_each_item_its_own_picture(runs: Runs) -> None:
     results = runs.xcoms("labelled", "return_value")
     written = results["write_back"]
     assert set(written) == {"7", "9"}
@@ -81,7 +81,7 @@ def test_a_write_back_gives_each_thing_its_own_picture(runs: Runs) -> None:
         assert not {"key", "metadata"} & set(request["fields"]), "they are the user's own"
 
 
-def test_asset_events_say_whose_picture_it_is(runs: Runs) -> None:
+def test_asset_events_have_the_labels_of_their_picture(runs: Runs) -> None:
     with closing(sqlite3.connect(runs.database)) as database:
         rows = database.execute(
             "SELECT asset.uri, asset_event.extra, source_map_index FROM asset_event JOIN asset ON asset.id = asset_id "
@@ -95,7 +95,7 @@ def test_asset_events_say_whose_picture_it_is(runs: Runs) -> None:
         assert uri == "s3://catalog/pictures" or uri.endswith(f"/{index}/image-0.png")
 
 
-def test_cost_sheets_say_whose_picture_it_is(runs: Runs) -> None:
+def test_cost_sheets_have_the_labels_of_their_picture(runs: Runs) -> None:
     sheets = runs.xcoms("labelled", "deepshi_cost")
     assert {name: (sheet["key"], sheet["metadata"]) for name, sheet in sheets.items() if "pictures" in name} == {
         "pictures[0]": (7, {"table": "lamps", "tags": ["new", None]}),
@@ -104,7 +104,7 @@ def test_cost_sheets_say_whose_picture_it_is(runs: Runs) -> None:
     }
 
 
-# ------------------------------------------------------------------ what a hook buys in a task
+# ------------------------------------------------------------------ purchases of a hook in a task
 
 
 def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
@@ -130,7 +130,7 @@ def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
         ("too_long", "too long", "metadata: at most 1,024 bytes of JSON are allowed, got 1,025"),
     ],
 )
-def test_what_a_function_misspells_is_not_paid_for(runs: Runs, task_id: str, prompt: str, message: str) -> None:
+def test_misspelled_fields_of_a_function_are_not_paid_for(runs: Runs, task_id: str, prompt: str, message: str) -> None:
     assert runs.tries("names")[task_id] == ("failed", 1)
     assert runs.sent(prompt) == []
     assert runs.xcoms("names", "cost_usd")[task_id] == 0

@@ -1,4 +1,4 @@
-"""DAGs that ``test_dags.py`` runs."""
+"""DAGs for ``test_dags.py``."""
 
 from __future__ import annotations
 

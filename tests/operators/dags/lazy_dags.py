@@ -1,4 +1,4 @@
-"""DAGs that ``test_upstream_values.py`` runs: what comes from upstream tasks, and what a result says of itself."""
+"""DAGs for ``test_upstream_values.py``: values of upstream tasks, and labels of results."""
 
 from __future__ import annotations
 

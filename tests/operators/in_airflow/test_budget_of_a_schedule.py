@@ -1,4 +1,4 @@
-"""A schedule that runs every ten seconds stops at the day's budget, in a real Airflow."""
+"""In a real Airflow, a schedule that runs every ten seconds stops at the daily budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scheduled:
     deepshi: Emulator
 
     def ended(self) -> list[dict[str, Any]]:
-        """The runs that are over."""
+        """The finished runs."""
         runs = self.airflow.get(f"/dags/{DAG_ID}/dagRuns")["dag_runs"]
         return [run for run in runs if run["state"] in ("success", "failed")]
 

@@ -1,4 +1,4 @@
-"""Metrics, lineage and links of tasks in a real Airflow, where OpenLineage's provider is installed."""
+"""Metrics, lineage and links of tasks in a real Airflow with OpenLineage's provider."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What is left of one run."""
+    """The outputs of one run."""
 
     airflow: Airflow
     deepshi: Emulator
@@ -60,10 +60,10 @@ class Observed:
         return links
 
     def event(self, task_id: str, kind: str) -> Json:
-        """The OpenLineage event with which a task ended: ``COMPLETE`` or ``FAIL``."""
+        """The OpenLineage event of a task's end: ``COMPLETE`` or ``FAIL``."""
 
         def found() -> Json | None:
-            # The last line may be half written.
+            # The last line may be incomplete.
             lines = [line for line in self.events_path.read_text().splitlines() if line.endswith("}")]
             events = [json.loads(line) for line in lines]
             name = f"{DAG_ID}.{task_id}"
@@ -77,11 +77,11 @@ class Observed:
         return {name: value for name, value in facet.items() if not name.startswith("_")}
 
     def requests(self, prompt: str) -> list[Json]:
-        """What the server saw of requests whose prompt holds this."""
+        """The server's journal entries of requests whose prompt contains this text."""
         return [entry for entry in self.deepshi.requests() if prompt in (entry["prompt"] or "")]
 
     def paid(self, prompt: str) -> Decimal:
-        """What the server took for them, in USD."""
+        """What the server charged for them, in USD."""
         return sum((Decimal(entry["cost_usd"] or 0) for entry in self.requests(prompt)), Decimal(0))
 
 
@@ -192,11 +192,11 @@ def test_openlineage_event_has_datasets_and_facet(observed: Observed, task_id: s
 
 
 @pytest.mark.parametrize("task_id", [*MODES, "edited", "few", "many"])
-def test_hook_lineage_is_that_of_openlineage(observed: Observed, task_id: str) -> None:
+def test_hook_lineage_equals_that_of_openlineage(observed: Observed, task_id: str) -> None:
     event = observed.event(task_id, "FAIL" if task_id == "few" else "COMPLETE")
-    told = json.loads((observed.hook_lineage_path / task_id).read_text())
+    lineage = json.loads((observed.hook_lineage_path / task_id).read_text())
     for side in ("inputs", "outputs"):
-        assert sorted(told[side]) == sorted(f"{dataset['namespace']}/{dataset['name']}" for dataset in event[side])
+        assert sorted(lineage[side]) == sorted(f"{dataset['namespace']}/{dataset['name']}" for dataset in event[side])
 
 
 def test_input_images_of_an_edit_are_input_datasets(observed: Observed) -> None:
@@ -214,14 +214,14 @@ def test_local_files_are_datasets_too(observed: Observed) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["lost", "lost_deferred"])
-def test_failed_task_tells_what_it_may_have_cost(observed: Observed, task_id: str) -> None:
+def test_failed_task_reports_its_possible_cost(observed: Observed, task_id: str) -> None:
     facet = observed.facet(task_id, "FAIL")
-    told = {name: facet[name] for name in ("image_count", "images", "unknown_outcomes", "untold", "cost_usd")}
-    assert told == {"image_count": 0, "images": [], "unknown_outcomes": 1, "untold": 0, "cost_usd": "0"}
+    sums = {name: facet[name] for name in ("image_count", "images", "unknown_outcomes", "untold", "cost_usd")}
+    assert sums == {"image_count": 0, "images": [], "unknown_outcomes": 1, "untold": 0, "cost_usd": "0"}
     assert facet.get("may_have_cost_usd") == observed.costs(task_id)["may_have_cost_usd"]
 
 
-def test_failed_batch_tells_the_images_it_has(observed: Observed) -> None:
+def test_failed_batch_reports_its_images(observed: Observed) -> None:
     names = [d["name"] for d in observed.event("few", "FAIL")["outputs"]]
     place = S3Place(observed.s3, f"{RUN_ID}/few")
     made = [name for name in place.names() if name.startswith(("red", "green"))]
@@ -233,7 +233,7 @@ def test_failed_batch_tells_the_images_it_has(observed: Observed) -> None:
     assert [image["sha256"] is not None for image in facet["images"]] == [True, True]
 
 
-def test_large_batch_tells_its_directory_and_its_first_images(observed: Observed) -> None:
+def test_large_batch_reports_its_directory_and_first_images(observed: Observed) -> None:
     event = observed.event("many", "COMPLETE")
     manifest = observed.result("many")["manifest_uri"].split("/", 3)[3]
     assert [d["name"] for d in event["outputs"]] == [f"{RUN_ID}/many", manifest]
@@ -253,11 +253,11 @@ def test_image_link_opens_the_picture_without_a_login(observed: Observed, task_i
 
 
 @pytest.mark.parametrize("task_id", ["local", "lost", "lost_deferred"])
-def test_no_link_where_a_browser_can_open_none(observed: Observed, task_id: str) -> None:
+def test_no_link_if_a_browser_cannot_open_it(observed: Observed, task_id: str) -> None:
     assert observed.links(task_id) == {"Image": None, "Image directory": None}
 
 
-def test_store_that_is_not_amazons_has_no_console(observed: Observed) -> None:
+def test_other_stores_than_amazons_have_no_console_link(observed: Observed) -> None:
     assert observed.links("blocking")["Image directory"] is None
 
 

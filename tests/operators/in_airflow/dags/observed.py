@@ -1,4 +1,4 @@
-"""Tasks whose metrics, lineage and links are looked at."""
+"""Tasks for the tests of metrics, lineage and links."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ON_S3: dict[str, Any] = {
 
 
 def keep_hook_lineage(context: Context) -> None:
-    """Write down what Airflow's collector has, as its readers see it at the task's end."""
+    """Write the content of Airflow's lineage collector at the end of the task to a file."""
     collected = get_hook_lineage_collector().collected_assets  # type: ignore[no-untyped-call] # it is not annotated
-    told = {side: [info.asset.uri for info in getattr(collected, side)] for side in ("inputs", "outputs")}
-    Path(os.environ["HOOK_LINEAGE"], context["ti"].task_id).write_text(json.dumps(told))
+    uris = {side: [info.asset.uri for info in getattr(collected, side)] for side in ("inputs", "outputs")}
+    Path(os.environ["HOOK_LINEAGE"], context["ti"].task_id).write_text(json.dumps(uris))
 
 
 with DAG(
@@ -35,7 +35,7 @@ with DAG(
     schedule=None,
     default_args={"on_success_callback": keep_hook_lineage, "on_failure_callback": keep_hook_lineage},
 ):
-    # Model and operation tell the metrics of one task from those of the others.
+    # Model and operation distinguish the metrics of the tasks.
     blocking = DeepshiGenerateImageOperator(
         task_id="blocking", prompt="a blocking boat", model="grok-imagine", n=2, **ON_S3
     )

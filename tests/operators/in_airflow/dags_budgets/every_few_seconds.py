@@ -1,4 +1,4 @@
-"""A schedule that spends without end, if nothing stops it: four pictures of $0.134 every ten seconds."""
+"""A schedule without a natural end of spending: four pictures of $0.134 every ten seconds."""
 
 from datetime import datetime, timedelta, timezone
 
