@@ -1,4 +1,4 @@
-"""An auth manager that gives rights by DAG: viewers may not read the DAGs whose names begin with ``secret``."""
+"""An auth manager with rights per DAG: viewers may not read DAGs whose names begin with ``secret``."""
 
 from __future__ import annotations
 

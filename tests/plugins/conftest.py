@@ -1,4 +1,4 @@
-"""One Airflow with the page for the whole session, after its runs have ended; and a real browser."""
+"""One Airflow with the page for the whole session, with finished runs, and a real browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ):
         runs = {}
         deepshi.fault("no_terminal", prompt="a lost boat", times=1)
-        # One after the other, so that the ledger tells what each has cost.
+        # One after another, so that the ledger has the cost of each.
         ledgers: dict[str, dict[str, Any]] = {}
         for dag_id in ("pictures", "secret_pictures", "hooked", "strange"):
             airflow.wait_for_dag(dag_id)
@@ -59,6 +59,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def strange(site: Site) -> Iterator[Site]:
-    """The site, for a test that writes XComs; they are gone afterwards."""
+    """The site, for a test that writes XComs, which are deleted afterwards."""
     yield site
     site.forget_sheets()

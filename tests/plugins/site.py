@@ -1,4 +1,4 @@
-"""The running services, and the page's routes as a client sees them."""
+"""The running services, and a client of the page's routes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Site:
 
     @property
     def ledger(self) -> dict[str, Any]:
-        """What was charged for the run of ``pictures``."""
+        """The emulator's ledger of the run of ``pictures``."""
         return self.ledgers["pictures"]
 
     def client(self, user: str | None) -> httpx.Client:
-        """A client that is logged in by cookie, as a browser is; ``None`` is nobody."""
+        """Return a client logged in by cookie, like a browser; with ``None``, one without login."""
         if user not in self.clients:
             cookies = {"_token": self.airflow.token(user)} if user else {}
             self.clients[user] = httpx.Client(
@@ -62,7 +62,7 @@ class Site:
         return found
 
     def write_sheet(self, task_id: str, value: Any, *, dag_id: str = "strange") -> dict[str, Any]:
-        """Write an XCom as somebody may who can write XComs; return the task in the words of ``/image``."""
+        """Write an XCom like any user who may write XComs; return the task as parameters of ``/image``."""
         run_id = self.runs[dag_id]
         with closing(sqlite3.connect(self.airflow.database_path, timeout=30)) as database, database:
             row = database.execute("SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?", (dag_id, run_id))
@@ -79,7 +79,7 @@ class Site:
 
 
 def sheet(uri: str, *, output_uri: str, media_type: str = "image/png", cost_usd: str | None = "0.5") -> dict[str, Any]:
-    """A cost sheet that names one image."""
+    """Return a cost sheet with one image."""
     return {
         "version": 1,
         "ended": True,

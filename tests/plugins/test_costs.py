@@ -1,4 +1,4 @@
-"""What the page's routes say, and to whom."""
+"""The content of the page's routes, and who may read it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUTES = [
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 400 million pixels."""
+    """A PNG of a few bytes whose header claims 400 million pixels."""
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     packed = (
@@ -60,8 +60,8 @@ def test_nothing_else_is_served(site: Site, route: str) -> None:
 
 
 def test_sums_equal_what_was_charged(site: Site) -> None:
-    said = site.data(**run_of(site, "pictures"))
-    totals = said["totals"]
+    data = site.data(**run_of(site, "pictures"))
+    totals = data["totals"]
 
     charged = Decimal(site.ledger["cost_usd"])
     assert charged > 0
@@ -70,19 +70,19 @@ def test_sums_equal_what_was_charged(site: Site) -> None:
     assert totals["images"] == 7
     assert totals["task_instances"] == 5
     for part in ("instances", "tasks", "models"):
-        assert sum(Decimal(entry["cost_usd"]) for entry in said[part]["entries"]) == Decimal(totals["cost_usd"])
+        assert sum(Decimal(entry["cost_usd"]) for entry in data[part]["entries"]) == Decimal(totals["cost_usd"])
 
 
 def test_a_day_has_what_was_spent_on_it(site: Site) -> None:
-    said = site.data(dag_id="pictures")
+    data = site.data(dag_id="pictures")
 
-    assert len(said["days"]) == 30
-    assert sum(Decimal(day["cost_usd"]) for day in said["days"]) == Decimal(said["totals"]["cost_usd"])
-    assert said["days"][-1]["cost_usd"] != "0" or said["days"][-2]["cost_usd"] != "0"
+    assert len(data["days"]) == 30
+    assert sum(Decimal(day["cost_usd"]) for day in data["days"]) == Decimal(data["totals"]["cost_usd"])
+    assert data["days"][-1]["cost_usd"] != "0" or data["days"][-2]["cost_usd"] != "0"
     assert site.data(start="2020-01-01", end="2020-01-31")["totals"]["cost_usd"] == "0"
 
 
-def test_a_model_has_its_part(site: Site) -> None:
+def test_a_model_has_its_share(site: Site) -> None:
     run = run_of(site, "pictures")
     parts = {entry["model"]: entry["cost_usd"] for entry in site.data(**run)["models"]["entries"]}
 
@@ -110,7 +110,7 @@ def test_a_picture_of_a_batch_has_its_own_price(site: Site) -> None:
     assert sum(Decimal(picture["cost_usd"]) for picture in found) == Decimal(whole)
 
 
-def test_what_hooks_buy_is_counted(site: Site) -> None:
+def test_purchases_of_hooks_are_counted(site: Site) -> None:
     totals = site.data(**run_of(site, "hooked"))["totals"]
     charged = Decimal(site.ledgers["hooked"]["cost_usd"]) - Decimal(site.ledgers["secret_pictures"]["cost_usd"])
     assert charged > 0
@@ -132,7 +132,7 @@ def test_images_are_the_stored_bytes(site: Site, tmp_path: Path) -> None:
         assert answer.content == Path(picture["uri"].removeprefix("file://")).read_bytes()
 
 
-def test_who_may_not_read_a_dag_sees_nothing_of_it(site: Site) -> None:
+def test_users_without_access_to_a_dag_see_nothing_of_it(site: Site) -> None:
     secret = run_of(site, "secret_pictures")
     (picture,) = site.pictures(**secret)
     assert (picture["key"], picture["metadata"]) == ("boat/7", '{"table": "boats"}'), "as the task was given them"
@@ -161,8 +161,8 @@ def test_a_second_dag_id_does_not_open_a_dag(site: Site) -> None:
     for dag_ids in (("pictures", "secret_pictures"), ("secret_pictures", "pictures"), ("~", "secret_pictures")):
         query = f"dag_id={dag_ids[0]}&dag_id={dag_ids[1]}&run_id={run_id}&task_id=draw&number=0"
         assert viewer.get(f"{PREFIX}/image?{query}").status_code in (403, 404)
-        said = viewer.get(f"{PREFIX}/data?{query}")
-        assert said.status_code == 403 or said.json()["totals"]["task_instances"] == 0
+        response = viewer.get(f"{PREFIX}/data?{query}")
+        assert response.status_code == 403 or response.json()["totals"]["task_instances"] == 0
 
 
 @pytest.mark.parametrize(
@@ -237,16 +237,16 @@ def test_an_image_that_no_sheet_names_is_not_served(site: Site) -> None:
     assert site.get("/image", **{**task, "task_id": "..%2fedit"}, number=0).status_code == 404
 
 
-def test_sheets_that_are_none_are_said_and_not_counted(strange: Site) -> None:
+def test_invalid_sheets_are_reported_and_not_counted(strange: Site) -> None:
     for number, value in enumerate(["no sheet", {"version": 1}, None, [1], "{}"]):
         strange.write_sheet(f"odd_{number}", value)
     strange.write_sheet("good", sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd="0.10"))
     strange.write_sheet("no_price", sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd=None))
 
-    said = strange.data(**run_of(strange, "strange"))
+    data = strange.data(**run_of(strange, "strange"))
 
-    assert said["unreadable"] == 5
-    assert (said["totals"]["cost_usd"], said["totals"]["incomplete"]) == ("0.10", 1)
+    assert data["unreadable"] == 5
+    assert (data["totals"]["cost_usd"], data["totals"]["incomplete"]) == ("0.10", 1)
     assert len(strange.pictures(**run_of(strange, "strange"))) == 2
 
 
@@ -260,11 +260,11 @@ def test_sheets_that_are_none_are_said_and_not_counted(strange: Site) -> None:
         {"run_id": "a"},
     ],
 )
-def test_periods_that_are_none_are_refused(site: Site, query: dict[str, Any]) -> None:
+def test_invalid_periods_are_refused(site: Site, query: dict[str, Any]) -> None:
     assert site.get("/data", **query).status_code == 422
 
 
-def test_the_page_may_only_load_what_is_its_own(site: Site) -> None:
+def test_the_page_may_only_load_its_own_resources(site: Site) -> None:
     policy = site.get("/").headers["content-security-policy"]
 
     assert "default-src 'none'" in policy
@@ -286,7 +286,7 @@ def test_the_details_of_a_picture_are_those_of_its_record(site: Site) -> None:
     assert len(red["sha256"]) == 64
 
 
-def test_filters_narrow_sums_and_pictures_alike(site: Site) -> None:
+def test_filters_apply_to_sums_and_pictures(site: Site) -> None:
     by_text = site.data(text="LETTER b")
     assert by_text["totals"]["task_instances"] == 1
     assert [picture["key"] for picture in site.pictures(text="LETTER b")] == ["B"]
@@ -301,7 +301,7 @@ def test_filters_narrow_sums_and_pictures_alike(site: Site) -> None:
     assert {picture["task_id"] for picture in site.pictures(dag_id="pictures", task_id="draw")} == {"draw"}
 
 
-def test_csv_is_what_is_seen(site: Site) -> None:
+def test_csv_equals_the_table(site: Site) -> None:
     for filters in ({}, {"dag_id": "pictures"}, {"model": "seedream-4.5"}, run_of(site, "pictures")):
         seen = site.data(**filters)
         for table in ("tasks", "models"):
@@ -334,7 +334,7 @@ def test_a_thumbnail_is_small_and_made_once(strange: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n and nothing more", bomb()])
-def test_what_cannot_be_made_small_is_refused(strange: Site, tmp_path: Path, content: bytes) -> None:
+def test_an_image_that_cannot_be_scaled_down_is_refused(strange: Site, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "i.png").write_bytes(content)
     task = strange.write_sheet("broken", sheet((tmp_path / "i.png").as_uri(), output_uri=tmp_path.as_uri()))
     answer = strange.get("/thumbnail", **task)

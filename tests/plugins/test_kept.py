@@ -1,4 +1,4 @@
-"""What a count that takes long is good for."""
+"""The cache of sums that take long to compute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 
 
 class Counter:
-    """Counts books that took so many seconds, at the time of a clock that stands still."""
+    """Creates books whose count took these seconds, with a clock that only tests advance."""
 
     def __init__(self, seconds: float) -> None:
         self.now = 1_000.0
@@ -26,7 +26,7 @@ class Counter:
         return Book(counted_at=self.now, seconds=self.seconds)
 
 
-def test_a_quick_count_is_made_for_each_question() -> None:
+def test_a_quick_count_is_repeated_for_each_request() -> None:
     counter = Counter(QUICK_S / 2)
     books = KeptBooks(counter.clock)
     for expected in (1, 2, 3):
@@ -35,7 +35,7 @@ def test_a_quick_count_is_made_for_each_question() -> None:
         assert counter.counted == expected
 
 
-def test_a_slow_count_serves_for_a_minute_and_is_then_renewed_behind_the_answer() -> None:
+def test_a_slow_count_is_used_for_a_minute_and_then_renewed_in_the_background() -> None:
     counter = Counter(QUICK_S * 10)
     books = KeptBooks(counter.clock)
     first = books.get("a", counter.count)
@@ -48,7 +48,7 @@ def test_a_slow_count_serves_for_a_minute_and_is_then_renewed_behind_the_answer(
     assert counter.counted == 2
 
 
-def test_who_asks_for_a_new_count_gets_it() -> None:
+def test_a_new_count_can_be_requested() -> None:
     counter = Counter(QUICK_S * 10)
     books = KeptBooks(counter.clock)
     first = books.get("a", counter.count)
@@ -56,7 +56,7 @@ def test_who_asks_for_a_new_count_gets_it() -> None:
     assert books.get("a", counter.count, anew=True) is not first
 
 
-def test_questions_that_come_together_share_a_count() -> None:
+def test_concurrent_requests_share_a_count() -> None:
     counter = Counter(QUICK_S * 10)
     books = KeptBooks(counter.clock)
     barrier = threading.Barrier(8)
@@ -71,7 +71,7 @@ def test_questions_that_come_together_share_a_count() -> None:
     assert counter.counted == 1
 
 
-def test_few_books_are_kept() -> None:
+def test_few_books_are_cached() -> None:
     counter = Counter(QUICK_S * 10)
     books = KeptBooks(counter.clock)
     for name in range(MOST_KEPT + 1):

@@ -1,4 +1,4 @@
-"""A million task instances in PostgreSQL: how they are found, how long an answer takes, what the server keeps."""
+"""A million task instances in PostgreSQL: the query plan, the answers, and the server's memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DAGS, DAYS, RUNS, TASKS = 20, 365, 20_000, 50
 INSTANCES = RUNS * TASKS
 COST = Decimal("0.0135")
 
-#: As an operator writes them.
+#: XComs as an operator writes them.
 SHEET = """
 jsonb_build_object(
   'version', 1, 'ended', true, 'operation', 'generate', 'dag_id', r.dag_id, 'run_id', r.run_id, 'task_id', 'draw',
@@ -74,7 +74,7 @@ INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, ti
 
 @dataclass
 class Million:
-    """The database, and an API server over it."""
+    """The database, and an API server that uses it."""
 
     address: str
     client: httpx.Client
@@ -137,7 +137,7 @@ def _logged_in(found: Million, home: Path) -> Million:
     return found
 
 
-def test_an_index_leads_to_the_sheets(million: Million) -> None:
+def test_the_query_for_sheets_uses_an_index(million: Million) -> None:
     columns = (XComModel.__table__.c.value,)
     today = datetime.now(timezone.utc).date()
     period = Scope(dag_ids={"dag_1"}, start=today - timedelta(days=29), end=today)

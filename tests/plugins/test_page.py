@@ -19,19 +19,19 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 Scheme = Literal["light", "dark"]
 
-#: Under load a first view of Airflow's UI takes long.
+#: The first view of Airflow's UI is slow on a busy machine.
 PATIENCE_MS = 60_000
 
 #: Of Airflow's own scripts and interface, and of common.ai's tab: that a task instance asks nobody is a 404.
 OWN_OF_AIRFLOW = ("/static/assets/", "/api/v2/", "/ui/", "/hitl-review/")
 
-#: Chromium says this of every frame that Airflow makes for a plugin.
+#: Chromium logs this for every frame that Airflow creates for a plugin.
 OF_AIRFLOW = "An iframe which has both allow-scripts and allow-same-origin"
 
 
 @pytest.fixture
 def open_page(site: Site, chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Returns a function that opens a path as a logged-in user; no page may write to the console."""
+    """Return a function that opens a path as a logged-in user; no page may log to the console."""
     contexts = []
     complaints: list[str] = []
 
@@ -70,7 +70,7 @@ def run_address(site: Site, dag_id: str = "pictures") -> str:
 
 
 def exact(found: Locator) -> Decimal:
-    """The exact amount beside a rounded one."""
+    """Return the exact amount of a rounded one."""
     return Decimal(found.locator("data").first.get_attribute("value") or "")
 
 
@@ -84,7 +84,7 @@ def rows(page: Page | FrameLocator, table: str) -> dict[str, Decimal]:
 
 
 def show_all_images(page: Page | FrameLocator) -> list[dict[str, Any]]:
-    """Scroll to every image of the gallery and return what the browser knows of it."""
+    """Scroll to each image of the gallery and return the browser's properties of it."""
     found = []
     for image in page.locator("#gallery img").all():
         image.scroll_into_view_if_needed()
@@ -113,7 +113,7 @@ def test_numbers_equal_the_ledger(site: Site, open_page: Callable[..., Page]) ->
         assert sum(rows(page, table).values()) == spent
 
 
-def test_the_culprit_of_an_unknown_outcome_is_named_in_each_table(site: Site, open_page: Callable[..., Page]) -> None:
+def test_unknown_outcomes_are_shown_in_each_table(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site)))
     for table, name in (("tasks", "draw"), ("instances", "draw [1]"), ("models", "deepshi-banana-pro")):
         doubtful = page.locator(f"#{table} tr.in-doubt")
@@ -137,7 +137,7 @@ def test_sums_are_rounded_and_exact_on_hover(site: Site, open_page: Callable[...
             assert Decimal(title.removeprefix("$")) == value
 
 
-def test_the_cost_comes_first_and_is_the_largest(open_page: Callable[..., Page]) -> None:
+def test_the_cost_is_the_first_and_largest_number(open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(f"{PREFIX}/"))
     sizes = page.locator("#tiles .value").evaluate_all(
         "all => all.map(found => parseFloat(getComputedStyle(found).fontSize))"
@@ -185,7 +185,7 @@ def test_the_gallery_shows_pictures_and_opens_them(site: Site, open_page: Callab
     expect(card).to_be_focused()
 
 
-def test_a_picture_that_is_not_as_it_was_asked_for_says_so(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_picture_that_differs_from_its_request_has_a_warning(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site, "secret_pictures")))
     page.get_by_role("button", name="a secret boat").click()
     expect(page.get_by_role("dialog").get_by_text("Image 0 has 96x64 pixels, which is not 1:1")).to_be_visible()
@@ -228,7 +228,7 @@ def test_filters_are_in_the_address(site: Site, open_page: Callable[..., Page]) 
     expect(page.locator("#gallery li")).to_have_count(8)
 
 
-def test_chosen_days_are_asked_for(site: Site, open_page: Callable[..., Page]) -> None:
+def test_selected_days_are_queried(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(f"{PREFIX}/?period=custom&start=2020-01-01&end=2020-01-31"))
 
     expect(page.get_by_text("No costs here")).to_be_visible()
@@ -240,7 +240,7 @@ def test_chosen_days_are_asked_for(site: Site, open_page: Callable[..., Page]) -
     expect(page.locator("#gallery li")).to_have_count(8)
 
 
-def test_a_run_is_reached_by_keyboard_and_left_again(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_run_can_be_opened_and_closed_by_keyboard(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(f"{PREFIX}/"))
 
     page.get_by_role("link", name=site.runs["secret_pictures"], exact=True).focus()
@@ -314,7 +314,7 @@ def test_a_task_instance_has_a_tab_that_begins_with_its_picture(site: Site, open
     )
 
 
-def test_a_picture_has_an_address_and_leads_on(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_picture_has_an_address_and_links(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site)))
     page.get_by_role("button", name="a red boat").click()
     dialog = page.get_by_role("dialog")
@@ -336,7 +336,7 @@ def test_a_picture_has_an_address_and_leads_on(site: Site, open_page: Callable[.
     expect(again).not_to_have_url(re.compile("picture="))
 
 
-def test_the_lightbox_is_walked_through_by_keyboard(site: Site, open_page: Callable[..., Page]) -> None:
+def test_the_lightbox_can_be_used_by_keyboard(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site)))
     page.locator("#gallery button").first.focus()
     page.keyboard.press("Enter")
@@ -350,7 +350,7 @@ def test_the_lightbox_is_walked_through_by_keyboard(site: Site, open_page: Calla
     expect(page.locator("#place")).to_have_text("6 of 7")
 
 
-def test_everything_is_reached_by_tab(open_page: Callable[..., Page]) -> None:
+def test_everything_is_reachable_by_tab(open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(f"{PREFIX}/"))
     wanted = page.locator(
         "a[href]:visible, button:visible:enabled, select:visible, input:visible, summary:visible"
@@ -366,7 +366,7 @@ def test_everything_is_reached_by_tab(open_page: Callable[..., Page]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 768, 1440])
-def test_no_width_is_too_narrow(open_page: Callable[..., Page], width: int, scheme: Scheme) -> None:
+def test_the_page_fits_every_width(open_page: Callable[..., Page], width: int, scheme: Scheme) -> None:
     page = open_page(f"{PREFIX}/?period=365", scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     loaded(page)
@@ -386,8 +386,8 @@ def test_a_run_has_a_tab_with_its_own_costs(site: Site, open_page: Callable[...,
     frame = page.frame_locator("iframe[title='Deepshi costs']")
     expect(frame.get_by_role("heading", name="Deepshi costs of this run")).to_be_visible(timeout=PATIENCE_MS)
     expect(frame.locator("#gallery li")).to_have_count(1, timeout=PATIENCE_MS)
-    said = site.data(dag_id="secret_pictures", run_id=site.runs["secret_pictures"])
-    assert exact(tile(frame, "Cost").locator(".value")) == Decimal(said["totals"]["cost_usd"])
+    data = site.data(dag_id="secret_pictures", run_id=site.runs["secret_pictures"])
+    assert exact(tile(frame, "Cost").locator(".value")) == Decimal(data["totals"]["cost_usd"])
 
 
 def test_a_viewer_sees_no_other_dags(open_page: Callable[..., Page]) -> None:
@@ -408,13 +408,13 @@ def test_a_refused_dag_is_an_error_that_can_be_tried_again(site: Site, chromium:
     context.close()
 
 
-def test_a_run_without_costs_says_so(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_run_without_costs_has_a_message(site: Site, open_page: Callable[..., Page]) -> None:
     page = loaded(open_page(run_address(site, "strange")))
 
     expect(page.get_by_text("No Deepshi task of this run has reported costs.")).to_be_visible()
 
 
-def test_an_image_that_is_gone_says_so(strange: Site, chromium: Browser) -> None:
+def test_a_missing_image_has_a_message(strange: Site, chromium: Browser) -> None:
     strange.write_sheet("gone", sheet(f"{strange.images.as_uri()}/gone.png", output_uri=strange.images.as_uri()))
     context = chromium.new_context()
     context.add_cookies([{"name": "_token", "value": strange.airflow.token(), "url": strange.airflow.base_url}])

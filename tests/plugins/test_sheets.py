@@ -1,4 +1,4 @@
-"""How the database is asked."""
+"""Queries of the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
     ("run", "index"),
     [(None, "USING INDEX idx_xcom_key (key=?)"), (("pictures", "r"), "(dag_run_id=?)")],
 )
-def test_an_index_leads_to_the_sheets(site: Site, run: tuple[str, str] | None, index: str) -> None:
+def test_the_query_for_sheets_uses_an_index(site: Site, run: tuple[str, str] | None, index: str) -> None:
     scope = Scope(dag_ids={"pictures"}, start=date(2026, 1, 1), end=date(2026, 1, 31), run=run)
     query = scope.narrow(XComModel.__table__.c.value).compile(
         dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}

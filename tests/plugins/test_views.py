@@ -1,4 +1,4 @@
-"""Sums over sheets, through filters: their doubts, the period before, bars and tables."""
+"""Filtered sums over sheets: upper bounds, the previous period, bars and tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def view(rows: list[SheetRow], *, start: date = DAY, end: date = DAY, **filters:
     return View(Book().count(rows), Choice(**{"dag_ids": {"d", "e"}, **filters}), start, end)
 
 
-def said(entries: dict[str, Any], name: str) -> dict[str, tuple[str, int, int, str | None]]:
+def entries_by(entries: dict[str, Any], name: str) -> dict[str, tuple[str, int, int, str | None]]:
     return {e[name]: (e["cost_usd"], e["untold"], e["unknown_outcomes"], e["up_to_usd"]) for e in entries["entries"]}
 
 
@@ -54,28 +54,28 @@ def doubtful() -> list[SheetRow]:
     return [row("known", paid("0.039")), row("lost", lost), row("untold", untold)]
 
 
-def test_every_table_says_what_may_have_been_charged_besides() -> None:
+def test_every_table_has_the_possible_additional_costs() -> None:
     found = view(doubtful()[:2]).as_json(TABLES)
-    assert said(found["tasks"], "task_id") == {"known": ("0.039", 0, 0, "0.039"), "lost": ("0", 0, 2, "0.078")}
-    assert said(found["dags"], "dag_id") == {"d": ("0.039", 0, 2, "0.117")}
-    assert said(found["runs"], "run_id") == {"r": ("0.039", 0, 2, "0.117")}
-    assert said(found["models"], "model") == {"a": ("0.039", 0, 2, "0.117")}
+    assert entries_by(found["tasks"], "task_id") == {"known": ("0.039", 0, 0, "0.039"), "lost": ("0", 0, 2, "0.078")}
+    assert entries_by(found["dags"], "dag_id") == {"d": ("0.039", 0, 2, "0.117")}
+    assert entries_by(found["runs"], "run_id") == {"r": ("0.039", 0, 2, "0.117")}
+    assert entries_by(found["models"], "model") == {"a": ("0.039", 0, 2, "0.117")}
     assert (found["totals"]["may_have_cost_usd"], found["totals"]["up_to_usd"]) == ("0.078", "0.117")
 
 
-def test_what_may_have_cost_most_comes_first() -> None:
+def test_the_highest_possible_cost_comes_first() -> None:
     found = view(doubtful()[:2]).as_json(TABLES)
     assert [entry["task_id"] for entry in found["tasks"]["entries"]] == ["lost", "known"]
 
 
 def test_a_cost_of_unknown_price_makes_the_upper_bound_unknown() -> None:
     found = view(doubtful()).as_json(TABLES)
-    assert said(found["tasks"], "task_id")["untold"] == ("0", 1, 0, None)
-    assert said(found["dags"], "dag_id") == {"d": ("0.039", 1, 2, None)}
+    assert entries_by(found["tasks"], "task_id")["untold"] == ("0", 1, 0, None)
+    assert entries_by(found["dags"], "dag_id") == {"d": ("0.039", 1, 2, None)}
     assert (found["totals"]["untold"], found["totals"]["incomplete"]) == (1, 1)
 
 
-def test_a_model_has_its_own_part_of_the_doubt() -> None:
+def test_a_model_has_its_own_possible_costs() -> None:
     found = view(doubtful(), model="a").as_json(TABLES)["totals"]
     sums = (found["cost_usd"], found["untold"], found["unknown_outcomes"], found["up_to_usd"])
     assert sums == ("0.039", 0, 2, "0.117")
@@ -98,7 +98,7 @@ def test_a_budget_group_has_its_own_sums() -> None:
     assert found.as_json(TABLES)["choices"]["groups"] == ["team-a"]
 
 
-def test_money_for_nothing_is_told_apart_from_money_for_pictures() -> None:
+def test_costs_without_a_picture_are_listed_separately() -> None:
     both = paid("0.039")
     both.paid("a", "g", Decimal("0.05"), 0)
     found = view([row("t", both)])
@@ -108,7 +108,7 @@ def test_money_for_nothing_is_told_apart_from_money_for_pictures() -> None:
     assert (day["parts"], day["failed_usd"]) == (["0.039", "0.000"], "0.05")
 
 
-def test_the_period_before_is_compared_by_the_same_filters() -> None:
+def test_the_previous_period_is_compared_with_the_same_filters() -> None:
     rows = [
         row("t", paid("0.2")),
         row("t", paid("0.1"), day=DAY - timedelta(days=1)),
@@ -119,7 +119,7 @@ def test_the_period_before_is_compared_by_the_same_filters() -> None:
 
 
 @pytest.mark.parametrize("stack", ["dag", "model"])
-def test_the_parts_of_a_bar_are_its_whole(stack: Any) -> None:
+def test_the_parts_of_a_bar_add_up_to_it(stack: Any) -> None:
     rows = [row("t", paid(f"0.{n:02}", model=f"m{n}"), dag_id="d", run_id=f"r{n}") for n in range(1, 12)]
     rows += [row("t", paid("0.5", model="m1"), dag_id="e")]
     found = view(rows).days_as_json(stack)
@@ -129,7 +129,7 @@ def test_the_parts_of_a_bar_are_its_whole(stack: Any) -> None:
     assert sum(map(Decimal, day["parts"])) == Decimal(day["cost_usd"]) == Decimal("1.16")
 
 
-def test_a_dag_that_may_not_be_seen_is_nowhere() -> None:
+def test_a_dag_without_access_is_nowhere() -> None:
     rows = [row("t", paid("0.2")), row("t", paid("0.1"), dag_id="secret", run_id="hidden")]
     found = view(rows)
     written = json.dumps([found.as_json(TABLES), found.days_as_json("dag")]) + "".join(table_csv(found, "runs"))
@@ -159,7 +159,7 @@ def test_no_cell_is_a_formula(name: str) -> None:
     assert (line["prompt"], line["key"]) == (f"'{name}", f"'{name}")
 
 
-def test_the_forecast_goes_on_as_the_last_days_went() -> None:
+def test_the_forecast_continues_the_last_days() -> None:
     today = date(2026, 3, 16)
     rows = [row("t", paid("1"), day=today - timedelta(days=back)) for back in range(1, BASIS_DAYS + 1)]
     rows += [row("t", paid("0.25"), day=today), row("t", paid("50"), day=today - timedelta(days=BASIS_DAYS + 1))]
@@ -167,6 +167,6 @@ def test_the_forecast_goes_on_as_the_last_days_went() -> None:
     month = month_as_json(found, today, Budget(per_month=Decimal(40), per_day=Decimal(2)))
     assert (month["start"], month["end"], len(month["days"])) == ("2026-03-01", "2026-03-31", 16)
     assert (month["spent_usd"], month["today_usd"]) == ("64.25", "0.25")
-    # The rest of today, and fifteen days more.
+    # The rest of today, and fifteen more days.
     assert Decimal(month["forecast_usd"]) == Decimal("64.25") + Decimal("0.75") + 15
     assert (month["budget_usd"], month["day_budget_usd"]) == ("40", "2")

@@ -1,4 +1,4 @@
-"""A triggerer whose machine breaks: whatever is raised is an event, and nothing that was paid for goes uncounted."""
+"""On a failing machine every error of a trigger becomes an event, and all payments are counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def trigger_of(operator: Any, ti: TaskInstance) -> DeepshiImagesTrigger:
-    """Run one try of an operator until it defers."""
+    """Run a try of an operator until it defers."""
     operator.deferrable = True
     with pytest.raises(TaskDeferred) as raised:
         execute(operator, ti)
@@ -46,7 +46,7 @@ def resumed(operator: Any, ti: TaskInstance, event: dict[str, Any]) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[Any]:
-    """Calling it lets no file of this process grow beyond some bytes, as a full disk does."""
+    """A function that limits the size of this process's files, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -79,7 +79,7 @@ def test_batch_whose_disk_is_full_ends_in_an_event_and_its_sheet_has_what_was_pa
     assert again.xcoms["cost_usd"] == pytest.approx(float(emulator.stats()["cost_usd"]))
 
 
-async def test_job_that_this_version_does_not_understand_says_so(emulator: Emulator, local: Place) -> None:
+async def test_job_of_an_unknown_version_has_a_clear_error(emulator: Emulator, local: Place) -> None:
     """A provider may be upgraded while a task is deferred."""
     event = await event_of(await trigger_for(local, fields={"n": "many"}))
     assert (event["status"], event["error"]["type"], event["error"]["charged"]) == ("failed", "InvalidRequest", "no")
@@ -103,7 +103,7 @@ async def test_certificates_that_the_environment_names_and_that_are_not_there(
 def test_nothing_is_sent_without_a_directory_for_temporary_files(
     emulator: Emulator, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Nor is that taken for a failure of the store, which would be waited for."""
+    """It also does not count as a failure of the store, which would be retried for minutes."""
     where = {"output_uri": place.uri, "output_conn_id": place.conn_id}
     operator = generate(preflight="off", **where) if kind == "single" else batch(place, rows_of(4), **where)
     ti = TaskInstance(task_id=operator.task_id)
@@ -120,7 +120,7 @@ def test_nothing_is_sent_without_a_directory_for_temporary_files(
     assert (ti.sheets[-1].cost_usd, ti.sheets[-1].unknown_outcomes) == (Decimal(0), 0)
 
 
-async def test_small_image_is_stored_although_temporary_files_are_gone_since_it_was_sent(
+async def test_small_image_is_stored_even_if_the_temporary_directory_disappears(
     emulator: Emulator, s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.settings(latency=1)

@@ -1,4 +1,4 @@
-"""The trigger by itself: what Airflow stores of it, and what it does when its triggerer stops."""
+"""The trigger alone: its stored form, and its behaviour when the triggerer stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATH = "deepshi_provider.triggers.images.DeepshiImagesTrigger"
 
 
 async def trigger_for(place: Place, **more: Any) -> DeepshiImagesTrigger:
-    """The trigger of a stored job, as an operator makes it."""
+    """The trigger of a stored job, as an operator creates it."""
     job = make_job(place, **more)
     uri = await store_job(job, STORES)
     return DeepshiImagesTrigger(
@@ -40,14 +40,14 @@ async def trigger_for(place: Place, **more: Any) -> DeepshiImagesTrigger:
 
 
 async def event_of(trigger: DeepshiImagesTrigger) -> dict[str, Any]:
-    """The payload of its only event."""
+    """Return the payload of the trigger's only event."""
     (event,) = [event async for event in trigger.run()]
     payload: dict[str, Any] = event.payload
     return payload
 
 
 def size(value: Any) -> int:
-    """Bytes that Airflow stores."""
+    """Return the number of bytes that Airflow stores."""
     return len(json.dumps(value))
 
 
@@ -81,7 +81,7 @@ async def test_event_of_a_refusal_is_small_with_a_prompt_of_50000_characters(emu
         assert "aubergine" not in json.dumps(stored)
 
 
-async def test_event_is_small_however_many_claims_it_tells_of(emulator: Emulator, tmp_path: Path) -> None:
+async def test_event_is_small_however_many_claims_it_names(emulator: Emulator, tmp_path: Path) -> None:
     place = LocalPlace(tmp_path / ("directory" * 12) / ("run" * 40))
     emulator.fault("cut", times=None)
     for number in range(4):
@@ -93,7 +93,7 @@ async def test_event_is_small_however_many_claims_it_tells_of(emulator: Emulator
     assert posts(emulator) == 4
 
 
-async def test_job_that_is_gone_is_an_error_as_data(emulator: Emulator, local: Place) -> None:
+async def test_missing_job_is_an_error_as_data(emulator: Emulator, local: Place) -> None:
     trigger = await trigger_for(local)
     local.delete(*state(local, "job"))
     event = await event_of(trigger)
@@ -124,7 +124,7 @@ async def test_cancellation_closes_the_connection_and_leaves_the_claim(emulator:
 
 @pytest.fixture
 def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
-    """An S3 server that may be stopped, as the connection ``s3_own``."""
+    """An S3 server that a test may stop, behind the connection ``s3_own``."""
     with SeaweedFS(tmp_path / "s3") as server:
         monkeypatch.setenv("AIRFLOW_CONN_S3_OWN", server.airflow_connection_json())
         yield server
@@ -132,7 +132,7 @@ def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedF
 
 @pytest.mark.s3
 def test_triggerer_that_stops_stores_what_was_paid_for(emulator: Emulator, own_s3: SeaweedFS) -> None:
-    """At its end a triggerer cancels everything on its loop, once."""
+    """A stopping triggerer cancels everything on its loop once."""
     place = S3Place(own_s3, "paid", conn_id="s3_own")
     emulator.settings(latency=1)
 
@@ -171,7 +171,7 @@ asyncio.run(main())
 
 
 def event_by_another_clock(trigger: DeepshiImagesTrigger, ahead: float) -> dict[str, Any]:
-    """The event of a triggerer whose clock is wrong by some seconds."""
+    """Return the event of a triggerer whose clock is wrong by these seconds."""
     conn_id = trigger.storage_conn_id or ""
     ended = subprocess.run(
         [sys.executable, "-c", SKEWED, str(ahead), trigger.job_uri, conn_id], capture_output=True, text=True, check=True
@@ -199,8 +199,8 @@ async def test_a_triggerer_a_minute_behind_keeps_the_deadline_and_names_the_diff
     assert time.monotonic() - begun < 80, "by its own clock it would have waited for 90 s"
 
 
-async def test_a_job_that_starts_anew_keeps_its_deadline(emulator: Emulator, local: LocalPlace) -> None:
-    """It was stored 40 s ago, by a clock that stands still, and had 30 s."""
+async def test_a_restarted_job_keeps_its_deadline(emulator: Emulator, local: LocalPlace) -> None:
+    """The job was stored 40 s ago, by a fixed clock, with a timeout of 30 s."""
     trigger = await trigger_for(local, seconds=30)
     stored = local.path / trigger.job_uri.removeprefix(f"{local.uri}/")
     os.utime(stored, (time.time() - 40, time.time() - 40))

@@ -1,4 +1,4 @@
-"""What the page is about: pictures of all three kinds, a DAG that not everybody may read, and one without pictures."""
+"""DAGs for the page: pictures of all three kinds, a DAG with restricted access, and one without pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ with DAG("secret_pictures", schedule=None):
         prompt="a secret boat",
         key="boat/7",
         metadata={"table": "boats"},
-        aspect_ratio="1:1",  # ignored, and so told of
+        aspect_ratio="1:1",  # ignored by the model, so there is a warning
         preflight="warn",
         **SIZE,
     )

@@ -58,6 +58,6 @@ def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def world(running_world: World) -> World:
-    """The running services; the emulator without faults and with its first settings."""
+    """The running services, with the emulator reset to no faults and default settings."""
     running_world.reset()
     return running_world

@@ -1,4 +1,4 @@
-"""200 generations of 4 MiB on one triggerer, whose answers all come at one time."""
+"""200 generations of 4 MiB on one triggerer, whose answers all arrive at the same time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Memory:
 
 
 def prefer(triggerer: Triggerer) -> None:
-    """Let it have the processor when it wants it: 200 tasks, emulator and store run on the same machine."""
+    """Raise its priority, since 200 tasks, emulator and store run on the same machine."""
     for stat in triggerer.stats():
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, stat.pid, -15)
@@ -91,12 +91,12 @@ def test_200_large_pictures_at_once_on_one_triggerer(world: World) -> None:
 
 
 def blocked(log_text: str) -> list[str]:
-    """What Airflow's watchdog of the event loop says in a triggerer's log."""
+    """Return the messages of Airflow's event loop watchdog in a triggerer's log."""
     return [line for line in log_text.splitlines() if "blocked" in line]
 
 
 def seconds_of(line: str) -> float:
-    """How long the loop was blocked; endless if the line does not say it as expected."""
+    """Return how long the loop was blocked, or infinity if the line has an unexpected form."""
     found = re.search(r"blocked for ([\d.]+) seconds", line)
     return float(found[1]) if found else math.inf
 

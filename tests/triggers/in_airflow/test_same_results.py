@@ -1,4 +1,4 @@
-"""Blocking or deferred, the result is the same, and nothing of it travels through the database."""
+"""Blocking and deferred tasks have the same result, and no image passes through the database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 def placeless(result: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """The result without the time, and with the directory's name in its URIs replaced."""
+    """Return the result without its time, and with the directory's name in URIs replaced."""
     manifest = result["manifest_uri"].split("/_deepshi/")[0]
     assert manifest.endswith(f"/{task_id}")
     images = [image | {"uri": image["uri"].replace(manifest, "directory")} for image in result["images"]]

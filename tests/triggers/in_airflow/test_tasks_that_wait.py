@@ -1,4 +1,4 @@
-"""Tasks whose worker is killed, whose answer or store does not come, and who must wait: all at one time."""
+"""Concurrent tasks whose worker is killed, whose answer or store is missing, or that have to wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Runs that do not disturb each other."""
+    """Runs that do not affect each other."""
 
     killed: Run
     killed_with_no_resend: Run
@@ -32,7 +32,7 @@ def waiting(running_world: World) -> Iterator[Waiting]:
     world = running_world
     world.reset()
     runs = Waiting(
-        # 7 s: the store is away from the first on.
+        # 7 s: the store is unavailable from the first one on.
         without_store=world.start_slowly("deferred", bytes_per_second=20_000, on_s3=True),
         killed=world.start_slowly("blocking"),
         killed_with_no_resend=world.start_slowly("blocking_never_twice"),
@@ -52,7 +52,7 @@ def waiting(running_world: World) -> Iterator[Waiting]:
 
 
 def take_the_store_away(run: Run) -> None:
-    """Until the trigger has the image and could not store it."""
+    """Stop the store until the trigger has the image and failed to store it."""
     run.wait_until_paid()
     run.world.s3.stop()
     try:
@@ -61,7 +61,7 @@ def take_the_store_away(run: Run) -> None:
         run.world.s3.start()
 
 
-def test_killed_worker_is_followed_by_one_more_request(waiting: Waiting) -> None:
+def test_one_more_request_follows_a_killed_worker(waiting: Waiting) -> None:
     run = waiting.killed
     assert run.end() == "success"
     assert (run.posts, len(run.claims()), len(run.records())) == (2, 2, 1)
@@ -72,7 +72,7 @@ def test_killed_worker_is_followed_by_one_more_request(waiting: Waiting) -> None
     assert images(run.place) == ["image-0.png"]
 
 
-def test_killed_worker_with_max_resends_0_is_followed_by_none(waiting: Waiting) -> None:
+def test_with_max_resends_0_no_request_follows_a_killed_worker(waiting: Waiting) -> None:
     run = waiting.killed_with_no_resend
     assert run.end() == "failed"
     assert (run.posts, run.records(), images(run.place)) == (1, [], [])
@@ -115,7 +115,7 @@ def test_refusal_with_retry_after_is_waited_for(waiting: Waiting) -> None:
     assert '"level": "info"' in waits[0]
 
 
-def test_store_that_was_away_after_payment_gets_the_image(waiting: Waiting) -> None:
+def test_store_that_was_unavailable_after_payment_gets_the_image(waiting: Waiting) -> None:
     run = waiting.without_store
     assert run.end() == "success"
     assert run.posts == 1

@@ -1,4 +1,4 @@
-"""Whatever happens to a triggerer, POSTs stay within ``1 + max_resends`` and end in an image or a clear error."""
+"""Whatever happens to a triggerer, there are at most ``1 + max_resends`` POSTs, then an image or a clear error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """Runs whose triggerer got SIGKILL: two in mid-stream, one after its image was stored."""
+    """Runs whose triggerer got SIGKILL: two during a stream, one after its image was stored."""
 
     sent: Run
     sent_with_no_resend: Run
@@ -38,7 +38,7 @@ def killed(running_world: World) -> Killed:
         run.wait_until_sent()
         assert run.triggerer() is first
     world.airflow.start_triggerer()
-    # Its supervisor alone delivers events; stopped, it does not, while its triggers go on.
+    # Only the supervisor delivers events. While it is stopped, its triggers continue without it.
     first.kill(signal.SIGSTOP)
     world.deepshi.settings(hold=False)
     for run in (runs.sent, runs.sent_with_no_resend):
@@ -48,7 +48,7 @@ def killed(running_world: World) -> Killed:
     return runs
 
 
-def test_another_triggerer_sends_once_more_and_says_so(killed: Killed) -> None:
+def test_another_triggerer_sends_once_more_and_logs_it(killed: Killed) -> None:
     run = killed.sent
     assert run.end() == "success"
     assert (run.posts, len(run.claims()), len(run.records())) == (2, 2, 1)
@@ -72,7 +72,7 @@ def test_with_max_resends_0_the_failure_names_the_claim(killed: Killed) -> None:
     assert run.xcom("cost_usd") == 0
 
 
-def test_what_was_stored_before_the_event_came_is_not_bought_again(killed: Killed) -> None:
+def test_an_image_stored_before_its_event_is_not_bought_again(killed: Killed) -> None:
     run = killed.stored
     assert run.end() == "success"
     assert (run.posts, run.requests[0]["outcome"]) == (1, "delivered")
@@ -99,8 +99,8 @@ def test_rolling_deploy_with_20_in_flight_loses_nothing(world: World) -> None:
     assert second in world.airflow.triggerers
 
 
-def test_stopped_and_continued_triggerer_publishes_nothing_over_the_other(world: World) -> None:
-    """Of two answers one arrives while its triggerer is stopped, the other does not end."""
+def test_stopped_and_continued_triggerer_does_not_overwrite_the_others_image(world: World) -> None:
+    """One of two answers arrives while its triggerer is stopped, the other never ends."""
     first = world.airflow.triggerers[0]
     endless = world.start_slowly("deferred")
     ending = world.start_slowly("deferred", bytes_per_second=20_000)

@@ -1,4 +1,4 @@
-"""A user clears a deferred task, or marks it: its request is given up at once, and its claim stays."""
+"""If a user clears or marks a deferred task, its request is cancelled at once, and its claim stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True, kw_only=True)
 class Intervened:
-    """Runs that a user cleared or marked while their answers were under way."""
+    """Runs that a user cleared or marked while their answers were being sent."""
 
     cleared: Run
     cleared_with_no_resend: Run
@@ -47,7 +47,7 @@ def intervened(running_world: World) -> Intervened:
 
 
 @pytest.mark.parametrize("name", ["cleared", "failed"])
-def test_next_run_sends_once_more_and_says_so(intervened: Intervened, name: str) -> None:
+def test_next_run_sends_once_more_and_logs_it(intervened: Intervened, name: str) -> None:
     run: Run = getattr(intervened, name)
     assert run.end() == "success"
     assert (run.posts, len(run.claims()), len(run.records())) == (2, 2, 1)

@@ -1,4 +1,4 @@
-"""After all other tests here: neither keys nor prompts nor pictures are where they do not belong. Runs last."""
+"""Keys, prompts and pictures of all tests here are not in logs or database. Runs last."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.triggers.in_airflow.world import API_KEY, SECRET_WORD, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
-#: What looks like 1 kB of base64: long text without blanks, in upper and lower case and digits.
+#: Matches what may be 1 kB of base64: long text without blanks, with upper and lower case and digits.
 BASE64 = re.compile(r"[A-Za-z0-9+/]{1000,}={0,2}")
 
 
 def dumped(world: World) -> Iterator[tuple[str, str]]:
-    """All logs, and each statement of the dump of the database, with what to call them."""
+    """Return the name and text of each log, and of each statement of the database dump."""
     for path in world.airflow.all_log_files():
         yield str(path), path.read_text(errors="replace")
     with closing(sqlite3.connect(f"file:{world.airflow.database_path}?mode=ro", uri=True)) as database:
@@ -27,7 +27,7 @@ def dumped(world: World) -> Iterator[tuple[str, str]]:
             yield statement[:60], statement
 
 
-def test_neither_database_nor_logs_hold_the_key_or_a_picture(world: World) -> None:
+def test_neither_database_nor_logs_contain_the_key_or_a_picture(world: World) -> None:
     run = world.start_slowly("deferred")
     run.wait_until_paid()
     places = list(dumped(world))

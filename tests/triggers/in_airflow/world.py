@@ -1,4 +1,4 @@
-"""What happens in the real processes, in the words of the tests."""
+"""Helpers that start runs in the real processes and observe them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.services.seaweedfs import SeaweedFS
 from tests.support.places import LocalPlace, Place, S3Place, document, state
 from tests.support.waiting import wait_for
 
-#: Must be found nowhere afterwards.
+#: A text that must not be stored anywhere.
 API_KEY = "sk-bf-of-the-deferred-tests"
-#: In every prompt.
+#: Part of every prompt.
 SECRET_WORD = "aubergine"
 
 
@@ -30,18 +30,18 @@ class World:
     images: Path
 
     def reset(self) -> None:
-        """Forget requests and faults; pictures are 100 kB long."""
+        """Reset requests and faults, and set pictures to 100 kB."""
         self.deepshi.reset()
         self.deepshi.settings(picture_bytes=100_000)
 
     def run_of(self, dag_id: str, *, on_s3: bool = False) -> Run:
-        """A run that has not begun."""
+        """Return a run that is not started."""
         run_id = uuid.uuid4().hex[:12]
         place = S3Place(self.s3, run_id) if on_s3 else LocalPlace(self.images / dag_id / run_id / "image")
         return Run(world=self, dag_id=dag_id, run_id=run_id, place=place)
 
     def start(self, dag_id: str, **conf: Any) -> Run:
-        """Start a run with a prompt of its own."""
+        """Start a run with a unique prompt."""
         run = self.run_of(dag_id)
         run.begin(**conf)
         return run
@@ -49,7 +49,7 @@ class World:
     def start_slowly(
         self, dag_id: str, *, bytes_per_second: int = 500, times: int = 1, on_s3: bool = False, **conf: Any
     ) -> Run:
-        """Start a run whose answers are paid for at once, and then take 133,000 bytes / ``bytes_per_second``."""
+        """Start a run whose answers are charged immediately and then take 133,000 bytes / ``bytes_per_second``."""
         run = self.run_of(dag_id, on_s3=on_s3)
         self.deepshi.fault("slow", bytes_per_second=bytes_per_second, times=times, prompt=run.prompt)
         run.begin(**conf)
@@ -58,7 +58,7 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a DAG, with one task that makes pictures."""
+    """A run of a DAG with one image task."""
 
     world: World
     dag_id: str
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What the server saw of this run, in order of arrival."""
+        """The server's journal entries of this run, in order of arrival."""
         return [entry for entry in self.world.deepshi.requests() if self.prompt in (entry["prompt"] or "")]
 
     @property
@@ -87,11 +87,11 @@ class Run:
 
     @property
     def paid(self) -> Decimal:
-        """What the server took, in USD."""
+        """What the server charged, in USD."""
         return sum((Decimal(entry["cost_usd"] or 0) for entry in self.requests), Decimal(0))
 
     def wait_until_paid(self, count: int = 1, timeout: float = 180) -> None:
-        """Wait until pictures are paid for and their answers are still under way."""
+        """Wait until pictures are paid for, while their answers are still being sent."""
 
         def flowing() -> bool:
             return len([e for e in self.requests if e["cost_usd"] and e["outcome"] == "in_flight"]) >= count
@@ -102,11 +102,11 @@ class Run:
         wait_for("a request", 180, lambda: self.posts)
 
     def wait_until_left(self, position: int) -> None:
-        """Wait until the server sees that the client of a request has gone, long before the answer would end."""
+        """Wait until the server notices that the client of a request has disconnected, long before the answer ends."""
         wait_for("the end of the connection", 180, lambda: self.requests[position]["outcome"] == "disconnected")
 
     def logged(self, text: str) -> int:
-        """How often a text is in the log files of this run's tries and triggers."""
+        """Count a text in the log files of this run's tries and triggers."""
         paths = [path for path in self.world.airflow.all_log_files() if self.run_id in str(path)]
         return sum(path.read_text(errors="replace").count(text) for path in paths)
 
@@ -128,7 +128,7 @@ class Run:
         return self.world.airflow.triggerer_of(self.dag_id, self.run_id, self.task_id, map_index)
 
     def log(self, try_number: int = 1) -> str:
-        """The log of a try, of its worker and its triggers."""
+        """The log of a try, from its worker and its triggers."""
         return self.world.airflow.task_log(self.dag_id, self.run_id, self.task_id, try_number)
 
     def mark(self, state: str) -> None:

@@ -1,4 +1,4 @@
-"""What users write: one task that makes a picture. Prompt and directory come from the run's conf."""
+"""A typical DAG with one image task. Prompt and directory come from the run's conf."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow.sdk import DAG, task
 
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 
-#: Of every picture here; ``output_uri`` is the connection's default unless the run says otherwise.
+#: Arguments of all pictures here; the run's conf may override the connection's ``output_uri``.
 COMMON: dict[str, Any] = {
     "model": "deepshi-banana-pro",
     "width": 64,
