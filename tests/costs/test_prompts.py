@@ -1,4 +1,4 @@
-"""What was asked for is in records and cost sheets, unless somebody says that it must not be."""
+"""Requests are in records and cost sheets, unless prompts are turned off."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def everything(place: LocalPlace) -> str:
     return "".join(path.read_text(errors="replace") for path in place.path.rglob("*.json*"))
 
 
-def test_a_record_says_what_was_asked_for(emulator: Emulator, local: LocalPlace) -> None:
+def test_a_record_has_its_request(emulator: Emulator, local: LocalPlace) -> None:
     first = last_sheet(generate(output_uri=local.uri, seed=7))
     (image,) = first.images
     assert (image.prompt, image.cost_usd, image.of, image.reused, image.attempt) == ("a red boat", PRICE, 1, False, 1)
@@ -41,7 +41,7 @@ def test_a_record_says_what_was_asked_for(emulator: Emulator, local: LocalPlace)
     assert edited.sources == [image.uri]
 
 
-def test_a_row_has_its_finished_prompt_and_its_own_price(emulator: Emulator, local: LocalPlace) -> None:
+def test_a_row_has_its_rendered_prompt_and_its_own_price(emulator: Emulator, local: LocalPlace) -> None:
     rows = [{"key": key, "colour": key} for key in ("red", "blue")]
     sheet = last_sheet(batch(local, rows, prompt="a {colour} boat"))
     assert [(image.key, image.prompt, image.cost_usd) for image in sheet.images] == [
@@ -68,11 +68,11 @@ def test_a_prompt_that_is_not_kept_is_nowhere(
     assert [image.prompt for image in sheet.images] == [None]
     assert SECRET not in sheet.model_dump_json()
     assert [("prompt" in record["request"], record["request"]["width"]) for record in records(local)] == [(False, 64)]
-    if kind != "batch by connection":  # whose manifest is asked to hold it
+    if kind != "batch by connection":  # its manifest has prompts
         assert SECRET not in everything(local)
 
 
-def test_money_that_brought_nothing_is_told_apart(emulator: Emulator, local: LocalPlace) -> None:
+def test_costs_without_an_image_are_listed_separately(emulator: Emulator, local: LocalPlace) -> None:
     emulator.fault("not_an_image")
     operator = generate(output_uri=local.uri)
     with pytest.raises(Exception, match="image"):
@@ -94,6 +94,6 @@ def test_prompts_are_cut_before_images_are_left_out() -> None:
     assert {len(image["prompt"]) for image in value["images"]} == {60}
 
 
-def test_what_a_database_cannot_hold_is_left_out(emulator: Emulator, local: LocalPlace) -> None:
+def test_characters_that_a_database_cannot_store_are_left_out(emulator: Emulator, local: LocalPlace) -> None:
     sheet = last_sheet(generate(output_uri=local.uri, prompt="a \0 boat"))
     assert [image.prompt for image in sheet.images] == ["a  boat"]

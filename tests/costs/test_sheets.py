@@ -1,4 +1,4 @@
-"""The cost sheet: its sums, its size, and that blocking and deferred tasks say the same."""
+"""The cost sheet: its sums, its size, and that it is the same for blocking and deferred tasks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.support.places import Place
 from tests.support.tasks import TaskInstance, context_of, execute, generate
 
 money = st.none() | st.decimals(min_value=0, max_value=1000, places=12)
-sendings = st.lists(st.tuples(st.sampled_from([f"model-{number}" for number in range(12)]), money), max_size=40)
+attempts = st.lists(st.tuples(st.sampled_from([f"model-{number}" for number in range(12)]), money), max_size=40)
 BEGUN: dict[str, Any] = {"ended": True, "operation": "batch", "dag_id": "d", "run_id": "r", "task_id": "t"}
 
 
-@given(sendings)
+@given(attempts)
 def test_models_and_total_agree_exactly_also_when_there_are_many(paid: list[tuple[str, Decimal | None]]) -> None:
     tally = Tally()
     for model, cost in paid:
@@ -41,7 +41,7 @@ def test_models_and_total_agree_exactly_also_when_there_are_many(paid: list[tupl
     assert len(sheet.models) <= 8
 
 
-def test_lost_sendings_cost_what_their_like_cost() -> None:
+def test_lost_attempts_may_cost_the_price_of_similar_ones() -> None:
     tally = Tally()
     for model, fingerprint in (("a", "same"), ("a", "another"), ("b", "unheard")):
         tally.lost(model, fingerprint)
@@ -65,7 +65,7 @@ def test_sheet_is_below_4_kb_whatever_is_in_it() -> None:
 
 
 def deferred(operator: Any, ti: TaskInstance) -> None:
-    """Run one try of a deferrable operator, its trigger included."""
+    """Run one try of a deferrable operator, including its trigger."""
     operator.deferrable = True
     with pytest.raises(TaskDeferred) as raised:
         execute(operator, ti)
@@ -84,7 +84,7 @@ def deferred(operator: Any, ti: TaskInstance) -> None:
 
 @pytest.mark.parametrize("fault", [None, "not_an_image", "cut"])
 @pytest.mark.parametrize("kind", ["single", "batch"])
-def test_blocking_and_deferred_say_the_same(emulator: Emulator, place: Place, kind: str, fault: str | None) -> None:
+def test_blocking_and_deferred_sheets_agree(emulator: Emulator, place: Place, kind: str, fault: str | None) -> None:
     sheets = []
     for way in ("blocking", "deferred"):
         emulator.clear_faults()
@@ -97,8 +97,8 @@ def test_blocking_and_deferred_say_the_same(emulator: Emulator, place: Place, ki
         with contextlib.suppress(DeepshiError, AirflowFailException):
             execute(operator, ti) if way == "blocking" else deferred(operator, ti)
         assert [sheet.ended for sheet in ti.sheets] == [False, True]
-        said = json.dumps([sheet.as_xcom() for sheet in ti.sheets])
-        sheets.append(json.loads(said.replace(f"/{way}", "")))
+        text = json.dumps([sheet.as_xcom() for sheet in ti.sheets])
+        sheets.append(json.loads(text.replace(f"/{way}", "")))
     assert sheets[0] == sheets[1]
     last = CostSheet.model_validate(sheets[0][-1])
     count = 12 if kind == "batch" else 1
@@ -106,7 +106,7 @@ def test_blocking_and_deferred_say_the_same(emulator: Emulator, place: Place, ki
     assert (last.unknown_outcomes, last.models[0].images) == (int(fault == "cut"), count - (fault is not None))
 
 
-def test_first_sheet_of_a_later_try_says_what_was_paid(emulator: Emulator, place: Place) -> None:
+def test_first_sheet_of_a_later_try_has_the_earlier_payments(emulator: Emulator, place: Place) -> None:
     emulator.fault("not_an_image")
     operator = generate(output_uri=place.uri, output_conn_id=place.conn_id, preflight="off")
     first = TaskInstance(task_id="boat")

@@ -1,4 +1,4 @@
-"""The pages are about the newest Airflow; with an older one nothing here is collected."""
+"""The pages describe the newest Airflow; with an older one nothing here is collected."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Block:
 
     @property
     def options(self) -> dict[str, str]:
-        """``:name: value`` lines of a directive."""
+        """The ``:name: value`` lines of a directive."""
         lines = (line[1:].partition(":") for line in self.text.splitlines() if line.startswith(":"))
         return {name: value.strip().strip('"') for name, _, value in lines}
 
@@ -51,7 +51,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page; indented ones are an error, since nobody would check them."""
+    """The fenced blocks of a page; indented ones are an error, because they would not be checked."""
     for token in _MARKDOWN.parse(page.read_text()):
         assert token.type != "code_block", f"{page}: an indented code block: {token.content}"
         if token.type == "fence":
@@ -66,7 +66,7 @@ def all_blocks(*kinds: str) -> list[Block]:
 
 
 def table(page: Path, first: str) -> list[list[str]]:
-    """The rows of the page's table whose first column is headed so; cells are their Markdown."""
+    """The rows of the page's table with this heading of the first column; cells are Markdown."""
     rows: list[list[str]] = []
     is_it = False
     for line in page.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Every code block of every page is run, or checked as far as it can be without a cluster."""
+"""Every code block of every page is run, or checked as far as possible without a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deepshi_provider.emulator.__main__ import main as emulator_command
 from deepshi_provider.hooks.connection import settings_of
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, all_blocks, blocks
 
-# Where code that pages show may come from; all of it is run by tests.
+# Directories of code that pages include; tests run all of it.
 RUN = {
     "examples": DOCS / "examples",  # tests/docs/test_examples.py
     "dags_examples": ROOT / "dags_examples",  # tests/examples
@@ -41,7 +41,7 @@ def runnable_text() -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    """A drawing or a listing says ``text``."""
+    """Diagrams and listings are marked ``text``."""
     known = {*DIRECTIVES, *CHECKED, "text"}
     assert [f"{block}: {block.kind!r}" for page in PAGES for block in blocks(page) if block.kind not in known] == []
 
@@ -54,8 +54,8 @@ def test_included_code_is_run_by_tests(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("python"), ids=str)
-def test_python_on_a_page_stands_in_a_file_that_is_run(block: Block) -> None:
-    """Pages that are read outside the built documentation cannot include; they say the same word for word."""
+def test_python_on_a_page_is_in_a_file_that_is_run(block: Block) -> None:
+    """Pages that are read outside the built documentation cannot include files; they contain the same code."""
     ast.parse(block.text)
     wanted = [line.strip() for line in block.text.splitlines() if line.strip()]
     files = ([line.strip() for line in text.splitlines() if line.strip()] for text in runnable_text())
@@ -68,7 +68,7 @@ def contains(lines: list[str], wanted: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("block", all_blocks("json"), ids=str)
-def test_json_is_json(block: Block) -> None:
+def test_json_blocks_are_valid_json(block: Block) -> None:
     json.loads(block.text)
 
 
@@ -85,7 +85,7 @@ def test_settings_are_settings_of_airflow(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
-def test_shell_is_shell(block: Block) -> None:
+def test_shell_blocks_are_valid_shell(block: Block) -> None:
     done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -93,9 +93,9 @@ def test_shell_is_shell(block: Block) -> None:
 @pytest.mark.parametrize("block", [block for block in SHELL if NAMES.search(block.text)], ids=str)
 def test_connections_can_be_used(block: Block) -> None:
     for quoted in NAMES.findall(block.text):
-        (said,) = shlex.split(quoted)
-        said = said.replace("…", "x")
-        connection = Connection.from_json(said) if said.startswith("{") else Connection(uri=said)
+        (text,) = shlex.split(quoted)
+        text = text.replace("…", "x")
+        connection = Connection.from_json(text) if text.startswith("{") else Connection(uri=text)
         connection.conn_id = "deepshi_default"
         assert connection.conn_type == "deepshi"
         settings = settings_of(connection)
@@ -152,7 +152,7 @@ MODULES = [pair for pair in ALL_COMMANDS if re.match(r"python -m deepshi_provide
 def test_programs_know_their_options(
     block: Block, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each option that a page names is in the program's own help."""
+    """Each option on a page is in the program's help."""
     _, _, module, *words = command
     subcommand = [word for word in words[:1] if not word.startswith("-")]
     monkeypatch.setattr(sys, "argv", [module, *subcommand, "--help"])

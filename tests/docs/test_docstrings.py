@@ -1,4 +1,4 @@
-"""What docstrings say of parameters; that every public name has one is a matter of lint."""
+"""Parameters in docstrings; lint checks that every public name has a docstring."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def members(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def parameters(value: Any) -> set[str]:
-    """Names that a call takes; of a class also its fields, and what its bases take."""
+    """Names of a call's parameters; for a class also its fields and the parameters of its bases."""
     if not inspect.isclass(value):
         taken = inspect.signature(value).parameters
-        # What is passed on as keyword arguments may be described here.
+        # Keyword arguments that are passed on may be described here.
         return {*taken, "multiple_outputs"} if any(p.kind is p.VAR_KEYWORD for p in taken.values()) else set(taken)
     found: set[str] = set()
     for base in inspect.getmro(value):
@@ -50,7 +50,7 @@ def parameters(value: Any) -> set[str]:
 
 
 def test_described_parameters_exist() -> None:
-    """A parameter that was renamed is renamed where it is described."""
+    """A renamed parameter is also renamed in its description."""
     wrong = [
         f"{module.__name__}.{member}: {name}"
         for module in modules()

@@ -1,4 +1,4 @@
-"""The code that pages show, run in an Airflow of its own against the emulator."""
+"""The code of the pages, run in a separate Airflow against the emulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAGS = sorted(dag_id for path in FILES for dag_id in re.findall(r'DAG\(\s*"(\w+)
 
 
 class Ran(NamedTuple):
-    """What ran: the states of the DAGs, what the server saw, and where the images went."""
+    """The states of the DAGs, the server's requests, and the directory of images."""
 
     states: dict[str, str]
     requests: list[dict[str, Any]]
@@ -58,13 +58,13 @@ def test_none_of_them_fails_or_is_refused(ran: Ran) -> None:
     assert {request["outcome"] for request in ran.requests} == {"delivered"}
 
 
-def test_sizes_are_what_the_page_says(ran: Ran) -> None:
-    """No model was asked for a size in a style that it ignores."""
+def test_sizes_are_as_on_the_page(ran: Ran) -> None:
+    """No request has a size in a style that its model ignores."""
     assert "Preflight" not in ran.log
     asked = {r["fields"]["model"]: r["fields"] for r in ran.requests if r["prompt"] == "a lighthouse"}
     assert set(asked) == {"deepshi-banana-pro", "nano-banana-2", "grok-imagine", "seedream-4.5"}
 
 
-def test_the_shared_directory_is_where_the_page_says(ran: Ran) -> None:
+def test_the_shared_directory_is_as_on_the_page(ran: Ran) -> None:
     assert (ran.images / "brand" / "logo" / "image-0.png").is_file()
     assert len(list((ran.images / "mugs").glob("mug-*-0.png"))) == 20

@@ -1,4 +1,4 @@
-"""The quickstart, followed word for word in an empty directory, with nothing of ours but the built wheel."""
+"""The quickstart, followed literally in an empty directory, with only the built wheel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = DOCS / "quickstart.md"
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel, as an index of packages would offer it."""
+    """A directory with the wheel, in place of a package index."""
     folder = tmp_path_factory.mktemp("wheels")
     subprocess.run(
         [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)],
@@ -32,7 +32,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What a user's terminal has: nothing of Airflow, of this project or of the Python that runs the tests."""
+    """A user's environment, without Airflow, this project or the Python of the tests."""
     ours = ("AIRFLOW", "DEEPSHI", "PYTHON", "VIRTUAL_ENV", "COV_", "COVERAGE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     here = str(Path(sys.executable).parent)
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def steps(python: str, port: int) -> Iterator[str]:
-    """The page as one script: shell as it stands, and files under the names that their captions give.
+    """The page as one script: its shell commands, and files with the names in their captions.
 
     Only the port is another one, because somebody may use that of the page, and the interpreter is the one that runs
     the tests, because the machine's own may be one that the page does not allow.
@@ -57,7 +57,7 @@ def steps(python: str, port: int) -> Iterator[str]:
             yield f"mkdir -p {Path(name).parent}\ncat > {name} <<'END_OF_FILE'\n{block.included()}END_OF_FILE\n"
 
 
-def test_the_page_works_word_for_word(wheels: Path, tmp_path: Path) -> None:
+def test_the_page_works_literally(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "empty"
     home.mkdir()
     # pip and uv find the wheel here, and the versions that the project was tested with.
@@ -87,7 +87,7 @@ def test_the_page_works_word_for_word(wheels: Path, tmp_path: Path) -> None:
     assert "Edit with deepshi-image-1: 1024x768, cost $0.003375525017, stored as file://" in done.stdout
     assert {str(picture.relative_to(home)) for picture in pictures} <= set(done.stdout.splitlines())
 
-    # What ran is the wheel.
+    # The wheel is what ran.
     (package,) = (home / "venv").glob("lib/python*/site-packages/deepshi_provider")
     assert (package / "py.typed").is_file()
     assert str(ROOT / "deepshi_provider") not in done.stdout

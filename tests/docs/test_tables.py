@@ -1,4 +1,4 @@
-"""Tables on the pages say what the code does."""
+"""Tables on the pages match the code."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def tree(kind: type[DeepshiError]) -> list[type[DeepshiError]]:
 
 
 def test_each_exception_is_explained() -> None:
-    told = [name for row in table(DOCS / "errors.md", "exception") for name in names(row[0])]
-    assert set(told) == {kind.__name__ for kind in tree(DeepshiError) if kind.__module__ == exceptions.__name__}
+    listed = [name for row in table(DOCS / "errors.md", "exception") for name in names(row[0])]
+    assert set(listed) == {kind.__name__ for kind in tree(DeepshiError) if kind.__module__ == exceptions.__name__}
 
 
 @pytest.mark.parametrize("row", table(DOCS / "errors.md", "exception"), ids=lambda row: f"{row[0]} {row[2]}")
-def test_errors_are_charged_and_retried_as_the_page_says(row: list[str]) -> None:
+def test_errors_are_charged_and_retried_as_on_the_page(row: list[str]) -> None:
     (name,) = names(row[0])
     kind = getattr(exceptions, name)
     _, _, charged, retried, advice = row
@@ -58,9 +58,9 @@ def test_each_field_of_the_connection_is_explained() -> None:
 
 def test_each_parameter_is_explained() -> None:
     rows = table(DOCS / "generate.md", "parameter")
-    told = {name for row in rows for name in names(row[0])}
+    listed = {name for row in rows for name in names(row[0])}
     parameters = set(inspect.signature(ImageTask.__init__).parameters) - {"self", "kwargs"}
-    assert told == parameters
+    assert listed == parameters
     for row in rows:
         (name, *others) = names(row[0])
         default = inspect.signature(ImageTask.__init__).parameters[name].default

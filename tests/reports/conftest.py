@@ -1,4 +1,4 @@
-"""One run of each DAG of this folder, all in one process; each has an emulator of its own, whose books are compared."""
+"""One run of each DAG of this folder, all in one process, each with its own emulator, whose ledger is compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAGS = ("costly", "too_costly", "hooked")
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one DAG, with the server's own account of it.
+    """One run of one DAG, with the server's ledger of it.
 
     :ivar place: where its connection puts images.
     :ivar taken: USD that the server has taken.
@@ -37,19 +37,19 @@ class Run:
     log: str
 
     def select(self, query: str, *values: str) -> list[Any]:
-        """Ask the database; the query's first value is the DAG's id."""
+        """Query the database; the first parameter is the DAG's id."""
         with closing(sqlite3.connect(self.database)) as database:
             return database.execute(query, (self.dag_id, *values)).fetchall()
 
     def file(self, task_id: str, ending: str) -> str:
-        """The report of a task."""
+        """Return the report file of a task."""
         (name,) = [name for name in self.place.names() if name.endswith(f"/{task_id}/report.{ending}")]
         return self.place.read(name).decode()
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """The runs, by the ids of their DAGs."""
+    """The runs by DAG id."""
     root = tmp_path_factory.mktemp("reports")
     home, dags = root / "airflow", Path(__file__).parent / "dags"
     with contextlib.ExitStack() as running:

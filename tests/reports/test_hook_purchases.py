@@ -1,4 +1,4 @@
-"""The report on a run counts what hooks bought in its plain tasks, to the last digit."""
+"""The report of a run counts the purchases of hooks in its plain tasks to the last digit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Purchases:
-    """What is left of the run.
+    """The outputs of the run.
 
     :ivar reported: XCom ``run_cost_usd`` of each report.
     :ivar price: USD of one picture.
@@ -41,9 +41,9 @@ def bought(runs: dict[str, Run]) -> Purchases:
     return Purchases(run, {task_id: float(value) for task_id, value in rows}, price)
 
 
-def test_the_total_is_what_the_server_took(bought: Purchases) -> None:
+def test_the_total_equals_the_servers_charges(bought: Purchases) -> None:
     report = bought.report("everything")
-    # Fox, owl and boat: two, three (one of the first try), and one picture; one answer was lost.
+    # Fox, owl and boat bought two, three (one in the first try) and one picture; one answer was lost.
     assert len(bought.run.requests) == 2 + 4 + 1, bought.run.log
     assert Decimal(report["cost_usd"]) == 6 * bought.price
     assert (report["images"], report["unknown_outcomes"], report["untold"]) == (6, 1, 0)
@@ -52,7 +52,7 @@ def test_the_total_is_what_the_server_took(bought: Purchases) -> None:
     assert bought.reported["everything"] == float(6 * bought.price)
 
 
-def test_what_hooks_bought_in_a_task_has_a_line_of_its_own(bought: Purchases) -> None:
+def test_purchases_of_hooks_in_a_task_have_their_own_line(bought: Purchases) -> None:
     tasks = [(t["task_id"], t["status"], t["instances"]) for t in bought.report("everything")["tasks"]]
     assert tasks == [("boat", "ended", 1), ("script", "hook", 2)]
     sheets = [i["sheet"] for i in bought.report("everything")["instances"] if i["status"] == "hook"]
@@ -71,7 +71,7 @@ def test_what_hooks_bought_in_a_task_has_a_line_of_its_own(bought: Purchases) ->
     assert page.count('<td class="text">hook</td>') == 1 + 2
 
 
-def test_a_report_on_named_tasks_counts_the_hooks_of_these_alone(bought: Purchases) -> None:
+def test_a_report_on_named_tasks_counts_only_their_hooks(bought: Purchases) -> None:
     assert bought.reported["only_boat"] == float(bought.price)
     assert bought.reported["only_script"] == float(5 * bought.price)
     assert [task["status"] for task in bought.report("only_script")["tasks"]] == ["hook"]

@@ -1,4 +1,4 @@
-"""Report, XComs and the server's own ledger agree about real DAG runs to the last digit."""
+"""Report, XComs and the server's ledger agree on real DAG runs to the last digit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.reports.conftest import Run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
-#: The first blocking, the second deferred.
+#: A blocking and a deferred DAG.
 DAGS = ["costly", "too_costly"]
 
 
@@ -34,7 +34,7 @@ def states(run: Run) -> dict[str, Counter[str]]:
 
 
 def known(run: Run, prompt: str | None = None) -> Decimal:
-    """What the server took, but for the one answer that was lost."""
+    """What the server charged, except for the one lost answer."""
     costs = [r["cost_usd"] for r in run.requests if r["fault"] != "cut" and prompt in (None, r["prompt"])]
     return sum((Decimal(cost) for cost in costs if cost), Decimal(0))
 
@@ -44,7 +44,7 @@ def run(request: pytest.FixtureRequest, runs: dict[str, Run]) -> Run:
     return runs[request.param]
 
 
-def test_the_run_went_as_it_should(run: Run) -> None:
+def test_the_run_ended_as_expected(run: Run) -> None:
     end = "success" if run.dag_id == "costly" else "failed"
     assert states(run) == {
         "boats": {"success": 3},
@@ -75,7 +75,7 @@ def test_report_agrees_with_the_servers_ledger_to_the_last_digit(run: Run) -> No
     assert {model["model"]: Decimal(model["cost_usd"]) for model in report["models"]} == by_model
 
 
-def test_each_task_has_its_part_failed_tries_included(run: Run) -> None:
+def test_each_task_has_its_share_including_failed_tries(run: Run) -> None:
     tasks = {task["task_id"]: task for task in json.loads(run.file("report", "json"))["tasks"]}
     assert list(tasks) == ["boats", "blue", "catalog", "refused", "never", "animal"]
     boats = sum(known(run, prompt) for prompt in ("a red boat", "a spoilt boat", "a lost boat"))
@@ -107,7 +107,7 @@ def test_sheets_and_numbers_in_xcom_agree(run: Run) -> None:
     assert sheets["blue", -1].operation == "edit"
 
 
-def test_csv_and_page_say_the_same(run: Run) -> None:
+def test_csv_and_page_agree(run: Run) -> None:
     lines = list(csv.DictReader(io.StringIO(run.file("report", "csv"))))
     assert sum((Decimal(line["cost_usd"] or 0) for line in lines), Decimal(0)) == known(run)
     assert sum(int(line["images"] or 0) for line in lines) == 19
@@ -117,7 +117,7 @@ def test_csv_and_page_say_the_same(run: Run) -> None:
     assert "<script" not in page
 
 
-def test_limits_are_looked_at_after_the_report_is_written(run: Run) -> None:
+def test_limits_are_checked_after_the_report_is_written(run: Run) -> None:
     words = f"This run has cost at least ${known(run):f}, up to about ${run.taken:f} (1 unknown outcome)"
     assert f"{words}, more than warn_cost_usd" in run.log
     exceeded = f"{words}, more than max_cost_usd $0.01. Report: {run.place.uri}/too_costly/"
@@ -130,8 +130,8 @@ def test_a_failed_image_task_fails_the_run(run: Run) -> None:
     assert (failed in run.log) == (run.dag_id != "costly")
 
 
-def test_entries_of_the_run_ledger_say_the_same(run: Run) -> None:
-    """Of several entries of a task the greatest counts: a later try cannot know which one an earlier try left."""
+def test_entries_of_the_run_ledger_agree(run: Run) -> None:
+    """If a task has several entries, the largest counts: a later try cannot know which one an earlier try left."""
     greatest: dict[str, tuple[Decimal, Decimal, int]] = {}
     for name in (name.rpartition("/")[2] for name in run.place.names() if name.startswith("_deepshi_runs/")):
         spent, *doubt = name.partition(".")[2].removesuffix(".json").split("_")

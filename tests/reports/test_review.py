@@ -1,4 +1,4 @@
-"""What a person reads before choosing, as a Markdown parser reads it."""
+"""The text of a review, as a Markdown parser reads it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_prompts_and_keys_stay_text(rows: list[tuple[str, str, str | None]]) -> 
     assert headers == [label(n) for n in range(len(rows))]
 
 
-def test_a_decision_says_of_each_image_whether_it_was_chosen() -> None:
+def test_a_decision_records_for_each_image_whether_it_was_chosen() -> None:
     review = Review(images=[ReviewImage(uri=f"file:///a/{n}.png", media_type="image/png") for n in range(3)])
     assert [image.chosen for image in review.images] == [None] * 3
     assert [image.chosen for image in review.decided([1]).images] == [False, True, False]

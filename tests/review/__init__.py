@@ -1,1 +1,1 @@
-"""A package, so that what starts an Airflow for all its tests stops it with the last of them."""
+"""A package, so that the fixture that starts Airflow for all its tests ends after the last of them."""

@@ -38,7 +38,7 @@ def reviewing(tmp_path_factory: pytest.TempPathFactory, seaweedfs_process: Seawe
                 ),
                 "AIRFLOW_CONN_DEEPSHI_S3_ENV": deepshi.connection_json(output_uri="s3://images/of-environment"),
                 "AIRFLOW_CONN_S3_TEST": s3.airflow_connection_json(),
-                # What boto3 finds without a connection.
+                # The credentials that boto3 finds without a connection.
                 "AWS_ACCESS_KEY_ID": s3.access_key,
                 "AWS_SECRET_ACCESS_KEY": s3.secret_key,
                 "AWS_ENDPOINT_URL": s3.endpoint_url,

@@ -1,4 +1,4 @@
-"""Runs that wait for a person, and what that person does, in the words of the tests."""
+"""Helpers that start runs with a review and answer it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reviewing:
     clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     def start(self, dag_id: str) -> Run:
-        """Start a run and wait until its review waits."""
+        """Start a run and wait until its review waits for an answer."""
         run = self.begin(dag_id)
         run.wait()
         return run
@@ -37,7 +37,7 @@ class Reviewing:
         return Run(world=self, dag_id=dag_id, run_id=self.airflow.trigger(dag_id))
 
     def client(self, user: str) -> httpx.Client:
-        """A client that is logged in by cookie, as a browser is."""
+        """Return a client logged in by cookie, like a browser."""
         if user not in self.clients:
             cookies = {"_token": self.airflow.token(user)}
             self.clients[user] = httpx.Client(
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Where Airflow's UI asks."""
+        """The path of the review in Airflow's UI."""
         return f"/dags/{self.dag_id}/runs/{quote(self.run_id, safe='')}/tasks/review/required_actions"
 
     def wait(self, *map_indexes: int) -> None:
@@ -80,11 +80,11 @@ class Run:
         wait_for("the end of their processes", 180, ended)
 
     def detail(self, map_index: int = -1) -> Json:
-        """What Airflow keeps of the question and its answer."""
+        """Airflow's record of the review and its answer."""
         return self.world.airflow.get(self._detail(map_index))
 
     def answer(self, *options: str, user: str = "admin", map_index: int = -1) -> httpx.Response:
-        """Answer as a user does through the API."""
+        """Answer through the API."""
         path = f"/api/v2{self._detail(map_index)}"
         return self.world.client(user).patch(path, json={"chosen_options": options, "params_input": {}})
 
@@ -100,7 +100,7 @@ class Run:
         return found
 
     def marks(self) -> list[tuple[str, str | None]]:
-        """The images that the page shows of the run's other tasks, and what it says of their reviews."""
+        """Return the images of the run's other tasks on the page, and their review status."""
         query = {"dag_id": self.dag_id, "run_id": self.run_id, "limit": "100"}
         answer = self.world.client("admin").get("/deepshi-costs/gallery", params=query).raise_for_status()
         return sorted((p["uri"], p["review"]) for p in answer.json()["pictures"] if p["task_id"] != "edit")

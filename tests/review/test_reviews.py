@@ -1,4 +1,4 @@
-"""People who look at pictures in a real Airflow: in a browser, and through the API."""
+"""Reviews of pictures in a real Airflow, in a browser and through the API."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.review.reviewing import WAITING, Reviewing, Run
 pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
 
 PLACES = ["file", "s3", "s3_of_environment"]
-#: Under load a first view of Airflow's UI takes long.
+#: The first view of Airflow's UI is slow on a busy machine.
 PATIENCE_MS = 60_000
-#: A directory for pictures of what the tests see; ``docs/images/review.png`` is one of them.
+#: A directory for screenshots of the tests; ``docs/images/review.png`` is one of them.
 PICTURES = os.environ.get("DEEPSHI_TEST_PICTURES")
 
 
 @pytest.fixture
 def opened(reviewing: Reviewing, chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Returns a function that opens a run's question as a logged-in user."""
+    """Return a function that opens a run's review as a logged-in user."""
     contexts = []
 
     def open_page(run: Run, user: str = "admin") -> Page:
@@ -44,7 +44,7 @@ def opened(reviewing: Reviewing, chromium: Browser) -> Iterator[Callable[..., Pa
 
 
 def shown_images(page: Page) -> list[dict[str, Any]]:
-    """Wait for the images of the question and return what the browser knows of each."""
+    """Wait for the images of the review and return the browser's properties of each."""
     images = page.locator("img[alt^='Image ']")
     expect(images.first).to_be_visible(timeout=PATIENCE_MS)
     found = []
@@ -55,7 +55,7 @@ def shown_images(page: Page) -> list[dict[str, Any]]:
 
 
 def respond(page: Page, *options: str) -> None:
-    """Choose options and send them."""
+    """Select options and submit them."""
     field = page.locator("input[role=combobox]").last
     for option in options:
         field.fill(option)
@@ -70,9 +70,7 @@ def picture(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_edit_gets_the_two_images_that_were_chosen(
-    place: str, reviewing: Reviewing, opened: Callable[..., Page]
-) -> None:
+def test_the_edit_gets_the_two_chosen_images(place: str, reviewing: Reviewing, opened: Callable[..., Page]) -> None:
     run = reviewing.start(f"review_{place}")
     drawn = run.result("draw")
     page = opened(run)
@@ -101,7 +99,7 @@ def test_the_edit_gets_the_two_images_that_were_chosen(
     ]
 
 
-def test_what_follows_is_skipped_after_a_rejection_and_who_is_not_assigned_has_no_say(reviewing: Reviewing) -> None:
+def test_a_rejection_skips_downstream_tasks_and_only_assigned_users_may_answer(reviewing: Reviewing) -> None:
     run = reviewing.start("review_s3")
 
     assert run.answer("Approve", user="user").status_code == 403
@@ -127,7 +125,7 @@ def test_what_follows_is_skipped_after_a_rejection_and_who_is_not_assigned_has_n
         ("None", {"draw": "success", "review": "failed", "edit": "upstream_failed"}, None),
     ],
 )
-def test_the_default_decides_when_nobody_answers_in_time(
+def test_the_default_is_used_if_nobody_answers_in_time(
     default: str, states: dict[str, str], chosen: int | None, reviewing: Reviewing
 ) -> None:
     run = reviewing.begin(f"late_{default}")
@@ -141,7 +139,7 @@ def test_the_default_decides_when_nobody_answers_in_time(
 
 
 @pytest.mark.parametrize(("default", "state", "images"), [("Approve", "success", [4]), ("Reject", "skipped", [])])
-def test_consumers_of_an_outlet_hear_of_chosen_images_alone(
+def test_consumers_of_an_outlet_get_only_chosen_images(
     default: str, state: str, images: list[int], reviewing: Reviewing
 ) -> None:
     run = reviewing.begin(f"shop_{default}")
@@ -174,7 +172,7 @@ def test_rows_of_a_batch_are_shown_with_prompts_that_stay_text(
     assert [mark for _, mark in run.marks()] == ["rejected", "chosen", "rejected"]
 
 
-def test_one_image_has_two_buttons_and_mapped_reviews_are_apart(
+def test_one_image_has_two_buttons_and_mapped_reviews_are_separate(
     reviewing: Reviewing, opened: Callable[..., Page]
 ) -> None:
     run = reviewing.begin("review_each")
@@ -194,7 +192,7 @@ def test_one_image_has_two_buttons_and_mapped_reviews_are_apart(
     assert run.marks() == sorted([(drawn[0], "chosen"), (drawn[1], "rejected")])
 
 
-def test_answers_that_contradict_themselves_choose_nothing(reviewing: Reviewing) -> None:
+def test_contradictory_answers_choose_nothing(reviewing: Reviewing) -> None:
     run = reviewing.start("review_file")
     assert run.answer("Image 1", "Reject").status_code == 200
     assert run.end() == "failed"
@@ -203,8 +201,8 @@ def test_answers_that_contradict_themselves_choose_nothing(reviewing: Reviewing)
     assert {mark for _, mark in run.marks()} == {None}
 
 
-def test_images_that_changed_while_they_were_looked_at_are_not_chosen(reviewing: Reviewing) -> None:
-    """The task that made them ran again, so the person saw others than those that would go on."""
+def test_images_that_changed_during_the_review_are_not_chosen(reviewing: Reviewing) -> None:
+    """The task that made them ran again, so the reviewer saw other images than those that would be passed on."""
     run = reviewing.start("review_file")
     path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/draw/xcomEntries/return_value"
     drawn = run.result("draw")
@@ -215,13 +213,13 @@ def test_images_that_changed_while_they_were_looked_at_are_not_chosen(reviewing:
     assert "The images have changed since they were shown" in run.log()
 
 
-def test_without_images_nobody_is_asked(reviewing: Reviewing) -> None:
+def test_without_images_there_is_no_review(reviewing: Reviewing) -> None:
     run = reviewing.begin("review_of_nothing")
     assert run.end() == "success"
     assert run.states() == {"nothing": "success", "review": "skipped"}
 
 
-def test_images_of_a_review_are_only_for_who_may_read_its_xcoms(reviewing: Reviewing) -> None:
+def test_images_of_a_review_need_the_right_to_read_its_xcoms(reviewing: Reviewing) -> None:
     run = reviewing.start("review_file")
     task = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "review", "number": "0", "review": "true"}
     answer = reviewing.client("viewer").get("/deepshi-costs/image", params=task)

@@ -1,4 +1,4 @@
-"""A run with everything that costs: a mapped task of which one index is charged twice, an edit, a batch, a report."""
+"""A run with all kinds of costs: a mapped task with one index charged twice, an edit, a batch, a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGAIN: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(0)}
 
 
 def costly(dag_id: str, *, deferrable: bool, fails: bool = False, max_cost_usd: str | None = None) -> None:
-    """Make the DAG; its report has to be of the last task."""
+    """Create the DAG, with the report as its last task."""
     with DAG(dag_id, schedule=None):
         boats = DeepshiGenerateImageOperator.partial(task_id="boats", deferrable=deferrable, **AGAIN, **SMALL).expand(
             prompt=["a red boat", "a spoilt boat", "a lost boat"]
@@ -49,7 +49,7 @@ def costly(dag_id: str, *, deferrable: bool, fails: bool = False, max_cost_usd: 
         @task.skip_if(lambda _: True)
         @task
         def other() -> None:
-            """No image task."""
+            """A task without images."""
 
         refused = DeepshiGenerateImageOperator(
             task_id="refused", prompt="a refused boat", trigger_rule="all_done", **SMALL

@@ -1,4 +1,4 @@
-"""A run in which plain tasks buy pictures with a hook, beside an image task."""
+"""A run with an image task and plain tasks that buy pictures with a hook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ with DAG("hooked", schedule=None):
 
     @task(retries=1, retry_delay=timedelta(0))
     def script(animal: str) -> None:
-        """Two pictures; those of the try before are bought again."""
+        """Buy two pictures; each try buys them again."""
         buy(animal)
         buy(f"{animal} in the snow")
 

@@ -1,4 +1,4 @@
-"""Four pictures, a person, and what follows: on files and on S3, in time and too late."""
+"""Four pictures, a review and downstream tasks, with files and S3, in time and too late."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepshi_provider.operators.review import DeepshiReviewOperator
 
 ADMIN = {"id": "admin", "name": "admin"}
 FOUR: dict[str, Any] = {"model": "nano-banana-2", "aspect_ratio": "1:1", "n": 4}
-#: Nothing in it may be read as Markdown, and nothing in it may end the table that it stands in.
+#: A prompt that must neither be read as Markdown nor end its table.
 STRANGE = "a `boat` | ![x](https://example.com/x.png) <img src=x onerror=alert(1)>\n# [red](javascript:alert(2)) ``` |"
 
 for place, conn_id in (("file", "deepshi_default"), ("s3", "deepshi_s3"), ("s3_of_environment", "deepshi_s3_env")):
