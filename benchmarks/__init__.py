@@ -1,1 +1,1 @@
-"""Measurements of the provider beside what people would use instead; ``python -m benchmarks`` runs them."""
+"""Benchmarks of the provider and its alternatives; ``python -m benchmarks`` runs them."""

@@ -1,4 +1,4 @@
-"""Run the measurements and write ``docs/performance.md`` from them: ``make bench``.
+"""Run the benchmarks and write ``docs/performance.md`` from the results: ``make bench``.
 
 Each measurement is a process of its own; so is the server, which is behind TLS for all clients, as Deepshi is; one size
 is measured over plain HTTP too. ``--quick`` runs everything small and once.
@@ -31,7 +31,7 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Measure, keep the figures, and write the page."""
+    """Measure, save the figures, and write the page."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
     parser.add_argument("--runs", type=int, default=5)
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
     begun = time.monotonic()
-    for package in ("deepshi_provider", "benchmarks"):  # as pip does when it installs
+    for package in ("deepshi_provider", "benchmarks"):  # like pip at installation
         compileall.compile_dir(ROOT / package, quiet=1)
     sizes = (4096, MIB // 4) if quick else (4096, MIB, 18 * MIB)
     stored = () if quick else (2 * MIB,)
@@ -97,7 +97,7 @@ def _through_airflow(
 
 @contextlib.contextmanager
 def _server(sizes: tuple[int, ...]) -> Iterator[tuple[Path, dict[str, str], dict[str, str]]]:
-    """Start the server; yield the directory of its answers, and its clients' environments over TLS and without."""
+    """Start the server; yield the directory of its answers, and the clients' environments with and without TLS."""
     with tempfile.TemporaryDirectory(prefix="deepshi-bench-") as name:
         directory = Path(name)
         for size in {4096, *sizes}:
@@ -129,14 +129,14 @@ def _environment(url: str, directory: Path) -> dict[str, str]:
         "AIRFLOW_CONN_DEEPSHI_DEFAULT": json.dumps(connection),
         "AIRFLOW_CONN_BENCH_HTTP": json.dumps({"conn_type": "http", "host": url}),
         "BENCH_URL": url,
-        # Whom the other clients trust.
+        # The certificates that the other clients trust.
         "SSL_CERT_FILE": ca_file,
         "REQUESTS_CA_BUNDLE": ca_file,
     }
 
 
 def _json(module: str, *arguments: str, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Run a program that prints JSON, a line for each measurement; echo the lines."""
+    """Run a program that prints a line of JSON for each measurement; echo the lines."""
     found = []
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:

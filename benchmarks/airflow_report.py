@@ -17,14 +17,14 @@ NAMES = {
     "http_blocking": "HttpOperator",
     "http_deferred": "HttpOperator, deferred",
 }
-#: The first so many are the provider's.
+#: Number of leading entries that are the provider's.
 OURS = 5
-#: The batch that the targets are about.
+#: The batch for which there are targets.
 BATCH = "batch_200"
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Return what was wanted of the batch."""
+    """Return the targets for the batch."""
     batch, blocking, deferred = (_runs(rows, way) for way in (BATCH, "http_blocking", "http_deferred"))
     ours, ours_deferred = (_runs(rows, way) for way in ("mapped_blocking", "mapped_deferred"))
     faster = ratio(batch, blocking, "per_minute")
@@ -53,7 +53,7 @@ def targets(rows: list[Row]) -> list[Target]:
 
 
 def rates(rows: list[Row]) -> dict[str, float]:
-    """Return pictures per minute of each way, by its name."""
+    """Return pictures per minute of each way by name."""
     return {name: middle(_runs(rows, way), "per_minute") for way, name in NAMES.items()}
 
 
@@ -88,7 +88,7 @@ def section(result: dict[str, Any]) -> str:
 
 
 def _runs(rows: list[Row], way: str) -> list[Row]:
-    """Return the runs of one way, with figures per picture."""
+    """Return the runs of a way, with figures per picture."""
     runs = [row for row in rows if row["way"] == way]
     each = ("rows", "used_bytes", "file_bytes", "tasks_cpu_s", "api_cpu_s")
     return [

@@ -21,7 +21,7 @@ from benchmarks.meter import metered
 
 
 def _pictures(size: int, concurrency: int) -> int:
-    """How many pictures one measurement makes: enough to be measured."""
+    """Return the number of pictures for one measurement."""
     return max(concurrency, 4 if size > 4 * 2**20 else 64)
 
 
@@ -54,7 +54,7 @@ async def _measure(name: str, url: str, directory: Path, size: int, concurrency:
 
 
 def _in_a_fork(*arguments: Any) -> dict[str, Any]:
-    """Measure in a fork of this process; nothing that one measurement leaves in memory is there in the next."""
+    """Measure in a fork of this process, so that measurements do not share memory."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -68,8 +68,8 @@ def _in_a_fork(*arguments: Any) -> dict[str, Any]:
         finally:
             os._exit(status)
     os.close(writing)
-    with os.fdopen(reading) as said:
-        text = said.read()
+    with os.fdopen(reading) as output:
+        text = output.read()
     os.waitpid(child, 0)
     if not text:
         raise RuntimeError(f"A measurement ended without a result: {arguments}")

@@ -1,4 +1,4 @@
-"""How fast the server is with clients that only read: what bounds every other figure."""
+"""The speed of the server with clients that only read, which is the limit for all other figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 def ceiling(url: str, ca_file: str, size: int, connections: int) -> float:
-    """Return GiB of pictures per second that the server sends over TLS to readers that throw them away."""
+    """Return GiB of pictures per second that the server sends over TLS to clients that discard them."""
     context = ssl.create_default_context(cafile=ca_file)
     with ThreadPoolExecutor(min(8, connections)) as pool:
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The ways of getting a picture from the API that are compared. Each is one coroutine per picture."""
+"""The compared clients of the API, each a coroutine per picture."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal.entries import Owner
 
-#: Makes one picture; its arguments are the picture's number, its length in bytes, and the directory that it goes to.
+#: Makes one picture; the arguments are its number, its length in bytes, and its directory.
 Make = Callable[[int, int, Path], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
 async def provider(url: str, directory: Path) -> AsyncIterator[Make]:
-    """This provider's job path, as the triggerer awaits it: to ``file://``, with claim, record and manifest."""
+    """This provider's job, as the triggerer awaits it: to ``file://``, with claim, record and manifest."""
 
     async def make(number: int, size: int, to: Path) -> None:
         job = Job(
@@ -44,7 +44,7 @@ async def provider(url: str, directory: Path) -> AsyncIterator[Make]:
 
 @contextlib.asynccontextmanager
 async def sdk(url: str, directory: Path) -> AsyncIterator[Make]:
-    """``openai.AsyncOpenAI``, streaming, then ``base64``, then a file: what the vendor's documentation shows."""
+    """``openai.AsyncOpenAI`` as in the vendor's documentation: streaming, then ``base64``, then a file."""
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-bf-bench", max_retries=0) as client:
 
         async def make(number: int, size: int, to: Path) -> None:
@@ -58,7 +58,7 @@ async def sdk(url: str, directory: Path) -> AsyncIterator[Make]:
 
 @contextlib.asynccontextmanager
 async def http_trigger(url: str, directory: Path) -> AsyncIterator[Make]:
-    """The http provider's trigger up to its event, which carries the body; a worker would still have to decode it."""
+    """The http provider's trigger up to its event, which contains the body; a worker would still have to decode it."""
 
     async def make(number: int, size: int, to: Path) -> None:
         trigger = HttpTrigger(
@@ -77,7 +77,7 @@ async def http_trigger(url: str, directory: Path) -> AsyncIterator[Make]:
 
 @contextlib.asynccontextmanager
 async def floor(url: str, directory: Path) -> AsyncIterator[Make]:
-    """The least that can be done: the provider's transport reads and discards, and the picture is written once."""
+    """The minimum: the provider's transport reads and discards, and the picture is written once."""
     settings = await DeepshiHook().asettings()
     async with settings.new_client() as client:
         pictures: dict[int, bytes] = {}

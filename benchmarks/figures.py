@@ -1,4 +1,4 @@
-"""Figures of several runs → one."""
+"""Combines the figures of several runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch costs with the number of its rows. One process per batch: ``python -m benchmarks.growth ROWS``.
+"""Time and memory of a batch by its number of rows. One process per batch: ``python -m benchmarks.growth ROWS``.
 
 The server answers at once, so all the time that passes is the provider's own. Prints one JSON object: the first run,
 and ``rerun_…``, in which every row finds its picture.
@@ -25,7 +25,7 @@ from deepshi_provider.journal.entries import Owner
 async def buy(
     prompts: Sequence[str], to: str, run_id: str, *, conn_id: str | None = None, max_concurrency: int = 8
 ) -> int:
-    """Buy a picture for each prompt in one batch; return how many were bought now.
+    """Buy a picture for each prompt in one batch; return the number of new ones.
 
     :param conn_id: Airflow connection of the store that ``to`` is in.
     """

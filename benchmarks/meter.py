@@ -1,4 +1,4 @@
-"""What a piece of work costs its own process: memory, processor time, and how long the event loop was kept waiting."""
+"""The cost of a block to its process: memory, processor time, and delays of the event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-#: Seconds between two looks at the event loop.
+#: Seconds between two samples of the event loop's delay.
 _TICK = 0.005
 
 
 @contextlib.asynccontextmanager
 async def metered() -> AsyncIterator[dict[str, Any]]:
-    """Measure the block; afterwards the dictionary holds the figures.
+    """Measure the block; afterwards the dictionary contains the figures.
 
     ``wall_s`` and ``cpu_s`` (all threads, system calls included), ``memory_mb`` (peak over what was resident before, MB
     of 10**6 bytes), ``delay_p99_ms`` and ``delay_max_ms`` of the event loop.
@@ -27,7 +27,7 @@ async def metered() -> AsyncIterator[dict[str, Any]]:
     gc.collect()
     before = _kilobytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240 -- resets the peak (proc(5))
-    delays = array("d")  # a list would take a part of the memory that is measured
+    delays = array("d")  # a list would affect the measured memory
     watch = asyncio.create_task(_watch(delays))
     await asyncio.sleep(0)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -44,10 +44,10 @@ async def metered() -> AsyncIterator[dict[str, Any]]:
 
 
 async def _watch(delays: array[float]) -> None:
-    """Collect how much later than asked the loop wakes this up.
+    """Collect the delays with which the loop wakes this coroutine up.
 
-    A long delay counts once for each look that it swallowed: otherwise a loop that is always blocked would show one
-    sample in which it was not seen to answer.
+    A long delay counts once for each sample that it covers: otherwise a loop that is always blocked would have a single
+    sample.
     """
     while True:
         due = time.perf_counter() + _TICK

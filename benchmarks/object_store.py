@@ -1,4 +1,4 @@
-"""A batch into a distant object store, beside the same batch into a local directory.
+"""A batch into a distant object store, compared with the same batch into a local directory.
 
 ``python -m benchmarks.object_store DIRECTORY RUNS SIZE:PICTURES:SECONDS …`` prints a JSON object for each run of each
 cell: :data:`AT_ONCE` requests are in flight, each answered after so many seconds with a picture of this length (bytes).
@@ -49,7 +49,7 @@ def _calls(proxy: subprocess.Popen[str]) -> int:
 
 
 def main() -> None:
-    """Measure as often as asked; the cells take turns."""
+    """Measure all cells in each of the runs."""
     directory, runs, *cells = sys.argv[1:]
     with SeaweedFS(Path(directory, "s3")) as s3:
         command = [sys.executable, "-m", "benchmarks.slow_store", s3.endpoint_url.rpartition(":")[2]]

@@ -1,4 +1,4 @@
-"""The mapped operator of the http provider, which its two DAGs share."""
+"""The mapped operator of the http provider, for its two DAGs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PNG files of an exact length, and the answers that carry them, made once and kept as files."""
+"""PNG files of an exact length and the answers with them, created once as files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH = 1024
 
 
 def png(size_bytes: int) -> bytes:
-    """Return a whole PNG of noise that is exactly this long; at least 4 KiB."""
+    """Return a valid PNG of noise with exactly this length, at least 4 KiB."""
     row = 1 + 3 * _WIDTH
     height = max(1, (size_bytes - 1024) * 1000 // (row * 1001))
     noise = random.Random(size_bytes)  # noqa: S311 -- the same noise in every run

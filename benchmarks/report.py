@@ -1,4 +1,4 @@
-"""Figures → ``docs/performance.md``: tables, a plot, and the targets with what was measured."""
+"""Writes ``docs/performance.md`` from the figures: tables, plots, and the targets with their results."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _largest(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _second_largest(results: dict[str, Any]) -> tuple[int, int]:
-    """Return the size below the largest, and how many at once at most."""
+    """Return the second largest size, and its highest concurrency."""
     cells = {(row["size"], row["concurrency"]) for row in results["answers"]}
     size = sorted({size for size, _ in cells})[-2]
     return size, max(concurrency for other, concurrency in cells if other == size)

@@ -1,9 +1,8 @@
-"""A server that only sends prebuilt answers: its own cost is small, so that clients are what is seen.
+"""A server that only sends prebuilt answers, and so uses little processor time beside the clients.
 
-``python -m benchmarks.server DIRECTORY`` prints its ports, of HTTPS and of HTTP, and puts ``ca.pem``, which vouches for
-it, into the directory. A prompt that says ``<n> bytes`` is answered with the files
-of that length which :func:`benchmarks.pictures.write_answers` has put into the directory, after ``<seconds> s`` if it
-says so.
+``python -m benchmarks.server DIRECTORY`` prints its ports for HTTPS and HTTP, and writes the certificate of its
+authority to ``ca.pem`` in the directory. A prompt with ``<n> bytes`` is answered with the files of that length from
+:func:`benchmarks.pictures.write_answers` in the directory, after ``<seconds> s`` if the prompt contains that.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _BYTES = re.compile(rb"(\d+) bytes")
 _SECONDS = re.compile(rb"([\d.]+) s\b")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
-#: Bytes that are encrypted at once.
+#: Bytes per encryption call.
 _PIECE = 256 * 1024
 _CONTENT_TYPES = {".json": "application/json", ".sse": "text/event-stream"}
 _MODELS = json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]}).encode()
@@ -50,7 +49,7 @@ async def _answer(directory: Path, head: bytes, body: bytes, writer: asyncio.Str
     size = _BYTES.search(body)
     path = directory / f"{size[1].decode() if size else 0}.{'sse' if _STREAM.search(body) else 'json'}"
     writer.write(_head(_CONTENT_TYPES[path.suffix], path.stat().st_size))
-    if writer.get_extra_info("ssl_object"):  # for which asyncio's sendfile reads 16 KiB at a time
+    if writer.get_extra_info("ssl_object"):  # where asyncio's sendfile reads 16 KiB at a time
         content = memoryview(_content(path))
         for start in range(0, len(content), _PIECE):
             writer.write(content[start : start + _PIECE])

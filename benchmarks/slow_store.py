@@ -1,7 +1,7 @@
-"""A distant object store: a proxy that lets each call of S3 wait, and each connection carry only so much.
+"""A distant object store: a proxy that delays each S3 call and limits the bandwidth of each connection.
 
-``python -m benchmarks.slow_store PORT`` prints its own port; for each line on its standard input it prints how many
-calls there were so far.
+``python -m benchmarks.slow_store PORT`` prints its own port; for each line on its standard input it prints the number
+of calls so far.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-#: Seconds that each call waits.
+#: Delay of each call in seconds.
 DELAY = 0.05
 #: Bytes per second of each connection, in each direction.
 RATE = 80e6
@@ -20,7 +20,7 @@ _PIECE = 256 * 1024
 
 
 class _Connection:
-    """One connection of a client, and its own to the server."""
+    """A client's connection, and the matching one to the server."""
 
     calls = 0
 
@@ -28,7 +28,7 @@ class _Connection:
         self._may_call = True
 
     async def serve(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry bytes both ways until one side ends."""
+        """Forward bytes both ways until one side closes."""
         upstream, to_upstream = await asyncio.open_connection("127.0.0.1", port, limit=_PIECE)
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(self._requests(reader, to_upstream), self._answers(upstream, writer))
@@ -44,7 +44,7 @@ class _Connection:
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_PIECE):
-            # After that the client goes on with the same call.
+            # After that the client continues the same call.
             self._may_call = not data.startswith(b"HTTP/1.1 100")
             await _carry(data, writer)
         writer.close()

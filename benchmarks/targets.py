@@ -1,4 +1,4 @@
-"""What was wanted, beside what was found."""
+"""Targets and their measured values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One measure and its bound.
+    """A measured value and its bound.
 
-    :param form: how the figure is written.
-    :param at_least: whether the bound is a lower one.
+    :param form: format of the figure.
+    :param at_least: whether the bound is a minimum.
     """
 
     what: str

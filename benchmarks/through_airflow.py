@@ -1,4 +1,4 @@
-"""Many pictures through a whole Airflow: how fast they come, and what they leave in the metadata database.
+"""Many pictures through a whole Airflow: their rate, and their traces in the metadata database.
 
 ``python -m benchmarks.through_airflow URL DIRECTORY RUNS PICTURES SIZE SECONDS`` prints one JSON object per run and way
 of making them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, or fewer by the slow ways.
@@ -24,16 +24,16 @@ from tests.services.airflow import Airflow
 from tests.services.airflow_api import TERMINAL_RUN_STATES
 from tests.support.waiting import wait_for
 
-#: Tasks that Airflow runs at once: as many as its defaults allow a DAG.
+#: Concurrent tasks in Airflow: the default limit for a DAG.
 PARALLELISM = 16
-#: Seconds that one way may take.
+#: Timeout in seconds for one way.
 _PATIENCE = 600.0
 
 
 def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -> dict[str, Any]:
     """Run one DAG to its end.
 
-    ``wall_s`` is the run's duration as Airflow tells it, and ``waited_s`` the time from its request to its begin;
+    ``wall_s`` is the run's duration in Airflow, and ``waited_s`` the time from its request to its start;
     ``rows`` and ``used_bytes`` are what the database holds more than before, and ``file_bytes`` is what its file has
     grown by: what was deleted meanwhile is in the last one only. ``tasks_cpu_s`` is the processor time of the
     scheduler with all its tasks, ``api_cpu_s`` that of the API server.
@@ -62,7 +62,7 @@ def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -
 
 
 def _cpu_s(airflow: Airflow) -> dict[str, float]:
-    """Return the seconds of processor time that the scheduler, with all its tasks, and the API server have used."""
+    """Return the processor time in seconds of the scheduler, with all its tasks, and of the API server."""
     names = {"scheduler": "tasks_cpu_s", "api-server": "api_cpu_s"}
     return {names[process.name]: _with_children(process.pid) for process in airflow.processes if process.name in names}
 
@@ -71,13 +71,13 @@ def _with_children(pid: int) -> float:
     first = psutil.Process(pid)
     seconds = 0.0
     for process in (first, *first.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # its parent has its time
-            seconds += sum(process.cpu_times()[:4])  # its own, and that of its children which have ended
+        with contextlib.suppress(psutil.NoSuchProcess):  # included in the time of its parent
+            seconds += sum(process.cpu_times()[:4])  # its own, and that of its finished children
     return seconds
 
 
 def _database(path: Path) -> dict[str, int]:
-    """Return the rows of all tables, the bytes that they and their indexes use, and the length of the file."""
+    """Return the number of rows in all tables, the bytes of tables and indexes, and the length of the file."""
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         counts = [database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables]  # noqa: S608
@@ -93,7 +93,7 @@ def _task_logs(airflow: Airflow) -> str:
 
 
 def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
-    """Start an Airflow and run all DAGs, one after another; where the server is, the environment says."""
+    """Start an Airflow and run all DAGs one after another; the server's address is in the environment."""
     with tempfile.TemporaryDirectory(dir=directory, prefix="airflow-", ignore_cleanup_errors=True) as name:
         made = Path(name, "made")
         connection = json.loads(os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
@@ -110,14 +110,14 @@ def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
         dags = Path(__file__).with_name("dags")
         with Airflow(Path(name, "home"), dags, env=environment, parallelism=PARALLELISM) as airflow:
             airflow.wait_for_dag("warm")
-            if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run of all is slow
+            if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run is slow
                 raise RuntimeError(_task_logs(airflow))
             for way in PARTS:
                 print(json.dumps(_measure(airflow, way, made, count(way, pictures), size)), flush=True)
 
 
 def main() -> None:
-    """Measure as often as asked; what one run leaves free in the database, the next one must not find."""
+    """Measure in each of the runs, with a new database, so that none uses free space of an earlier one."""
     directory, *numbers, seconds = sys.argv[1:]
     runs, pictures, size = map(int, numbers)
     for _ in range(runs):

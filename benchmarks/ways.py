@@ -1,10 +1,10 @@
-"""What the DAGs that :mod:`benchmarks.through_airflow` compares have in common; each is a file of its own in ``dags``.
+"""Shared code of the DAGs that :mod:`benchmarks.through_airflow` compares; each is a separate file in ``dags``.
 
-A task imports the whole file of its DAG, so that no way pays for the imports of another.
+A task imports the whole file of its DAG, so separate files keep the imports of the ways apart.
 
-All comes from the environment: ``BENCH_PROMPT`` (which tells the server how to answer), ``BENCH_PICTURES``, and
-``BENCH_MADE``, the directory below which each DAG has its own. The ways without the provider do the least that leaves
-a picture there.
+All settings are in the environment: ``BENCH_PROMPT`` (which selects the server's answer), ``BENCH_PICTURES``, and
+``BENCH_MADE``, the parent of each DAG's directory. The ways without the provider do the minimum that stores a picture
+there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 
-#: Of all pictures, a way makes one part; the slow ones make fewer.
+#: Fraction of all pictures that a way makes; slow ones make fewer.
 PARTS = {
     "batch_8": 4,
     "batch_64": 1,
@@ -24,13 +24,13 @@ PARTS = {
     "mapped_deferred": 8,
     "sdk": 4,
     "http_blocking": 2,
-    # It fills the database, so it comes last: what it leaves free, others would use.
+    # It fills the database, so it comes last: others would use the space that it frees.
     "http_deferred": 8,
 }
 
 
 def count(way: str, pictures: int) -> int:
-    """Return how many of the pictures a way makes."""
+    """Return the number of pictures for a way."""
     return max(1, pictures // PARTS[way])
 
 
@@ -40,7 +40,7 @@ def prompts(way: str) -> list[str]:
     return [f"{os.environ['BENCH_PROMPT']}, row {row}" for row in range(number)]
 
 
-# A failure of Airflow's own, which happens on a loaded machine, must not end the whole measurement.
+# A failure of Airflow on a loaded machine must not end the whole measurement.
 DEFAULTS = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 
 

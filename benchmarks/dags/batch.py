@@ -1,4 +1,4 @@
-"""A batch in one task, with more or less requests at once."""
+"""A batch in one task, with different numbers of concurrent requests."""
 
 from airflow.sdk import DAG
 

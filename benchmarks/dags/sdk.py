@@ -9,7 +9,7 @@ from benchmarks.ways import DEFAULTS, prompts, save
 
 
 def with_the_sdk(prompt: str) -> str:
-    """Make a picture as the vendor's documentation shows it."""
+    """Make a picture as in the vendor's documentation."""
     from openai import OpenAI
 
     with OpenAI(base_url=f"{os.environ['BENCH_URL']}/v1", api_key="sk-bf-bench", max_retries=0) as client:

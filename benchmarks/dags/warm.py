@@ -1,4 +1,4 @@
-"""Makes Airflow ready before anything is measured: the first run is slow, and so is each worker's first task."""
+"""Warms Airflow up before the measurements: the first run is slow, and so is each worker's first task."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from airflow.sdk import DAG, task
 
 @task
 def wait(seconds: float) -> None:
-    """Hold a worker."""
+    """Occupy a worker."""
     time.sleep(seconds)
 
 
 with DAG("warm", schedule=None):
-    # More tasks than run at once, each long enough that all workers get one.
+    # More tasks than run concurrently, each long enough for all workers to get one.
     wait.expand(seconds=[1.0] * 32)
