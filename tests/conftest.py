@@ -19,7 +19,7 @@ import pytest
 
 _HOME = tempfile.TemporaryDirectory(prefix="deepshi-tests-", ignore_cleanup_errors=True)
 os.environ |= {
-    # What is left there, also by processes that were killed, goes with the run; pytest's own directories stay.
+    # Its files, also those of killed processes, are deleted after the run; pytest's directories stay.
     "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()),
     "TMPDIR": _HOME.name,
     "AIRFLOW_HOME": str(Path(_HOME.name, "airflow")),
@@ -35,7 +35,7 @@ MOST_WORKERS = 5
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
 
-# A busy machine is no fault of the code: no deadline, no complaint about slow examples.
+# A busy machine must not fail tests: no deadline, no health check for slow examples.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=60
 )
@@ -55,7 +55,7 @@ __all__ = ["connect", "hook", "local", "log_lines", "new_place", "place", "proxy
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    """Give each file to one worker, and all that start a whole Airflow to the same."""
+    """Assign each file to one worker, and all that start a whole Airflow to the same one."""
     return Scheduling(config, log)
 
 
@@ -66,7 +66,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and refuse a whole Airflow where the scheduler does not know of it."""
+    """Start with the slowest tests, and refuse a whole Airflow in files that the scheduler does not list."""
     items[:] = in_order(items)
     unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) != "airflow"}
     if unknown:
@@ -78,7 +78,7 @@ def _starts_airflow(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what imports have made: tests that count what is left call it often."""
+    """Exclude imported objects from garbage collections, which some tests call often."""
     gc.collect()
     gc.freeze()
 
@@ -90,7 +90,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """What vouches for the tests' own servers."""
+    """The certificate authority of the test servers."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -103,13 +103,13 @@ def emulator_process() -> Iterator[Callable[[str], Emulator]]:
 
 @pytest.fixture
 def scheme() -> str:
-    """How Deepshi is spoken to: over TLS, as the service is. Where the wire itself is tested, plainly too."""
+    """Scheme of requests to Deepshi: TLS, like the service. Tests of the transport also use plain HTTP."""
     return "https"
 
 
 @pytest.fixture
 def emulator(emulator_process: Callable[[str], Emulator], scheme: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The emulator, fresh, as the connection ``deepshi_default``."""
+    """The reset emulator, behind the connection ``deepshi_default``."""
     emulator = emulator_process(scheme)
     emulator.reset()
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json())
@@ -125,7 +125,7 @@ def seaweedfs_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaw
 
 @pytest.fixture
 def s3(seaweedfs_process: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> SeaweedFS:
-    """The S3 server, as the connection ``s3_test``."""
+    """The S3 server, behind the connection ``s3_test``."""
     monkeypatch.setenv("AIRFLOW_CONN_S3_TEST", seaweedfs_process.airflow_connection_json())
     return seaweedfs_process
 

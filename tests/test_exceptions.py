@@ -45,7 +45,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_is_the_same_after_a_journey_as_data(kind: type[DeepshiError]) -> None:
+def test_an_error_survives_serialization(kind: type[DeepshiError]) -> None:
     error = kind("what happened", **FACTS)
     data = json.loads(json.dumps(error.as_data()))
     assert data == {"type": kind.__name__, "message": "what happened", **FACTS, "cost_usd": "0.000135"}
@@ -57,7 +57,7 @@ def test_an_error_is_the_same_after_a_journey_as_data(kind: type[DeepshiError]) 
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_that_knows_little_is_the_same_after_a_journey(kind: type[DeepshiError]) -> None:
+def test_an_error_with_few_fields_survives_serialization(kind: type[DeepshiError]) -> None:
     error = kind("m")
     assert DeepshiError.from_data(error.as_data()).as_data() == error.as_data()
     assert pickle.loads(pickle.dumps(error)).as_data() == error.as_data()  # noqa: S301 -- our own bytes
@@ -69,7 +69,7 @@ def test_an_error_of_a_later_release_is_still_an_error() -> None:
     assert (type(copy), copy.message, copy.charged) == (DeepshiError, "m", "yes")
 
 
-def test_only_what_was_sent_and_answered_may_cost() -> None:
+def test_only_errors_after_sending_may_have_a_cost() -> None:
     costly = {kind.__name__: kind.default_charged for kind in CLASSES if kind.default_charged != "no"}
     assert costly == {
         "OutcomeUnknown": "unknown",
@@ -80,7 +80,7 @@ def test_only_what_was_sent_and_answered_may_cost() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_shows_what_an_engineer_on_call_looks_for() -> None:
+def test_an_error_shows_what_an_engineer_on_call_needs() -> None:
     error = exceptions.RateLimited("Too many requests", **FACTS)
     assert str(error) == (
         "Too many requests [HTTP 429, charged: unknown, code: slow_down, cost: $0.000135, request: req-1]"

@@ -1,4 +1,4 @@
-"""What Airflow learns about the provider, and what it shows of it."""
+"""The provider's metadata in Airflow, and the connection form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 INFO = get_provider_info()
 (CONNECTION_TYPE,) = INFO["connection-types"]
 
-# What the API server answers to the connection form, from a process in which Airflow finds this provider installed.
+# Prints the API server's response for the connection form, from a process in which this provider is installed.
 FORM = """
 import json, pathlib, sys, warnings
 from airflow.exceptions import AirflowProviderDeprecationWarning
@@ -43,14 +43,14 @@ INSTALLED = {
 }
 
 
-def test_metadata_is_what_airflow_expects() -> None:
+def test_metadata_has_the_form_that_airflow_expects() -> None:
     schema = json.loads(importlib.resources.files("airflow").joinpath("provider_info.schema.json").read_text())
     jsonschema.validate(INFO, schema)
     assert INFO["package-name"] == "airflow-provider-deepshi"
 
 
 def test_keys_are_written_with_hyphens() -> None:
-    """An underscore is ignored without a word."""
+    """Airflow silently ignores keys with an underscore."""
 
     def keys(value: Any) -> list[str]:
         if isinstance(value, list):
@@ -76,7 +76,7 @@ def test_all_that_is_named_exists() -> None:
     hook = getattr(importlib.import_module(module), name)
     assert hook is DeepshiHook
     assert (CONNECTION_TYPE["connection-type"], CONNECTION_TYPE["hook-name"]) == (hook.conn_type, hook.hook_name)
-    # Airflow makes a hook of a connection by this argument.
+    # Airflow creates a hook from a connection with this argument.
     assert hook.conn_name_attr in inspect.signature(hook).parameters
 
 
@@ -98,7 +98,7 @@ def test_package_root_imports_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def form(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The connection form as Airflow's API server shows it."""
+    """The connection form from Airflow's API server."""
     folder = tmp_path_factory.mktemp("installed")
     metadata = folder / "airflow_provider_deepshi-0.dist-info"
     metadata.mkdir()
@@ -150,7 +150,7 @@ def test_key_is_hidden_as_airflow_hides_passwords() -> None:
     assert "password" not in CONNECTION_TYPE["ui-field-behaviour"]["hidden-fields"]
 
 
-def test_hook_tells_airflow_3_1_the_same() -> None:
+def test_hook_has_the_same_form_for_airflow_3_1() -> None:
     assert DeepshiHook.get_ui_field_behaviour() == {
         "hidden_fields": ["schema", "login", "port"],
         "relabeling": {"password": "API key", "host": "Base URL"},
@@ -164,7 +164,7 @@ def test_hook_makes_its_widgets_only_when_it_is_asked(monkeypatch: pytest.Monkey
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
     class Fields:
-        """What the API server of Airflow 3.1 puts in the place of wtforms."""
+        """Airflow 3.1's replacement of wtforms in its API server."""
 
         StringField = HookMetaService.MockStringField
         IntegerField = HookMetaService.MockIntegerField

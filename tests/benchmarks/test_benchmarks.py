@@ -13,7 +13,7 @@ from benchmarks.ways import PARTS
 
 
 @pytest.mark.airflow
-@pytest.mark.load  # it takes as long as all other tests with an Airflow together
+@pytest.mark.load  # it takes as long as all other tests with an Airflow
 @pytest.mark.timeout(600)
 def test_quick_run_measures_every_client_and_writes_the_page(tmp_path: Path) -> None:
     results, page = tmp_path / "results.json", tmp_path / "docs" / "performance.md"

@@ -1,4 +1,4 @@
-"""``python -m deepshi_provider check`` finds what a batch would stumble over, for nothing."""
+"""``python -m deepshi_provider check`` finds mistakes in a batch's rows for free."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = ["--default", "model=deepshi-banana-pro"]
 
 @pytest.fixture(autouse=True)
 def nothing_is_bought(emulator: Emulator) -> Iterator[None]:
-    """Every test here asserts it."""
+    """Assert for every test here that it buys nothing."""
     yield
     assert (emulator.requests(), emulator.stats()["cost_usd"]) == ([], "0")
 
@@ -46,9 +46,7 @@ def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, lis
     return code, captured.out.splitlines(), captured.err.strip()
 
 
-def test_a_file_without_fault_says_how_many_images_it_asks_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_valid_file_reports_its_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = "2 rows read, no complaints; rows without complaints request 3 images"
     assert check(capsys, jsonl(tmp_path, *GOOD), *MODEL) == (0, [], summary)
 
@@ -73,7 +71,7 @@ def test_every_complaint_names_its_row(tmp_path: Path, capsys: pytest.CaptureFix
         "row 3: Rows 1 and 3 have the same key 'a'; keys must differ",
         "row 4: prompt is missing or empty",
     ]
-    # Blank lines are no rows.
+    # Blank lines are not rows.
     wrong = "row 5: unknown column 'wide'; put fields of the model into extra_params. Did you mean width? "
     assert complaints[2].startswith(wrong)
     assert complaints[3].startswith("row 6: width: ")
@@ -100,7 +98,7 @@ def test_csv_and_parquet_are_read_as_a_batch_reads_them(tmp_path: Path, capsys: 
         assert check(capsys, file.as_uri(), *MODEL)[0] == 1
 
 
-def test_a_file_that_breaks_off_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_truncated_file_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = jsonl(tmp_path, GOOD[0], "{", "\n", GOOD[1])
     complaint = f"after row 1: {Path(file).as_uri()} is not JSONL: line 2 is not a JSON object"
     code, complaints, _ = check(capsys, file, *MODEL)
@@ -117,7 +115,7 @@ def test_defaults_are_those_of_the_operator(tmp_path: Path, capsys: pytest.Captu
     assert "FIELD=VALUE" in capsys.readouterr().err
 
 
-def test_models_that_the_catalog_does_not_describe_are_let_through(
+def test_models_without_a_description_in_the_catalog_are_allowed(
     emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator.settings(catalog_shape="odd")
@@ -125,23 +123,25 @@ def test_models_that_the_catalog_does_not_describe_are_let_through(
     assert check(capsys, file, *MODEL)[:2] == (0, [])
 
 
-def test_what_is_likely_to_be_a_mistake_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_likely_mistakes_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = jsonl(tmp_path, {"prompt": "x", "quality": "high"})
-    code, complaints, said = check(capsys, file, *MODEL)
+    code, complaints, errors = check(capsys, file, *MODEL)
     assert (code, complaints) == (0, [])
-    assert said.startswith("warning: row 1: quality is high, and deepshi-banana-pro will ignore it: the catalog lists")
+    assert errors.startswith(
+        "warning: row 1: quality is high, and deepshi-banana-pro will ignore it: the catalog lists"
+    )
 
 
-def test_what_cannot_be_checked_is_another_exit_code(
+def test_a_failed_check_has_another_exit_code(
     emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, complaints, said = check(capsys, str(tmp_path / "nowhere.jsonl"), *MODEL)
+    code, complaints, errors = check(capsys, str(tmp_path / "nowhere.jsonl"), *MODEL)
     assert (code, complaints) == (2, [])
-    assert "nowhere.jsonl" in said
+    assert "nowhere.jsonl" in errors
     emulator.fault("status", status=500, path="/v1/models", times=5)
-    code, complaints, said = check(capsys, jsonl(tmp_path, *GOOD), *MODEL)
+    code, complaints, errors = check(capsys, jsonl(tmp_path, *GOOD), *MODEL)
     assert (code, complaints) == (2, [])
-    assert said.startswith("error: ")
+    assert errors.startswith("error: ")
     emulator.clear_faults()
 
 

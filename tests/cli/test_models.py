@@ -1,4 +1,4 @@
-"""``python -m deepshi_provider models`` tells what the catalog tells, and no more."""
+"""``python -m deepshi_provider models`` shows the content of the catalog, and no more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dic
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command as a process, with nothing of the tests in its environment but Airflow's home."""
+    """Run the command as a process, with only Airflow's home from the tests' environment."""
     env = {"AIRFLOW_HOME": os.environ["AIRFLOW_HOME"], "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "deepshi_provider", *arguments]
     return subprocess.run(command, env=env | environment, capture_output=True, text=True, check=False)
@@ -66,7 +66,7 @@ def test_table_shows_sizing_limits_and_editing(emulator: Emulator, capsys: pytes
     assert ("gpt-image-2", "seed") not in described
 
 
-def test_json_has_all_that_is_understood(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_all_known_values(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = [model for name, model in listed(capsys).items() if name == "grok-imagine"]
     parameters = entry.pop("parameters")
     assert entry == {
@@ -93,7 +93,7 @@ def test_the_shape_of_the_catalog_makes_no_difference(
     assert listed(capsys) == usual
 
 
-def test_what_nobody_understands_is_unknown(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_forms_are_shown_as_unknown(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     emulator.settings(catalog_shape="odd")
     models = listed(capsys)
     assert main(["models"]) == 0
@@ -104,13 +104,13 @@ def test_what_nobody_understands_is_unknown(emulator: Emulator, capsys: pytest.C
 def test_no_price_is_shown_and_nothing_is_bought(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     assert main(["models", "--json"]) == 0
-    said = capsys.readouterr().out.lower()
-    assert [word for word in ("cost", "price", "usd", "$") if word in said] == []
+    output = capsys.readouterr().out.lower()
+    assert [word for word in ("cost", "price", "usd", "$") if word in output] == []
     assert (emulator.requests(), emulator.stats()["images"]) == ([], 0)
 
 
 @pytest.mark.slow
-def test_an_address_and_a_key_do_instead_of_a_connection(emulator: Emulator) -> None:
+def test_an_address_and_a_key_replace_a_connection(emulator: Emulator) -> None:
     assert emulator.ca_file
     trust = {"DEEPSHI_API_KEY": emulator.api_key, "SSL_CERT_FILE": emulator.ca_file}
     done = run("models", "--json", "--base-url", emulator.base_url, **trust)
@@ -138,15 +138,15 @@ def test_a_connection_in_the_database_is_found(emulator: Emulator, tmp_path: Pat
 
 
 @pytest.mark.parametrize("scheme", ["http"])
-def test_failures_say_what_happened_and_never_the_key(
+def test_errors_describe_the_failure_and_never_the_key(
     emulator: Emulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["models", "--conn-id", "nobody"]) == 2
     assert capsys.readouterr().err == "error: The connection 'nobody' is not defined\n"
     assert main(["models", "--base-url", emulator.base_url, "--api-key", "sk-bf-wrong"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "sk-bf-wrong" not in said
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert "sk-bf-wrong" not in output
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     assert main(["models", "--base-url", f"http://127.0.0.1:{port}", "--api-key", "sk-bf-x"]) == 2

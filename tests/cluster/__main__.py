@@ -1,7 +1,6 @@
 """``make cluster``: a whole cluster on this machine, the example DAGs on it, and what they cost.
 
-It stays up for a look around until Ctrl-C; with ``--once`` it ends after the examples. Nothing costs money: Deepshi is
-the emulator.
+It runs until Ctrl-C; with ``--once`` it ends after the examples. It costs nothing, because Deepshi is the emulator.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "dags_examples"
-#: What the shop of ``warehouse_etl`` sells: SKU, category, name.
+#: Products of the shop in ``warehouse_etl``: SKU, category, name.
 PRODUCTS = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]
-#: Seconds for all examples together.
+#: Timeout in seconds for all examples together.
 DEADLINE = 600
 
 
 def main() -> None:
-    """Start all, run the examples, wait for Ctrl-C, end all."""
+    """Start everything, run the examples, wait for Ctrl-C, and stop everything."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as with Ctrl-C
     succeeded = False
@@ -86,7 +85,7 @@ def _start(stack: ExitStack, options: argparse.Namespace) -> tuple[AirflowCluste
             "AIRFLOW_CONN_S3": s3.airflow_connection_json(),
             "PYTHONPATH": str(ROOT),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",  # until all of the cluster is up
-            # The examples do not retry, and on a busy machine their processes may be slow to begin.
+            # The examples have no retries, and on a busy machine their processes may start slowly.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
             **_databases(home),
         },
@@ -116,7 +115,7 @@ def _print_addresses(airflow: AirflowCluster) -> None:
 
 
 def _run_examples(airflow: AirflowCluster, deepshi: Emulator) -> bool:
-    """Run all DAGs and return whether they succeeded, and said exactly what the server took."""
+    """Run all DAGs; return whether they succeeded and reported exactly what the server charged."""
     for path in EXAMPLES.glob("*.py"):
         for dag_id in re.findall(r"(\w+)_dag(?: = |:$)", path.read_text(encoding="utf-8"), re.MULTILINE):
             airflow.wait_for_dag(dag_id, timeout=120)
@@ -131,7 +130,7 @@ def _run_examples(airflow: AirflowCluster, deepshi: Emulator) -> bool:
         airflow.start_what_ended()
         runs: list[dict[str, Any]] = airflow.get("/dags/~/dagRuns", limit=100)["dag_runs"]
         over = all(run["state"] in ("success", "failed") for run in runs)
-        # What failed wakes no other DAG.
+        # A failed DAG triggers no other.
         complete = {run["dag_id"] for run in runs} == {dag["dag_id"] for dag in dags}
         return runs if over and (complete or any(run["state"] == "failed" for run in runs)) else None
 
@@ -144,12 +143,12 @@ def _run_examples(airflow: AirflowCluster, deepshi: Emulator) -> bool:
         cost = costs[run["dag_id"], run["dag_run_id"]]
         print(f"{run['dag_id']:28}{run['state']:10}{run['duration']:8.1f}{f'${cost:.6f}':>14}")
     stats = deepshi.stats()
-    told, taken = sum(costs.values(), Decimal(0)), Decimal(stats["cost_usd"])
-    print(f"\n{stats['images']} pictures. {comparison(told, taken)}", flush=True)
+    reported, taken = sum(costs.values(), Decimal(0)), Decimal(stats["cost_usd"])
+    print(f"\n{stats['images']} pictures. {comparison(reported, taken)}", flush=True)
     for run in runs:
         if run["state"] == "failed":
             _print_failures(airflow, run)
-    return told == taken and all(run["state"] == "success" for run in runs)
+    return reported == taken and all(run["state"] == "success" for run in runs)
 
 
 def _print_failures(airflow: AirflowCluster, run: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What was sent and paid for each picture, from the three places that know: server, object store and XComs."""
+"""The requests and costs of each picture, from server, object store and XComs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ RECORDS = ("stored", "lost", "superseded")
 
 @dataclass
 class Picture:
-    """One picture, whatever its task.
+    """One picture of any task.
 
-    :ivar requests: what the server saw.
-    :ivar claims: numbers of the sendings that were announced.
-    :ivar records: by the number of their sending.
+    :ivar requests: entries of the server's journal.
+    :ivar claims: numbers of the attempts that have a claim.
+    :ivar records: by the number of their attempt.
     """
 
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -38,27 +38,27 @@ class Picture:
 
     @property
     def charges(self) -> list[Decimal]:
-        """What the server took, in USD, for each request that it took something for."""
+        """What the server charged, in USD, for each charged request."""
         return [Decimal(entry["cost_usd"]) for entry in self.requests if entry["cost_usd"]]
 
     @property
     def recorded(self) -> list[Decimal]:
-        """What the records say that it cost, in USD."""
+        """The costs in the records, in USD."""
         return [Decimal(record["cost_usd"]) for record in self.records.values()]
 
     @property
     def lost(self) -> list[Decimal]:
-        """What was taken and is in no record."""
+        """Charges that are in no record."""
         return list((Counter(self.charges) - Counter(self.recorded)).elements())
 
     @property
     def unknown(self) -> int:
-        """Sendings that may have been paid for, and are in no record."""
+        """Attempts that may have been paid for and have no record."""
         return len(self.claims - self.records.keys())
 
 
 class Books:
-    """Everything about one run.
+    """All pictures of one run.
 
     :param prefix: of the connection's ``output_uri``, in the bucket ``images``.
     :ivar pictures: by prompt, ``<task> <number>``.
@@ -94,11 +94,11 @@ class Books:
 
     @property
     def unknown(self) -> int:
-        """Sendings of all pictures that may have been paid for, and are in no record."""
+        """Attempts of all pictures that may have been paid for and have no record."""
         return sum(picture.unknown for picture in self.pictures.values())
 
     def has_image(self, prompt: str) -> bool:
-        """Whether the newest record's image is in the store, with the contents that the record says."""
+        """Whether the newest record's image is in the store with the recorded contents."""
         records = self.pictures[prompt].records
         stored = [k for k, record in records.items() if record["kind"] == "stored"]
         (image,) = records[max(stored)]["images"]
@@ -113,7 +113,7 @@ class Books:
         return self.pictures.setdefault(prompt, Picture())
 
     def _enter(self, name: str) -> None:
-        """Take a claim or a record; other files say nothing about money."""
+        """Add a claim or a record; other files are ignored."""
         folder, _, entry = name.partition("/_deepshi/")
         words = entry.removesuffix(".json").split(".")
         if words[-1] != "claim" and words[-1] not in RECORDS:
@@ -141,14 +141,14 @@ def costs_in_xcom(airflow: AirflowApi, dag_id: str, run_id: str) -> Decimal:
     return sum((Decimal(str(cost)) for cost in costs), Decimal(0))
 
 
-def comparison(told: Decimal, taken: Decimal) -> str:
-    """Return what tasks say beside what the server took, in USD, and whether that differs."""
-    differ = "" if told == taken else f" They differ by ${abs(told - taken):f}."
-    return f"Tasks say ${told:f}, the server took ${taken:f}.{differ}"
+def comparison(reported: Decimal, taken: Decimal) -> str:
+    """Return a sentence with the reported and charged sums in USD, and their difference."""
+    differ = "" if reported == taken else f" They differ by ${abs(reported - taken):f}."
+    return f"Tasks say ${reported:f}, the server took ${taken:f}.{differ}"
 
 
 def unknown_in_xcom(airflow: Airflow, dag_id: str, run_id: str) -> int:
-    """Return how many sendings with unknown outcome the tasks' results tell of."""
+    """Return the number of attempts with unknown outcome in the tasks' results."""
     return sum(
         airflow.xcom(dag_id, run_id, ti["task_id"], map_index=ti["map_index"])["unknown_outcomes"]
         for ti in airflow.task_instances(dag_id, run_id)

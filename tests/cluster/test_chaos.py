@@ -1,4 +1,4 @@
-"""A cluster whose parts die while it makes 200 pictures. ``CHAOS_SEED`` chooses another order of deaths."""
+"""Parts of a cluster are killed while it makes 200 pictures; ``CHAOS_SEED`` changes the order."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def assert_each_picture_is_there_and_bounded(books: Books) -> None:
     assert sorted(books.pictures) == sorted(PROMPTS)
     assert [prompt for prompt in PROMPTS if not books.has_image(prompt)] == []
     for prompt, picture in books.pictures.items():
-        # Nothing is sent without a claim, nothing paid without a record, or a claim that says that it may have been.
+        # Every request has a claim, and every payment a record, or a claim as a possible payment.
         assert picture.posts <= len(picture.claims | picture.records.keys()) <= 1 + MAX_RESENDS, prompt
         assert len(picture.lost) <= picture.unknown, prompt

@@ -1,4 +1,4 @@
-"""Runs all DAGs of Airflow's folder with ``dag.test()``; states go out as JSON."""
+"""Run all DAGs of Airflow's folder with ``dag.test()``, and print their states as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One emulator process for all tests of this folder; every test starts with a reset one."""
+"""One emulator process for all tests of this folder, reset before each test."""
 
 from __future__ import annotations
 

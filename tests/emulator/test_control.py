@@ -1,4 +1,4 @@
-"""Counting, billing after a disconnect, settings, and the process itself."""
+"""Counts, charges after a disconnect, settings, and the process itself."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_calls_are_counted(emulator: Emulator, client: httpx.Client) -> None:
     }
 
 
-def test_journal_tells_the_whole_request(emulator: Emulator, client: httpx.Client) -> None:
+def test_journal_has_the_whole_request(emulator: Emulator, client: httpx.Client) -> None:
     before = time.time()
     answer = client.post(GENERATIONS, json={**BOAT, "mood": {"calm": 1}}, headers={"user-agent": "me"})
     (entry,) = emulator.requests()
@@ -132,7 +132,7 @@ def test_client_that_leaves_in_the_middle_of_the_body_is_noticed(emulator: Emula
     assert entry["cost_usd"] is not None
 
 
-def test_reset_forgets_and_late_work_is_not_booked_into_the_new_ledger(emulator: Emulator) -> None:
+def test_reset_clears_and_late_work_is_not_charged_to_the_new_ledger(emulator: Emulator) -> None:
     emulator.settings(latency=0.2, catalog_shape="odd")
     emulator.fault("status", status=500, path="edits")
     with raw_post(emulator, BOAT) as connection:
@@ -254,7 +254,7 @@ def test_ready_lines_name_address_key_and_connection() -> None:
 
 
 @pytest.mark.slow
-def test_emulator_ends_with_its_block_and_says_why_it_did_not_start(emulator: Emulator) -> None:
+def test_emulator_ends_with_its_block_and_reports_why_it_did_not_start(emulator: Emulator) -> None:
     with Emulator(api_key="sk-bf-second") as second:
         assert second.stats() == NOTHING
         assert second.base_url != emulator.base_url
@@ -265,7 +265,7 @@ def test_emulator_ends_with_its_block_and_says_why_it_did_not_start(emulator: Em
         pass
 
 
-def test_held_pictures_come_all_at_once(emulator: Emulator, client: httpx.Client) -> None:
+def test_held_pictures_are_sent_together(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(hold=True)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(client.post, GENERATIONS, json=BOAT) for _ in range(4)]

@@ -27,7 +27,7 @@ def test_edit_changes_the_light_of_its_input_image(client: httpx.Client, image_f
         assert image.size == (256, 256)
         pixel = image.convert("RGB").getpixel((250, 250))
     assert isinstance(pixel, tuple)
-    # The input is red all over; the edit changes its light, and the red still shows.
+    # The input is completely red; the edit changes its light, and it is still red.
     assert pixel[0] - max(pixel[1:]) > 50
     assert pixel[0] < 250
 

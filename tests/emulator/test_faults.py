@@ -1,4 +1,4 @@
-"""Faults: what the client sees of each, and whether money was taken."""
+"""Faults: what the client receives, and whether the request is charged."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PRICE = "0.000001582031"  # of BOAT
 
 
 def bill(emulator: Emulator) -> tuple[str, str | None]:
-    """Outcome and cost of the only request."""
+    """Return outcome and cost of the only request."""
     wait_until(lambda: emulator.requests()[0]["outcome"] != "in_flight")
     (entry,) = emulator.requests()
     return entry["outcome"], entry["cost_usd"]
 
 
-def test_status_fault_takes_every_word_as_it_is(emulator: Emulator, client: httpx.Client) -> None:
+def test_status_fault_sends_its_texts_unchanged(emulator: Emulator, client: httpx.Client) -> None:
     emulator.fault(
         "status",
         status=400,
@@ -254,7 +254,7 @@ def test_fault_finds_its_request(emulator: Emulator, client: httpx.Client) -> No
     assert [answer.status_code for answer in answers] == [503, 500, 503, 200, 500, 200]
 
 
-def test_refused_request_uses_no_fault_up(emulator: Emulator, client: httpx.Client) -> None:
+def test_refused_request_does_not_use_up_a_fault(emulator: Emulator, client: httpx.Client) -> None:
     emulator.fault("status", status=500)
     assert client.post(GENERATIONS, json={**BOAT, "n": 9}).status_code == 400
     assert client.post(GENERATIONS, json=BOAT).status_code == 500

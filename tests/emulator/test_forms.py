@@ -1,4 +1,4 @@
-"""The forms that an answer may have: each is really sent, and still holds the picture."""
+"""The forms of answers: each is really sent, and contains the picture."""
 
 from __future__ import annotations
 

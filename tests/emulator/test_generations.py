@@ -49,7 +49,7 @@ def test_fields_of_another_style_are_ignored_whatever_they_hold(client: httpx.Cl
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("total", [None, 5_000, 70_001, 196_608, 262_140, 1_000_001, 4 << 20])
-def test_picture_is_what_it_claims_and_as_long_as_it_was_told(
+def test_picture_has_its_format_and_the_length_that_was_set(
     emulator: Emulator, client: httpx.Client, output_format: str, total: int | None
 ) -> None:
     emulator.settings(picture_bytes=total)
@@ -173,16 +173,16 @@ def test_a_stream_is_billed_like_an_answer(emulator: Emulator, client: httpx.Cli
     assert [name for name, _ in found] == ["image_generation.completed"] * 2
     assert emulator.stats()["cost_usd"] == "0.0400000018"
     assert '"total_cost": 0.0400000018' in found[1][1]
-    assert '"usage"' not in found[0][1]  # in quotes: base64 may spell it
+    assert '"usage"' not in found[0][1]  # with quotes, because base64 may contain it
 
 
-def test_a_stream_says_that_it_lives_while_it_works(emulator: Emulator, client: httpx.Client) -> None:
+def test_a_stream_sends_keepalives_while_it_works(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(latency=0.3, keepalive=0.05)
     answer = client.post(GENERATIONS, json={**BOAT, "stream": True})
     assert answer.text.count(": keepalive\n\n") >= 4
 
 
-def test_catalog_tells_what_each_model_takes(client: httpx.Client) -> None:
+def test_catalog_has_the_parameters_of_each_model(client: httpx.Client) -> None:
     models = {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
     assert len(models) == 13
     banana, image_1 = models["deepshi-banana-pro"], models["deepshi-image-1"]
@@ -224,7 +224,7 @@ COSTS = [
 
 
 @pytest.mark.parametrize(("form", "cost"), COSTS)
-def test_cost_has_other_forms_and_the_bill_stays(
+def test_cost_has_other_forms_and_the_charge_stays(
     emulator: Emulator, client: httpx.Client, form: str, cost: object
 ) -> None:
     emulator.settings(cost_form=form)

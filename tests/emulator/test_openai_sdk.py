@@ -1,4 +1,4 @@
-"""The official OpenAI SDK, unchanged, with nothing but another base URL."""
+"""The official OpenAI SDK with only another base URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users test their own DAGs with the plugin; here a project of theirs is run by a pytest of its own."""
+"""Users test their DAGs with the plugin; here a separate pytest runs such a project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
-# What the page on the emulator shows, word for word.
+# The code of the docs page on the emulator.
 CONFTEST = """
 pytest_plugins = ["deepshi_provider.emulator.pytest_plugin"]
 """
@@ -138,7 +138,7 @@ def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "trustme"])
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path, name: str) -> None:
+def test_without_the_extra_the_error_names_what_to_install(tmp_path: Path, name: str) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / f"{name}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')\n")

@@ -1,4 +1,4 @@
-"""Requests that the API refuses: each with its status and code, none of them billed."""
+"""Requests that the API refuses, each with its status and code, and free."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_call_without_the_key_is_refused(client: httpx.Client, path: str, header
     assert answer.json()["error"]["type"] == "authentication_error"
 
 
-def test_unknown_key_is_told_from_a_malformed_one(client: httpx.Client) -> None:
+def test_unknown_and_malformed_keys_have_different_errors(client: httpx.Client) -> None:
     def message(key: str) -> str:
         answer = client.post(GENERATIONS, json=BOAT, headers={"authorization": f"Bearer {key}"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -168,7 +168,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("status", "kind", "code"), STATUSES)
-def test_every_documented_error_can_be_had(
+def test_every_documented_error_can_be_produced(
     emulator: Emulator, client: httpx.Client, status: int, kind: str, code: str
 ) -> None:
     emulator.fault("status", status=status)

@@ -1,4 +1,4 @@
-"""The emulator behind TLS: what it prints, whom it serves, and what it leaves."""
+"""The emulator with TLS: its output, its clients, and its files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def client_of(emulator: Emulator) -> Iterator[httpx.Client]:
 
 
 def tls_post(emulator: Emulator, fields: dict[str, Any] = BOAT) -> ssl.SSLSocket:
-    """A connection on which a request was sent, and nothing was read."""
+    """Return a connection with a request sent and nothing read."""
     plain = raw_connection(emulator)
     context = ssl.create_default_context(cafile=emulator.ca_file)
     connection = context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
@@ -63,7 +63,7 @@ def secure(secure_process: Emulator) -> Emulator:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_command_line_prints_what_to_trust_and_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> None:
+def test_command_line_prints_the_certificate_to_trust_and_leaves_no_files(tmp_path: Path, stop: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "deepshi_provider.emulator", "--tls", "--port", "0"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -107,7 +107,7 @@ def test_only_its_own_authority_vouches_for_it(secure: Emulator) -> None:
     assert secure.stats()["posts"] == secure.stats()["gets"] == 0
 
 
-def test_connection_says_what_to_trust(secure: Emulator) -> None:
+def test_connection_names_the_certificate_to_trust(secure: Emulator) -> None:
     whole = json.loads(secure.connection_json(output_uri="file:///x"))
     assert (whole["host"], whole["extra"]) == (secure.base_url, {"verify": secure.ca_file, "output_uri": "file:///x"})
     assert json.loads(secure.connection_json())["extra"] == {"verify": secure.ca_file}
@@ -133,15 +133,15 @@ def test_cut_answer_ends_early(secure: Emulator, fields: dict[str, object], at: 
     assert (secure.requests()[0]["fault"], secure.stats()["images"]) == ("cut", 1)
 
 
-def test_cut_says_goodbye(secure: Emulator) -> None:
+def test_cut_sends_close_notify(secure: Emulator) -> None:
     secure.fault("cut", at="body")
-    assert read_to_end(tls_post(secure)).startswith(b"HTTP/1.1 200")  # without a goodbye it would raise
+    assert read_to_end(tls_post(secure)).startswith(b"HTTP/1.1 200")  # without close_notify it would raise
 
 
-def test_reset_connection_does_not_say_goodbye(secure: Emulator) -> None:
+def test_reset_connection_sends_no_close_notify(secure: Emulator) -> None:
     secure.fault("cut", at="body", reset=True)
     with tls_post(secure) as connection:
-        below = socket.socket(fileno=os.dup(connection.fileno()))  # Python's TLS takes RST for an end
+        below = socket.socket(fileno=os.dup(connection.fileno()))  # Python's TLS treats RST as an end
         below.settimeout(10)
         with pytest.raises(ConnectionResetError):
             read_to_end(below)
@@ -154,7 +154,7 @@ def test_answer_that_is_cut_after_its_last_event_is_whole(secure: Emulator) -> N
     assert b"\r\n0\r\n\r\n" not in received
 
 
-def test_client_that_leaves_without_a_goodbye_is_noticed(secure: Emulator) -> None:
+def test_client_that_leaves_without_close_notify_is_noticed(secure: Emulator) -> None:
     secure.settings(hold=True)
     with tls_post(secure) as connection:
         wait_until(lambda: secure.stats()["in_flight"] == 1)

@@ -1,4 +1,4 @@
-"""All example DAGs, and some more, run once with ``dag.test()`` in an Airflow of their own."""
+"""All example DAGs and some others, run once with ``dag.test()`` in a separate Airflow."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ RUNS = (
     *("catalog_nightly", "catalog_nightly", "edit_chain", "taskflow", "outlets", "decorated"),
     *("warehouse_etl", "warehouse_etl", "parquet_to_duckdb", "polars_frame", "quality_gate", *MODELS),
 )
-#: A model of pydantic-ai's for tests: it answers at random, and calls each tool once.
+#: pydantic-ai's test model: it answers at random and calls each tool once.
 MODEL = {"AIRFLOW_CONN_PYDANTICAI_DEFAULT": json.dumps({"conn_type": "pydanticai", "extra": {"model": "test"}})}
-#: What the shop of ``warehouse_etl`` sells: SKU, category, name.
+#: Products of the shop in ``warehouse_etl``: SKU, category, name.
 SHOP = [("cup-1", "cup", "red cup"), ("cup-2", "cup", "blue cup"), ("rug-1", "rug", "woollen rug")]
 #: The file of ``parquet_to_duckdb``.
 PRODUCTS = [
@@ -44,7 +44,7 @@ PRODUCTS = [
 
 @dataclass(frozen=True)
 class Runs:
-    """What ran.
+    """The results of all runs.
 
     :param states: of each of :data:`RUNS`.
     :param requests: what the server saw.
@@ -66,7 +66,7 @@ class Runs:
         return [run["run_id"] for run in self.states if run["dag_id"] == dag_id]
 
     def xcoms(self, dag_id: str, task_id: str, key: str = "return_value", run: int = 0) -> list[Any]:
-        """An XCom of each map index."""
+        """Return an XCom of each map index."""
         sql = "SELECT value FROM xcom WHERE dag_id=? AND task_id=? AND key=? AND run_id=? ORDER BY map_index"
         found = self.query(sql, dag_id, task_id, key, self.run_ids(dag_id)[run])
         # The column is JSON, which SQLite gives back as a number where it is one; what is in it is JSON once more.

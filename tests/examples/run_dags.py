@@ -1,4 +1,4 @@
-"""Runs DAGs with ``dag.test()``: names of modules come in as arguments, states go out."""
+"""Run the DAGs of the modules in the arguments with ``dag.test()``, and print their states."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_catalog_is_bought_once(runs: Runs) -> None:
     assert all(size_of(local(line["uri"])) == (512, 512) for line in lines)
 
 
-def test_the_catalog_tells_its_asset(runs: Runs) -> None:
+def test_the_catalog_updates_its_asset(runs: Runs) -> None:
     sql = "SELECT e.extra FROM asset_event e JOIN asset a ON e.asset_id = a.id WHERE a.name = ? ORDER BY e.id"
     first, second = (json.loads(extra) for (extra,) in runs.query(sql, "deepshi_catalog"))
     results = [runs.xcoms("catalog_nightly", "render", run=run)[0] for run in (0, 1)]
@@ -82,7 +82,7 @@ def test_edits_go_on_from_each_other(runs: Runs) -> None:
     assert "triptych" in local(report["html_uri"]).read_text()
 
 
-def test_functions_say_what_to_draw(runs: Runs) -> None:
+def test_functions_return_what_to_draw(runs: Runs) -> None:
     total = runs.xcoms("taskflow", "total")[0]
     mapped = runs.xcoms("taskflow", "animal")
     others = [runs.xcoms("taskflow", task)[0] for task in ("poster", "alphabet")]
@@ -94,8 +94,8 @@ def test_functions_say_what_to_draw(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("task", ["blocking", "deferred", "single"])
-def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
-    """An asset gets the numbers, an alias one asset for each image."""
+def test_outlets_have_the_results(runs: Runs, task: str) -> None:
+    """An asset event has the numbers, an alias one asset for each image."""
     (result,) = runs.xcoms("outlets", task)
     (cost,) = runs.xcoms("outlets", task, "cost_usd")
     sql = (
@@ -127,8 +127,8 @@ def test_outlets_say_what_was_made(runs: Runs, task: str) -> None:
     assert runs.query(sql, task) == [(count,)]
 
 
-def test_the_warehouse_knows_what_each_category_cost(runs: Runs) -> None:
-    """The second run buys nothing; loading it does not touch the rows of the first."""
+def test_the_warehouse_has_the_cost_of_each_category(runs: Runs) -> None:
+    """The second run buys nothing, and loading it leaves the rows of the first unchanged."""
     asked = [request for request in runs.requests if "grey background" in request["prompt"]]
     costs_of = {request["prompt"]: Decimal(request["cost_usd"]) for request in asked}
     paid = {sku: costs_of.pop(f"Studio photo of a {name}, grey background") for sku, _, name in SHOP}
@@ -199,7 +199,7 @@ def test_a_decorated_function_is_mapped(runs: Runs) -> None:
 
 
 def test_an_annotation_does_not_split_the_result_into_xcoms(runs: Runs) -> None:
-    """``-> dict`` is about what the function asks for; ``cost_usd`` must stay what all tries have cost."""
+    """``-> dict`` describes the function's fields; ``cost_usd`` must remain the cost of all tries."""
     sql = "SELECT DISTINCT key FROM xcom WHERE dag_id = 'decorated' AND task_id = ?"
     for task in ("fields", "edit", "prompt", "rows"):
         keys = {key for (key,) in runs.query(sql, task) if not key.startswith("_link_")}

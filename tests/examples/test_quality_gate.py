@@ -1,4 +1,4 @@
-"""The gate of ``quality_gate.py`` fails on what it is there for."""
+"""The gate of ``quality_gate.py`` fails on the images that it must reject."""
 
 from __future__ import annotations
 

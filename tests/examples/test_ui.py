@@ -1,4 +1,4 @@
-"""What ``make ui`` starts is reached from this machine only."""
+"""The Airflow of ``make ui`` is reachable only from this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_airflow_of_make_ui_listens_on_this_machine_only(tmp_path: Path) -> 
         assert listening([*airflow.pids, emulator.pid]) == {"127.0.0.1"}
         runs = airflow.trigger(["product_images"])
         assert set(airflow.wait_for(runs).values()) == {"success"}
-        # Without a log server, logs are still shown.
+        # Logs are shown even without a log server.
         (dag_id, run_id) = runs[0]
         (task, *_) = airflow.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/1"

@@ -1,4 +1,4 @@
-"""The examples that need a model, run with pydantic-ai's own for tests."""
+"""The examples that need a model, with pydantic-ai's test model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.examples.conftest import Runs
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_a_model_gets_the_stored_picture_and_says_what_it_thinks(runs: Runs) -> None:
-    """As far as that goes without a model that sees: the picture was read and attached, and the verdict came back."""
+def test_a_model_gets_the_stored_picture_and_returns_a_verdict(runs: Runs) -> None:
+    """The test model sees nothing, but the picture is read and attached, and the verdict is returned."""
     assert set(runs.xcoms("llm_check", "look")[0]) == {"is_unusable", "reason"}
 
 

@@ -1,4 +1,4 @@
-"""Where the links of a task lead, by the store its images are in."""
+"""The links of a task, depending on the store of its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepshi_provider.reports.lineage import Lineage
 from tests.support.places import Place, S3Place
 from tests.support.tasks import TaskInstance, context_of, generate
 
-#: Links need no more than the operator.
+#: Links use only the operator.
 KEY: Any = None
 
 
@@ -39,7 +39,7 @@ def links(uri: str, conn_id: str | None = None) -> tuple[str, str]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A connection with a key, of Amazon's own S3; nothing is asked of it."""
+    """A connection to Amazon's S3 with a key; it is never contacted."""
     connection = {"conn_type": "aws", "login": "AKIATEST", "password": "secret", "extra": {"region_name": "us-east-1"}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_LINKS", json.dumps(connection))
     return "aws_links"
@@ -79,7 +79,7 @@ def test_other_stores_have_none(uri: str) -> None:
     assert links(uri) == ("", "")
 
 
-def test_store_whose_connection_is_gone_has_none_and_fails_nothing() -> None:
+def test_store_with_a_deleted_connection_has_none_and_fails_nothing() -> None:
     assert links("s3://bucket/run/image-0.png", "gone") == ("", "")
 
 
@@ -90,14 +90,14 @@ def test_task_without_images_has_none() -> None:
 
 
 def kept_links(kind: type[DeepshiGenerateImageOperator] = DeepshiGenerateImageOperator, **fields: Any) -> list[str]:
-    """The names of the links that Airflow's task runner keeps of a task that has ended."""
+    """Return the names of the links that Airflow's task runner stores at the end of a task."""
     task = kind(task_id="t", prompt="a red boat", **fields).prepare_for_execution()
     task.execute(context_of(TaskInstance(task_id=task.task_id)))
     return [link.name for link in task.operator_extra_links]
 
 
 def test_task_whose_images_are_local_files_keeps_no_empty_links(emulator: Emulator, local: Place) -> None:
-    """Airflow stores an XCom for each link, also for one that leads nowhere."""
+    """Airflow stores an XCom for each link, even for an empty one."""
     assert kept_links(output_uri=local.uri) == []
 
 
@@ -115,7 +115,7 @@ class DocumentationLink(BaseOperatorLink):
 
 
 class WithoutSignedUrl(DeepshiGenerateImageOperator):
-    """What docs/observability.md shows: no URL that opens for anyone becomes an XCom."""
+    """The class of docs/observability.md: no URL that anyone can open becomes an XCom."""
 
     operator_extra_links = ()
 

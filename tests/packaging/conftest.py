@@ -1,4 +1,4 @@
-"""The distributions, built from this tree, and environments that have the wheel and not the tree."""
+"""The distributions built from this tree, and environments with the wheel but not the tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Distributions:
-    """What ``make build`` makes."""
+    """The results of ``make build``."""
 
     wheel: Path
     sdist: Path
@@ -32,7 +32,7 @@ class Environment:
     folder: Path
 
     def run(self, *command: str, folder: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs; nothing of the tree is on its path."""
+        """Run one of its programs, without the tree on its path."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "PYTHON", "COV_"))}
         env |= {
             "AIRFLOW_HOME": str(self.folder / "airflow"),
@@ -69,7 +69,7 @@ def new_environment(folder: Path, *requirements: str) -> Environment:
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     for command in (
         ["venv", "--python", sys.executable, str(folder / "venv")],
-        # Byte code, because the programs are started several times.
+        # With byte code, because the programs are started several times.
         ["pip", "install", "--compile-bytecode", "--python", str(python), *constraints, *requirements],
     ):
         done = subprocess.run([*uv, *command], cwd=folder, capture_output=True, text=True, check=False)
@@ -88,5 +88,5 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 
 @pytest.fixture(scope="session")
 def installed(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What ``pip install`` of the wheel gives, without extras."""
+    """An environment after ``pip install`` of the wheel without extras."""
     return new_environment(tmp_path_factory.mktemp("installed"), str(distributions.wheel))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.packaging
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_constraints_hold_on(python: str, tmp_path: Path) -> None:
-    """Each version alone: that they fit together is what made them; only the Python is another one."""
+    """Checks each version alone: their compatibility is known, and only the Python differs."""
     command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--no-deps"]
     command += ["--python-version", python, "constraints.txt", "--output-file", str(tmp_path / "found.txt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

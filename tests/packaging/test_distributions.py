@@ -1,4 +1,4 @@
-"""What is in the wheel and in the sdist."""
+"""The contents of the wheel and the sdist."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def metadata(distributions: Distributions) -> email.message.Message:
 
 
 def contents(wheel: Path) -> dict[str, str]:
-    """Name and SHA-256 of each file."""
+    """Return name and SHA-256 of each file."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
 
 
 def test_wheel_holds_the_whole_package_and_nothing_else(distributions: Distributions) -> None:
-    """Pages and scripts of a plugin, and ``py.typed``, are files like all others."""
+    """Including pages and scripts of the plugin, and ``py.typed``."""
     files = {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in PACKAGE.rglob("*")
@@ -76,7 +76,7 @@ def test_sdist_holds_what_is_needed_to_work_on_it(distributions: Distributions) 
     assert [name for name in names if "__pycache__" in name or name.startswith((".venv", "build", "dist/"))] == []
 
 
-def test_metadata_says_what_it_is_and_what_it_needs(metadata: email.message.Message) -> None:
+def test_metadata_has_description_and_requirements(metadata: email.message.Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-deepshi", __version__)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == "<3.15,>=3.10"
@@ -86,13 +86,13 @@ def test_metadata_says_what_it_is_and_what_it_needs(metadata: email.message.Mess
     assert {"amazon", "emulator", "parquet"} <= set(metadata.get_all("Provides-Extra", []))
     plain = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
     assert "apache-airflow<4,>=3.1" in plain
-    # They come with extras, for those who need them.
+    # They are in extras.
     optional = ("amazon", "duckdb", "pyarrow", "s3fs", "starlette", "uvicorn")
     assert [need for need in plain if any(name in need for name in optional)] == []
 
 
 def test_registry_file_names_what_exists() -> None:
-    """``.airflow-registry.yaml`` is what the provider registry of Airflow reads in a provider's repository."""
+    """Airflow's provider registry reads ``.airflow-registry.yaml`` in a provider's repository."""
     listed = yaml.safe_load((ROOT / ".airflow-registry.yaml").read_text())
     info = get_provider_info()
     assert (listed["package-name"], listed["display-name"]) == (info["package-name"], info["name"])

@@ -1,4 +1,4 @@
-"""What GitHub reads: workflows that run make targets and nothing else, with pinned actions and few rights."""
+"""GitHub's files: workflows run only make targets, with pinned actions and few permissions."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_steps_only_call_make_targets_that_exist(path: Path) -> None:
     for run in runs:
         (target,) = re.findall(r'^make "?([a-z-]+|test-airflow-\$AIRFLOW)"?(?: [A-Z]+="\$[A-Z_]+")?$', run)
         assert target in TARGETS | {"test-airflow-$AIRFLOW"}
-        assert "${{" not in run  # what a branch is called would be run
+        assert "${{" not in run  # the name of a branch would be executed
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_actions_are_pinned_by_commit_and_say_their_version(path: Path) -> None:
+def test_actions_are_pinned_by_commit_with_their_version(path: Path) -> None:
     uses = re.findall(r"uses: (.*)$", path.read_text(), re.MULTILINE)
     assert uses
     assert [use for use in uses if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
@@ -103,7 +103,8 @@ def test_only_the_publishing_job_may_publish() -> None:
     assert publishing == ["publish"]
     assert (jobs["publish"]["environment"], jobs["publish"]["needs"]) == ("pypi", "build")
     assert [name for name, job in jobs.items() if "secrets." in str(job)] == []
-    assert [step for step in jobs["publish"]["steps"] if "run" in step] == []  # no code of ours with these rights
+    # None of our code runs with these permissions.
+    assert [step for step in jobs["publish"]["steps"] if "run" in step] == []
 
 
 def test_a_tag_must_name_the_version() -> None:
@@ -133,7 +134,7 @@ def test_a_tag_must_name_the_version() -> None:
         ("dependabot", "dependabot.yml"),
     ],
 )
-def test_files_are_what_github_understands(schema: str, pattern: str) -> None:
+def test_files_are_valid_for_github(schema: str, pattern: str) -> None:
     files = [str(path) for path in GITHUB.glob(pattern)]
     assert files
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *files]

@@ -1,4 +1,4 @@
-"""What every process of Airflow has to load because this provider is installed."""
+"""Modules that every Airflow process loads because this provider is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepshi_provider.get_provider_info import get_provider_info
 from tests.packaging.conftest import ROOT
 
 INFO = get_provider_info()
-#: Libraries that take long to load and that only some tasks need.
+#: Libraries that are slow to load and needed only by some tasks.
 HEAVY = {"PIL", "boto3", "botocore", "duckdb", "matplotlib", "numpy", "openai", "pandas", "pyarrow"}
 HEAVY |= {"multipart", "python_multipart", "s3fs", "uvicorn"}
 MODULES = sorted(
@@ -28,7 +28,7 @@ MODULES = sorted(
 
 
 def loaded_by(program: str, before: str = "") -> set[str]:
-    """The modules that a fresh process has after the program and not after ``before``."""
+    """Return the modules that a new process has loaded after the program but not after ``before``."""
     whole = (
         f"import sys, json\n{before}\nold = set(sys.modules)\n{program}\nprint(json.dumps([*set(sys.modules) - old]))"
     )

@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, without extras, with the source out of reach."""
+"""The wheel in a separate environment, without extras and without access to the source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.packaging, pytest.mark.timeout(60
 
 INFO = get_provider_info()
 
-#: Commands of Airflow, one after the other in one process, each with what it prints.
+#: Airflow commands that run one after another in one process, and print their results.
 PROGRAM = """
 import contextlib, importlib.metadata, io, json
 
@@ -44,7 +44,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(installed: Environment) -> dict[str, Any]:
-    """What Airflow knows of the provider, by the last word of its command."""
+    """Airflow's information about the provider, by the last word of the command."""
     printed: dict[str, Any] = json.loads(installed.run("python", "-c", PROGRAM).stdout.splitlines()[-1])
     return printed
 
@@ -58,8 +58,8 @@ def test_the_package_comes_from_the_wheel(found: dict[str, Any], installed: Envi
 def test_airflow_lists_the_provider(found: dict[str, Any]) -> None:
     (entry,) = [p for p in found["list"] if p["package_name"] == "airflow-provider-deepshi"]
     assert entry["version"] == __version__
-    (told,) = found["get"]
-    assert (told["name"], told["operators"], told["hooks"]) == ("Deepshi", INFO["operators"], INFO["hooks"])
+    (provider,) = found["get"]
+    assert (provider["name"], provider["operators"], provider["hooks"]) == ("Deepshi", INFO["operators"], INFO["hooks"])
 
 
 def test_airflow_lists_the_connection_type(found: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def test_the_decorator_is_there(found: dict[str, Any]) -> None:
 
 
 def test_without_the_extra_the_emulator_says_what_is_missing(installed: Environment) -> None:
-    """Airflow itself brings all but what TLS needs."""
+    """Airflow's own dependencies include everything but TLS."""
     done = installed.run("python", "-m", "deepshi_provider.emulator", "--port", "0", "--tls", check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("pip install 'airflow-provider-deepshi[emulator]'\n")

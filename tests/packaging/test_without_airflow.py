@@ -1,4 +1,4 @@
-"""Everything below the adapters, without Airflow: generate, edit, a batch, a kill, and what is resumed."""
+"""Everything below the adapters, without Airflow: generate, edit, batch, kill and resume."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ print(asyncio.run(main()).model_dump_json())
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has what the core needs, and no Airflow."""
+    """A Python with the core's requirements, and without Airflow."""
     folder = tmp_path_factory.mktemp("without-airflow")
     uv = str(Path(sys.executable).with_name("uv"))
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""The shortest program that makes an image without Airflow; docs/architecture.md shows it."""
+"""The shortest program that generates an image without Airflow; docs/architecture.md shows it."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""200 pictures in the four ways that users make them; each has a prompt of its own, ``<task> <number>``."""
+"""200 pictures in the four ways that the provider supports, each with a unique prompt, ``<task> <number>``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from airflow.sdk import DAG
 
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 
-#: How many pictures each task makes.
+#: Number of pictures for each task.
 SINGLE, BATCH = 40, 60
 
 COMMON: dict[str, Any] = {
     "model": "deepshi-banana-pro",
     "width": 64,
     "height": 48,
-    # The same picture may be hit by several of the deaths.
+    # Several kills may hit the same picture.
     "max_resends": 3,
     "retries": 10,
     "retry_delay": timedelta(seconds=1),

@@ -11,7 +11,7 @@ SMALL: dict[str, Any] = {"width": 64, "height": 48}
 
 @dag(schedule=None)
 def decorated() -> None:
-    """One task per way."""
+    """One task for each way."""
 
     @task.deepshi_image(**SMALL)
     def prompt(thing: str = "cup") -> str:

@@ -1,4 +1,4 @@
-"""Image tasks that tell assets what they made."""
+"""Image tasks that update assets."""
 
 from __future__ import annotations
 
