@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 from functools import reduce
 from operator import add
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from deepshi_provider.costs.money import Usd, total, usd
 
@@ -105,7 +105,7 @@ class SheetImage(BaseModel):
     :param cost_usd: cost of its request, with all images of it; ``None`` if the API did not report it.
     :param of: number of images of its request.
     :param reused: whether another task instance bought it.
-    :param attempt: number of the attempt that made it, to find its record.
+    :param attempt: ``<k>.<fingerprint>`` of the attempt that made it, to find its record.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -119,7 +119,7 @@ class SheetImage(BaseModel):
     cost_usd: Usd | None = None
     of: int = 1
     reused: bool = False
-    attempt: int | None = None
+    attempt: Annotated[str, Field(pattern=r"^\d{1,9}\.[0-9a-f]{16}$")] | None = None
 
     @model_serializer(mode="wrap")
     def _short(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:

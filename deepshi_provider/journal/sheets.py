@@ -127,7 +127,7 @@ def sheet_images(
             cost_usd=record.cost_usd,
             of=len(record.images),
             reused=reused,
-            attempt=purchase.k,
+            attempt=f"{purchase.k}.{record.fingerprint[:16]}",
         )
         for image in record.images
     ]

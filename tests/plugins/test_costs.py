@@ -346,17 +346,21 @@ def test_an_image_that_cannot_be_scaled_down_is_refused(strange: Site, tmp_path:
     "name", ["../image-0.png", "..%2fimage-0.png", "*-0.png", "out/../../image-0.png", "image-0.png"]
 )
 def test_a_record_is_read_from_its_own_directory_only(strange: Site, tmp_path: Path, name: str) -> None:
-    secret: dict[str, Any] = {"kind": "stored", "fingerprint": "f", "lease_owner": "l", "recorded_at": 1}
+    secret: dict[str, Any] = {"kind": "stored", "fingerprint": "f" * 64, "lease_owner": "l", "recorded_at": 1}
     secret |= {"owner": {"dag_id": "d", "run_id": "r", "task_id": "t"}, "request": {"prompt": "a prompt in a record"}}
     for folder in (tmp_path, tmp_path / "out"):
         (folder / "_deepshi").mkdir(parents=True)
-        (folder / "_deepshi" / "image.1.f.t.l.stored.json").write_text(json.dumps(secret))
+        (folder / "_deepshi" / f"image.1.{'f' * 16}.t.l.stored.json").write_text(json.dumps(secret))
+        other = {**secret, "request": {"prompt": "the prompt of another request"}}
+        for fingerprint in ("a" * 16, "f" * 15 + "0"):
+            (folder / "_deepshi" / f"image.1.{fingerprint}.t.l.stored.json").write_text(json.dumps(other))
     output_uri = (tmp_path / "out").as_uri()
     written = sheet(f"{output_uri}/{name}", output_uri=output_uri)
-    written["images"][0]["attempt"] = 1
+    written["images"][0]["attempt"] = f"1.{'f' * 16}"
     answer = strange.get("/picture", **strange.write_sheet("foreign_record", written))
     assert answer.status_code == 200
     assert ("a prompt in a record" in answer.text) == (name == "image-0.png")
+    assert "the prompt of another request" not in answer.text
 
 
 def test_the_month_has_the_budget_of_the_connections(site: Site) -> None:
