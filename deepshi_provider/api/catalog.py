@@ -104,6 +104,10 @@ class Catalog(NamedTuple):
         texts = frozenset(text.lower() for text in _texts(document))
         return cls(models=models, is_complete=makes_images and not has_more, mentioned=texts)
 
+    def sizing_of(self, model: str) -> tuple[str, ...]:
+        """Return the sizing fields that a model accepts; empty if unknown."""
+        return self.models[model].sizing if model in self.models else ()
+
     def lacks(self, model: str) -> bool:
         """Return whether the key certainly cannot use a model, under this name or with a vendor prefix."""
         if not self.is_complete:

@@ -219,10 +219,11 @@ def _other_size(request: GenerateRequest, model: ModelInfo, source: Media | None
         return
     parameters = model.parameters or {}
     width, height = (parameters[side].default if side in parameters else None for side in ("width", "height"))
-    if width and height and (width, height) != (str(source.width), str(source.height)):
+    is_known = width is not None and height is not None and width.isdigit() and height.isdigit()
+    if is_known and (width, height) != (str(source.width), str(source.height)):
         text = (
-            f"width and height are missing, so {model.id} makes its default of {width}x{height} pixels from an image "
-            f"of {source.width}x{source.height}"
+            f"width and height are missing: {model.id} returns its default of {width}x{height} pixels, and the input "
+            f"image has {source.width}x{source.height}"
         )
         yield Complaint(field="width", text=text, is_certain=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 FRESH = 300.0
 #: Seconds before the next attempt to read a catalog that could not be read.
 _AGAIN = 10.0
+_MOST_LOGGED = 1000
 
 
 class Preflight:
@@ -50,9 +52,12 @@ class Preflight:
         """
         if self._mode == "off":
             return
+        catalog = await self._catalog()
         sizes = [image.spool.size_bytes for image in inputs.images] if inputs else []
-        source = await in_thread(_identified, inputs.images[0]) if inputs and not has_size(request) else None
-        found = complaints(request, await self._catalog(), sizes, source)
+        source = None
+        if inputs and not has_size(request) and "width" in catalog.sizing_of(request.model):
+            source = await in_thread(_identified, inputs.images[0])
+        found = complaints(request, catalog, sizes, source)
         certain = [complaint for complaint in found if complaint.is_certain and self._mode == "error"]
         self._log(complaint for complaint in found if complaint not in certain)
         if certain:
@@ -64,7 +69,8 @@ class Preflight:
     def _log(self, found: Iterable[Complaint]) -> None:
         for complaint in found:
             if complaint.text not in self._logged:
-                self._logged.add(complaint.text)
+                if len(self._logged) < _MOST_LOGGED:  # the rows of a batch may have inputs of many sizes
+                    self._logged.add(complaint.text)
                 log.warning("Preflight: %s", complaint)
 
     async def _catalog(self) -> Catalog:
@@ -82,10 +88,11 @@ def _identified(image: InputImage) -> Media | None:
     """Return kind and size of an input image; ``None`` if it is not whole, which is for the server to judge."""
     try:
         return identify(image.spool.file)
-    except ValueError:
+    except (ValueError, OSError):
         return None
     finally:
-        image.spool.file.seek(0)
+        with contextlib.suppress(OSError):  # sending it will raise
+            image.spool.file.seek(0)
 
 
 class _Catalog:

@@ -196,8 +196,8 @@ async def test_an_edit_without_a_size_is_warned_of_if_it_will_not_keep_its_own(
         manifest = await run(make_job(local, operation="edit", fields=edit, preflight=DEFAULT))
     assert (manifest.status, posts(emulator)) == ("success", 1), manifest.error
     text = (
-        "Preflight: width and height are missing, so deepshi-image-1 makes its default of 1024x1024 pixels from an "
-        "image of 64x48"
+        "Preflight: width and height are missing: deepshi-image-1 returns its default of 1024x1024 pixels, and the "
+        "input image has 64x48"
     )
     assert [record.message for record in caplog.records if "are missing" in record.message] == [text] * warned
 
