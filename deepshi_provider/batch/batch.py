@@ -55,7 +55,6 @@ class Batch:
         self._journal = journal
         self._rows = rows
         self._pace = pace
-        self._taking_turn = asyncio.Lock()
         self.results = RowResults(rows, context)
         self.error: DeepshiError | None = None
         self.plan: Plan | None = None
@@ -132,29 +131,9 @@ class Batch:
         for row in rows:
             if self.error and not isinstance(self.error, BudgetExceeded):
                 return
-            if not await self._has_turn():
-                return
             await self._buy(row, request_of(row.fields))
             await self._pace.keep()
             await asyncio.sleep(0)  # thousands of rows over the budget must not block the loop
-
-    async def _has_turn(self) -> bool:
-        """Make sure that no other process buys for this task instance, if limits apply; if that fails, stop the batch.
-
-        It costs nothing unless this process was paused and another one may have taken over.
-        """
-        account = self._context.account
-        if not account.is_limited:
-            return True
-        async with self._taking_turn:
-            try:
-                if await self._context.turn.take():
-                    await self._journal.refresh()
-                    await account.correct((await self._journal.tally(self._job.owner)).cost_usd)
-            except StorageFailed as err:
-                self._stop(err)
-                return False
-        return True
 
     def _stored(self, row: Row, request: GenerateRequest) -> Purchase | None:
         """Return the record of a row's stored images, if the listings alone prove that they are there."""

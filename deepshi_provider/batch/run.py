@@ -101,7 +101,7 @@ async def _run(
         if job.manifest_format == "parquet":
             await in_thread(check_installed)
         await in_thread(lambda: refuse_circles(_edits(rows), context.store.location))
-        if context.account.is_limited and not job.plan_only:
+        if context.needs_turn:
             await context.turn.take()
         await journal.open()
         pace = KeptPace(context.store, Pace()) if job.plan_only else await KeptPace.recall(context.store)
@@ -115,13 +115,15 @@ async def _run(
             await _write_down(job, context, journal, rows, batch.error)
         tally = await latest_tally(journal, job.owner, context.account.prices)
         if not job.plan_only:
-            await context.account.correct(tally.cost_usd)
+            since = context.account.counts_since
+            recent = None if since is None else await in_thread(journal.known_tally, job.owner, since)
+            await context.account.recount(tally, recent)
         costs = _sheet(job, batch, tally, manifest_uri=_manifest_uri(job, context))
         return _outcome(job, context, batch, costs)
     except DeepshiError as err:
         return _failure(job, context, batch, err)
     except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
-        if interrupted is not None:
+        if interrupted is not None and journal.is_listed:  # else the costs of earlier tries are not known here
             tally = known_tally(context.journal, job.owner, context.account.prices)
             interrupted(_sheet(job, batch, tally, ended=False))
         raise

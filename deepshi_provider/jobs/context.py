@@ -51,6 +51,12 @@ class JobContext(NamedTuple):
         """Whether records and cost sheets may hold prompts: neither the connection nor the job forbids it."""
         return self.client.settings.keep_prompts and self.job.keeps_prompts
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether only one process at a time may buy for the job: one that buys much, under a limit."""
+        job = self.job
+        return isinstance(job, BatchJob) and not job.plan_only and self.account.is_limited
+
     @classmethod
     def of(
         cls,

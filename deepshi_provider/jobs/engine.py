@@ -77,7 +77,7 @@ class Engine:
         self._deadline = context.job.deadline_from(time.time())
         self._known = known
         self._waits_for: Attempt | None = None
-        self._refused_k = self._refusals = 0
+        self._refused, self._refusals = "", 0
         self._is_in_doubt = False
         self._reservation: Reservation | None = None
         self._claimed_at = 0.0
@@ -185,12 +185,24 @@ class Engine:
         self._at = next(in_doubt, self._at)
         unknown = self._check_max_resends(since_purchase(attempts, self.fingerprint))
         await self._prepare(unknown)
+        turn = self._context.turn
+        number = turn.number
         async with self._account.reserved(self._choice.price_class) as self._reservation:
             if self._reservation.has_waited:
                 self._deadline = self._job.deadline_from(time.time())
                 if await self._attempts() != attempts:
                     return None
+            # Before the lease lists the attempt: the process that has the turn would wait for it.
+            if self._context.needs_turn and (await turn.take(self._recount) or turn.number != number):
+                return None
             return await self._claim_and_buy(attempts, unknown)
+
+    async def _recount(self) -> None:
+        """Add what other processes of this task instance have spent to the account."""
+        owner, since = self._job.owner, self._account.counts_since
+        await self._journal.refresh()
+        tally = await self._journal.tally(owner)
+        await self._account.recount(tally, None if since is None else self._journal.known_tally(owner, since))
 
     def _falls_back(self, err: DeepshiError) -> bool:
         """Switch to the next choice and return ``True``; return ``False`` if there is none, or it might pay twice."""
@@ -230,7 +242,7 @@ class Engine:
                 await self._wait_for_outcome(k, err)
                 return None
             if is_ours and len(self._choices) > 1 and await self._has_rival(attempts, k):
-                await self._journal.withdraw(self._name, k, self.fingerprint)
+                await self._journal.withdraw(self._name, k, self.fingerprint, self._context.lease)
                 # Else two processes that withdraw for each other would do so again.
                 await asyncio.sleep(random.uniform(0, self._context.times.poll))  # noqa: S311
                 return None
@@ -351,10 +363,11 @@ class Engine:
 
         :raises StorageFailed: the claim cannot be created, but is in no listing.
         """
-        self._refusals = self._refusals + 1 if k == self._refused_k else 1
-        self._refused_k = k
+        refused = claim_name(self._name, k, self.fingerprint)
+        self._refusals = self._refusals + 1 if refused == self._refused else 1
+        self._refused = refused
         if self._refusals > len(_PAUSES):
-            uri = self._context.store.uri_of(f"{STATE}/{claim_name(self._name, k, self.fingerprint)}")
+            uri = self._context.store.uri_of(f"{STATE}/{refused}")
             raise StorageFailed(
                 f"Not sent: the store contradicts itself. {uri} cannot be created, as if it existed, but is in no "
                 "listing of its directory. Check for a gateway that changes names or listings"

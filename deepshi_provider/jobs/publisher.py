@@ -53,7 +53,7 @@ class Publisher:
         lost: Record | None = None
         try:
             if err.charged == "no":
-                await self._withdraw(k)
+                await self._journal.withdraw(self._name, k, self._fingerprint, self._context.lease)
             elif err.charged == "yes":
                 costs = {"cost_usd": err.cost_usd, "cost_is_complete": err.cost_is_complete, "sends": err.sends}
                 lost = self._record("lost", unknown, **costs)
@@ -62,19 +62,6 @@ class Publisher:
             log.warning("The outcome of the request could not be recorded, so it counts as unknown: %s", again)
             if lost:
                 self._journal.keep(self._name, k, lost)
-
-    async def _withdraw(self, k: int) -> None:
-        """Delete the claim of a free attempt, unless others may have taken this process for dead.
-
-        They may have counted the attempt, and number theirs after it. Without the claim, a third process would not, and
-        neither would find the other's claim.
-        """
-        if self._context.lease.lapsed:
-            log.warning(
-                "This process had paused for a while, so its free attempt keeps its claim, and counts as unknown"
-            )
-            return
-        await self._journal.withdraw(self._name, k, self._fingerprint)
 
     async def publish(self, k: int, unknown: int, result: ImagesResult) -> Record:
         """Put paid images in place and record them; keep trying while the store fails.
@@ -101,7 +88,7 @@ class Publisher:
 
     async def _was_superseded(self, k: int) -> bool:
         """Return whether another process has sent this request since, which needs a gap in this one's heartbeats."""
-        if not self._context.lease.lapsed:
+        if not self._context.lease.lapsed_since(0.0):
             return False
         attempts = await self._journal.list_attempts(self._name)
         return any(a.k > k and a.fingerprint == self._fingerprint[:16] for a in attempts)

@@ -143,12 +143,15 @@ class Account:
             await self._report()
         await self._warn()
 
-    async def correct(self, spent: Decimal | None) -> None:
-        """Raise the sum to that of the records, since a second process may have paid for the same job."""
-        more = max(Decimal(0), (spent or Decimal(0)) - self._all.usd)
-        self._all.usd += more
-        if more and self._windows:
-            self._hour(self._windows.this_hour()).usd += more
+    async def recount(self, tally: Tally, recent: Tally | None = None) -> None:
+        """Raise the sums to those of the journal, since another process may have paid for the same job.
+
+        :param recent: the part of ``tally`` since :attr:`counts_since`, if a later request depends on it.
+        """
+        self._all.raise_to(tally)
+        if self._windows and recent:
+            self._hour(self._windows.this_hour()).raise_to(recent)
+        await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
         if self.has_begun:
             await self._report()
 

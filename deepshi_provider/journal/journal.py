@@ -10,6 +10,7 @@ import asyncio
 import functools
 import hashlib
 import json
+import logging
 import sqlite3
 import time
 from collections import deque
@@ -43,6 +44,8 @@ from deepshi_provider.journal.entries import (
 from deepshi_provider.journal.lease import Lease, Watch, is_lease, lease_name
 from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
 from deepshi_provider.store.store import SETTLING, STATE, CreatedLate, Store
+
+log = logging.getLogger(__name__)
 
 #: Number of objects read concurrently.
 _AT_ONCE = 64
@@ -217,22 +220,33 @@ class Journal:
             self._note(entry)
         return is_ours
 
-    async def withdraw(self, name: str, k: int, fingerprint: str) -> None:
-        """Delete the claim of an attempt that was certainly free.
+    async def withdraw(self, name: str, k: int, fingerprint: str, lease: Lease) -> None:
+        """Delete the claim of an attempt under way that was certainly free.
 
-        :raises StorageFailed: the claim remains, and the attempt counts as one with unknown outcome.
+        If this process was paused during the attempt, the claim remains, and counts as one with unknown outcome.
+        Another process may have counted it and given its own attempt the next number. A third one that finds no claim
+        would start with the first number again, and both would send.
+
+        :param lease: this process's lease, which lists the attempt.
+        :raises StorageFailed: the claim remains likewise.
         """
         entry = claim_name(name, k, fingerprint)
-        path, claim, is_repeated = f"{STATE}/{entry}", self._claims.get(entry), False
+        path, claim, is_repeated, is_kept = f"{STATE}/{entry}", self._claims.get(entry), False, False
+        begun = lease.attempts[attempt_key(name, k, fingerprint)]
 
         async def remove() -> None:
-            nonlocal is_repeated
+            nonlocal is_repeated, is_kept
+            if is_kept := lease.lapsed_since(begun):
+                return
             if is_repeated and claim and await self._store.read(path) != claim.model_dump_json().encode():
                 return  # it is deleted, and another process may have made its own
             is_repeated = True
             await self._store.remove(path)
 
         await self._store.patiently(remove)
+        if is_kept:
+            log.warning("A free attempt keeps its claim, since this process was paused: %s", self._store.uri_of(path))
+            return
         self._claims.pop(entry, None)
         self._note(entry, exists=False)
 

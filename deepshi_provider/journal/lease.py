@@ -67,8 +67,9 @@ class Lease:
 
     def __init__(self, store: Store, times: Times = TIMES) -> None:
         self.owner = uuid.uuid4().hex[:16]
-        #: Key of each attempt under way in this process; attempts of its other claims are over.
-        self.attempts: set[str] = set()
+        #: Key of each attempt under way in this process, with its beginning in monotonic seconds. Attempts of its other
+        #: claims are over.
+        self.attempts: dict[str, float] = {}
         self._heartbeats = 0
         self._store = store
         self._times = times
@@ -76,18 +77,19 @@ class Lease:
         self._starting = asyncio.Lock()
         self._ending = asyncio.Event()
         self._last_heartbeat = (0.0, 0.0)
-        self._lapsed = False
+        self._lapsed_at = float("-inf")
 
-    @property
-    def lapsed(self) -> bool:
-        """Whether others may ever have considered this process dead, with a margin for slow writes.
+    def lapsed_since(self, moment: float) -> bool:
+        """Return whether others may have considered this process dead since a moment, with a margin for slow writes.
 
         Uses both clocks: the monotonic one stops while a machine is suspended, and the other one may be changed.
+
+        :param moment: monotonic seconds.
         """
         gaps = (now - then for now, then in zip(_clocks(), self._last_heartbeat, strict=True))
         if self._task is not None and max(gaps) > self._times.lease / 2:
-            self._lapsed = True
-        return self._lapsed
+            self._lapsed_at = time.monotonic()
+        return self._lapsed_at >= moment
 
     @contextlib.contextmanager
     def attempt(self, attempt: str) -> Iterator[int]:
@@ -97,11 +99,11 @@ class Lease:
 
         :param attempt: see :func:`~deepshi_provider.journal.entries.attempt_key`.
         """
-        self.attempts.add(attempt)
+        self.attempts[attempt] = time.monotonic()
         try:
             yield self._heartbeats
         finally:
-            self.attempts.discard(attempt)
+            del self.attempts[attempt]
 
     async def start(self) -> None:
         """Write the first heartbeat, if not yet done.
@@ -145,7 +147,7 @@ class Lease:
         self._heartbeats += 1
         heartbeat = {"heartbeat": self._heartbeats, "at": time.time(), "attempts": sorted(self.attempts)}
         await self._store.write(lease_name(self.owner), json.dumps(heartbeat).encode(), threads=_HEARTBEATS)
-        _ = self.lapsed  # remembers a gap even if heartbeats continue
+        self.lapsed_since(0.0)  # remembers a gap even if heartbeats continue
         self._last_heartbeat = begun
 
 

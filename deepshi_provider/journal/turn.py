@@ -2,17 +2,19 @@
 
 Two triggerers may run the same batch, and claims keep them from buying the same row. But each knows only its own
 spending, so together they would exceed a limit. ``_deepshi/<task>.<n>.turn.json`` is the n-th turn of a task instance.
-It is created like a claim, contains the lease owner that has it, and is deleted at the end. The next turn is free when
-the last one is deleted, or when its process is dead.
+It is created like a claim and contains the lease owner that has it. The next turn is free when that process has ended
+or is dead. The last turn is never deleted: its number must not be used again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 
 from deepshi_provider.exceptions import StorageFailed
@@ -30,15 +32,18 @@ class Turn:
     """The right of this process to buy for a task instance.
 
     :param lease: this process's lease, by which others see that it is alive.
+    :ivar number: number of its last turn; 0 if it has had none.
     """
 
     def __init__(self, store: Store, task_key: str, lease: Lease, watch: Watch, times: Times) -> None:
+        self.number = 0
         self._store = store
         self._task_key = task_key
         self._lease = lease
         self._watch = watch
         self._times = times
-        self._number = 0
+        self._checked_at = float("-inf")
+        self._taking = asyncio.Lock()
 
     async def __aenter__(self) -> Turn:
         return self
@@ -46,31 +51,40 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._number:
-            return
-        try:
-            await asyncio.shield(self._give_back())
-        except StorageFailed as err:  # the next process then waits until this one's lease is over
-            log.warning("%s could not be deleted: %s", self._uri_of(self._number), err)
+        """Delete earlier turns; this one ends with the lease."""
+        if self.number:
+            with contextlib.suppress(StorageFailed):  # they only take space
+                await asyncio.shield(self._remove_earlier())
 
-    async def take(self) -> bool:
-        """Wait until this process has a turn; return whether it is a new one, and others may have bought before.
+    async def take(self, recount: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """Wait until this process has a turn; return whether this call took a new one.
 
-        Costs nothing while it has one, unless this process was paused. Not for concurrent calls.
+        It does nothing while the process has one, unless it was paused and others may have taken theirs.
 
+        :param recount: adds what others have spent in their turns; awaited before concurrent calls return.
         :raises StorageFailed: the store cannot be read or written.
         """
-        if self._number and not self._lease.lapsed:
-            return False
-        await self._lease.start()
-        is_new, waits_for, refusals = False, "", 0
+        async with self._taking:
+            if self.number and not self._lease.lapsed_since(self._checked_at):
+                return False
+            await self._lease.start()
+            checked_at, before = time.monotonic(), self.number
+            self.number = await self._next()
+            is_new = self.number != before
+            if is_new and recount:
+                await recount()
+            self._checked_at = checked_at
+            return is_new
+
+    async def _next(self) -> int:
+        """Return the number of this process's turn, when it has the last one."""
+        waits_for, refusals = "", 0
         while True:
             last = await self._last()
-            owner = await self._owner_of(last)
+            owner, is_alive = await self._owner_of(last)
             if owner == self._lease.owner:
-                self._number = last
-                return is_new
-            if owner is None or not await self._watch.is_alive(owner):
+                return last
+            if not is_alive:
                 if refusals == _MOST_REFUSALS:
                     raise StorageFailed(
                         f"Not sent: the store contradicts itself. {self._uri_of(last + 1)} cannot be created, as if it "
@@ -78,40 +92,39 @@ class Turn:
                     )
                 refusals += 1
                 if await self._create(last + 1):
-                    is_new = True
                     continue
             elif owner != waits_for:
                 waits_for, refusals = owner, 0
                 log.info("Another process runs this batch (%s); waiting for its end", self._uri_of(last))
             await asyncio.sleep(self._times.poll)
 
-    async def _give_back(self) -> None:
-        """Delete this turn and those of dead processes before it, for which others would wait."""
-        numbers = await self._store.scan(_numbers, prefix=f"{self._task_key}.")
-        for number in sorted(number for number in numbers if number <= self._number):
-            await self._store.remove(self._name(number))
+    async def _remove_earlier(self) -> None:
+        for number in await self._store.scan(_numbers, prefix=f"{self._task_key}."):
+            if number < self.number:
+                await self._store.remove(self._name(number))
 
     async def _last(self) -> int:
         return max(await self._store.scan(_numbers, prefix=f"{self._task_key}."), default=0)
 
-    async def _owner_of(self, number: int) -> str | None:
-        """Return the lease owner that has a turn; ``""`` if it cannot be read, ``None`` if it is deleted."""
+    async def _owner_of(self, number: int) -> tuple[str, bool]:
+        """Return the lease owner that has a turn, and whether it is alive; empty if there is none."""
+        asked_at = time.monotonic()
         data = await self._store.read(self._name(number)) if number else None
         if data is None:
-            return None
+            return "", False
         try:
-            return str(json.loads(data)["lease_owner"])
+            owner = str(json.loads(data)["lease_owner"])
         except (ValueError, TypeError, KeyError):  # being written at this moment, or truncated by a crash
-            return ""
+            return "", self._watch.is_fresh(self._name(number), data, asked_at)
+        return owner, await self._watch.is_alive(owner)
 
     async def _create(self, number: int) -> bool:
+        content = json.dumps({"lease_owner": self._lease.owner, "number": number}).encode()
         try:
-            return await self._store.create(
-                self._name(number), json.dumps({"lease_owner": self._lease.owner, "number": number}).encode()
-            )
-        except CreatedLate as err:  # others see it only when all that saw no object have written theirs
-            log.warning("%s", err)
-            return False
+            return await self._store.create(self._name(number), content)
+        except CreatedLate as err:
+            # It may have replaced that of another process, which has the turn and does not look again.
+            raise StorageFailed(f"Not sent: {err}") from None
 
     def _name(self, number: int) -> str:
         return f"{STATE}/{self._task_key}.{number}.turn.json"

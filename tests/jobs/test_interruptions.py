@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.journal.entries import Claim, Owner
+from deepshi_provider.journal.entries import Claim, Owner, attempt_key
 from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import Lease, Times, Watch
 from deepshi_provider.store.store import Store
@@ -82,6 +83,25 @@ def test_a_lease_owner_does_not_expire_because_this_process_stalled(local: Local
     assert watch.is_fresh("owner", b"1", asked_at=LEASE - 0.1)
     assert watch.is_fresh("owner", b"2", asked_at=3 * LEASE)
     assert not watch.is_fresh("owner", b"2", asked_at=4 * LEASE)
+
+
+@pytest.mark.slow
+async def test_only_attempts_that_a_pause_fell_into_keep_their_claims(local: LocalPlace) -> None:
+    store = Store(local.uri)
+    fingerprint, keys = "a" * 64, [attempt_key(name, 1, "a" * 64) for name in ("before", "after")]
+    async with Lease(store, Times(lease=4, heartbeat=0.1)) as lease:
+        journal = Journal(store, "before")
+        await lease.start()
+        with lease.attempt(keys[0]):
+            assert await journal.claim("before", 1, claim_of(lease.owner))
+            time.sleep(2.5)  # noqa: ASYNC251 -- as if the process were stopped
+            await journal.withdraw("before", 1, fingerprint, lease)
+        written = local.read(f"_deepshi/{lease.owner}.lease.json")
+        await until("a heartbeat", lambda: local.read(f"_deepshi/{lease.owner}.lease.json") != written)
+        with lease.attempt(keys[1]):
+            assert await journal.claim("after", 1, claim_of(lease.owner))
+            await journal.withdraw("after", 1, fingerprint, lease)
+    assert state(local, "claim") == [f"_deepshi/{keys[0]}.claim.json"]
 
 
 async def test_a_heartbeat_counts_only_for_claims_older_than_it(local: LocalPlace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.directories import STORES
@@ -210,7 +211,32 @@ async def test_payments_of_a_second_process_are_reported_at_the_end(local: Place
     tally.paid("m", "f", PRICE, 1)
     await account.begin(tally)
     await account.add("class", PRICE)
-    await account.correct(3 * PRICE)
+    await account.recount(tally_of(PRICE, PRICE, PRICE))
     assert entries(local) == ["0.117"]
-    await account.correct(2 * PRICE)
+    await account.recount(tally_of(PRICE, PRICE))
     assert entries(local) == ["0.117"]
+
+
+async def test_what_a_second_process_may_have_paid_for_counts_once_and_not_twice(local: Place) -> None:
+    first = job(local, "a")
+    entry = RunEntry(owner=first.owner, operation=first.operation, output_uri=first.output_uri)
+    prices = Prices("account")
+    prices.take({"class": PriceRange(PRICE, PRICE)})
+    account = Account(prices, RunCosts(entry, None), 10 * PRICE)
+    await account.begin(Tally())
+    await account.add("class", None)
+    async with account.reserved("class"):
+        # The journal has the first as a lost attempt, the one under way likewise, and two of the other process.
+        await account.recount(tally_of(PRICE, None, None, None, None))
+        assert (account.spending.usd, account.spending.possible_usd) == (PRICE, 3 * PRICE)
+
+
+def tally_of(*costs: Decimal | None) -> Tally:
+    """Return the tally of attempts; ``None`` is one with unknown outcome."""
+    tally = Tally()
+    for number, cost in enumerate(costs):
+        if cost is None:
+            tally.lost("m", str(number), "class")
+        else:
+            tally.paid("m", str(number), cost, 1, "class")
+    return tally
