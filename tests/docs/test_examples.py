@@ -60,7 +60,8 @@ def test_none_of_them_fails_or_is_refused(ran: Ran) -> None:
 
 def test_sizes_are_as_on_the_page(ran: Ran) -> None:
     """No request has a size in a style that its model ignores."""
-    assert "Preflight" not in ran.log
+    warnings = [line for line in ran.log.splitlines() if "Preflight" in line]
+    assert all("width and height are missing" in line for line in warnings), "edits may leave the size to the model"
     asked = {r["fields"]["model"]: r["fields"] for r in ran.requests if r["prompt"] == "a lighthouse"}
     assert set(asked) == {"deepshi-banana-pro", "nano-banana-2", "grok-imagine", "seedream-4.5"}
 
