@@ -23,6 +23,16 @@ from deepshi_provider.client.network import SocketBackend
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}
 
 
+#: httpcore's errors, which httpx has under the same names.
+_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+
+
 class Transport(httpx.AsyncBaseTransport):
     """Sends each request over a new connection.
 
@@ -87,9 +97,11 @@ class _Body(httpx.AsyncByteStream):
         self._pool = pool
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _errors_of_httpx():
+        try:  # not with _errors_of_httpx(): before Python 3.11, an early end would leave a reference cycle
             async for piece in self._stream:
                 yield piece
+        except _ERRORS as err:
+            raise _error_of_httpx(err) from err
 
     async def aclose(self) -> None:
         with _errors_of_httpx():
@@ -122,7 +134,10 @@ def _errors_of_httpx() -> Iterator[None]:
     """Convert httpcore's errors to httpx's errors of the same names."""
     try:
         yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as err:
-        raise getattr(httpx, type(err).__name__)(str(err)) from err
-    except httpcore.UnsupportedProtocol as err:
-        raise httpx.UnsupportedProtocol(str(err)) from err
+    except _ERRORS as err:
+        raise _error_of_httpx(err) from err
+
+
+def _error_of_httpx(err: Exception) -> httpx.TransportError:
+    error: httpx.TransportError = getattr(httpx, type(err).__name__)(str(err))
+    return error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
@@ -35,7 +36,10 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
     if uri is not None:
         run_here(read_requests(uri, output_conn_id, rows, defaults, task.stream, STORES, columns))
     else:
-        rows.fill(check_rows(found, defaults, task.stream, columns))
+        with contextlib.ExitStack() as stack:
+            if isinstance(found, Generator):  # a query: a wrong row must not leave its connection open
+                stack.callback(found.close)
+            rows.fill(check_rows(found, defaults, task.stream, columns))
 
 
 def with_image_uris(row: Any) -> Any:
