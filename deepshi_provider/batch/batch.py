@@ -122,10 +122,8 @@ class Batch:
         """Pass known prices and the spending of earlier tries to the account."""
         account = self._context.account
         account.prices.take(await in_thread(self._journal.prices))
-        owner, since = self._job.owner, account.counts_since
-        earlier = await self._journal.tally(owner)
-        recent = None if since is None else await in_thread(self._journal.known_tally, owner, since)
-        await account.begin(earlier, recent, report=not self._job.plan_only)
+        earlier = await self._journal.tally(self._job.owner)
+        await account.begin(earlier, await self._context.recent_tally(), report=not self._job.plan_only)
 
     async def _work(self, rows: Iterator[Row]) -> None:
         for row in rows:

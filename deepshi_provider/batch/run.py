@@ -115,9 +115,7 @@ async def _run(
             await _write_down(job, context, journal, rows, batch.error)
         tally = await latest_tally(journal, job.owner, context.account.prices)
         if not job.plan_only:
-            since = context.account.counts_since
-            recent = None if since is None else await in_thread(journal.known_tally, job.owner, since)
-            await context.account.recount(tally, recent)
+            await context.account.recount(tally, await context.recent_tally())
         costs = _sheet(job, batch, tally, manifest_uri=_manifest_uri(job, context))
         return _outcome(job, context, batch, costs)
     except DeepshiError as err:

@@ -6,6 +6,7 @@ import logging
 from typing import NamedTuple
 
 from deepshi_provider.client.client import Client
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.preflight import Preflight
 from deepshi_provider.journal.account import Account
@@ -15,7 +16,7 @@ from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.journal.turn import Turn
 from deepshi_provider.journal.window_costs import WindowCosts
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import Store, in_thread
 from deepshi_provider.store.stores import Stores
 
 
@@ -56,6 +57,14 @@ class JobContext(NamedTuple):
         """Whether only one process at a time may buy for the job: one that buys much, under a limit."""
         job = self.job
         return isinstance(job, BatchJob) and not job.plan_only and self.account.is_limited
+
+    async def recent_tally(self) -> Tally | None:
+        """Return the task's costs since the account counts separately, as of the last listing; ``None`` if it does not.
+
+        See :attr:`~deepshi_provider.journal.account.Account.counts_since`.
+        """
+        since = self.account.counts_since
+        return None if since is None else await in_thread(self.journal.known_tally, self.job.owner, since)
 
     @classmethod
     def of(

@@ -199,10 +199,9 @@ class Engine:
 
     async def _recount(self) -> None:
         """Add what other processes of this task instance have spent to the account."""
-        owner, since = self._job.owner, self._account.counts_since
         await self._journal.refresh()
-        tally = await self._journal.tally(owner)
-        await self._account.recount(tally, None if since is None else self._journal.known_tally(owner, since))
+        tally = await self._journal.tally(self._job.owner)
+        await self._account.recount(tally, await self._context.recent_tally())
 
     def _falls_back(self, err: DeepshiError) -> bool:
         """Switch to the next choice and return ``True``; return ``False`` if there is none, or it might pay twice."""
