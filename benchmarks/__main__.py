@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,25 @@ ROOT = Path(__file__).parent.parent
 MIB = 2**20
 
 
+#: What is measured, each under its name in the results.
+PARTS = ("ceiling_gib_per_s", "imports", "answers", "plain_answers", "through_airflow", "object_store", "growth")
+
+
 def main() -> None:
     """Measure, save the figures, and write the page."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="keep the saved figures of the others")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
-    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the results")
     options = parser.parse_args()
-    if not options.render:
-        results = _measure(quick=options.quick, runs=1 if options.quick else options.runs)
-        options.results.write_text(json.dumps(results, indent=1) + "\n")
+    if options.parts:
+        saved = {} if options.parts == PARTS else json.loads(options.results.read_text())
+        measured = _measure(options.parts, quick=options.quick, runs=1 if options.quick else options.runs)
+        for name in ("runs", "minutes"):
+            measured[name] = {**saved.get(name, {}), **measured[name]}
+        options.results.write_text(json.dumps({**saved, **measured}, indent=1) + "\n")
     results = json.loads(options.results.read_text())
     missed = write_report(results, options.page)
     print(f"Wrote {options.page}")
@@ -49,40 +56,42 @@ def main() -> None:
         sys.exit(f"Missed: {'; '.join(missed)}")
 
 
-def _measure(*, quick: bool, runs: int) -> dict[str, Any]:
-    begun = time.monotonic()
-    for package in ("deepshi_provider", "benchmarks"):  # like pip at installation
+def _measure(parts: Sequence[str], *, quick: bool, runs: int) -> dict[str, Any]:
+    for package in ("deepshi_provider", "benchmarks"):  # as an installation from a wheel does
         compileall.compile_dir(ROOT / package, quiet=1)
     sizes = (4096, MIB // 4) if quick else (4096, MIB, 18 * MIB)
     stored = () if quick else (2 * MIB,)
-    counts = (1, 4) if quick else (1, 16, 64)
+    at_once = 4 if quick else 64
     rows = (10, 100) if quick else (100, 1_000, 10_000)
     cells = ("4096:4:1",) if quick else (f"{2 * MIB}:192:5", f"{18 * MIB}:128:20")
+    results: dict[str, Any] = {"machine": _machine(), "quick": quick, "runs": {}, "minutes": {}}
     with _server((*sizes, *stored)) as (directory, secure, plain):
-        url = secure["BENCH_URL"]
 
         def answers(environment: dict[str, str], sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-            cells = (f"{size}:{count}" for size in sizes for count in counts)
+            cells = (f"{size}:{at_once}" for size in sizes)
             arguments = (environment["BENCH_URL"], str(directory), str(runs), *cells)
             return _json("benchmarks.answers", *arguments, environment=environment)
 
-        results = {
-            "machine": _machine(),
-            "runs": runs,
-            "quick": quick,
-            "ceiling_gib_per_s": [
-                ceiling(url, secure["SSL_CERT_FILE"], sizes[-1], connections=counts[-1]) for _ in range(runs)
+        measure: dict[str, Callable[[], Any]] = {
+            "ceiling_gib_per_s": lambda: [
+                ceiling(secure["BENCH_URL"], secure["SSL_CERT_FILE"], sizes[-1], connections=at_once)
+                for _ in range(runs)
             ],
-            "imports": [_json("benchmarks.imports", environment=secure)[0] for _ in range(runs)],
-            "answers": answers(secure, sizes),
-            "plain_answers": answers(plain, sizes[1:2]),
-            "through_airflow": _through_airflow(directory, secure, sizes[1], runs, quick=quick),
-            "object_store": _json("benchmarks.object_store", str(directory), str(runs), *cells, environment=secure),
-            "growth": [
+            "imports": lambda: [_json("benchmarks.imports", environment=secure)[0] for _ in range(runs)],
+            "answers": lambda: answers(secure, sizes),
+            "plain_answers": lambda: answers(plain, sizes[1:2]),
+            "through_airflow": lambda: _through_airflow(directory, secure, sizes[1], runs, quick=quick),
+            "object_store": lambda: _json(
+                "benchmarks.object_store", str(directory), str(runs), *cells, environment=secure
+            ),
+            "growth": lambda: [
                 _json("benchmarks.growth", str(count), environment=secure)[0] for _ in range(runs) for count in rows
             ],
         }
-    results["minutes"] = round((time.monotonic() - begun) / 60, 1)
+        for part in parts:
+            begun = time.monotonic()
+            results[part] = measure[part]()
+            results["runs"][part], results["minutes"][part] = runs, round((time.monotonic() - begun) / 60, 1)
     return results
 
 
