@@ -83,8 +83,7 @@ test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200
 	$(BIN)/python -m pytest -m cluster --log-cli-level=INFO --log-disable=httpx tests/cluster $(ARGS)
 
 .PHONY: test-load
-test-load: $(LOAD) programs  ## what fills a machine for minutes, or is large to install (Spark, Java, PostgreSQL)
-	@$(BIN)/python -m tests.services.programs test-load
+test-load: $(LOAD) programs  ## what fills a machine for minutes, or is large to install (Spark, databases)
 	$(BIN)/python -m pytest --numprocesses 0 -m load --log-cli-level=INFO --log-disable=httpx $(ARGS)
 
 .PHONY: test-python
@@ -143,6 +142,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(UV)
 	@touch $@
 
 $(LOAD): $(INSTALLED)
+	@$(BIN)/python -m tests.services.programs test-load
 	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --group load
 	@touch $@
 

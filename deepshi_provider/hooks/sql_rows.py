@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -19,7 +19,7 @@ _CURSOR = "deepshi_rows"
 
 def query_rows(
     conn_id: str, sql: str, parameters: Iterable[Any] | Mapping[str, Any] | None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield the rows of a query, with a server-side cursor where the driver has one.
 
     :param parameters: values for the placeholders, in the driver's form.
@@ -30,8 +30,8 @@ def query_rows(
     hook = _hook(conn_id)
     source = f"requests_sql on connection {conn_id!r}"
     try:
-        with closing(hook.get_conn()) as connection, closing(_cursor(connection)) as cursor:
-            statement = sql.strip().rstrip(";")
+        with _connection(hook) as connection:
+            cursor, statement = _cursor(connection), sql.strip().rstrip(";")
             cursor.execute(statement, parameters) if parameters else cursor.execute(statement)
             # psycopg2 knows the columns of a server-side cursor only after the first rows.
             chunk = cursor.fetchmany(_CHUNK)
@@ -62,6 +62,20 @@ def _hook(conn_id: str) -> Any:
     if not isinstance(hook, DbApiHook):
         raise InvalidConnection(f"sql_conn_id: connection {conn_id!r} is not of a SQL type")
     return hook
+
+
+@contextmanager
+def _connection(hook: Any) -> Iterator[Any]:
+    """Connect, and disconnect in the end.
+
+    The cursor is not closed on its own: where rows are left, drivers read them all first, or refuse.
+    """
+    connection = hook.get_conn()
+    try:
+        yield connection
+    finally:
+        with suppress(Exception):  # each driver raises its own errors; none matters more than the query's
+            connection.close()
 
 
 def _cursor(connection: Any) -> Any:

@@ -178,6 +178,10 @@ PROGRAMS = {
     ],
     "test-load": [
         _debian("default-jre-headless", "java"),
+        _debian("mariadb-server", "mariadbd", "mariadb-install-db"),
+        _debian("build-essential", "cc", "make"),  # mysqlclient is compiled
+        _debian("default-libmysqlclient-dev", "mysql_config"),
+        _debian("pkg-config", "pkg-config"),
         _debian("postgresql", "postgres", "initdb", "pg_isready", "createdb"),
     ],
     "test-cluster": [
