@@ -113,6 +113,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         deepshi.fault("cut", prompt="a lost boat", times=None, charged=False)
         deepshi.fault("status", status=400, prompt="a refused boat", times=None)
         airflow.wait_for_dag(DAG_ID)
+        airflow.trigger("deliveries", run_id=RUN_ID)
         airflow.trigger(DAG_ID, run_id=RUN_ID)
         airflow.wait_for_run(DAG_ID, RUN_ID, timeout=240)
         yield Observed(
@@ -274,3 +275,23 @@ def test_events_hold_neither_key_nor_signature(observed: Observed) -> None:
     written = observed.events_path.read_text()
     assert "sk-bf-" not in written
     assert "X-Amz-" not in written
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [("delivered", "as_text"), ("delivered", "as_json"), ("delivered_native", "as_event")],
+)
+def test_rows_of_the_asset_event_that_started_the_run_are_bought(observed: Observed, dag_id: str, task_id: str) -> None:
+    def started() -> str | None:
+        runs = observed.airflow.get(f"/dags/{dag_id}/dagRuns")["dag_runs"]
+        return runs[0]["dag_run_id"] if runs else None
+
+    run_id = wait_for(f"a run of {dag_id}", 180, started)
+    observed.airflow.wait_for_run(dag_id, run_id)
+    result = observed.airflow.xcom(dag_id, run_id, task_id, "return_value")
+    manifest = Path(urlsplit(result["manifest_uri"]).path)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [(line["key"], line["prompt"]) for line in lines] == [
+        ("007", "a delivered mug"),
+        ("lamp", "a 'delivered' lamp \u2615"),
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-from airflow.sdk import DAG, Context
+from airflow.sdk import DAG, Asset, Context, Metadata, task
 
 from deepshi_provider.operators.images import (
     DeepshiEditImageOperator,
@@ -21,6 +21,9 @@ ON_S3: dict[str, Any] = {
     "output_uri": "s3://images/{{ run_id }}/{{ ti.task_id }}",
     "output_conn_id": "s3_test",
 }
+
+
+STOCK = Asset("stock")
 
 
 def keep_hook_lineage(context: Context) -> None:
@@ -70,3 +73,22 @@ with DAG(
         **SMALL,
         **ON_S3,
     )
+
+
+with DAG("deliveries", schedule=None):
+
+    @task(outlets=[STOCK])
+    def deliver() -> Any:
+        """Publish new products."""
+        rows = [{"key": "007", "prompt": "a delivered mug"}, {"key": "lamp", "prompt": "a 'delivered' lamp \u2615"}]
+        yield Metadata(STOCK, {"requests": rows})
+
+    deliver()
+
+with DAG("delivered", schedule=STOCK):
+    EVENT = "(triggering_asset_events.values() | first | last)"
+    for name, requests in (("as_text", f"{{{{ {EVENT}.extra }}}}"), ("as_json", f"{{{{ {EVENT}.extra | tojson }}}}")):
+        DeepshiGenerateImagesOperator(task_id=name, requests=requests, deferrable=name == "as_json", **SMALL)
+
+with DAG("delivered_native", schedule=STOCK, render_template_as_native_obj=True):
+    DeepshiGenerateImagesOperator(task_id="as_event", requests=f"{{{{ {EVENT} }}}}", **SMALL)
