@@ -6,7 +6,7 @@ import ast
 import difflib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: Text of a missing value from Jinja, ``tojson`` and pandas.
@@ -25,6 +25,14 @@ def is_blank(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip() in _BLANK
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def storable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object as every database stores it.
+
+    PostgreSQL's JSON has neither NUL characters nor unpaired surrogates.
+    """
+    return {_storable(name): _storable(value) for name, value in fields.items()}
 
 
 def parsed(text: str) -> Any:
@@ -75,3 +83,13 @@ class _Nan(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(math.nan) if node.id == "nan" else node
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return storable(value)
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value

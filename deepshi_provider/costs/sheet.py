@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from deepshi_provider.api.texts import storable
 from deepshi_provider.costs.money import Usd, total, usd
 
 #: ``hook``: hooks' purchases in a task.
@@ -178,7 +179,7 @@ class CostSheet(BaseModel):
     def as_xcom(self) -> dict[str, Any]:
         """Return the sheet as JSON types, below 4 kB: prompts are cut, then surplus images are left out."""
         sheet = self
-        while len(json.dumps(value := sheet.model_dump(mode="json"))) > _MOST_BYTES:
+        while len(json.dumps(value := storable(sheet.model_dump(mode="json")))) > _MOST_BYTES:
             if any(len(image.prompt or "") > _SHORT_PROMPT for image in sheet.images):
                 cut = [i.model_copy(update={"prompt": i.prompt and i.prompt[:_SHORT_PROMPT]}) for i in sheet.images]
                 sheet = sheet.model_copy(update={"images": cut})

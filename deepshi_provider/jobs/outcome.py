@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from deepshi_provider.api.texts import storable
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number, plain
 from deepshi_provider.costs.sheet import CostSheet
@@ -93,7 +94,7 @@ class ImageOutcome(Outcome, Purchased):
         numbers = {"cost_usd": as_number(self.cost_usd), "usage": plain(self.usage)}
         images = [image.model_dump() for image in self.images]
         where = {"manifest_uri": self.manifest_uri, "reused": self.reused, "fallback": self.fallback}
-        return {**self.purchased(), "images": images, **numbers, **where, **self.labels()}
+        return storable({**self.purchased(), "images": images, **numbers, **where, **self.labels()})
 
 
 class BatchOutcome(Outcome):
@@ -128,7 +129,7 @@ class BatchOutcome(Outcome):
         """Return the task's ``return_value``: JSON types only, money as a number."""
         counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
         where = {"cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
-        return {**counts, **where, "warnings": self.warnings, **self.labels()}
+        return storable({**counts, **where, "warnings": self.warnings, **self.labels()})
 
 
 def outcome_of(event: object) -> ImageOutcome | BatchOutcome:

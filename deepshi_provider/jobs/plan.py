@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from deepshi_provider.api.texts import storable
 from deepshi_provider.costs.budget_state import BudgetState
 from deepshi_provider.costs.money import Usd, usd
 from deepshi_provider.costs.price_class import PriceRange
@@ -80,7 +81,7 @@ class Plan(BaseModel):
     def as_xcom(self) -> dict[str, Any]:
         """Return the plan as JSON types, below 2 kB; money is text."""
         named = [c.model_copy(update={"price_class": c.price_class[:_LONGEST_CLASS]}) for c in self.classes]
-        return self.model_copy(update={"classes": named[:_MOST_CLASSES]}).model_dump(mode="json")
+        return storable(self.model_copy(update={"classes": named[:_MOST_CLASSES]}).model_dump(mode="json"))
 
     def refusal(self) -> BudgetExceeded | None:
         """Return an error if the lowest total cost is more than is left of a budget."""

@@ -123,7 +123,7 @@ def sheet_images(
             width=image.width,
             height=image.height,
             key=key and key[:100],
-            prompt=prompt and prompt[:LONGEST_PROMPT].replace("\0", ""),  # PostgreSQL's JSON does not allow it
+            prompt=prompt and prompt[:LONGEST_PROMPT],
             cost_usd=record.cost_usd,
             of=len(record.images),
             reused=reused,
@@ -139,8 +139,8 @@ def sheet_sources(uris: Iterable[str]) -> list[str]:
 
 
 def plain_uri(uri: str) -> str:
-    """Return a URI without its query, which may hold a signature, and without characters that JSON does not allow."""
-    return uri.partition("?")[0].encode(errors="replace").decode().replace("\0", "")
+    """Return a URI without its query, which may hold a signature."""
+    return uri.partition("?")[0]
 
 
 def sheet_warnings(warnings: Iterable[str]) -> list[str]:

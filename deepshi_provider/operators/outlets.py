@@ -7,6 +7,8 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetAlias, Context
 
+from deepshi_provider.api.texts import storable
+
 
 def add_asset_events(
     context: Context,
@@ -25,6 +27,6 @@ def add_asset_events(
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
             for image in images():
-                events[outlet].add(Asset(image["uri"]), extra={**labels, **image})
+                events[outlet].add(Asset(image["uri"]), extra=storable({**labels, **image}))
         elif isinstance(outlet, Asset):
-            events[outlet].extra.update({**sums, **labels})
+            events[outlet].extra.update(storable({**sums, **labels}))

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from deepshi_provider.api.texts import storable
+
 #: Key of the XCom of a review, with its images and the choice.
 XCOM_KEY = "deepshi_review"
 #: Maximum number of images in a review.
@@ -50,7 +52,7 @@ class Review(BaseModel):
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the review as JSON types."""
-        return self.model_dump(mode="json")
+        return storable(self.model_dump(mode="json"))
 
     def decided(self, chosen: Sequence[int]) -> Review:
         """Return the review with a person's choice of images, by position."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from deepshi_provider.api.texts import storable
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown
 from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.hooks.directories import STORES
@@ -62,7 +63,7 @@ class DeepshiImagesTrigger(BaseTrigger):
             event = await self._event_of(job)
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
-        yield TriggerEvent(event)  # type: ignore[no-untyped-call] # likewise
+        yield TriggerEvent(storable(event))  # type: ignore[no-untyped-call] # likewise
 
     async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
         try:

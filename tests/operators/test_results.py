@@ -17,6 +17,7 @@ from PIL import Image
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError, InvalidResponse, OutcomeUnknown, StorageFailed
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
+from tests.support.batches import batch, deferred
 from tests.support.calls import image_file
 from tests.support.counts import posts, taken
 from tests.support.places import Place, document, images, state
@@ -361,3 +362,25 @@ def test_directory_that_was_moved_is_reused_where_it_is(emulator: Emulator, tmp_
     old.rename(new)
     again = run_try(generate(output_uri=new.as_uri()), run_id="tuesday").xcoms["return_value"]
     assert (again["reused"], again["images"][0]["uri"], posts(emulator)) == (True, f"{new.as_uri()}/image-0.png", 1)
+
+
+# ------------------------------------------------------------------ Airflow's database
+
+ODD = "a\0b"
+"""PostgreSQL's JSON has no NUL characters."""
+
+
+def test_labels_can_be_stored_in_any_database(emulator: Emulator, local: Place) -> None:
+    ti = run_try(at(local, key=ODD, metadata={ODD: [ODD]}))
+    assert (ti.xcoms["return_value"]["key"], posts(emulator)) == ("ab", 1)
+
+
+@pytest.mark.parametrize("is_deferred", [False, True])
+def test_rows_whose_keys_have_nul_characters_are_bought_and_reported(
+    emulator: Emulator, local: Place, is_deferred: bool
+) -> None:
+    rows = [{"key": f"{number}\0", "prompt": f"mug {number}", "n": 2} for number in range(2)]
+    operator = batch(local, rows, deferrable=is_deferred, width=None, height=None, model="grok-imagine")
+    ti = deferred(operator)[0] if is_deferred else run_try(operator)
+    assert ti.xcoms["return_value"]["created"] == 2
+    assert [image.key for image in ti.sheets[-1].images] == ["0", "0", "1", "1"]

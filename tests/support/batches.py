@@ -16,7 +16,7 @@ from airflow.triggers.base import TriggerEvent
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.support.places import Place
-from tests.support.tasks import TaskInstance, context_of, execute
+from tests.support.tasks import TaskInstance, check_stored, context_of, execute
 
 #: USD of one picture of :func:`batch`.
 PRICE = Decimal("0.000001582031")
@@ -69,6 +69,7 @@ def deferred(operator: DeepshiGenerateImagesOperator, **identity: Any) -> tuple[
         return await anext(aiter(DeepshiImagesTrigger(**arguments).run()))
 
     payload = asyncio.run(event()).payload
+    check_stored(payload)
     assert len(json.dumps(payload)) < 5 * 1024
     again = operator.prepare_for_execution()
     try:

@@ -34,7 +34,7 @@ class TaskInstance:
     plans: list[Plan] = field(default_factory=list)
 
     def xcom_push(self, key: str, value: Any) -> None:
-        assert json.loads(json.dumps(value, allow_nan=False)) == value, f"XCom {key} is not JSON: {value!r}"
+        check_stored(value)
         if key == XCOM_KEY:
             assert len(json.dumps(value)) < 4096
             self.sheets.append(CostSheet.model_validate(value))
@@ -43,6 +43,14 @@ class TaskInstance:
             self.plans.append(Plan.model_validate(value))
         else:
             self.xcoms[key] = value
+
+
+def check_stored(value: Any) -> None:
+    """Check that a value is JSON that all of Airflow's databases can store; PostgreSQL is the strictest."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    assert json.loads(text) == value
+    assert "\\u0000" not in text
+    assert text.encode(), "no unpaired surrogates"
 
 
 def context_of(ti: TaskInstance, **more: Any) -> Context:

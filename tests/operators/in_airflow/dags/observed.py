@@ -80,7 +80,7 @@ with DAG("deliveries", schedule=None):
     @task(outlets=[STOCK])
     def deliver() -> Any:
         """Publish new products."""
-        rows = [{"key": "007", "prompt": "a delivered mug"}, {"key": "lamp", "prompt": "a 'delivered' lamp \u2615"}]
+        rows: Any = [{"key": "007", "prompt": "a delivered mug"}, {"key": "lamp", "prompt": "a 'delivered' lamp \u2615"}]
         yield Metadata(STOCK, {"requests": rows})
 
     deliver()
