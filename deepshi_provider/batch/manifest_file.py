@@ -1,4 +1,4 @@
-"""Writes a manifest from the table of a batch's rows, and reads it for asset events."""
+"""Writes a manifest from the table of a batch's rows, and reads it, whatever its format."""
 
 from __future__ import annotations
 
@@ -40,12 +40,16 @@ def images_in(name: str, file: BinaryIO) -> list[dict[str, Any]]:
 
 
 def stored_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of the rows that did not fail, with ``uris``, ``status`` and the given columns.
+    """Yield the lines of the rows that did not fail; see :func:`all_lines`."""
+    return (line for line in all_lines(name, file, columns) if line["status"] != "failed")
+
+
+def all_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of all rows, with ``uris``, ``status`` and the given columns.
 
     :param name: the file's name; its ending is its format.
     """
-    lines = _of_parquet(file, columns) if name.endswith(".parquet") else map(json.loads, file)
-    return (line for line in lines if line["status"] != "failed")
+    return _of_parquet(file, columns) if name.endswith(".parquet") else map(json.loads, file)
 
 
 def _of_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ The worker reports it in both modes, since Airflow drops lineage from triggers.
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
+from deepshi_provider.batch.manifest_file import all_lines
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -88,19 +89,23 @@ def _images_of(ended: ImageOutcome | BatchOutcome, conn_id: str | None) -> tuple
     if isinstance(ended, ImageOutcome):
         return [{**image.model_dump(), "model": ended.model} for image in ended.images], len(ended.images)
     rows = ended.created + ended.reused
-    if not ended.manifest_uri or not rows:
+    if not ended.manifest_uri or not rows + ended.failed:
         return [], 0
     store, name = STORES.object_at(ended.manifest_uri, conn_id)
-    images = run_here(store.process(name, _first_images))
+    images = run_here(store.process(name, functools.partial(_first_images, name)))
     return images, max(rows, len(images))
 
 
-def _first_images(file: BinaryIO) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in file)
+def _first_images(name: str, file: BinaryIO) -> list[dict[str, Any]]:
+    """Return the first images of a manifest, also those of rows that failed although their images came."""
     unknown = {"sha256": None, "width": None, "height": None}
     images = (
-        {**line, "uri": uri} if uri == line["uri"] else {**line, **unknown, "uri": uri}
-        for line in lines
+        {
+            "model": line["model"],
+            **({about: line[about] for about in unknown} if uri == line["uri"] else unknown),
+            "uri": uri,
+        }
+        for line in all_lines(name, file, ("uri", "model", *unknown))
         for uri in line["uris"]
     )
     return list(islice(images, MOST + 1))
