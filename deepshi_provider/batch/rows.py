@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
-from deepshi_provider.api.texts import parsed
+from deepshi_provider.api.texts import is_blank, parsed
 from deepshi_provider.batch.cells import is_missing
 from deepshi_provider.batch.columns import COLUMNS, Columns
 from deepshi_provider.batch.templates import columns_of, filled
@@ -74,10 +74,14 @@ def check_row(
     :raises InvalidRequest: the row is not a valid request.
     """
     columns.check_names(row, used_columns(defaults))
-    given = {name: row[name] for name in COLUMNS & row.keys() - {"key"} if not is_missing(row[name])}
+    given = {name: row[name] for name in COLUMNS & row.keys() - {"key"} if not _is_empty(row[name])}
     extra = _extra_params(given.pop("extra_params", None) or {})
     if isinstance(given.get("images"), str) and given["images"].lstrip().startswith("["):
         given["images"] = _value(given["images"], list, "images is not a JSON list")
+    if isinstance(given.get("images"), list | tuple) and not given["images"]:
+        if "images" not in defaults:
+            raise InvalidRequest("images is an empty list; a row without images has an empty cell")
+        del given["images"]
     request = _request({**extra, **given, **_filled_defaults(defaults, {*extra, *given}, row)})
     fields = request.model_dump(exclude_none=True) | {"stream": request.n == 1 if stream is None else stream}
     key = columns.key_of(row)
@@ -111,14 +115,19 @@ def _filled_defaults(defaults: Mapping[str, Any], given: set[str], row: Mapping[
             continue
         try:
             fields[name] = filled(value, row)
+            if is_blank(fields[name]) and not is_blank(value):
+                raise InvalidRequest(f"the template gives {fields[name]!r}, which is no value")
         except InvalidRequest as err:
             raise InvalidRequest(f"{name}: {err.message}") from None
     return fields
 
 
+def _is_empty(cell: Any) -> bool:
+    """Return whether the cell of a request's field is empty, also as text such as ``NaN`` in a CSV file."""
+    return is_missing(cell) or is_blank(cell)
+
+
 def _request(fields: dict[str, Any]) -> GenerateRequest:
-    if not fields.get("images", True):
-        del fields["images"]
     kind = EditRequest if "images" in fields else GenerateRequest
     return build(kind, {"model": kind.default_model, **fields})
 

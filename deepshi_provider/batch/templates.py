@@ -30,6 +30,18 @@ def columns_of(value: Any) -> frozenset[str]:
     return frozenset(column for text in _texts(value) for _, column in _parts(text) if column is not None)
 
 
+def check_has_none(where: str, value: Any) -> None:
+    """Check that a value that is the same for all rows has no templates, nor what looks like one.
+
+    :raises InvalidRequest: a text has braces.
+    """
+    for text in _texts(value):
+        if "{" in text or "}" in text:
+            raise InvalidRequest(
+                f"{where} is the same for all rows, so it cannot have columns or braces: {text[:100]!r}"
+            )
+
+
 def filled(value: Any, row: Mapping[Any, Any]) -> Any:
     """Return a field with the cells of a row in place of its columns.
 

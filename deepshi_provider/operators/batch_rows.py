@@ -14,6 +14,7 @@ from deepshi_provider.batch.arrow import is_table, table_rows
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows
+from deepshi_provider.batch.templates import check_has_none
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
@@ -30,6 +31,7 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
     :raises InvalidRequest: there are no rows, or one is not a valid request.
     :raises StorageFailed: the file or the database cannot be read.
     """
+    check_has_none("fallbacks", task.fallbacks)
     defaults = task.defaults()
     columns = task.columns()
     uri, found = _source(task)

@@ -474,7 +474,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         read = self.requests_uri if is_blank(self.requests) else rows_or_uri(self.requests)
         is_file = isinstance(read, os.PathLike | ObjectStoragePath | FileUri) or not is_blank(self.requests_uri)
         uris = [str(read)] if is_file else []
-        uris += image_uris(self.images)
+        uris += [uri for uri in image_uris(self.images, columns=True) if "{" not in uri]  # templates name no image
         rows = self.requests if isinstance(self.requests, list) else []
         return [*uris, *(uri for row in rows if isinstance(row, Mapping) for uri in image_uris(row.get("images")))]
 
@@ -487,7 +487,7 @@ class DeepshiGenerateImagesOperator(ImageTask):
         fields = {name: value for name, value in given.items() if not is_blank(value)}
         if self.model is not None and "model" not in fields:
             fields["model"] = ""  # a template that rendered to nothing must fail, not choose the default model
-        uris = image_uris(self.images)
+        uris = image_uris(self.images, columns=True)
         return {**fields, "images": uris} if uris else fields
 
     def columns(self) -> Columns:

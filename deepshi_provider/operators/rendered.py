@@ -102,22 +102,31 @@ def seconds(name: str, value: Any) -> float:
     return span
 
 
-def image_uris(value: Any) -> list[str]:
+def image_uris(value: Any, *, columns: bool = False) -> list[str]:
     """Return the URIs in the ``images`` field of an edit.
 
     :param value: a URI or path, an XCom of an image task, or nested lists of these; also as rendered text.
+    :param columns: a URI may be a template over the columns of a row, such as ``{url}``.
     :raises InvalidRequest: it contains anything else.
     """
     if is_blank(value):
         return []
     if isinstance(value, str):
-        return image_uris(from_text("images", value)) if value.lstrip()[:1] in ("[", "{") else [_uri(value.strip())]
+        uri = _uri(value.strip())
+        if uri[:1] not in ("[", "{"):
+            return [uri]
+        try:
+            return image_uris(from_text("images", uri), columns=columns)
+        except InvalidRequest:
+            if columns and uri.startswith("{"):
+                return [uri]
+            raise
     if isinstance(value, os.PathLike):
         return [str(value)]
     if isinstance(value, Mapping):
         return _of_xcom(value)
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        return [uri for item in value for uri in image_uris(item)]
+        return [uri for item in value for uri in image_uris(item, columns=columns)]
     raise InvalidRequest(f"images: a URI or the result of an image task is needed, got {type(value).__name__}")
 
 

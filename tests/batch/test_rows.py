@@ -61,11 +61,12 @@ def test_a_row_takes_the_defaults_of_fields_it_does_not_set() -> None:
     }
 
 
-@pytest.mark.parametrize("empty", [None, "", float("nan")])
+@pytest.mark.parametrize("empty", [None, "", float("nan"), " ", "NaN", "nan", "null", "None"])
 def test_an_empty_cell_is_a_missing_value(empty: Any) -> None:
-    """Parquet has nulls, CSV has empty strings, and pandas has NaN."""
-    ((key, fields),) = checked({"key": empty, "prompt": empty, "seed": empty, "images": empty}, prompt="a default")
-    assert (len(key), fields["prompt"], "seed" in fields) == (16, "a default", False)
+    """Parquet has nulls, CSV has empty strings or what its writer uses for them, and pandas has NaN."""
+    row = {"prompt": empty, "seed": empty, "images": empty, "width": empty}
+    ((key, fields),) = checked(row, prompt="a default", width=64)
+    assert (len(key), fields["prompt"], fields["width"], "seed" in fields) == (16, "a default", 64, False)
 
 
 def test_the_key_of_a_row_without_one_depends_on_its_request() -> None:
@@ -92,6 +93,13 @@ def test_images_make_a_row_an_edit() -> None:
     assert [fields["images"] for _, fields in rows] == [["s3://bucket/a.png"], ["a.png", "b.png"], ["a.png"]]
 
 
+def test_an_empty_list_of_images_leaves_those_of_the_operator() -> None:
+    rows = checked(
+        {"key": "a", "images": []}, {"key": "b", "images": "[]"}, prompt="blue", images=["s3://bucket/a.png"]
+    )
+    assert [fields["images"] for _, fields in rows] == [["s3://bucket/a.png"]] * 2
+
+
 def test_extra_params_are_an_object_or_its_text() -> None:
     rows = checked(
         {"key": "a", "prompt": "p", "extra_params": {"style": "flat"}},
@@ -113,6 +121,8 @@ def test_extra_params_are_an_object_or_its_text() -> None:
         ({"prompt": "p", "width": "wide"}, "Row 2: The request was not sent: width: "),
         ({"prompt": "p", "n": 9}, "Row 2: The request was not sent: n: "),
         ({"prompt": "p", "images": "[a.png"}, "Row 2: images is not a JSON list"),
+        ({"prompt": "p", "images": []}, "Row 2: images is an empty list"),
+        ({"prompt": "p", "images": "[]"}, "Row 2: images is an empty list"),
         ({"prompt": "p", "extra_params": "[1]"}, "Row 2: extra_params is not a JSON object"),
         ({"prompt": "p", "extra_params": "{"}, "Row 2: extra_params is not a JSON object"),
         ({"prompt": "p", "extra_params": 1}, "Row 2: extra_params must be a dictionary, got int"),

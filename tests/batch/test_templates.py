@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from hypothesis import strategies as st
 from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.rows import check_rows
 from deepshi_provider.batch.templates import columns_of, filled
+from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidRequest
+from tests.support.batches import batch, counts, ended, result_of
+from tests.support.calls import image_file
+from tests.support.counts import posts
+from tests.support.places import LocalPlace
+from tests.support.tasks import EDITS
 
 DEFAULTS = {"model": "deepshi-banana-pro"}
 ALL = Columns(carry="*")
@@ -160,6 +167,12 @@ def test_any_field_may_be_a_template() -> None:
     }
 
 
+@pytest.mark.parametrize("cell", ["NaN", "null", " None "])
+def test_a_field_is_not_left_out_because_its_template_gives_no_value(cell: str) -> None:
+    with pytest.raises(InvalidRequest, match="Row 1: width: the template gives"):
+        fields_of({"w": cell}, prompt="p", width="{w}")
+
+
 def test_a_field_set_by_the_row_wins_over_the_template() -> None:
     row = {"prompt": "its own", "name": "cup"}
     assert fields_of(row, prompt="a {name}")["prompt"] == "its own"
@@ -174,3 +187,34 @@ def test_a_template_that_reads_its_own_column_wraps_it() -> None:
 def test_columns_used_by_templates_need_not_be_carried() -> None:
     ((_, fields, carried),) = check_rows([{"name": "cup"}], {**DEFAULTS, "prompt": "a {name}"}, None)
     assert (fields["prompt"], carried) == ("a cup", {})
+
+
+@pytest.mark.parametrize("images", ["{url}", ["{url}"], ' ["{url}"] ', "{folder}/{name}.png"])
+def test_each_row_names_its_own_input_image(emulator: Emulator, local: LocalPlace, tmp_path: Path, images: Any) -> None:
+    """Also as the only text of ``images``, which could be the JSON of a result."""
+    rows = []
+    for name in ("red", "blue"):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(image_file("png"))
+        rows.append({"key": name, "folder": tmp_path.as_uri(), "name": name, "url": path.as_uri()})
+    operator = batch(local, rows, prompt="make it green", images=images, model="deepshi-image-1", carry="*")
+    assert counts(result_of(operator)) == (2, 0, 0, 0)
+    assert [request["path"] for request in emulator.requests()] == [EDITS, EDITS]
+    assert operator.input_uris() == []
+
+
+@pytest.mark.parametrize(
+    "fallback",
+    [{"prompt": "Plain {name}"}, {"model": "{m}"}, {"prompt": "a } sign"}, {"style": {"name": "{name}"}}],
+)
+def test_a_fallback_with_columns_is_refused_before_paying(
+    emulator: Emulator, local: LocalPlace, fallback: dict[str, Any]
+) -> None:
+    """It is the same for all rows: one product would get the picture of another."""
+    if "style" in fallback:
+        fallback = {"extra_params": fallback}
+    rows = [{"key": "007", "name": "red mug", "m": "flux-2-pro"}]
+    operator = batch(local, rows, prompt="a {name}", fallbacks=[{"model": "flux-2-pro", **fallback}], carry="*")
+    ti, err = ended(operator)
+    assert "fallbacks is the same for all rows" in str(err)
+    assert (posts(emulator), local.names(), ti.xcoms["cost_usd"]) == (0, [], 0.0)

@@ -80,7 +80,8 @@ with DAG("deliveries", schedule=None):
     @task(outlets=[STOCK])
     def deliver() -> Any:
         """Publish new products."""
-        rows: Any = [{"key": "007", "prompt": "a delivered mug"}, {"key": "lamp", "prompt": "a 'delivered' lamp \u2615"}]
+        mug = {"key": "007", "prompt": "a delivered mug"}
+        rows: Any = [mug, {"key": "lamp", "prompt": "a 'delivered' lamp \u2615"}]
         yield Metadata(STOCK, {"requests": rows})
 
     deliver()
