@@ -31,7 +31,8 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
     :raises InvalidRequest: there are no rows, or one is not a valid request.
     :raises StorageFailed: the file or the database cannot be read.
     """
-    check_has_none("fallbacks", task.fallbacks)
+    if not is_blank(task.fallbacks):
+        check_has_none("fallbacks", [*listed("fallbacks", task.fallbacks)])
     defaults = task.defaults()
     columns = task.columns()
     uri, found = _source(task)

@@ -218,3 +218,8 @@ def test_a_fallback_with_columns_is_refused_before_paying(
     ti, err = ended(operator)
     assert "fallbacks is the same for all rows" in str(err)
     assert (posts(emulator), local.names(), ti.xcoms["cost_usd"]) == (0, [], 0.0)
+
+
+def test_fallbacks_of_a_batch_may_be_rendered_text(emulator: Emulator, local: LocalPlace) -> None:
+    fallbacks = '[{"model": "flux-2-pro", "extra_params": {"style": "flat"}}]'
+    assert counts(result_of(batch(local, [{"prompt": "a mug"}], fallbacks=fallbacks))) == (1, 0, 0, 0)
