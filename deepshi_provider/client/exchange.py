@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import anyio
 import httpx
 
 from deepshi_provider import __version__
@@ -64,18 +65,18 @@ class Exchange:
         """Whether the request may have left this machine."""
         return self._departure.begun
 
-    async def run(self, timeout: float | None) -> Received:
+    async def run(self, remaining: float | None) -> Received:
         """Send the request and return the answer, or raise a :class:`DeepshiError`.
 
         Whole images that arrived before the answer was lost, or the time limit passed, are used.
 
-        :param timeout: seconds for the whole exchange.
+        :param remaining: seconds for the whole exchange.
         """
         await yield_turn()
-        if timeout is not None and timeout <= 0:
+        if remaining is not None and remaining <= 0:
             raise TimedOut("generation_timeout has passed, and nothing was sent")
         try:
-            lost = await self._lost(timeout)
+            lost = await self._lost(remaining)
             return self._reader.close(lost)
         except DeepshiError as err:
             self._reader.discard()
@@ -85,24 +86,25 @@ class Exchange:
             self._reader.discard()
             raise
 
-    async def _lost(self, timeout: float | None) -> DeepshiError | None:
+    async def _lost(self, remaining: float | None) -> DeepshiError | None:
         """Run the exchange; return an error if the answer ended early."""
         try:
-            await asyncio.wait_for(self._exchange(timeout), timeout)
+            with anyio.fail_after(remaining):
+                await self._exchange(remaining)
         except DeepshiError as err:
             return err
-        except asyncio.TimeoutError as err:
+        except TimeoutError as err:
             return _chained(self._out_of_time(), err)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as err:
             return _chained(self._broken_off(err), err)
         return None
 
-    async def _exchange(self, timeout: float | None) -> None:
+    async def _exchange(self, remaining: float | None) -> None:
         sent = self._client.build_request(
             "POST",
             self._request.path,
             headers=HEADERS,
-            extensions={"trace": self._departure, "timeout": self._departure.limits(self._timeouts(timeout))},
+            extensions={"trace": self._departure, "timeout": self._departure.limits(self._timeouts(remaining))},
             **self._body(),
         )
         self._response = await self._client.send(sent, stream=True)

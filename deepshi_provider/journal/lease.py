@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
+import anyio
+
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.journal.entries import Claim
 from deepshi_provider.store.store import STATE, Store
@@ -134,8 +136,8 @@ class Lease:
 
     async def _keep_up(self) -> None:
         while not self._ending.is_set():
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), self._times.heartbeat)
+            with anyio.move_on_after(self._times.heartbeat):
+                await self._ending.wait()
                 return
             try:
                 await self._heartbeat()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from decimal import Decimal
 from typing import TypeVar
 
+import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs.money import Usd, is_known
@@ -168,8 +169,9 @@ def _price(data: bytes | None) -> Price | None:
 async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
     """Await reading or writing of prices with a timeout; log errors, since requests go on without a known price."""
     try:
-        return await asyncio.wait_for(work, _IN_TIME)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(_IN_TIME):
+            return await work
+    except TimeoutError:
         log.warning("%s failed: the object store has not answered for %g s", what, _IN_TIME)
     except DeepshiError as err:
         log.warning("%s failed: %s", what, err.message)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 
+import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs.money import Usd
@@ -219,8 +220,9 @@ async def in_time(reporting: Awaitable[None], patience: float) -> None:
     :raises StorageFailed: the store has not answered in time.
     """
     try:
-        await asyncio.wait_for(reporting, patience)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(patience):
+            await reporting
+    except TimeoutError:
         raise StorageFailed(f"The object store has not answered for {patience:g} s") from None
 
 

@@ -22,7 +22,7 @@ from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry, in_time, read_entries
 from tests.services.processes import last_line_of, start_module
 from tests.support.batches import BANANA, batch, ended, lines_of, rows_of
 from tests.support.counts import error, posts, taken
@@ -48,6 +48,24 @@ def entries(place: Place) -> list[str]:
     """Return the sums in the names of the run's entries."""
     names = [name.rpartition("/")[2] for name in place.names() if name.startswith(f"_deepshi_runs/{RUN_KEY}/")]
     return sorted(name.partition(".")[2].removesuffix(".json") for name in names)
+
+
+async def test_a_cancel_that_arrives_as_a_report_ends_is_not_lost() -> None:
+    """Before Python 3.12, ``asyncio.wait_for`` drops it, and the request would be sent."""
+    went_on = False
+
+    async def report() -> None:
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+    async def reported_and_sent() -> None:
+        nonlocal went_on
+        await in_time(report(), 60)
+        await asyncio.sleep(0.01)
+        went_on = True
+
+    task = asyncio.create_task(reported_and_sent())
+    await asyncio.wait([task])
+    assert (task.cancelled(), went_on) == (True, False)
 
 
 async def test_each_task_leaves_one_entry_with_its_sum_in_the_name(emulator: Emulator, place: Place) -> None:

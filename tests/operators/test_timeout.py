@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,38 @@ def test_without_a_timeout_nothing_is_changed() -> None:
         assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGALRM, usual)
+
+
+class _RingsAtTheEndOfAnAnswer(logging.Handler):
+    """Raises the signal once, in the last step of httpcore's work on the first answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rang = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.rang and record.getMessage().startswith("response_closed.complete"):
+            self.rang = True
+            ring()
+
+
+def test_no_request_is_sent_again_if_the_signal_comes_at_the_end_of_a_free_answer(
+    emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before Python 3.12, ``asyncio.wait_for`` drops a cancel that arrives while its work ends."""
+    emulator.fault("status", status=503)
+    bell, httpcore = _RingsAtTheEndOfAnAnswer(), logging.getLogger("httpcore")
+    caplog.set_level(logging.DEBUG, "httpcore")
+    httpcore.addHandler(bell)
+    ti = TaskInstance(task_id="boat")
+    try:
+        with over_in(1000), pytest.raises(AirflowTaskTimeout):
+            execute(generate(output_uri=local.uri, preflight="off"), ti)
+    finally:
+        httpcore.removeHandler(bell)
+    assert bell.rang
+    assert (posts(emulator), str(taken(emulator))) == (1, "0")
+    assert ti.xcoms == {"cost_usd": 0.0}
 
 
 @pytest.mark.slow
