@@ -26,7 +26,7 @@ def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> R
     :param instead: for the error message: what to do if a loop is already running.
     :raises RuntimeError: a loop is already running in this thread.
     """
-    if _in_loop():
+    if in_loop():
         work.close()
         raise RuntimeError(
             f"This cannot wait inside a running event loop, such as that of a notebook or an async task; {instead}. "
@@ -81,7 +81,8 @@ class _Alarm:
             self._usual(signal.SIGALRM, None)
 
 
-def _in_loop() -> bool:
+def in_loop() -> bool:
+    """Return whether an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,7 @@ from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.money import paid
 from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection
-from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.blocking import Result, in_loop, run_here
 from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.metrics import use_airflow_metrics
@@ -56,7 +56,7 @@ class DeepshiHook(BaseHook):
 
     def generate(self, request: GenerateRequest) -> ImagesResult:
         """Generate images; see :meth:`agenerate`, to use where an event loop is running (notebooks, async tasks)."""
-        return run_here(self.agenerate(request), instead="use `await hook.agenerate(…)`")
+        return self._run(self.agenerate(request), instead="use `await hook.agenerate(…)`")
 
     def draw(
         self,
@@ -84,15 +84,15 @@ class DeepshiHook(BaseHook):
 
         request = build(GenerateRequest, {"prompt": prompt, "model": model, "width": width, "height": height})
         most = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-        return run_here(draw(self, request, most))
+        return self._run(draw(self, request, most))
 
     def edit(self, request: EditRequest) -> ImagesResult:
         """Edit images; see :meth:`aedit`."""
-        return run_here(self.aedit(request), instead="use `await hook.aedit(…)`")
+        return self._run(self.aedit(request), instead="use `await hook.aedit(…)`")
 
     def list_models(self) -> list[ModelInfo]:
         """Return the catalog; see :meth:`alist_models`."""
-        return run_here(self.alist_models(), instead="use `await hook.alist_models()`")
+        return self._run(self.alist_models(), instead="use `await hook.alist_models()`")
 
     def test_connection(self) -> tuple[bool, str]:
         """Read the catalog, which is free. Called by the "Test" button of Airflow's connection form."""
@@ -142,13 +142,28 @@ class DeepshiHook(BaseHook):
     async def aclient(self) -> Client:
         """Return the client; the connection is looked up once."""
         if self._client is None:
-            try:
-                connection = await self.aget_connection(self.deepshi_conn_id)
-            except AirflowNotFoundException as err:
-                raise InvalidConnection(f"The connection {self.deepshi_conn_id!r} is not defined") from err
-            self._client = Client(settings_of(connection))
+            with self._found():
+                self._client = Client(settings_of(await self.aget_connection(self.deepshi_conn_id)))
         use_airflow_metrics()
         return self._client
+
+    def _run(self, work: Coroutine[Any, Any, Result], **options: str) -> Result:
+        """Run a coroutine in this thread.
+
+        Looks the connection up before: Airflow's asynchronous lookup hangs if loops of several threads use it.
+        """
+        with closing(work):
+            if self._client is None and not in_loop():
+                with self._found():
+                    self._client = Client(settings_of(self.get_connection(self.deepshi_conn_id)))
+            return run_here(work, **options)
+
+    @contextmanager
+    def _found(self) -> Iterator[None]:
+        try:
+            yield
+        except AirflowNotFoundException as err:
+            raise InvalidConnection(f"The connection {self.deepshi_conn_id!r} is not defined") from err
 
     async def _counted(self, request: GenerateRequest, work: Coroutine[Any, Any, ImagesResult]) -> ImagesResult:
         """Await a purchase and record its cost, or possible cost, for the DAG run's budget."""

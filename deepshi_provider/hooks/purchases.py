@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_
 from deepshi_provider.journal.sheets import make_sheet, use_known_prices
 from deepshi_provider.journal.spending import Spending
 from deepshi_provider.journal.window_costs import WindowCosts
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,15 @@ class _Bought:
     ti: Any = None
     entries: list[RunEntry] = field(default_factory=list)
     has_earlier: bool = False
+    pushed: int = 0
+    pushing: threading.Lock = field(default_factory=threading.Lock)
+
+    def push(self, count: int, sheet: CostSheet) -> None:
+        """Push the sheet of so many entries, unless one of more entries has been pushed."""
+        with self.pushing:
+            if count >= self.pushed:
+                self.ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
+                self.pushed = count
 
 
 _bought = _Bought()
@@ -88,7 +98,8 @@ async def record_purchase(
     bought.append(entry)
     try:
         (sheet,) = await purchase_sheets(bought, Prices(settings.account, store))
-        ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
+        # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
+        await in_thread(_bought.push, len(bought), sheet)
     except Exception:  # from Airflow's API; the run's entry holds the cost, and the image is paid for
         log.warning("The Deepshi costs page lacks a hook's purchase (cost in USD: %s)", cost_usd, exc_info=True)
 
