@@ -10,6 +10,8 @@ from deepshi_provider.exceptions import InvalidRequest
 
 #: Rows per conversion to Python objects.
 _CHUNK = 1000
+#: Errors of cells that Python has no value for: dates out of its range, unknown time zones.
+_NO_VALUE = (OverflowError, ValueError, LookupError)
 
 
 def is_table(value: Any) -> bool:
@@ -36,9 +38,13 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 
 def batch_rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of record batches."""
+    """Yield the rows of record batches.
+
+    :raises InvalidRequest: Python has no value for a cell, such as a date after the year 9999.
+    """
     import pyarrow as pa
 
+    before = 0
     for batch in batches:
         # Python's datetime has no nanoseconds.
         names = [f.name for f in batch.schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
@@ -47,4 +53,30 @@ def batch_rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
             kind = pa.timestamp("us", tz=batch.schema.field(at).type.tz)
             batch = batch.set_column(at, name, batch.column(at).cast(kind, safe=False))
         for start in range(0, batch.num_rows, _CHUNK):
-            yield from batch.slice(start, _CHUNK).to_pylist()
+            yield from _objects(batch.slice(start, _CHUNK), before + start)
+        before += batch.num_rows
+
+
+def _objects(batch: Any, before: int) -> list[dict[str, Any]]:
+    """Return the rows of a record batch as Python objects.
+
+    :param before: number of rows before it.
+    """
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except _NO_VALUE as err:
+        raise _wrong_cell(batch, before) or err from None
+    return rows
+
+
+def _wrong_cell(batch: Any, before: int) -> InvalidRequest | None:
+    for row in range(batch.num_rows):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column[row].as_py()
+            except _NO_VALUE as err:
+                return InvalidRequest(
+                    f"Row {before + row + 1}: the column {name[:100]!r} has a value that Python does not support, of "
+                    f"type {column.type}: {err}"
+                )
+    return None

@@ -90,9 +90,20 @@ class Columns(NamedTuple):
             value = native(value)
         except ValueError as err:
             raise InvalidRequest(f"{column} {err}") from None
-        if isinstance(value, list | dict | bytes):
+        if value is None or isinstance(value, list | dict | bytes):
             raise InvalidRequest(f"{column} is {type(value).__name__}, which cannot be a key")
         return str(value)
+
+    def check_carry(self, names: AbstractSet[Any]) -> None:
+        """Check that the rows have every column that ``carry`` lists; otherwise a typo would be a column of nulls.
+
+        :param names: the columns of all rows.
+        :raises InvalidRequest: no row has such a column.
+        """
+        for name in () if self.carry == "*" else self.carry:
+            if name not in names:
+                meant = did_you_mean(name, [other for other in names if isinstance(other, str)])
+                raise InvalidRequest(f"carry: no row has a column {name[:100]!r}.{meant}")
 
     def carried(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return the carried cells of a row.

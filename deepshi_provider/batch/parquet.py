@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from itertools import islice
 from typing import Any, BinaryIO
@@ -141,7 +141,7 @@ def _money(amount: Decimal) -> Decimal | None:
 
 def _kind(cell: Any) -> str | None:
     if isinstance(cell, datetime):
-        return "datetime" if cell.utcoffset() is None else "datetime with zone"
+        return _datetime_kind(cell)
     if isinstance(cell, list):
         return _list_kind(cell)
     for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (Decimal, "decimal"), (str, "text")):
@@ -150,6 +150,16 @@ def _kind(cell: Any) -> str | None:
     if cell is None:
         return None
     return "date" if isinstance(cell, date) else "bytes" if isinstance(cell, bytes) else "json"
+
+
+def _datetime_kind(cell: datetime) -> str:
+    if cell.utcoffset() is None:
+        return "datetime"
+    try:
+        cell.astimezone(timezone.utc)
+    except OverflowError:  # in UTC it is in the year 0 or 10000, which pandas and polars cannot read
+        return "text"
+    return "datetime with zone"
 
 
 def _list_kind(cell: list[Any]) -> str:

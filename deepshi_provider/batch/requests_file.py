@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from deepshi_provider.api.texts import shown_uri
 from deepshi_provider.batch.arrow import batch_rows
@@ -19,6 +22,8 @@ from deepshi_provider.store.stores import Stores
 
 _PARQUET_MAGIC = b"PAR1"
 _LONGEST_LINE = 4 * 2**20  # characters
+#: Bytes of a column of a Parquet file to read at once.
+_PIECE = 2**20
 
 
 async def read_requests(
@@ -118,11 +123,27 @@ def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     if magic != _PARQUET_MAGIC:
         raise InvalidRequest(f"{uri} is not a Parquet file")
     try:
-        parquet = pyarrow.parquet.ParquetFile(file)
-        check_differ(uri, parquet.schema_arrow.names)
-        yield from batch_rows(parquet.iter_batches(batch_size=1000))
+        with _on_disk(file) as local:
+            # Otherwise it reads whole columns of a row group, which may be the whole file.
+            parquet = pyarrow.parquet.ParquetFile(local, buffer_size=_PIECE, pre_buffer=False)
+            check_differ(uri, parquet.schema_arrow.names)
+            yield from batch_rows(parquet.iter_batches(batch_size=1000, use_threads=False))
     except pyarrow.ArrowException as err:
         raise InvalidRequest(f"{uri} is not a Parquet file: {err}") from err
+
+
+@contextlib.contextmanager
+def _on_disk(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Return a local file itself, and a copy of a remote one, from which each small read would be a request."""
+    try:
+        file.fileno()
+    except io.UnsupportedOperation:
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, _PIECE)
+            copy.seek(0)
+            yield cast(BinaryIO, copy)
+    else:
+        yield file
 
 
 def _object(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def check_rows(
         the column of its own field replaces that column.
     :param stream: request Server-Sent Events; ``None`` does so only for rows of a single image.
     :param columns: the meaning of the other columns.
-    :raises InvalidRequest: a row is not a valid request; the message has its number, from 1.
+    :raises InvalidRequest: a row is not a valid request; the message has its number, from 1. Or no row has a column
+        that is to be carried.
     """
     seen: set[Any] = set()
     for number, row in enumerate(rows, start=1):
@@ -59,6 +60,8 @@ def check_rows(
             yield check_row(row, defaults, stream, columns)
         except InvalidRequest as err:
             raise InvalidRequest(f"Row {number}: {err.message}") from None
+    if seen:
+        columns.check_carry(seen)
 
 
 def request_of(fields: Mapping[str, Any]) -> GenerateRequest:

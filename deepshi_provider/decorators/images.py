@@ -96,6 +96,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
             row.pop("key", None)
         self.metadata = row.pop("metadata", self.metadata)
         checked = check_row(row, self.defaults(), self.stream, columns)
+        columns.check_carry(row.keys())
         if checked.carried:
             self.metadata = {**dictionary("metadata", self.metadata), **as_json(checked.carried)}
         return request_of(checked.fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
@@ -18,7 +18,7 @@ from deepshi_provider.batch.templates import check_has_none
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.operators.rendered import FileUri, image_uris, listed, rows_or_uri
+from deepshi_provider.operators.rendered import FileUri, from_text, image_uris, listed, rows_or_uri
 
 if TYPE_CHECKING:
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
@@ -70,4 +70,17 @@ def _queried(task: DeepshiGenerateImagesOperator) -> Iterator[dict[str, Any]]:
 
     if is_blank(task.sql_conn_id):
         raise InvalidRequest("requests_sql needs sql_conn_id, the connection of its database")
-    return query_rows(str(task.sql_conn_id), str(task.requests_sql), task.sql_parameters)
+    return query_rows(str(task.sql_conn_id), str(task.requests_sql), _parameters(task.sql_parameters))
+
+
+def _parameters(value: Any) -> Sequence[Any] | Mapping[str, Any] | None:
+    """Return the values of a query's placeholders, also from rendered text; ``None`` if there are none."""
+    if is_blank(value):
+        return None
+    if isinstance(value, str):
+        value = from_text("sql_parameters", value)
+    if isinstance(value, Mapping | list | tuple):
+        return value
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InvalidRequest(f"sql_parameters: a list or a dictionary is needed, got {type(value).__name__}")
+    return list(listed("sql_parameters", value))

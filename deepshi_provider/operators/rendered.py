@@ -11,9 +11,9 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, cast
 
-from deepshi_provider.api.document import check_depth
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.batch.arrow import is_table
+from deepshi_provider.batch.cells import is_missing, native
 from deepshi_provider.exceptions import InvalidRequest
 
 #: Maximum bytes of the JSON of a result's ``key`` or ``metadata``, which are stored in Airflow's database.
@@ -210,25 +210,32 @@ def dictionary(name: str, value: Any) -> dict[str, Any]:
 def label(name: str, value: Any) -> Any:
     """Return the ``key`` or ``metadata`` of a result: JSON of at most :data:`LONGEST_LABEL` bytes.
 
-    A string is kept unchanged, unless it is a list or dictionary that a template rendered.
+    A string is kept unchanged, unless it is a list or dictionary that a template rendered. Decimals, dates and UUIDs
+    become text, as in the keys of a batch.
 
     :param name: the operator's field, for the message.
     :raises InvalidRequest: the value cannot be JSON, or is too long.
     """
-    if is_blank(value):
+    if is_blank(value) or is_missing(value):
         return None
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with contextlib.suppress(InvalidRequest):
             value = from_text(name, value)
     try:
-        check_depth(value)
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(_as_label(value), allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest(f"{name}: {type(value).__name__} cannot be written as JSON") from None
     if size > LONGEST_LABEL:
         raise InvalidRequest(f"{name}: at most {LONGEST_LABEL:,} bytes of JSON are allowed, got {size:,}")
     return json.loads(text)
+
+
+def _as_label(value: Any) -> Any:
+    found = native(value)
+    if found is None or isinstance(found, bytes):
+        raise ValueError("neither JSON nor text")
+    return found if isinstance(found, str | int | float | list | dict) else str(found)
 
 
 def from_text(name: str, text: str) -> Any:

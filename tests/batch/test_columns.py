@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,7 @@ from tests.batch.test_rows import parquet
 from tests.support.batches import PRICE, batch, counts, deferred, ended, lines_of, manifests, result_of
 from tests.support.counts import posts, taken
 from tests.support.places import LocalPlace, Place
-from tests.support.tasks import run_try
+from tests.support.tasks import generate, run_try
 
 SHOP = b"sku,category,name\n007,mugs,red mug\n1_2,mugs,blue mug\n2024-01-01,lamps,black lamp\n12:30,lamps,green lamp\n"
 ASKED: dict[str, Any] = {"prompt": "Studio photo of a {name}", "key_column": "sku", "carry": "*"}
@@ -121,18 +122,30 @@ def test_failed_and_unstarted_rows_keep_their_columns(emulator: Emulator, local:
 
 
 def test_a_carry_list_carries_only_its_columns_and_unknown_ones_are_errors(emulator: Emulator, local: Place) -> None:
-    asked = {**ASKED, "carry": ["price", "missing"]}
+    asked = {**ASKED, "carry": ["price"]}
     _, err = ended(batch(local, rows(), **asked))
     assert "unknown column 'in_stock'" in str(err)
     assert "carry" in str(err)
     assert posts(emulator) == 0
-    assert counts(result_of(batch(local, rows(), **{**asked, "carry": "['price', 'in_stock', 'missing']"}))) == (
-        3,
-        0,
-        0,
-        0,
-    )
-    assert carried(lines_of(local)[2]) == {"price": Decimal("0.02"), "in_stock": True, "missing": None}
+    table = [*rows(), {"sku": "a", "name": "lamp", "late": 1}]
+    assert counts(result_of(batch(local, table, **{**asked, "carry": "['price', 'in_stock', 'late']"}))) == (4, 0, 0, 0)
+    assert carried(lines_of(local)[2]) == {"price": Decimal("0.02"), "in_stock": True, "late": None}
+
+
+def test_a_carried_column_that_no_row_has_is_found_before_anything_is_paid(emulator: Emulator, local: Place) -> None:
+    asked = {**ASKED, "carry": ["name", "nmae"]}
+    few = [{"sku": row["sku"], "name": row["name"]} for row in rows()]
+    for operator in (
+        batch(local, few, **asked),
+        batch(local, requests_uri=put(local, "shop.csv", b"sku,name\n007,mug\n"), **asked),
+        decorated(local, few, **asked),
+        decorated(local, few[0], **asked),
+    ):
+        _, err = ended(operator)
+        assert isinstance(err, AirflowFailException)
+        assert "carry: no row has a column 'nmae'. Did you mean name?" in str(err)
+    assert posts(emulator) == 0
+    assert result_of(batch(local, [], **asked))["rows"] == 0, "a day without rows is no error"
 
 
 HOSTILE: list[tuple[list[Any], dict[str, Any], str]] = [
@@ -151,6 +164,7 @@ HOSTILE: list[tuple[list[Any], dict[str, Any], str]] = [
     ([{"name": "n"}], {}, "Row 1: key_column 'sku' is missing"),
     ([{"sku": None, "name": "n"}], {}, "Row 1: key_column 'sku' is empty"),
     ([{"sku": ["a"], "name": "n"}], {}, "sku is list, which cannot be a key"),
+    ([{"sku": float("inf"), "name": "n"}], {}, "sku is NoneType, which cannot be a key"),
     ([{"sku": "a", "name": "n"}, {"sku": "a", "name": "m"}], {}, "Rows 1 and 2 have the same key 'a'"),
     ([{"sku": "a", "name": "n"}], {"carry": [1]}, "carry: column names are needed, got 1"),
     ([{"sku": "a", "name": "n"}], {"carry": {"a": 1}}, "carry: a list is needed, got dict"),
@@ -196,10 +210,10 @@ def test_a_header_of_business_columns_is_a_header(emulator: Emulator, local: Pla
     assert posts(emulator) == 1
 
 
-def test_parquet_columns_are_carried_with_their_types(emulator: Emulator, local: Place) -> None:
+def test_parquet_columns_are_carried_with_their_types(emulator: Emulator, place: Place) -> None:
     table = [{"sku": 7, "name": "mug", "price": Decimal("1.50"), "added": date(2026, 1, 2), "tags": ["a"]}]
-    result_of(batch(local, requests_uri=put(local, "shop.parquet", parquet(table)), **ASKED))
-    assert carried(lines_of(local)[0]) == {**table[0], "added": "2026-01-02"}
+    result_of(batch(place, requests_uri=put(place, "shop.parquet", parquet(table)), **ASKED))
+    assert carried(lines_of(place)[0]) == {**table[0], "added": "2026-01-02"}
 
 
 def test_braces_of_a_prompt_pass_jinja_and_the_template(emulator: Emulator, local: Place) -> None:
@@ -227,6 +241,31 @@ def test_a_decorated_function_returns_one_row_with_business_columns(emulator: Em
     (sent,) = emulator.requests()
     assert sent["fields"]["prompt"] == "Studio photo of a mug"
     assert "price" not in sent["fields"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (Decimal("1.10"), "1.10"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (datetime(2026, 1, 2, 3, tzinfo=timezone.utc), "2026-01-02 03:00:00+00:00"),
+        (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (pandas.Series([7])[0], 7),
+    ],
+)
+def test_the_key_of_one_row_has_any_type_that_those_of_a_batch_have(
+    emulator: Emulator, local: Place, key: Any, text: Any
+) -> None:
+    value = run_try(decorated(local, {"sku": key, "name": "mug"})).xcoms["return_value"]
+    assert (value["key"], posts(emulator)) == (text, 1)
+    assert result_of(batch(local, [{"sku": key, "name": "mug"}], **ASKED))["created"] == 1
+    assert lines_of(local)[0]["key"] == str(text)
+
+
+def test_labels_may_hold_what_databases_return(emulator: Emulator, local: Place) -> None:
+    metadata = {"price": Decimal("1.5"), "added": date(2026, 1, 2), "sizes": [Decimal(2)]}
+    value = run_try(generate(output_uri=local.uri, key=Decimal("19.90"), metadata=metadata)).xcoms["return_value"]
+    assert (value["key"], value["metadata"]) == ("19.90", {"price": 1.5, "added": "2026-01-02", "sizes": [2.0]})
 
 
 def test_a_carried_column_named_like_a_field_is_warned_about_once(

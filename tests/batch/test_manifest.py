@@ -7,11 +7,13 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from datetime import date, datetime, time, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
+import pandas
+import polars
 import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -167,6 +169,7 @@ SCALARS = [
     st.dates(),
     st.datetimes(),
     st.datetimes(timezones=st.just(timezone.utc)),
+    st.datetimes(timezones=st.just(timezone(timedelta(hours=-5)))),
     st.times(),
     st.lists(TEXT, max_size=2),
     st.lists(st.integers(), max_size=2),
@@ -178,10 +181,18 @@ COLUMN = st.one_of(
 )
 
 
+#: In UTC they are in the years 0 and 10000.
+OUTSIDE = [
+    datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+    datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-5))),
+]
+
+
 @given(COLUMN)
 @example([False, []])
 @example([1, []])
 @example([["a"], [], [1]])
+@example(OUTSIDE)
 def test_both_manifests_are_written_whatever_the_cells_hold(cells: list[Any]) -> None:
     """They are written after all payments, so no cell may prevent it, blocking or deferred."""
     job = BatchJob(
@@ -216,6 +227,15 @@ def test_both_manifests_are_written_whatever_the_cells_hold(cells: list[Any]) ->
         assert typed == cells
     if all(isinstance(cell, str) for cell in cells):
         assert typed == cells == found
+
+
+def test_times_outside_the_calendar_are_text_that_all_readers_read(emulator: Emulator, local: Place) -> None:
+    rows = [{"key": f"{n}", "prompt": f"mug {n}", "seen": seen} for n, seen in enumerate(OUTSIDE)]
+    result_of(batch(local, rows, carry="*", manifest_format="parquet"))
+    (path,) = [f"{local.uri}/{name}".removeprefix("file://") for name in local.names() if name.endswith(".parquet")]
+    texts = ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"]
+    assert polars.read_parquet(path)["seen"].to_list() == texts
+    assert pandas.read_parquet(path, dtype_backend="pyarrow")["seen"].to_list() == texts
 
 
 def test_the_page_and_the_schema_list_the_columns() -> None:

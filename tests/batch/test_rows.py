@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from deepshi_provider.batch.arrow import table_rows
 from deepshi_provider.batch.manifest import write_jsonl
 from deepshi_provider.batch.requests_file import read_file
 from deepshi_provider.batch.row_table import RowTable
@@ -260,6 +263,57 @@ def test_a_file_that_does_not_match_its_name_is_refused(name: str, data: bytes, 
     with pytest.raises(InvalidRequest) as raised:
         list(check_rows(read(name, data), DEFAULTS, None))
     assert raised.value.message.startswith(message)
+
+
+def test_a_parquet_file_of_one_row_group_is_read_in_pieces(tmp_path: Path) -> None:
+    class Counted(io.BufferedReader):
+        largest = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.largest = max(self.largest, -1 if size is None else size)
+            return super().read(size)
+
+    rows = [{"prompt": hashlib.shake_128(b"%d" % number).hexdigest(200)} for number in range(20_000)]
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(parquet(rows))
+    with Counted(io.FileIO(path)) as file:
+        assert list(read_file("rows.parquet", file)) == rows
+    assert 0 < file.largest <= 2**21 < path.stat().st_size / 2, "its only column is larger"
+
+
+#: Cells that Python has no value for.
+NO_VALUES = {
+    "timestamp": pyarrow.array([None, 2**62], pyarrow.timestamp("us")),
+    "seconds": pyarrow.array([None, -(2**50)], pyarrow.timestamp("s", "UTC")),
+    "date": pyarrow.array([None, 2**30], pyarrow.date32()),
+    "list": pyarrow.array([None, [2**62]], pyarrow.list_(pyarrow.timestamp("ms"))),
+    "zone": pyarrow.array([None, 1], pyarrow.timestamp("us", "Mars/Phobos")),
+}
+
+
+@pytest.mark.parametrize("kind", NO_VALUES)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_cell_without_a_value_in_python_is_named(kind: str, is_file: bool) -> None:
+    table = pyarrow.table({"prompt": ["a", "b"], kind: NO_VALUES[kind]})
+    if is_file:
+        if table.schema.field(kind).type == pyarrow.timestamp("s", "UTC"):
+            table = table.cast(pyarrow.schema([("prompt", pyarrow.string()), (kind, pyarrow.timestamp("ms", "UTC"))]))
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(table, file)
+        rows: Any = read_file("rows.parquet", file)
+        file.seek(0)
+    else:
+        rows = table_rows(table)
+    with pytest.raises(InvalidRequest) as raised:
+        list(rows)
+    assert raised.value.message.startswith(f"Row 2: the column {kind!r} has a value that Python does not support")
+
+
+def test_the_row_of_such_a_cell_is_counted_over_all_pieces() -> None:
+    kinds = pyarrow.array([0] * 2500 + [2**62], pyarrow.timestamp("us"))
+    table = pyarrow.table({"late": kinds})
+    with pytest.raises(InvalidRequest, match=r"^Row 2501: the column 'late'"):
+        list(table_rows(pyarrow.Table.from_batches(table.to_batches(max_chunksize=1200))))
 
 
 def test_an_endless_line_is_not_read_to_its_end() -> None:

@@ -65,11 +65,32 @@ def test_parameters_are_templates_and_never_become_sql(emulator: Emulator, local
     assert posts(emulator) == 1
 
 
+@pytest.mark.parametrize(
+    ("mark", "parameters"),
+    [
+        ("?", "['{{ params.sku }}']"),
+        ("?", "{{ [params.sku] | tojson }}"),
+        ("?", "('{{ params.sku }}',)"),
+        (":sku", "{'sku': '{{ params.sku }}'}"),
+        ("?", ("{{ params.sku }}",)),
+    ],
+)
+def test_parameters_may_be_rendered_text(
+    emulator: Emulator, local: Place, shop: Path, mark: str, parameters: Any
+) -> None:
+    query = f"SELECT sku, name FROM products WHERE sku = {mark}"  # noqa: S608 -- a placeholder
+    ti = run_try(batch(local, requests_sql=query, sql_parameters=parameters, **ASKED), params={"sku": "007"})
+    assert [line["key"] for line in lines_of(local)] == ["007"]
+    assert (counts(ti.xcoms["return_value"]), posts(emulator)) == ((1, 0, 0, 0), 1)
+
+
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"requests_sql": "SELECT * FROM nowhere"}, StorageFailed, "requests_sql on connection 'shop' failed: "),
     ({"requests_sql": "SELECT name, name FROM products"}, AirflowFailException, "two columns have the same name"),
     ({"requests_sql": "CREATE TABLE x (y TEXT)"}, AirflowFailException, "returns no rows; a query is needed"),
     ({"requests_sql": "SELECT sku FROM products"}, AirflowFailException, "Row 1: prompt: there is no column 'name'"),
+    ({"sql_parameters": "{{ 7 }}"}, AirflowFailException, "sql_parameters: a list or a dictionary is needed, got int"),
+    ({"sql_parameters": "cup"}, AirflowFailException, "sql_parameters: the rendered text is neither JSON nor a Python"),
     ({"sql_conn_id": None}, AirflowFailException, "requests_sql needs sql_conn_id"),
     ({"sql_conn_id": "nowhere"}, AirflowFailException, "sql_conn_id: connection 'nowhere' is not defined"),
     ({"sql_conn_id": "deepshi_default"}, AirflowFailException, "is not of a SQL type"),
