@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
 import logging
 import sqlite3
@@ -18,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -43,13 +42,13 @@ from deepshi_provider.journal.entries import (
 )
 from deepshi_provider.journal.lease import Lease, Watch, is_lease, lease_name
 from deepshi_provider.journal.snapshot import NameSnapshot, Records, Snapshot
+from deepshi_provider.store.hashes import sha256_of
 from deepshi_provider.store.store import SETTLING, STATE, CreatedLate, Store
 
 log = logging.getLogger(__name__)
 
 #: Number of objects read concurrently.
 _AT_ONCE = 64
-_CHUNK = 1024 * 1024
 
 
 class Purchase(NamedTuple):
@@ -161,7 +160,7 @@ class Journal:
             file = image.uri.rpartition("/")[2]
             if await self._store.size(file) != image.size_bytes:
                 return False
-            if others and await self._store.process(file, _sha256) != image.sha256:
+            if others and await self._store.process(file, sha256_of) != image.sha256:
                 return False
         return True
 
@@ -431,10 +430,3 @@ def _claim(data: bytes) -> Claim | None:
 
 def _has_other_lease(owner: str, objects: Iterable[tuple[str, int]]) -> bool:
     return any(is_lease(entry) and f"{STATE}/{entry}" != lease_name(owner) for entry, _ in objects)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from deepshi_provider.api.media import EXTENSIONS
-from deepshi_provider.api.texts import is_blank
+from deepshi_provider.api.texts import is_blank, shown_uri
 from deepshi_provider.batch.manifest_file import stored_lines
 from deepshi_provider.costs.money import usd
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.operators.rendered import from_text
-from deepshi_provider.reports.review import MOST, Candidate
+from deepshi_provider.reports.review import MOST, Candidate, ReviewImage
+from deepshi_provider.store.hashes import stored_hashes
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,39 @@ class Found:
                 self.candidates.append(candidate)
             else:
                 self.more += 1
+
+    def as_stored(self) -> list[ReviewImage]:
+        """Return the candidates with their hashes, after reading all of them from their store.
+
+        :raises InvalidRequest: one does not exist, or is not the image that its task reported.
+        """
+        hashes = self._hashes(candidate.image["uri"] for candidate in self.candidates)
+        for candidate, stored in zip(self.candidates, hashes, strict=True):
+            if candidate.image.get("sha256") not in (None, stored):
+                raise InvalidRequest(
+                    f"The image {shown_uri(candidate.image['uri'])} has been replaced since its task reported it, so a "
+                    "review would be about another image. Give each run an output_uri of its own, or clear that task"
+                )
+        return [
+            ReviewImage(uri=candidate.image["uri"], media_type=candidate.media_type, sha256=stored)
+            for candidate, stored in zip(self.candidates, hashes, strict=True)
+        ]
+
+    def is_as_seen(self, seen: Sequence[ReviewImage], chosen: Iterable[int]) -> bool:
+        """Return whether these are the images that a person has seen; reads the chosen ones from their store.
+
+        :param chosen: positions.
+        :raises InvalidRequest: a chosen image does not exist.
+        """
+        if [(c.image["uri"], c.media_type) for c in self.candidates] != [(i.uri, i.media_type) for i in seen]:
+            return False
+        if any(c.image.get("sha256") not in (None, i.sha256) for c, i in zip(self.candidates, seen, strict=True)):
+            return False
+        wanted = [seen[n] for n in chosen]
+        return self._hashes(image.uri for image in wanted) == [image.sha256 for image in wanted]
+
+    def _hashes(self, uris: Iterable[str]) -> list[str]:
+        return run_here(stored_hashes(uris, self._conn_id, STORES))
 
     def _candidates_in(self, value: Any) -> Iterator[Candidate]:
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):

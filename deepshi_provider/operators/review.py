@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlencode
 
@@ -19,7 +20,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.candidates import Found
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.outlets import add_asset_events
-from deepshi_provider.reports.review import XCOM_KEY, Review, ReviewImage, as_markdown, label
+from deepshi_provider.reports.review import XCOM_KEY, Review, as_markdown, label
 
 try:
     from airflow.providers.standard.exceptions import HITLRejectException  # noqa: F401 -- 1.7 had no fail_on_reject
@@ -88,8 +89,9 @@ class DeepshiReviewOperator(ApprovalOperator):
         if not found.candidates:
             raise AirflowSkipException("There are no images to review")
         self._set_options(len(found.candidates))
-        self.body = "\n\n".join(filter(None, [self.body, self._shown(context, found)]))
-        review = Review(images=_reviewed(found), output_conn_id=conn_id)
+        with _final_errors():
+            review = Review(images=found.as_stored(), output_conn_id=conn_id)
+        self.body = "\n\n".join(filter(None, [self.body, self._shown(context, found, review)]))
         context["ti"].xcom_push(key=XCOM_KEY, value=review.as_xcom())
         return super().execute(context)
 
@@ -102,13 +104,10 @@ class DeepshiReviewOperator(ApprovalOperator):
         self._set_options(len(seen.images))
         chosen = self._chosen(event["chosen_options"], len(seen.images))
         _, found = self._found()
-        if chosen and _reviewed(found) != seen.images:
-            raise AirflowException(
-                "The images have changed since they were shown, so the choice does not apply to them. Clear the task "
-                "to ask again"
-            )
+        if chosen:
+            self._check_unchanged(found, seen, chosen)
         ti.xcom_push(key=XCOM_KEY, value=seen.decided(chosen).as_xcom())
-        result = self._result(context, found, chosen, event)
+        result = self._result(context, found, {n: seen.images[n].sha256 for n in chosen}, event)
         if not chosen:
             ti.xcom_push(key="return_value", value=result)  # Airflow ends the task when it skips downstream tasks
             if self.outlets and not self.fail_on_reject:
@@ -124,27 +123,34 @@ class DeepshiReviewOperator(ApprovalOperator):
 
     def _found(self) -> tuple[str | None, Found]:
         """Return the connection id of the images' store, and the images."""
-        try:
+        with _final_errors():
             conn_id = self.output_conn_id
             if is_blank(conn_id):
                 conn_id = run_here(DeepshiHook(self.deepshi_conn_id).asettings()).output_conn_id
             return conn_id, Found(self.images, conn_id)
-        except DeepshiError as err:
-            if err.retryable:
-                raise
-            raise final(err) from err
+
+    def _check_unchanged(self, found: Found, seen: Review, chosen: Sequence[int]) -> None:
+        with _final_errors():
+            if found.is_as_seen(seen.images, chosen):
+                return
+        raise AirflowException(
+            "The images have changed since they were shown, so the choice does not apply to them. Clear the task "
+            "to ask again"
+        )
 
     def _set_options(self, images: int) -> None:
         """Set the options to choose from, in place of those of ``ApprovalOperator``."""
         self.multiple = images > 1
         self.options = [*(label(n) for n in range(images) if self.multiple), self.APPROVE, self.REJECT]
 
-    def _shown(self, context: Context, found: Found) -> str:
+    def _shown(self, context: Context, found: Found, review: Review) -> str:
         ti = context["ti"]
         task = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
 
         def address(position: int) -> str:
-            return f"{_IMAGES}?{urlencode({**task, 'number': position, 'review': 'true'}, quote_via=quote, safe='')}"
+            # The hash, since browsers keep an image: after the task is cleared, this may be another one.
+            query = {**task, "number": position, "review": "true", "sha256": review.images[position].sha256}
+            return f"{_IMAGES}?{urlencode(query, quote_via=quote, safe='')}"
 
         count = len(found.candidates)
         how = (
@@ -171,7 +177,13 @@ class DeepshiReviewOperator(ApprovalOperator):
             )
         return chosen
 
-    def _result(self, context: Context, found: Found, chosen: Sequence[int], event: dict[str, Any]) -> dict[str, Any]:
+    def _result(
+        self, context: Context, found: Found, chosen: Mapping[int, str | None], event: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the task's result.
+
+        :param chosen: hashes of the chosen images, by position.
+        """
         images = [candidate.image for candidate in found.candidates]
         result = dict(found.results[0]) if len(found.results) == 1 else {}
         models = {candidate.model for candidate in found.candidates}
@@ -183,7 +195,7 @@ class DeepshiReviewOperator(ApprovalOperator):
             "warnings": [],
             **result,
             **nothing_sent,
-            "images": [images[n] for n in chosen],
+            "images": [{**images[n], "sha256": sha256} for n, sha256 in chosen.items()],
             "rejected": [image for n, image in enumerate(images) if n not in chosen],
             "decision": "chosen" if chosen else "rejected",
             "map_index": context["ti"].map_index,
@@ -193,7 +205,12 @@ class DeepshiReviewOperator(ApprovalOperator):
         }
 
 
-def _reviewed(found: Found) -> list[ReviewImage]:
-    return [
-        ReviewImage(uri=c.image["uri"], media_type=c.media_type, sha256=c.image.get("sha256")) for c in found.candidates
-    ]
+@contextmanager
+def _final_errors() -> Iterator[None]:
+    """Raise errors that a retry cannot mend as ones that Airflow does not retry."""
+    try:
+        yield
+    except DeepshiError as err:
+        if err.retryable:
+            raise
+        raise final(err) from err

@@ -25,7 +25,7 @@ _SHORT_PROMPT, _LONG_PROMPT = 200, 4000
 class ReviewImage(BaseModel):
     """One of the images of a review.
 
-    :param sha256: hash in hex, as reported by the task that made the image.
+    :param sha256: hash in hex of the image in its store when it was shown.
     :param chosen: ``None`` until somebody has chosen.
     """
 

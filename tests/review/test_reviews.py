@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.review.reviewing import WAITING, Reviewing, Run
+from tests.services.seaweedfs import SeaweedFS
 
 pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
 
@@ -211,6 +214,35 @@ def test_images_that_changed_during_the_review_are_not_chosen(reviewing: Reviewi
     assert run.answer("Approve").status_code == 200
     assert run.end() == "failed"
     assert "The images have changed since they were shown" in run.log()
+
+
+@pytest.mark.parametrize("dag_id", ["review_file", "review_s3", "review_batch"])
+def test_an_image_replaced_in_its_store_is_neither_shown_nor_chosen(
+    dag_id: str, reviewing: Reviewing, seaweedfs_process: SeaweedFS
+) -> None:
+    """As another run with the same ``output_uri`` does. The XComs stay the same."""
+    run = reviewing.start(dag_id)
+    task = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "review", "review": "true"}
+    review = reviewing.airflow.xcom(run.dag_id, run.run_id, "review", "deepshi_review")
+    uri = review["images"][1]["uri"]
+    data = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(data, "PNG")
+    if uri.startswith("s3://"):
+        bucket, _, name = uri.removeprefix("s3://").partition("/")
+        seaweedfs_process.client().put_object(Bucket=bucket, Key=name, Body=data.getvalue())
+    else:
+        Path(uri.removeprefix("file://")).write_bytes(data.getvalue())
+
+    for route in ("image", "thumbnail"):
+        shown = reviewing.client("admin").get(f"/deepshi-costs/{route}", params={**task, "number": "1"})
+        assert shown.status_code == 404
+        assert shown.json()["detail"] == "The image has been replaced since the review began"
+        assert reviewing.client("admin").get(f"/deepshi-costs/{route}", params={**task, "number": "0"}).is_success
+    assert run.answer("Approve").status_code == 200
+    assert run.end() == "failed"
+    assert run.states()["review"] == "failed"
+    assert "The images have changed since they were shown" in run.log()
+    assert not [request for request in reviewing.deepshi.requests() if request["prompt"] == f"at night {run.run_id}"]
 
 
 def test_without_images_there_is_no_review(reviewing: Reviewing) -> None:

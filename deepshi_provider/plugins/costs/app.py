@@ -40,7 +40,8 @@ _CONTENT_POLICY = (
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 _PAGE_HEADERS = {**_NO_SNIFFING, "Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"}
 _DATA_HEADERS = {**_NO_SNIFFING, "Cache-Control": "no-store"}
-# An image never changes under its address, which contains the time at which its sheet was written.
+# An image never changes under its address, which has the time at which its sheet was written, or the hash of a reviewed
+# image.
 _IMAGE_HEADERS = {
     **_NO_SNIFFING,
     "Content-Security-Policy": "default-src 'none'; sandbox",

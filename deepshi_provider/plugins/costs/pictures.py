@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import unquote
@@ -13,8 +15,9 @@ from airflow.sdk import ObjectStoragePath
 from pydantic import ValidationError
 
 from deepshi_provider.api.media import EXTENSIONS, media_type
-from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.journal.entries import Record
+from deepshi_provider.store.hashes import sha256_of
 from deepshi_provider.store.store import STATE
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 * 2**20
 
 _PIECE = 2**18
+#: Maximum bytes of a reviewed image in memory; of a larger one, a temporary file is sent.
+_IN_MEMORY = 2**20
 #: Maximum bytes of a record: a prompt has at most 50,000 characters, of up to six bytes each in JSON.
 _MOST_RECORD_BYTES = 2**20
 # Not object stores: this server would fetch any URL that it can reach.
@@ -35,6 +40,15 @@ class PictureRefusedError(Exception):
 
 class PictureMissingError(Exception):
     """The image is missing or cannot be read; the message gives the reason."""
+
+
+class KnownImage(SheetImage):
+    """An image that is served only while its content is the same.
+
+    :param sha256: its hash in hex; ``None`` if it is not known.
+    """
+
+    sha256: str | None = None
 
 
 class OpenPicture(NamedTuple):
@@ -57,7 +71,7 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     """Open an image of a sheet.
 
     People can write XComs too. So only objects in the sheet's own output directory are opened, and they are served only
-    if their first bytes match the media type in the sheet.
+    if their first bytes match the media type in the sheet, and their content the hash of a :class:`KnownImage`.
 
     :param number: position of the image in the sheet, from 0.
     :raises PictureRefusedError: it is not an image in the sheet's output directory, or too large.
@@ -76,6 +90,8 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
             raise PictureRefusedError("The stored object is not the image that the task made")
         if size > MOST_BYTES:
             raise PictureRefusedError(f"The image is larger than {MOST_BYTES // 2**20} MiB")
+        if isinstance(image, KnownImage) and image.sha256:
+            return OpenPicture(image.media_type, size, _unchanged(file, image.sha256))
     except BaseException:
         file.close()
         raise
@@ -123,6 +139,32 @@ def _opened(uri: str, conn_id: str | None) -> BinaryIO:
         raise PictureMissingError("The image is no longer in its store") from err
     except Exception as err:  # every object store raises errors of its own kind
         raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
+
+
+def _unchanged(file: BinaryIO, sha256: str) -> BinaryIO:
+    """Return a copy of an image, which cannot change while it is sent; closes the file.
+
+    :raises PictureRefusedError: the image has another hash.
+    """
+    copy = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115 -- the caller closes it
+    try:
+        _copy(file, copy)
+        if sha256_of(copy) != sha256:
+            raise PictureRefusedError("The image has been replaced since the review began")
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    file.close()
+    return copy
+
+
+def _copy(file: BinaryIO, copy: BinaryIO) -> None:
+    try:
+        shutil.copyfileobj(file, copy, _PIECE)
+    except Exception as err:  # every object store raises errors of its own kind
+        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
+    copy.seek(0)
 
 
 def _check(uri: str, output_uri: str) -> None:

@@ -9,7 +9,8 @@ import msgspec
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from deepshi_provider.costs.sheet import CostSheet, SheetImage
+from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.plugins.costs.pictures import KnownImage
 from deepshi_provider.plugins.costs.sheets import Scope, last_rows, utc
 from deepshi_provider.reports.review import XCOM_KEY, Review
 
@@ -60,7 +61,10 @@ def reviewed(text: str, number: int) -> CostSheet | None:
         dag_id="",
         run_id="",
         task_id="",
-        images=[SheetImage(uri=image.uri, media_type=image.media_type, width=0, height=0) for image in review.images],
+        images=[
+            KnownImage(uri=image.uri, media_type=image.media_type, width=0, height=0, sha256=image.sha256)
+            for image in review.images
+        ],
         output_uri=directory,
         output_conn_id=review.output_conn_id,
     )
