@@ -14,6 +14,8 @@ from deepshi_provider.costs.money import usd
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.reports.lineage import Lineage
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +52,16 @@ class TaskCosts(NamedTuple):
 def task_costs(context: Context) -> TaskCosts:
     """Return what the task of a callback's context has cost; for ``on_success_callback``, ``on_failure_callback``.
 
-    Never raises: costs and budgets that cannot be read are left out.
+    Never raises: costs and budgets that cannot be read are left out, as are those of other operators and of a DAG
+    whose callback gets no task.
     """
-    ti, task = context["ti"], context.get("task")
+    ti, task = context.get("ti"), context.get("task")
     sheet = _sheet(ti, task)
-    index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
     uris = {} if sheet is None else {"manifest": sheet.manifest_uri, "directory": sheet.output_uri}
     image = sheet.images[0].uri if sheet and sheet.images else None
     links = {**uris, "image": image, "log": getattr(ti, "log_url", None)}
     return TaskCosts(
-        name=f"{ti.dag_id}.{ti.task_id}{index}, run {ti.run_id}, try {ti.try_number},",
+        name=_name(context, ti),
         cost_usd=sheet.cost_usd if sheet else None,
         may_have_cost_usd=sheet.may_have_cost_usd if sheet else None,
         unknown_outcomes=sheet.unknown_outcomes if sheet else 0,
@@ -100,14 +102,24 @@ def _call(callbacks: Sequence[Callback], context: Context) -> None:
             log.exception("A callback failed; the task goes on")
 
 
+def _name(context: Context, ti: Any) -> str:
+    if ti is None:
+        dag_id = getattr(context.get("dag"), "dag_id", "a DAG")
+        return f"{dag_id}, run {context.get('run_id')},"
+    index = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
+    return f"{ti.dag_id}.{ti.task_id}{index}, run {ti.run_id}, try {ti.try_number},"
+
+
 def _sheet(ti: Any, task: Any) -> CostSheet | None:
-    lineage = getattr(task, "lineage", None)
-    if lineage is not None:  # the task has ended in this process
-        return cast(CostSheet, lineage.costs)
+    if ti is None:
+        return None
     try:
+        lineage = getattr(task, "lineage", None)
+        if isinstance(lineage, Lineage):  # the task has ended in this process
+            return lineage.costs
         found = ti.xcom_pull(task_ids=ti.task_id, key=XCOM_KEY, map_indexes=ti.map_index)
         return CostSheet.model_validate(found) if found else None
-    except Exception:  # from Airflow's API, or an XCom that other code wrote
+    except Exception:  # from Airflow's API, an XCom that other code wrote, or another operator's property
         log.warning("The task's cost sheet could not be read", exc_info=True)
         return None
 
@@ -115,11 +127,14 @@ def _sheet(ti: Any, task: Any) -> CostSheet | None:
 def _budgets(task: Any) -> list[WindowState]:
     from deepshi_provider.hooks.jobs import window_states  # not while DAGs are parsed
 
-    hook = getattr(task, "hook", None)
-    if hook is None:
-        return []
     try:
+        hook = getattr(task, "hook", None)
+        if not isinstance(hook, DeepshiHook):
+            return []
         return run_here(window_states(hook, getattr(task, "budget_group", None)))
-    except (DeepshiError, RuntimeError) as err:
+    except DeepshiError as err:
         log.warning("The rest of the budgets could not be read: %s", err)
+        return []
+    except Exception:  # from another operator's property, such as a connection that is not defined
+        log.warning("The rest of the budgets could not be read", exc_info=True)
         return []

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.http.operators.http import HttpOperator
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.execution_time.context import set_current_context
 
 from deepshi_provider.api.requests import GenerateRequest
@@ -258,6 +260,54 @@ def test_a_callback_without_a_sheet_gets_the_known_values(emulator: Emulator, lo
 
     costs = example.task_costs(context_of(Lost(task_id="boat")))
     assert (costs.cost_usd, costs.budgets, costs.links, costs.in_words) == (None, (), {}, "an unknown amount")
+
+
+class Broken(BaseOperator):
+    """An operator whose properties raise, as do those of operators whose connection is not defined."""
+
+    @property
+    def hook(self) -> Any:
+        raise LookupError("no such connection")
+
+    @property
+    def lineage(self) -> Any:
+        raise ValueError("not before the task has ended")
+
+
+class Foreign(BaseOperator):
+    """An operator whose attributes have other types than those of image tasks."""
+
+    hook = object()
+    lineage = object()
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [HttpOperator(task_id="boat", endpoint="x"), Broken(task_id="boat"), Foreign(task_id="boat")],
+    ids=["http", "broken", "foreign"],
+)
+def test_callbacks_of_other_operators_are_called_too(operator: BaseOperator, caplog: pytest.LogCaptureFixture) -> None:
+    """``WithCosts`` in ``default_args`` is a callback of all operators."""
+
+    class Silent(TaskInstance):
+        def xcom_pull(self, **_: Any) -> None:
+            return None
+
+    context = context_of(Silent(task_id="boat"), task=operator)
+    seen: list[Any] = []
+    example.WithCosts(seen.append)(context)
+    (costs,) = [context["deepshi"] for context in seen]
+    assert costs.text == "shop.boat, run monday, try 1, has cost an unknown amount"
+    assert (costs.cost_usd, costs.budgets) == (None, ())
+    assert "A callback failed" not in caplog.text
+
+
+def test_a_callback_of_a_dag_may_get_no_task(emulator: Emulator) -> None:
+    """As from Airflow, if the run has no task instance."""
+    seen: list[Any] = []
+    with DAG("shop", schedule=None) as dag:
+        example.WithCosts(seen.append)({"dag": dag, "run_id": "monday", "reason": "timed_out"})
+    assert [context["deepshi"].text for context in seen] == ["shop, run monday, has cost an unknown amount"]
 
 
 @pytest.mark.slow
