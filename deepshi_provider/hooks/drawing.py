@@ -32,7 +32,7 @@ async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decima
         )
     owner, sheet, prices = before
     if max_cost_usd is not None:
-        _check(sheet, max_cost_usd, await prices.known(price_class(request)) or Decimal(0))
+        _check(sheet, max_cost_usd, await prices.checked(price_class(request)) or Decimal(0))
     store = STORES.at(default_output_uri(settings.output_uri, owner), settings.output_conn_id)
     # Check that the store is writable before anything is paid for.
     await store.write(_PROBE, b"{}")

@@ -97,7 +97,7 @@ class JobContext(NamedTuple):
             store=store,
             journal=journal,
             account=Account(
-                Prices(client.settings.account, runs, store),
+                Prices(client.settings.account, runs, store, patience=times.run_entry),
                 RunCosts(entry, runs, limit=job.max_run_cost_usd, patience=times.run_entry),
                 job.max_cost_usd,
                 WindowCosts(

@@ -111,7 +111,7 @@ class Account:
         self._all.add_tally(earlier)
         if self._windows and recent:
             self._hour(self._windows.this_hour()).add_tally(recent)
-        await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
+        await self._learn_prices(self._all.classes)
         if report:
             await asyncio.gather(self._run.begin(self.spending), self._report_hours())
 
@@ -151,7 +151,7 @@ class Account:
         self._all.raise_to(tally)
         if self._windows and recent:
             self._hour(self._windows.this_hour()).raise_to(recent)
-        await self._learn_prices(doubt.price_class for doubt in [*self._all.doubts])
+        await self._learn_prices(self._all.classes)
         if self.has_begun:
             await self._report()
 
@@ -182,7 +182,7 @@ class Account:
     async def _reserve(self, price_class: str) -> Reservation:
         has_waited = False
         if self.is_limited:
-            await self._learn_prices([price_class])
+            await self._check_prices(price_class)
         while True:
             if self.closed_by:
                 raise self.closed_by
@@ -271,6 +271,13 @@ class Account:
 
     async def _learn_prices(self, price_classes: Iterable[str]) -> None:
         await asyncio.gather(*map(self.prices.known, dict.fromkeys(price_classes)))
+
+    async def _check_prices(self, price_class: str) -> None:
+        """Read the prices that limits need.
+
+        :raises StorageFailed: one cannot be read.
+        """
+        await asyncio.gather(*map(self.prices.checked, {price_class, *self._all.classes}))
 
 
 async def _nothing() -> list[Limit]:

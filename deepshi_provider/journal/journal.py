@@ -398,15 +398,19 @@ class Journal:
 async def recorded_prices(store: Store, most: int) -> dict[str, PriceRange]:
     """Return the price range of each price class, from some of a directory's records.
 
-    :param most: maximum number of records to read; unreadable ones are skipped.
-    :raises StorageFailed: the directory cannot be listed.
+    :param most: maximum number of records to read; invalid ones are skipped.
+    :raises StorageFailed: the directory cannot be listed, or a record cannot be read.
     """
     some = await store.scan(
         lambda objects: deque((e for e, _ in objects if (a := parse_entry(e)[1]) and a.record), maxlen=most)
     )
     prices: dict[str, PriceRange] = {}
-    for record in await asyncio.gather(*(_read_record(store, entry) for entry in some), return_exceptions=True):
-        if isinstance(record, Record) and record.cost_usd is not None and record.cost_is_complete:
+    for data in await asyncio.gather(*(store.read(f"{STATE}/{entry}") for entry in some)):
+        try:
+            record = Record.model_validate_json(data or b"")
+        except ValidationError:  # those of this task are checked elsewhere; the others must not stop it
+            continue
+        if record.cost_usd is not None and record.cost_is_complete:
             first = PriceRange(record.cost_usd, record.cost_usd)
             prices[record.price_class] = prices.get(record.price_class, first).widened(record.cost_usd)
     return prices

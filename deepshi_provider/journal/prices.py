@@ -3,6 +3,9 @@
 ``<output_uri of the connection>/_deepshi_prices/<account>/<class>.json`` is one small object per price class, of which
 :data:`MOST_CLASSES` are kept. There are no locks: the last writer wins, and a price that is lost that way is written
 again after the next paid answer. There is no built-in price list: a class that was never paid for has no price.
+
+A price that cannot be read is not the same as no price: a task with a limit must not send then, see
+:meth:`Prices.checked`. Nothing else depends on prices, so all other errors of the store are only logged.
 """
 
 from __future__ import annotations
@@ -12,17 +15,17 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from typing import TypeVar
 
-import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs.money import Usd, is_known
 from deepshi_provider.costs.price_class import PriceRange
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.journal import recorded_prices
+from deepshi_provider.journal.lease import TIMES
+from deepshi_provider.journal.run_costs import in_time
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,12 +36,12 @@ PRICES = "_deepshi_prices"
 RECENT = 30 * 24 * 3600.0
 #: Maximum number of price classes remembered per connection; if there are more, arbitrary ones are deleted.
 MOST_CLASSES = 1000
-#: Timeout in seconds for reading or writing a price, since no request depends on it.
+#: Timeout in seconds for reading or writing a price that no request depends on.
 _IN_TIME = 10.0
+#: Seconds after a failure in which prices that no request depends on are not read or written again.
+_PAUSE = 60.0
 #: Maximum number of a directory's records to read if no price is remembered.
 _MOST_RECORDS = 64
-
-Found = TypeVar("Found")
 
 
 class Price(BaseModel):
@@ -63,21 +66,31 @@ class Price(BaseModel):
 
 
 class Prices:
-    """The known prices of one connection. Errors of the store never fail a task.
+    """The known prices of one connection.
 
     :param account: see :attr:`deepshi_provider.client.settings.Settings.account`.
     :param memory: where prices are stored: the connection's ``output_uri``. Without it, prices come only from the
         directory's records.
     :param directory: a directory whose records have prices that ``memory`` lacks.
+    :param patience: seconds that :meth:`checked` waits for a store that does not answer.
     """
 
-    def __init__(self, account: str, memory: Store | None = None, directory: Store | None = None) -> None:
+    def __init__(
+        self,
+        account: str,
+        memory: Store | None = None,
+        directory: Store | None = None,
+        *,
+        patience: float = TIMES.run_entry,
+    ) -> None:
         self._account = account
         self._memory = memory
         self._directory = directory
+        self._patience = patience
         self._remembered: dict[str, Price | None] = {}
         self._paid: dict[str, Decimal] = {}
         self._recorded: dict[str, PriceRange] | None = None
+        self._paused_until: dict[str, float] = {}
 
     def take(self, recorded: dict[str, PriceRange]) -> None:
         """Set the prices from the directory's records, if the caller has read them all."""
@@ -94,9 +107,28 @@ class Prices:
         return max(known, default=None)
 
     async def known(self, price_class: str) -> Decimal | None:
-        """Return the highest recent price of a class, in USD; ``None`` if it was never paid for."""
-        if not await self._recall(price_class) and self._recorded is None:
-            self._recorded = await _quietly(self._read_directory(), "Reading prices in the directory's records") or {}
+        """Return the highest recent price of a class, in USD; ``None`` if it was never paid for. Never raises.
+
+        If the store fails, return what this process knows.
+        """
+        if price_class not in self._remembered:
+            await self._quietly("Reading a known price", lambda: self._recall(price_class))
+        if self._needs_records(price_class):
+            await self._quietly("Reading prices in the directory's records", self._read_records)
+        return self.cached(price_class)
+
+    async def checked(self, price_class: str) -> Decimal | None:
+        """Return the same for a request under a limit.
+
+        :raises StorageFailed: the price cannot be read; it is never taken as unknown.
+        """
+        try:
+            if price_class not in self._remembered:
+                await in_time(self._recall(price_class), self._patience)
+            if self._needs_records(price_class):
+                await in_time(self._read_records(), self._patience)
+        except StorageFailed as err:
+            raise StorageFailed(f"Not sent: the known price of this request could not be read ({err.message})") from err
         return self.cached(price_class)
 
     async def range_of(self, price_class: str) -> PriceRange | None:
@@ -121,7 +153,11 @@ class Prices:
         if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
         self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
-        old = await self._recall(price_class)
+        if price_class not in self._remembered:
+            await self._quietly("Reading a known price", lambda: self._recall(price_class))
+            if price_class not in self._remembered:
+                return  # a higher price may be stored, and must not be replaced
+        old = self._remembered[price_class]
         now = time.time()
         recent = old.range if old and now - old.seen_at < RECENT else None
         if recent and recent.low <= cost_usd <= recent.high:
@@ -130,15 +166,27 @@ class Prices:
         seen_at = old.seen_at if old and recent and known.high == recent.high else now
         price = Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
         self._remembered[price_class] = price
-        await _quietly(self._write(price, is_new=old is None), "Storing a price for later requests")
+        await self._quietly("Storing a price for later requests", lambda: self._write(price, is_new=old is None))
 
-    async def _recall(self, price_class: str) -> Price | None:
-        if price_class not in self._remembered:
-            self._remembered[price_class] = await _quietly(self._read(price_class), "Reading a known price")
-        return self._remembered[price_class]
+    async def _recall(self, price_class: str) -> None:
+        data = await self._memory.read(self._name(price_class)) if self._memory else None
+        self._remembered[price_class] = _price(data)
 
-    async def _read(self, price_class: str) -> Price | None:
-        return _price(await self._memory.read(self._name(price_class)) if self._memory else None)
+    def _needs_records(self, price_class: str) -> bool:
+        return self._recorded is None and not self._remembered.get(price_class)
+
+    async def _read_records(self) -> None:
+        self._recorded = {} if self._directory is None else await recorded_prices(self._directory, _MOST_RECORDS)
+
+    async def _quietly(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Await work that no request depends on. Log its failure, and do nothing for a while then."""
+        if time.monotonic() < self._paused_until.get(what, 0.0):
+            return
+        try:
+            await in_time(work(), _IN_TIME)
+        except DeepshiError as err:
+            log.warning("%s failed: %s", what, err.message)
+            self._paused_until[what] = time.monotonic() + _PAUSE
 
     async def _write(self, price: Price, *, is_new: bool) -> None:
         if self._memory is None:
@@ -155,27 +203,12 @@ class Prices:
     def _name(self, price_class: str) -> str:
         return f"{self._folder}/{_short(price_class)}.json"
 
-    async def _read_directory(self) -> dict[str, PriceRange]:
-        return {} if self._directory is None else await recorded_prices(self._directory, _MOST_RECORDS)
-
 
 def _price(data: bytes | None) -> Price | None:
     try:
         return None if data is None else Price.model_validate_json(data)
     except ValidationError:  # being written, or of another version: as if there were none
         return None
-
-
-async def _quietly(work: Awaitable[Found], what: str) -> Found | None:
-    """Await reading or writing of prices with a timeout; log errors, since requests go on without a known price."""
-    try:
-        with anyio.fail_after(_IN_TIME):
-            return await work
-    except TimeoutError:
-        log.warning("%s failed: the object store has not answered for %g s", what, _IN_TIME)
-    except DeepshiError as err:
-        log.warning("%s failed: %s", what, err.message)
-    return None
 
 
 def _short(text: str) -> str:

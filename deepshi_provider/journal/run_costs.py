@@ -213,15 +213,15 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
     return entries
 
 
-async def in_time(reporting: Awaitable[None], patience: float) -> None:
-    """Await a report with a timeout, since a store that does not answer must not block a task.
+async def in_time(work: Awaitable[None], patience: float) -> None:
+    """Await reading or writing of costs with a timeout, since a store that does not answer must not block a task.
 
     :param patience: seconds.
     :raises StorageFailed: the store has not answered in time.
     """
     try:
         with anyio.fail_after(patience):
-            await reporting
+            await work
     except TimeoutError:
         raise StorageFailed(f"The object store has not answered for {patience:g} s") from None
 

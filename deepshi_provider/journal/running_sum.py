@@ -28,6 +28,11 @@ class RunningSum:
         #: Number of requests under way, by price class.
         self.under_way: Counter[str] = Counter()
 
+    @property
+    def classes(self) -> set[str]:
+        """The price classes of unreported costs and of requests under way."""
+        return {doubt.price_class for doubt in self.doubts} | set(self.under_way)
+
     def add(self, price_class: str, cost_usd: Decimal | None) -> None:
         """Add one request; ``None`` or :class:`~deepshi_provider.costs.money.AtLeast` is an unreported cost."""
         self.usd += cost_usd or Decimal(0)

@@ -17,7 +17,7 @@ from deepshi_provider.journal.prices import Prices
 from deepshi_provider.store.store import Store
 from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
-from tests.support.places import Place
+from tests.support.places import LocalPlace, Place
 
 #: Price of a picture in USD, and its price class.
 PRICE = Decimal("0.039")
@@ -176,3 +176,17 @@ async def test_the_price_book_stays_small(local: Place, monkeypatch: pytest.Monk
         await Prices("account", Store(local.uri)).learn(f"class {number}", Decimal(number))
     assert len(await Prices("account", Store(local.uri)).remembered()) == 5
     assert await Prices("other", Store(local.uri)).remembered() == [], "each connection has its own"
+
+
+async def test_a_price_that_could_not_be_read_is_not_replaced_by_a_lower_one(local: LocalPlace) -> None:
+    await Prices("account", Store(local.uri)).learn("c", Decimal("0.3"))
+    (path,) = [local.path / name for name in local.names()]
+    data = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    same_process = Prices("account", Store(local.uri))
+    await same_process.learn("c", Decimal("0.1"))
+    path.rmdir()
+    path.write_bytes(data)
+    await same_process.learn("c", Decimal("0.05"))
+    assert await Prices("account", Store(local.uri)).known("c") == Decimal("0.3")

@@ -1,0 +1,156 @@
+"""All limits need the known prices: of run, day, month and group, of a batch, and of a hook; in both modes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from airflow.sdk.execution_time.context import set_current_context
+
+from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import BudgetExceeded, StorageFailed
+from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.jobs.job import Job
+from tests.support.batches import BANANA, batch, deferred, ended, rows_of
+from tests.support.counts import error, posts, taken
+from tests.support.jobs import make_job
+from tests.support.places import LocalPlace
+from tests.support.tasks import TaskInstance, context_of, execute
+
+#: Price of a picture in USD.
+PRICE = Decimal("0.039")
+LIMITS = ["run", "day", "month", "group"]
+
+#: Sets up the connection with one kind of limit, and returns a function that makes jobs under it.
+Limited = Callable[[str, str], Callable[..., Job]]
+
+
+@pytest.fixture
+def limited(emulator: Emulator, local: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> Limited:
+    def limited(kind: str, amount: str) -> Callable[..., Job]:
+        budgets: dict[str, dict[str, Any]] = {
+            "day": {"max_cost_usd_per_day": amount},
+            "month": {"max_cost_usd_per_month": amount},
+            "group": {"budget_groups": {"team": {"max_cost_usd_per_day": amount}}},
+        }
+        extra = {"output_uri": local.uri, "budget_time_zone": noon(), **budgets.get(kind, {})}
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+        more: dict[str, Any] = {"run": {"max_run_cost_usd": amount}, "group": {"budget_group": "team"}}.get(kind, {})
+        return lambda task, **fields: job(local, task, **{**more, **fields})
+
+    return limited
+
+
+def noon() -> str:
+    """A time zone in which it is about noon, so that no test crosses midnight."""
+    hours = datetime.now(timezone.utc).hour - 12
+    return f"Etc/GMT{hours:+d}" if hours else "UTC"  # these names have inverted signs
+
+
+def job(place: LocalPlace, task: str, **more: Any) -> Job:
+    """A picture of $0.039 in the task's own directory."""
+    fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
+    where = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri}
+    return make_job(place, fields=fields, owner={"task_id": task, **more.pop("owner", {})}, **{**where, **more})
+
+
+@contextlib.contextmanager
+def unreadable(place: LocalPlace, ending: str) -> Iterator[None]:
+    """Let the store fail to read the only object with this ending."""
+    (path,) = [place.path / name for name in place.names() if name.endswith(ending)]
+    data = path.read_bytes()
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # a file that exists, and whose first bytes cannot be read
+    yield
+    path.unlink()
+    path.write_bytes(data)
+
+
+def price_of(place: LocalPlace) -> str:
+    """Return the name of the only remembered price."""
+    (name,) = [name for name in place.names() if name.startswith("_deepshi_prices/")]
+    return name
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+async def test_a_known_price_that_cannot_be_read_lifts_no_limit(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str
+) -> None:
+    job = limited(kind, "0.05")
+    assert (await run(job("a"))).status == "success"
+    with unreadable(local, price_of(local)):
+        refused = await run(job("b"))
+    assert (error(refused)["type"], error(refused)["charged"], refused.retry) == ("StorageFailed", "no", True)
+    assert "Not sent: the known price of this request could not be read" in error(refused)["message"]
+    refused = await run(job("b", owner={"try_number": 2}))
+    assert error(refused)["type"] == "BudgetExceeded"
+    assert (posts(emulator), taken(emulator)) == (1, PRICE)
+
+
+async def test_without_a_limit_a_price_that_cannot_be_read_stops_no_task(emulator: Emulator, local: LocalPlace) -> None:
+    await run(job(local, "a"))
+    with unreadable(local, price_of(local)):
+        assert (await run(job(local, "b"))).status == "success"
+        emulator.fault("cut", charged=True)
+        lost = await run(job(local, "c"))
+    assert (error(lost)["type"], lost.retry) == ("OutcomeUnknown", True)
+    assert posts(emulator) == 3
+
+
+async def test_a_record_that_cannot_be_read_lifts_no_limit(emulator: Emulator, local: LocalPlace) -> None:
+    """The price is known only from the records of the directory."""
+    here = {"output_uri": f"{local.uri}/all", "max_run_cost_usd": "0.03"}
+    await run(job(local, "a", output_uri=f"{local.uri}/all", runs_uri=None))
+    with unreadable(local, ".stored.json"):
+        refused = await run(job(local, "b", **here))
+        assert (error(refused)["type"], refused.retry) == ("StorageFailed", True)
+        elsewhere = {**here, "max_run_cost_usd": None}
+        assert (await run(job(local, "c", **elsewhere, owner={"run_id": "tuesday"}))).status == "success"
+    assert posts(emulator) == 2
+
+
+async def test_an_invalid_price_is_replaced_by_the_records(emulator: Emulator, local: LocalPlace) -> None:
+    here = {"output_uri": f"{local.uri}/all"}
+    await run(job(local, "a", **here))
+    local.write(price_of(local), b"{")
+    refused = await run(job(local, "b", **here, max_run_cost_usd="0.05"))
+    assert (error(refused)["type"], posts(emulator)) == ("BudgetExceeded", 1)
+
+
+@pytest.mark.parametrize("mode", ["blocking", "deferred"])
+def test_a_batch_with_a_limit_does_not_start_without_reading_the_price(
+    emulator: Emulator, local: LocalPlace, limited: Limited, mode: str
+) -> None:
+    limited("run", "1")
+    operator = batch(local, rows_of(1), **BANANA, output_uri=f"{local.uri}/first", task_id="first")
+    assert ended(operator)[1] is None
+    fields = {**BANANA, "output_uri": f"{local.uri}/second", "max_cost_usd": "0.03", "deferrable": mode == "deferred"}
+    operator = batch(local, rows_of(3), **fields)
+    unread = pytest.raises(StorageFailed, match="Not sent: the known price of this request could not be read")
+    with unreadable(local, price_of(local)), unread:
+        if mode == "deferred":
+            deferred(operator)
+        else:
+            execute(operator, TaskInstance(task_id="catalog"))
+    assert (posts(emulator), taken(emulator)) == (1, PRICE)
+
+
+def test_draw_sends_nothing_under_a_limit_if_the_price_cannot_be_read(
+    emulator: Emulator, local: LocalPlace, limited: Limited
+) -> None:
+    limited("run", "1")
+    boat: dict[str, Any] = {"prompt": "a boat", "width": 64, "height": 48}
+    asyncio.run(run(make_job(local, runs_uri=local.uri)))
+    price = float(taken(emulator))
+    second = TaskInstance(task_id="second")
+    with unreadable(local, price_of(local)), pytest.raises(StorageFailed), set_current_context(context_of(second)):
+        DeepshiHook().draw(**boat, max_cost_usd=price / 2)
+    with pytest.raises(BudgetExceeded), set_current_context(context_of(second)):
+        DeepshiHook().draw(**boat, max_cost_usd=price / 2)
+    assert posts(emulator) == 1
