@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from deepshi_provider.batch.columns import check_differ
+from deepshi_provider.batch.columns import Header, check_differ, ignore_header
 from deepshi_provider.exceptions import InvalidRequest
 
 #: Rows per conversion to Python objects.
@@ -19,9 +19,10 @@ def is_table(value: Any) -> bool:
     return hasattr(value, "__arrow_c_stream__")
 
 
-def table_rows(table: Any) -> Iterator[dict[str, Any]]:
+def table_rows(table: Any, header: Header = ignore_header) -> Iterator[dict[str, Any]]:
     """Yield the rows of a frame or table.
 
+    :param header: called with its columns.
     :raises InvalidRequest: pyarrow is missing, or the table cannot be read.
     """
     kind = type(table).__name__
@@ -32,6 +33,7 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
     try:
         reader = pa.RecordBatchReader.from_stream(table)
         check_differ(kind, reader.schema.names)
+        header(reader.schema.names)
         yield from batch_rows(reader)
     except (pa.ArrowException, ValueError, TypeError) as err:
         raise InvalidRequest(f"The {kind} of rows cannot be read: {err}") from err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Columns that any row may have.
 COLUMNS = frozenset(EditRequest.model_fields) - {"stream"} | {"key", "extra_params"}
+
+#: Takes the names of a table's columns before its first row.
+Header = Callable[[Sequence[str]], None]
 
 _RESERVED = {name.casefold(): name for name in MANIFEST_COLUMNS}
 #: Maximum number of carried columns in a manifest; each row of a JSONL file may have different ones.
@@ -105,20 +108,28 @@ class Columns(NamedTuple):
                 meant = did_you_mean(name, [other for other in names if isinstance(other, str)])
                 raise InvalidRequest(f"carry: no row has a column {name[:100]!r}.{meant}")
 
+    def carried_names(self, names: Iterable[Any]) -> list[str]:
+        """Return the names of the columns to carry.
+
+        :param names: the columns of a row or a table.
+        :raises InvalidRequest: the manifest cannot hold such a column.
+        """
+        chosen = [name for name in names if name not in COLUMNS] if self.carry == "*" else self.carry
+        for name in chosen:
+            if (own := _RESERVED.get(check_name(name).casefold())) is not None:
+                raise InvalidRequest(
+                    f"the column {name!r} cannot be carried: the manifest has its own column {own!r}. Rename it, or "
+                    "list the other columns in carry"
+                )
+        return list(chosen)
+
     def carried(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return the carried cells of a row.
 
         :raises InvalidRequest: the manifest cannot hold such a column or cell.
         """
-        names = [name for name in row if name not in COLUMNS] if self.carry == "*" else self.carry
         cells: dict[str, Any] = {}
-        for name in names:
-            column = check_name(name)
-            if (own := _RESERVED.get(column.casefold())) is not None:
-                raise InvalidRequest(
-                    f"the column {column!r} cannot be carried: the manifest has its own column {own!r}. Rename it, or "
-                    "list the other columns in carry"
-                )
+        for column in self.carried_names(row):
             try:
                 cells[column] = native(row.get(column))
             except (ValueError, RecursionError) as err:
@@ -134,6 +145,10 @@ def check_differ(source: str, columns: Sequence[str]) -> None:
     """
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise InvalidRequest(f"{source}: two columns have the same name, {', '.join(map(repr, twice[:5]))}")
+
+
+def ignore_header(names: Sequence[str]) -> None:
+    """Take column names and do nothing."""
 
 
 class CarriedNames:

@@ -87,7 +87,8 @@ class CellTypes:
             return pa.int64(), lambda cell: cell
         digits = self._before + self._after
         if kinds and kinds <= {"int", "decimal"} and digits <= _MOST_DIGITS:
-            return pa.decimal128(max(digits, 1), self._after), lambda cell: Decimal(cell)
+            # Of a fixed width, since a table made from one day's manifest takes the next day's larger numbers too.
+            return pa.decimal128(_MOST_DIGITS, self._after), lambda cell: Decimal(cell)
         if kinds and kinds <= {"int", "float"} and self._largest <= _EXACT:
             return pa.float64(), float
         return pa.string(), _as_string

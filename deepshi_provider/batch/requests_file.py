@@ -9,12 +9,12 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 from deepshi_provider.api.texts import shown_uri
 from deepshi_provider.batch.arrow import batch_rows
-from deepshi_provider.batch.columns import COLUMNS, Columns, check_differ
+from deepshi_provider.batch.columns import COLUMNS, Columns, Header, check_differ, ignore_header
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows, used_columns
 from deepshi_provider.exceptions import InvalidRequest
@@ -43,17 +43,22 @@ async def read_requests(
     store, name = stores.object_at(uri, conn_id)
     known = columns.known(used_columns(defaults))
 
+    def header(names: Sequence[str]) -> None:
+        table.declare(columns.carried_names(names))
+
     def fill(file: BinaryIO) -> None:
-        table.fill(check_rows(read_file(uri, file, known), defaults, stream, columns))
+        table.fill(check_rows(read_file(uri, file, known, header), defaults, stream, columns))
 
     await store.process(name, fill)
 
 
-def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Iterator[dict[str, Any]]:
+def read_file(
+    uri: str, file: BinaryIO, known: Collection[str] = COLUMNS, header: Header = ignore_header
+) -> Iterator[dict[str, Any]]:
     """Return the rows of an open JSONL, CSV or Parquet file, by its ending.
 
     :param known: columns of which a CSV header must have at least one.
-
+    :param header: called with the columns of a CSV or Parquet file.
     :raises InvalidRequest: the file's content does not match its ending; the message names the line.
     """
     ending = uri.rpartition(".")[2].lower()
@@ -61,9 +66,9 @@ def read_file(uri: str, file: BinaryIO, known: Collection[str] = COLUMNS) -> Ite
     if ending in ("jsonl", "ndjson"):
         return _read_jsonl(uri, file)
     if ending == "csv":
-        return _read_csv(uri, file, known)
+        return _read_csv(uri, file, known, header)
     if ending in ("parquet", "pq"):
-        return _read_parquet(uri, file)
+        return _read_parquet(uri, file, header)
     raise InvalidRequest(f"requests_uri {uri} must end in .jsonl, .csv or .parquet")
 
 
@@ -94,7 +99,7 @@ def _read_jsonl(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _read_csv(uri: str, file: BinaryIO, known: Collection[str]) -> Iterator[dict[str, Any]]:
+def _read_csv(uri: str, file: BinaryIO, known: Collection[str], header: Header) -> Iterator[dict[str, Any]]:
     reader = csv.DictReader(_lines(uri, file, ""), strict=True)
     try:
         columns = reader.fieldnames or []
@@ -104,6 +109,7 @@ def _read_csv(uri: str, file: BinaryIO, known: Collection[str]) -> Iterator[dict
                 f"{', '.join(sorted(known))}"
             )
         check_differ(uri, columns)
+        header(columns)
         for row in reader:
             if None in row or None in row.values():
                 raise InvalidRequest(f"{uri}, line {reader.line_num}: the number of fields differs from the header's")
@@ -112,7 +118,7 @@ def _read_csv(uri: str, file: BinaryIO, known: Collection[str]) -> Iterator[dict
         raise InvalidRequest(f"{uri} is not CSV, line {reader.line_num}: {err}") from None
 
 
-def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+def _read_parquet(uri: str, file: BinaryIO, header: Header) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -127,6 +133,7 @@ def _read_parquet(uri: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
             # Otherwise it reads whole columns of a row group, which may be the whole file.
             parquet = pyarrow.parquet.ParquetFile(local, buffer_size=_PIECE, pre_buffer=False)
             check_differ(uri, parquet.schema_arrow.names)
+            header(parquet.schema_arrow.names)
             yield from batch_rows(parquet.iter_batches(batch_size=1000, use_threads=False))
     except pyarrow.ArrowException as err:
         raise InvalidRequest(f"{uri} is not a Parquet file: {err}") from err

@@ -57,6 +57,14 @@ class RowTable:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
+    def declare(self, carried: Iterable[str]) -> None:
+        """Add carried columns, which the manifest then has even if there are no rows.
+
+        :raises InvalidRequest: there are too many, or two differ only in case.
+        """
+        for name in carried:
+            self._carried.add(name)
+
     def fill(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Add checked rows: key, fields and, if there are any, carried cells.
 
@@ -71,8 +79,7 @@ class RowTable:
         :param carried: carried cells for the manifest, by column.
         :raises InvalidRequest: another row has the same key, or one that is the same in a path.
         """
-        for name in carried:
-            self._carried.add(name)
+        self.declare(carried)
         cells = _packed(carried) if carried else None
         try:
             self._db.execute(
@@ -118,12 +125,14 @@ class RowTable:
         return str(name) if other != prompt else None
 
     def dump_rows(self, file: BinaryIO) -> None:
-        """Write the rows as JSONL, for :meth:`load_rows`."""
+        """Write the carried columns and the rows as JSONL, for :meth:`load_rows`."""
+        file.write(f"{json.dumps(list(self._carried))}\n".encode())
         for key, fields, carried in self._db.execute("SELECT key, fields, carried FROM rows ORDER BY number"):
             file.write(f"[{json.dumps(key)}, {fields}, {carried or '{}'}]\n".encode())
 
     def load_rows(self, file: BinaryIO) -> None:
-        """Add rows that :meth:`dump_rows` wrote; they are already checked."""
+        """Add columns and rows that :meth:`dump_rows` wrote; they are already checked."""
+        self.declare(json.loads(file.readline()))
         rows = (json.loads(line) for line in file)
         self.fill((key, fields, {name: unpack(cell) for name, cell in cells.items()}) for key, fields, cells in rows)
 

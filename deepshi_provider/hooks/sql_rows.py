@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook
 
-from deepshi_provider.batch.columns import check_differ
+from deepshi_provider.batch.columns import Header, check_differ, ignore_header
 from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 
 #: Rows per fetch.
@@ -18,11 +18,15 @@ _CURSOR = "deepshi_rows"
 
 
 def query_rows(
-    conn_id: str, sql: str, parameters: Iterable[Any] | Mapping[str, Any] | None
+    conn_id: str,
+    sql: str,
+    parameters: Iterable[Any] | Mapping[str, Any] | None,
+    header: Header = ignore_header,
 ) -> Generator[dict[str, Any], None, None]:
     """Yield the rows of a query, with a server-side cursor where the driver has one.
 
     :param parameters: values for the placeholders, in the driver's form.
+    :param header: called with the columns.
     :raises InvalidConnection: the connection is not defined, or not of a SQL type.
     :raises InvalidRequest: two columns have the same name.
     :raises StorageFailed: the database refused the query, or the connection broke.
@@ -39,6 +43,7 @@ def query_rows(
                 raise InvalidRequest(f"{source} returns no rows; a query is needed")
             names = [column[0] for column in cursor.description]
             check_differ(source, names)
+            header(names)
             while chunk:
                 yield from (_row(names, row) for row in chunk)
                 chunk = cursor.fetchmany(_CHUNK)

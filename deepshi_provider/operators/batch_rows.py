@@ -11,6 +11,7 @@ from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.arrow import is_table, table_rows
+from deepshi_provider.batch.columns import Header
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows
@@ -35,7 +36,8 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
         check_has_none("fallbacks", [*listed("fallbacks", task.fallbacks)])
     defaults = task.defaults()
     columns = task.columns()
-    uri, found = _source(task)
+    rows.declare(columns.carried_names(()))
+    uri, found = _source(task, lambda names: rows.declare(columns.carried_names(names)))
     if uri is not None:
         run_here(read_requests(uri, output_conn_id, rows, defaults, task.stream, STORES, columns))
     else:
@@ -52,25 +54,25 @@ def with_image_uris(row: Any) -> Any:
     return {**row, "images": image_uris(row["images"])}
 
 
-def _source(task: DeepshiGenerateImagesOperator) -> tuple[str | None, Iterable[Any]]:
+def _source(task: DeepshiGenerateImagesOperator, header: Header) -> tuple[str | None, Iterable[Any]]:
     """Return the URI of the file of rows, or the rows."""
     given = [name for name in ("requests", "requests_uri", "requests_sql") if not is_blank(getattr(task, name))]
     if len(given) != 1:
         raise InvalidRequest("Exactly one of requests, requests_uri and requests_sql is needed")
     if given == ["requests_sql"]:
-        return None, _queried(task)
+        return None, _queried(task, header)
     value = task.requests_uri if given == ["requests_uri"] else rows_or_uri(task.requests)
     if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
         return str(value), ()
-    return None, table_rows(value) if is_table(value) else map(with_image_uris, listed("requests", value))
+    return None, table_rows(value, header) if is_table(value) else map(with_image_uris, listed("requests", value))
 
 
-def _queried(task: DeepshiGenerateImagesOperator) -> Iterator[dict[str, Any]]:
+def _queried(task: DeepshiGenerateImagesOperator, header: Header) -> Iterator[dict[str, Any]]:
     from deepshi_provider.hooks.sql_rows import query_rows  # needs the extra ``sql``
 
     if is_blank(task.sql_conn_id):
         raise InvalidRequest("requests_sql needs sql_conn_id, the connection of its database")
-    return query_rows(str(task.sql_conn_id), str(task.requests_sql), _parameters(task.sql_parameters))
+    return query_rows(str(task.sql_conn_id), str(task.requests_sql), _parameters(task.sql_parameters), header)
 
 
 def _parameters(value: Any) -> Sequence[Any] | Mapping[str, Any] | None:

@@ -216,7 +216,7 @@ def test_parquet_has_the_types_of_carried_columns(written: tuple[Path, list[str]
     schema = pyarrow.parquet.read_schema(written[0] / "manifest.parquet")
     assert {name: str(schema.field(name).type) for name in carried_of(0)} == {
         "sku": "string",
-        "price": "decimal128(5, 2)",
+        "price": "decimal128(38, 2)",
         "weight": "double",
         "in_stock": "bool",
         "added": "date32[day]",
