@@ -165,7 +165,7 @@ class PermissionDenied(DeepshiError):
 
 
 class RateLimited(DeepshiError):
-    """429: too many requests, for longer than the connection's ``max_retries`` and ``max_retry_wait`` allow."""
+    """429: too many requests, for longer than ``max_retries``, ``max_retry_wait`` or ``generation_timeout`` allow."""
 
     retryable = True
 
@@ -177,7 +177,7 @@ class ConnectionFailed(DeepshiError):
 
 
 class TimedOut(DeepshiError):
-    """``generation_timeout`` passed before the request was sent."""
+    """``generation_timeout``, or half of it in a wait for the rate limit, passed before the request was sent."""
 
     retryable = True
 

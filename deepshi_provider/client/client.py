@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import socket
 import tempfile
@@ -26,9 +27,20 @@ from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import Observed
-from deepshi_provider.exceptions import ConnectionFailed, DeepshiError, InvalidResponse, RateLimited, StorageFailed
+from deepshi_provider.exceptions import (
+    ConnectionFailed,
+    DeepshiError,
+    InvalidResponse,
+    RateLimited,
+    StorageFailed,
+    TimedOut,
+)
 
 log = logging.getLogger(__name__)
+
+#: Share of its time that a request must have left to be sent again, or after a wait for the rate limit: with less, its
+#: answer may be cut off after it was paid for.
+LEAST_TIME = 0.5
 
 Files = Callable[[], Awaitable[NewFile | None]]
 
@@ -49,22 +61,33 @@ class Client:
         self._pace: Pace | None = None
         self._files: Files | None = None
 
-    async def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> ImagesResult:
+    async def generate(
+        self, request: GenerateRequest, *, timeout: float | None = None, counts_refusals: bool = False
+    ) -> ImagesResult:
         """Send a generation, wait for its answer, and return the images (API.md, "generations").
 
         A request that was certainly not charged is sent again, within ``max_retries``; one with a lost answer never is.
 
-        :param timeout: seconds for all attempts and the waits between them.
+        :param timeout: seconds for all attempts and the waits between them; none is sent with less than
+            :data:`LEAST_TIME` of them left.
+        :param counts_refusals: ``max_retries`` counts refusals by the rate limit also if there is a pace.
         :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows whether it was paid for.
         """
-        return await self._attempts(request, None, timeout)
+        return await self._attempts(request, None, timeout, counts_refusals)
 
-    async def edit(self, request: EditRequest, inputs: InputImages, *, timeout: float | None = None) -> ImagesResult:
+    async def edit(
+        self,
+        request: EditRequest,
+        inputs: InputImages,
+        *,
+        timeout: float | None = None,
+        counts_refusals: bool = False,
+    ) -> ImagesResult:
         """Send an edit with its input images as a form (API.md, "edits"); otherwise like :meth:`generate`.
 
         :param inputs: the input images, already read; they stay open.
         """
-        return await self._attempts(request, inputs, timeout)
+        return await self._attempts(request, inputs, timeout, counts_refusals)
 
     async def list_models(self) -> list[ModelInfo]:
         """Return the models of the catalog."""
@@ -110,21 +133,23 @@ class Client:
         return clients.setdefault(self.settings, made)
 
     async def _attempts(
-        self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None
+        self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None, counts_refusals: bool
     ) -> ImagesResult:
         settings = self.settings
-        ends_at = None if timeout is None else time.monotonic() + timeout
+        ends_at = math.inf if timeout is None else time.monotonic() + timeout
+        latest = math.inf if timeout is None else ends_at - LEAST_TIME * timeout
         attempt = sends = 0
+        refusal: DeepshiError | None = None
         new_file = await self._files() if self._files else None
         await asyncio.to_thread(_require_temporary_files)
         client = await self._http()
         while True:
             attempt += 1
-            sent_at = await self._pace.turn() if self._pace else 0.0
+            sent_at = await self._turn(latest, refusal)
             exchange = Exchange(client, request, inputs, new_file)
             try:
                 with Observed(request, settings.base_url) as observed:
-                    remaining = None if ends_at is None else ends_at - time.monotonic()
+                    remaining = None if timeout is None else ends_at - time.monotonic()
                     received = observed.received(await exchange.run(remaining))
                 if self._pace:
                     self._pace.accepted()
@@ -134,16 +159,30 @@ class Client:
                 sends += exchange.was_sent
                 error.sends = sends
                 paced = self._pace is not None and isinstance(error, RateLimited)
-                attempt -= paced
+                attempt -= paced and not counts_refusals
                 wait = self._wait(error, max(1, attempt))
-                if wait is None or (ends_at is not None and time.monotonic() + wait > ends_at):
+                if wait is None or time.monotonic() + wait > latest:
                     raise error from error.__cause__
             metrics.retried(request, error)
             if self._pace and paced:
                 self._pace.refused(sent_at, wait)
+                refusal = error
                 continue
             log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
             await asyncio.sleep(wait)
+
+    async def _turn(self, latest: float, refusal: DeepshiError | None) -> float:
+        """Wait until the pace allows the request; return that time (monotonic seconds).
+
+        :param latest: monotonic seconds; after that, raise the last refusal, if there was one.
+        """
+        if self._pace is None:
+            return 0.0
+        try:
+            return await self._pace.turn(latest)
+        except TimeoutError:
+            late = TimedOut("The rate limit left too little of generation_timeout, and nothing was sent")
+            raise refusal or late from None
 
     def _wait(self, error: DeepshiError, attempt: int) -> float | None:
         return wait_before_retry(

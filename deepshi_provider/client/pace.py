@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+
+import anyio
 
 #: Seconds between two requests at the start: a burst would get many refusals before the first one arrives.
 START = 0.004
@@ -36,11 +39,18 @@ class Pace:
         self._cut_at = 0.0 if interval is None else time.monotonic()
         self._turns = asyncio.Lock()
 
-    async def turn(self) -> float:
+    async def turn(self, latest: float = math.inf) -> float:
         """Wait until the next request may be sent, and return that time (monotonic seconds).
 
         Concurrent callers get their turns in the order of their calls.
+
+        :param latest: when to stop waiting (monotonic seconds).
+        :raises TimeoutError: its turn has not come by then.
         """
+        with anyio.fail_after(latest - time.monotonic()):
+            return await self._next_turn()
+
+    async def _next_turn(self) -> float:
         async with self._turns:
             while (wait := self._next - time.monotonic()) > 0:  # noqa: ASYNC110 -- a refusal may postpone it during the wait
                 await asyncio.sleep(wait)

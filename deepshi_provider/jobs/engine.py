@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client import metrics
+from deepshi_provider.client.client import LEAST_TIME
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.costs.money import paid
 from deepshi_provider.costs.tally import Tally
@@ -73,6 +74,7 @@ class Engine:
         self._name = name
         self._choices = [Choice(request=request)]
         self._at = 0
+        self._has_fallback = False
         self._failures: list[DeepshiError] = []
         self._deadline = context.job.deadline_from(time.time())
         self._known = known
@@ -183,6 +185,7 @@ class Engine:
         """Buy the images; return ``None`` if the attempts have changed and must be listed again."""
         in_doubt = (at for at, c in enumerate(self._choices) if since_purchase(attempts, c.fingerprint))
         self._at = next(in_doubt, self._at)
+        self._has_fallback = self._at + 1 < len(self._choices) and not self._exposed_in(attempts)
         unknown = self._check_max_resends(since_purchase(attempts, self.fingerprint))
         await self._prepare(unknown)
         turn = self._context.turn
@@ -208,6 +211,9 @@ class Engine:
         if not may_fall_back(err, on_refusal=self._job.fallback_on_refusal) or self._at + 1 == len(self._choices):
             return False
         if self.exposed:  # an earlier attempt may have been paid for
+            return False
+        if self._remaining() < LEAST_TIME * self._job.generation_timeout:
+            log.warning("No fallback is sent, since less than half of generation_timeout is left")
             return False
         self._failures.append(err)
         log.warning("%s failed, and nothing was charged: %s", self.request.model, err)
@@ -425,10 +431,12 @@ class Engine:
         await self._account.add(self._choice.price_class, cost_usd, at=at, reservation=self._reservation)
 
     async def _send(self) -> ImagesResult:
+        client, timeout, counts_refusals = self._context.client, self._remaining(), self._has_fallback
         if isinstance(self.request, EditRequest):
-            assert self._choice.inputs is not None  # noqa: S101 -- the inputs of an edit are already read
-            return await self._context.client.edit(self.request, self._choice.inputs, timeout=self._remaining())
-        return await self._context.client.generate(self.request, timeout=self._remaining())
+            inputs = self._choice.inputs
+            assert inputs is not None  # noqa: S101 -- the inputs of an edit are already read
+            return await client.edit(self.request, inputs, timeout=timeout, counts_refusals=counts_refusals)
+        return await client.generate(self.request, timeout=timeout, counts_refusals=counts_refusals)
 
 
 class _Unstoppable(asyncio.Task[Result]):

@@ -116,6 +116,11 @@ class Job(Terms):
             "the deadline is kept by the store's clock"
         )
 
+    @property
+    def generation_timeout(self) -> float:
+        """Seconds from the making of the job to its deadline."""
+        return self.deadline - self.clock_skew - self.made_at
+
     def deadline_from(self, now: float) -> float:
         """Return the deadline of a request that starts now, in unix seconds: the job's own."""
         return self.deadline

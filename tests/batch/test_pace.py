@@ -7,14 +7,18 @@ import json
 
 import pytest
 
+from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch import kept_pace
 from deepshi_provider.batch.kept_pace import KeptPace
 from deepshi_provider.client.pace import FASTEST, FIRST_CUT, RECOVERY, SLOWEST, START, Pace
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import RateLimited, TimedOut
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
-from tests.support.batches import PRICE, batch, counts, ended, result_of, rows_of
+from tests.support.batches import PRICE, batch, counts, ended, lines_of, result_of, rows_of
 from tests.support.counts import posts, taken
-from tests.support.places import Place
+from tests.support.jobs import BOAT
+from tests.support.places import Place, state
 
 
 @pytest.mark.slow
@@ -35,6 +39,28 @@ def test_a_limit_that_lasts_too_long_stops_the_batch(emulator: Emulator, local: 
     _, err = ended(batch(local, rows_of(100), max_concurrency=4))
     assert "429" in str(err)
     assert posts(emulator) <= 4
+
+
+def test_a_row_that_is_refused_until_its_time_is_over_fails_as_rate_limited(emulator: Emulator, local: Place) -> None:
+    """Then the batch stops, as after a long wait: each of the other rows would block a worker as long."""
+    emulator.fault("status", status=429, retry_after=0, times=None)
+    _, err = ended(batch(local, rows_of(9), max_concurrency=1, generation_timeout=2))
+    assert isinstance(err, RateLimited)
+    (line,) = [line for line in lines_of(local) if line["error"]]
+    assert (line["key"], line["error"], line["charged"]) == ("row-0", "rate_limit_exceeded", "no")
+    assert {request["prompt"] for request in emulator.requests()} == {rows_of(1)[0]["prompt"]}
+    assert (str(taken(emulator)), state(local, "claim")) == ("0", [])
+
+
+async def test_a_row_whose_turn_comes_too_late_is_not_sent(emulator: Emulator) -> None:
+    """Its answer would be cut off after it was paid for."""
+    pace = Pace()
+    pace.refused(await pace.turn(), 60)
+    client = await DeepshiHook().aclient()
+    async with client.session(pace):
+        with pytest.raises(TimedOut, match=r"rate limit .* nothing was sent"):
+            await client.generate(GenerateRequest(**BOAT), timeout=1)
+    assert posts(emulator) == 0
 
 
 def test_the_pace_is_cut_once_per_round_of_refusals() -> None:

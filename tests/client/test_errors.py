@@ -359,6 +359,18 @@ async def test_error_is_immediate_if_a_retry_would_miss_the_deadline(emulator: E
     assert (caught.value.charged, caught.value.retry_after, emulator.stats()["posts"]) == ("no", 600, 1)
 
 
+@pytest.mark.slow
+async def test_a_request_is_not_sent_again_with_too_little_time_for_its_answer(
+    emulator: Emulator, connect: Connect
+) -> None:
+    """It would be cut off after it was paid for."""
+    emulator.fault("status", status=503, delay=2)
+    emulator.settings(latency=300)
+    with pytest.raises(ServerFailed) as caught:
+        await connect(max_retry_wait=0.01).agenerate(boat(), timeout=3)
+    assert (caught.value.charged, caught.value.sends, emulator.stats()["posts"]) == ("no", 1, 1)
+
+
 async def test_deadline_does_not_affect_an_answer_in_time(emulator: Emulator, hook: DeepshiHook) -> None:
     with await hook.agenerate(boat(), timeout=20) as result:
         assert result.sends == 1

@@ -320,6 +320,36 @@ def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) 
     assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)
 
 
+def test_a_row_that_the_rate_limit_always_refuses_falls_back_after_its_retries(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = emulator.connection_json(max_retries=2, max_retry_wait=0.05)
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    emulator.fault("status", status=429, prompt="a jug", times=None)
+    emulator.fault("status", status=429, prompt="a mug", times=None)
+    rows = [{"key": "jug", "prompt": "a jug"}, {"key": "cup", "prompt": "a cup"}]
+    fallbacks = [{"model": MODELS[1], "prompt": "a mug"}, {"model": MODELS[1], "prompt": "a pot"}]
+    value = result_of(batch(local, rows, fallbacks=fallbacks))
+    assert counts(value) == (2, 0, 0, 0)
+    assert {line["key"]: (line["fallback"], line["prompt"]) for line in lines_of(local)} == {
+        "jug": (1, "a pot"),
+        "cup": (None, "a cup"),
+    }
+    assert sorted(prompts(emulator)) == ["a cup", *["a jug"] * 3, *["a mug"] * 3, "a pot"]
+    assert Decimal(str(value["cost_usd"])) == taken(emulator)
+
+
+async def test_no_fallback_is_sent_with_too_little_time_for_its_answer(emulator: Emulator, local: Place) -> None:
+    """It would be cut off after it was paid for; the next try has all its time."""
+    emulator.fault("status", status=503, prompt=PROMPTS[0], delay=3)
+    emulator.settings(latency=2)
+    outcome = await run(job(local, seconds=4))
+    assert (error(outcome)["type"], error(outcome)["charged"], outcome.retry) == ("ServerFailed", "no", True)
+    assert (prompts(emulator), taken(emulator), state(local, "claim")) == (PROMPTS[:1], Decimal(0), [])
+    again = await run(job(local, owner={"try_number": 2}))
+    assert (again.status, again.fallback, again.cost_usd) == ("success", None, taken(emulator))
+
+
 def test_the_manifest_shows_which_request_was_used_for_each_row(emulator: Emulator, local: Place) -> None:
     """Also in the next run; the fields of the line are those of that request."""
     emulator.fault("status", status=503, prompt="a jug", times=None)
