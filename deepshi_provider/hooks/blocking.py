@@ -2,7 +2,8 @@
 
 Airflow sends one signal, whose handler raises. If it raises in a callback of the event loop, asyncio only logs the
 exception; if it raises in a task, only that task ends. In both cases the work would continue without a limit. While
-a loop runs, the signal therefore only cancels the work; Airflow's handler is called when the loop has ended.
+a loop runs, the signal therefore only cancels the work; Airflow's handler is called when the loop has ended. The end
+of the loop does not wait for its threads, in which an input image or a name lookup may hang.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -38,6 +40,14 @@ def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> R
         return asyncio.run(watched)
 
 
+class _Threads(ThreadPoolExecutor):
+    """The threads of ``asyncio.to_thread``; who ends the loop does not wait for them."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Start no further work."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+
 class _Alarm:
     """Inside the ``with`` block, the timer's signal cancels the watched work; on exit, the usual handler is called."""
 
@@ -59,7 +69,9 @@ class _Alarm:
         """Await the work, and cancel it if the signal arrives or has arrived."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- a coroutine runs in a task
-        self._running = asyncio.get_running_loop(), task
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(_Threads(thread_name_prefix="deepshi"))
+        self._running = loop, task
         if self._rang:
             task.cancel()
         return await work

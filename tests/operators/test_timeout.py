@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import os
 import signal
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -22,7 +27,7 @@ from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import batch, rows_of
 from tests.support.counts import posts, taken
 from tests.support.places import LocalPlace, Place, state
-from tests.support.tasks import TaskInstance, context_of, execute, generate
+from tests.support.tasks import TaskInstance, context_of, edit, execute, generate
 from tests.support.waiting import wait_until
 
 
@@ -126,6 +131,55 @@ def test_no_request_is_sent_again_if_the_signal_comes_at_the_end_of_a_free_answe
     assert bell.rang
     assert (posts(emulator), str(taken(emulator))) == (1, "0")
     assert ti.xcoms == {"cost_usd": 0.0}
+
+
+@contextlib.contextmanager
+def hanging(release: Callable[[], None]) -> Iterator[None]:
+    """Check that the block ends while something still hangs; release it in any case."""
+    late = threading.Timer(60, release)
+    late.start()
+    try:
+        yield
+        assert late.is_alive(), "the timeout waited for what hangs"
+    finally:
+        late.cancel()
+        release()
+
+
+@pytest.mark.parametrize("kind", ["edit", "batch"])
+def test_an_input_image_whose_store_hangs_does_not_delay_the_timeout(
+    emulator: Emulator, local: LocalPlace, tmp_path: Path, kind: str
+) -> None:
+    fifo = tmp_path / "in.png"
+    os.mkfifo(fifo)  # whoever opens it waits for a writer
+
+    def release() -> None:
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+    ti = TaskInstance(task_id="blue")
+    one = edit(images=[str(fifo)], output_uri=local.uri, preflight="off")
+    operator = one if kind == "edit" else batch(local, [{"key": "a", "prompt": "blue", "images": [str(fifo)]}])
+    with hanging(release), over_in(3), pytest.raises(AirflowTaskTimeout):
+        execute(operator, ti)
+    assert (posts(emulator), state(local, "claim")) == (0, [])
+
+
+def test_a_name_lookup_that_hangs_does_not_delay_the_timeout(
+    local: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, lookup = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: str, *rest: Any, **more: Any) -> Any:
+        if host == "deepshi.invalid":
+            released.wait()
+        return lookup(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    connection = '{"conn_type": "deepshi", "host": "deepshi.invalid", "password": "sk-bf-x", "extra": {"proxy": ""}}'
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    with hanging(released.set), over_in(3), pytest.raises(AirflowTaskTimeout):
+        execute(generate(output_uri=local.uri, preflight="off"), TaskInstance(task_id="boat"))
 
 
 @pytest.mark.slow
