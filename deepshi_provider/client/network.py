@@ -31,7 +31,14 @@ _NEXT_ADDRESS = 0.25
 
 
 class SocketBackend(httpcore.AsyncNetworkBackend):
-    """Makes TCP connections on asyncio's event loop."""
+    """Makes TCP connections on asyncio's event loop.
+
+    :param options: level, name and value of options for all sockets. httpcore's own ``socket_options`` do not reach
+        connections to a proxy.
+    """
+
+    def __init__(self, options: Iterable[tuple[int, int, int]] = ()) -> None:
+        self._options = tuple(options)
 
     async def connect_tcp(
         self,
@@ -49,7 +56,7 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         with _errors(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             connected = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1)
-        for option in socket_options or ():
+        for option in (*self._options, *(socket_options or ())):
             connected.setsockopt(*option)
         return SocketStream(connected)
 

@@ -43,8 +43,7 @@ class Transport(httpx.AsyncBaseTransport):
     def __init__(self, tls: ssl.SSLContext, proxy: str | None = None) -> None:
         self._tls = tls
         self._proxy = _proxy(proxy, tls) if proxy else None
-        self._backend = SocketBackend()
-        self._socket_options = _socket_options()
+        self._backend = SocketBackend(_socket_options())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; the body of its answer is read from the connection as it is iterated over."""
@@ -78,7 +77,6 @@ class Transport(httpx.AsyncBaseTransport):
             max_connections=None,
             max_keepalive_connections=0,
             network_backend=self._backend,
-            socket_options=self._socket_options,
         )
 
 

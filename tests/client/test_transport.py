@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import json
 import os
 import signal
 import socket
+import stat
 import threading
 import time
 from pathlib import Path
@@ -34,6 +36,8 @@ from tests.support.servers import (
     serving,
 )
 from tests.support.waiting import wait_until
+
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}
 
 #: A PNG of one pixel.
 PNG = base64.b64decode(
@@ -220,6 +224,49 @@ def test_proxy_from_the_environment_is_used(
         DeepshiHook().generate(boat()).close()
     assert seen == [asked_of_a_proxy(emulator.base_url)]
     assert emulator.stats()["posts"] == 2
+
+
+def options_of_connections_to(url: str) -> list[dict[str, int]]:
+    """Return the options of this process's open connections to a server."""
+    port, found = int(url.rpartition(":")[2]), []
+    names = {"TCP_NODELAY": 1, **KEEPALIVE}
+    for fd in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(fd)) as one:
+                if one.family != socket.AF_INET or one.getpeername()[1] != port:
+                    continue
+                tcp = {n: one.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names if hasattr(socket, n)}
+                found.append({"SO_KEEPALIVE": one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), **tcp})
+    return found
+
+
+@pytest.mark.parametrize("way", ["direct", "proxy", "environment"])
+def test_each_connection_is_kept_alive_while_it_is_silent(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Networks drop connections that are silent for minutes, most of all behind proxies."""
+    options: list[dict[str, int]] = []
+    whole = b'{"data": [{"b64_json": "%s"}]}' % base64.b64encode(PNG)
+
+    def answer(client: socket.socket) -> None:
+        options.extend(options_of_connections_to(proxy if way != "direct" else wire_url(client)))
+        client.sendall(OK + b"content-length: %d\r\n\r\n" % len(whole) + whole)
+
+    with http_proxy() as (proxy, seen):
+        if way == "environment":
+            monkeypatch.setenv(f"{wire.scheme}_proxy", proxy)
+        with wire.server_that(answer, **({"proxy": proxy} if way == "proxy" else {})):
+            DeepshiHook().generate(boat()).close()
+        assert len(seen) == (way != "direct")
+    known = {name: value for name, value in KEEPALIVE.items() if hasattr(socket, name)}
+    assert options == [{"SO_KEEPALIVE": 1, "TCP_NODELAY": 1, **known}]
+
+
+def wire_url(client: socket.socket) -> str:
+    """Return the server's address, to which a client has connected."""
+    return f"//127.0.0.1:{client.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
