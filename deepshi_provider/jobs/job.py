@@ -16,6 +16,8 @@ from deepshi_provider.store.store import STATE
 
 #: Seconds by which two clocks may differ without a warning.
 _SKEW = 10.0
+#: Ending of the name of a stored job.
+_JOB = ".job.json"
 
 PreflightMode = Literal["error", "warn", "off"]
 MismatchMode = Literal["warn", "fail"]
@@ -72,7 +74,7 @@ class Terms(BaseModel):
     @property
     def job_name(self) -> str:
         """The name of the stored job in its output directory."""
-        return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.job.json"
+        return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}{_JOB}"
 
     @property
     def manifest_name(self) -> str:
@@ -176,9 +178,14 @@ class BatchJob(Terms):
     @property
     def rows_name(self) -> str:
         """The name of the file of rows in the output directory."""
-        return f"{STATE}/{self.owner.task_key}-{self.owner.try_number}.rows.jsonl"
+        return rows_of(self.job_name)
 
     @property
     def table_name(self) -> str:
         """The name of the manifest with one line per row; the same for all tries."""
         return f"manifest-{self.owner.task_key}.{self.manifest_format}"
+
+
+def rows_of(job_name: str) -> str:
+    """Return the name of the rows of a stored batch."""
+    return job_name.removesuffix(_JOB) + ".rows.jsonl"

@@ -18,8 +18,8 @@ from deepshi_provider.journal.entries import Purchased
 
 #: Maximum characters of JSON for an error's message in a trigger's event.
 _LONGEST_MESSAGE = 500
-#: Maximum bytes of an event with a plan.
-_MOST_BYTES = 5000
+#: Maximum bytes of an event with a plan; the trigger adds the job's URI.
+_MOST_BYTES = 4500
 
 
 class Outcome(BaseModel):

@@ -27,7 +27,7 @@ from deepshi_provider.exceptions import (
 )
 from deepshi_provider.jobs.context import JobContext
 from deepshi_provider.jobs.engine import Engine
-from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.job import BatchJob, Job, rows_of
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.entries import IMAGE, Record, unsettled
 from deepshi_provider.journal.journal import Journal, Purchase
@@ -109,6 +109,19 @@ async def load_job(uri: str, conn_id: str | None, stores: Stores) -> Job | Batch
     if job.clock_warning:
         log.warning("%s", job.clock_warning)
     return job
+
+
+async def delete_job(uri: str, conn_id: str | None, stores: Stores, *, is_batch: bool) -> None:
+    """Delete a job whose outcome has arrived, and its rows: they hold prompts. A failure here is only logged.
+
+    Another triggerer that still starts this job then fails before it sends anything, and its event is ignored.
+    """
+    try:
+        store, name = stores.object_at(uri, conn_id)
+        for ended in (rows_of(name), name) if is_batch else (name,):
+            await store.remove(ended)
+    except DeepshiError as err:
+        log.warning("The job %s was not deleted: %s", uri, err)
 
 
 async def load_outcome(uri: str, conn_id: str | None, stores: Stores) -> ImageOutcome:

@@ -255,12 +255,15 @@ class ImageTask(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
         """Return the result of a deferred job; called by Airflow with the trigger's event."""
-        from deepshi_provider.jobs.run import load_outcome
+        from deepshi_provider.jobs.run import delete_job, load_outcome
 
         try:
             outcome = outcome_of(event)
         except ValueError as err:
             raise AirflowException(f"The trigger's event is invalid: {event!r}") from err
+        if event and isinstance(event.get("job_uri"), str):
+            is_batch = isinstance(outcome, BatchOutcome)
+            run_here(delete_job(event["job_uri"], event.get("job_conn_id"), STORES, is_batch=is_batch))
         if event and isinstance(outcome, ImageOutcome) and "storage_conn_id" in event:
             try:
                 outcome = run_here(load_outcome(str(outcome.manifest_uri), event.get("storage_conn_id"), STORES))

@@ -50,7 +50,7 @@ class DeepshiImagesTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event: the URI of the manifest, or an error as data.
+        """Yield one event: the URI of the manifest, or an error as data; and where the job is, for its deletion.
 
         A cancellation is passed on: it closes the connection and leaves the claim.
         """
@@ -61,6 +61,7 @@ class DeepshiImagesTrigger(BaseTrigger):
             event = _failure(err, None)
         else:
             event = await self._event_of(job)
+        event |= {"job_uri": self.job_uri, "job_conn_id": self.storage_conn_id}
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
         yield TriggerEvent(storable(event))  # type: ignore[no-untyped-call] # likewise
