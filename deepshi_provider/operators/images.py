@@ -285,9 +285,10 @@ class DeepshiGenerateImagesOperator(ImageTask):
     braces; Jinja is rendered first. Rows whose images are already stored for the same request cost nothing: with an
     ``output_uri`` that all runs share, each run buys only rows that changed.
 
-    :param requests: the rows, or the XCom of an upstream task that returns them: a list, a frame of pandas or polars or
-        any table with Arrow's C stream interface, a file path, or an asset event with ``requests`` or ``requests_uri``
-        in its ``extra``.
+    :param requests: the rows, or the XCom of an upstream task that returns them: a list, a pandas frame, a file path,
+        or an asset event with ``requests`` or ``requests_uri`` in its ``extra``. Also a polars frame, or any table with
+        Arrow's C stream interface; Airflow's XComs carry these only with a custom backend. Jinja renders a list that is
+        written in the DAG.
     :param requests_uri: alternatively, a JSONL, CSV or Parquet file of rows.
     :param requests_sql: alternatively, a query that returns the rows, or the name of a ``.sql`` file next to the DAG.
         It runs in the worker, with a server-side cursor if the driver has one. Needs the extra ``sql``.

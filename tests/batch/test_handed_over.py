@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -15,6 +16,8 @@ import pyarrow
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import ObjectStoragePath
+from airflow.sdk.bases.xcom import BaseXCom
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.batch.test_columns import SHOP, carried, decorated, put
@@ -102,6 +105,36 @@ def test_an_asset_event_may_hold_the_rows(emulator: Emulator, local: Place) -> N
     assert counts(result_of(batch(local, AssetEvent({"requests": rows}), **ASKED))) == (1, 0, 0, 0)
     assert counts(result_of(decorated(local, {"requests": rows}), run_id="tuesday")) == (1, 0, 0, 0)
     assert posts(emulator) == 2, "its prompt is another"
+
+
+def test_jinja_renders_rows_written_in_the_dag_and_no_others(emulator: Emulator, local: Place) -> None:
+    """The page warns of this: Airflow renders every list in a templated field."""
+    row = {"sku": "007", "name": "{{ 7 * 7 }}"}
+    uri = put(local, "shop.jsonl", json.dumps(row).encode())
+    sources: list[dict[str, Any]] = [
+        {"requests": [row]},
+        {"requests_uri": uri},
+        {"requests": pyarrow.Table.from_pylist([row])},
+    ]
+    for number, source in enumerate(sources):
+        result_of(batch(local, **source, **ASKED), run_id=f"day {number}")
+    result_of(decorated(local, [row]))
+    prompts = [sent["fields"]["prompt"] for sent in emulator.requests()]
+    assert prompts == ["a 49", "a {{ 7 * 7 }}", "Studio photo of a {{ 7 * 7 }}"], "the table's picture was stored"
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("pandas", True), ("polars", False), ("arrow", False)])
+def test_airflows_own_xcoms_carry_only_pandas_frames(kind: str, fits: bool) -> None:
+    """The reason for what the page says of frames; if this fails, the page can be shortened."""
+
+    def pushed() -> None:
+        TypeAdapter(JsonValue).validate_python(BaseXCom.serialize_value(TABLES[kind]()))
+
+    if fits:
+        pushed()
+    else:
+        with pytest.raises((TypeError, ValidationError)):
+            pushed()
 
 
 def twice() -> pyarrow.Table:
