@@ -73,7 +73,7 @@ def supervisor(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     supervisor = Supervisor({**empty, **connection, "extra": json.dumps(connection["extra"])})
     thread = threading.Thread(target=supervisor.serve)
     thread.start()
-    comms = CommsDecoder(socket=supervisor.task_side)
+    comms: Any = CommsDecoder(socket=supervisor.task_side)
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
     yield supervisor
     supervisor.close()
