@@ -157,16 +157,14 @@ class Prices:
             await self._quietly("Reading a known price", lambda: self._recall(price_class))
             if price_class not in self._remembered:
                 return  # a higher price may be stored, and must not be replaced
-        old = self._remembered[price_class]
-        now = time.time()
-        recent = old.range if old and now - old.seen_at < RECENT else None
-        if recent and recent.low <= cost_usd <= recent.high:
+        if _with(self._remembered[price_class], price_class, cost_usd) is None:
             return
-        known = recent.widened(cost_usd) if recent else PriceRange(cost_usd, cost_usd)
-        seen_at = old.seen_at if old and recent and known.high == recent.high else now
-        price = Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
-        self._remembered[price_class] = price
-        await self._quietly("Storing a price for later requests", lambda: self._write(price, is_new=old is None))
+        # Another process may have stored a higher price since.
+        await self._quietly("Reading a known price", lambda: self._recall(price_class))
+        old = self._remembered[price_class]
+        if price := _with(old, price_class, cost_usd):
+            self._remembered[price_class] = price
+            await self._quietly("Storing a price for later requests", lambda: self._write(price, is_new=old is None))
 
     async def _recall(self, price_class: str) -> None:
         data = await self._memory.read(self._name(price_class)) if self._memory else None
@@ -202,6 +200,17 @@ class Prices:
 
     def _name(self, price_class: str) -> str:
         return f"{self._folder}/{_short(price_class)}.json"
+
+
+def _with(old: Price | None, price_class: str, cost_usd: Decimal) -> Price | None:
+    """Return a class's price with one more paid cost; ``None`` if that changes nothing."""
+    now = time.time()
+    recent = old.range if old and now - old.seen_at < RECENT else None
+    if recent and recent.low <= cost_usd <= recent.high:
+        return None
+    known = recent.widened(cost_usd) if recent else PriceRange(cost_usd, cost_usd)
+    seen_at = old.seen_at if old and recent and known.high == recent.high else now
+    return Price(price_class=price_class, cost_usd=known.high, lowest_usd=known.low, seen_at=seen_at)
 
 
 def _price(data: bytes | None) -> Price | None:

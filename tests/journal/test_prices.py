@@ -190,3 +190,13 @@ async def test_a_price_that_could_not_be_read_is_not_replaced_by_a_lower_one(loc
     path.write_bytes(data)
     await same_process.learn("c", Decimal("0.05"))
     assert await Prices("account", Store(local.uri)).known("c") == Decimal("0.3")
+
+
+async def test_a_higher_price_of_another_process_survives(local: Place) -> None:
+    first, second = (Prices("account", Store(local.uri)) for _ in range(2))
+    await first.learn("c", Decimal("0.039"))
+    await second.known("c")
+    await first.learn("c", Decimal("0.050"))
+    await second.learn("c", Decimal("0.030"))
+    (price,) = await Prices("account", Store(local.uri)).remembered()
+    assert price.range == (Decimal("0.030"), Decimal("0.050"))
