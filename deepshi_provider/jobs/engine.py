@@ -237,7 +237,7 @@ class Engine:
     def _earlier_sends(self) -> int:
         return sum(failure.sends for failure in self._failures)
 
-    async def _claim_and_buy(self, attempts: list[Attempt], unknown: int) -> Purchase | None:
+    async def _claim_and_buy(self, attempts: list[Attempt], unknown: list[Attempt]) -> Purchase | None:
         """Create the claim and buy the images; return ``None`` if another process was first."""
         k = next_k(attempts, self.fingerprint)
         with self._context.lease.attempt(attempt_key(self._name, k, self.fingerprint)) as heartbeat:
@@ -319,8 +319,8 @@ class Engine:
             return False
         return await self._journal.are_unchanged(seen)
 
-    def _check_max_resends(self, attempts: list[Attempt]) -> int:
-        """Return the number of earlier attempts with unknown outcome.
+    def _check_max_resends(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Return the earlier attempts with unknown outcome.
 
         :raises ResendsExhausted: ``max_resends`` does not allow another attempt.
         """
@@ -335,9 +335,9 @@ class Engine:
             )
         if unknown:
             log.warning("Earlier attempts of this request with unknown outcome: %d; sending it again", len(unknown))
-        return len(unknown)
+        return unknown
 
-    async def _prepare(self, unknown: int) -> None:
+    async def _prepare(self, unknown: list[Attempt]) -> None:
         """Do everything that can fail at no cost, before the claim."""
         if self._remaining() <= 0:
             over = "generation_timeout has passed"
@@ -392,37 +392,51 @@ class Engine:
                 return
         raise OutcomeUnknown(f"{late}, and had no answer in time. This task sent nothing")
 
-    async def _buy(self, k: int, unknown: int) -> Purchase | None:
-        """Send the request, store the images, write the record; return ``None`` if another process has taken over."""
+    async def _buy(self, k: int, unknown: list[Attempt]) -> Purchase:
+        """Send the request, store the images, write the record; return the purchase whose images are in place."""
         begun = time.monotonic()
-        publisher = Publisher(self._context, self._name, self.request, self.fingerprint)
+        publisher = Publisher(self._context, self._name, self.request, self.fingerprint, k, unknown)
         self._is_in_doubt = True
         try:
             result = await self._send()
         except DeepshiError as err:
-            await _uninterrupted(self._settle(publisher, k, unknown, err))
+            await _uninterrupted(self._settle(publisher, err))
             self._is_in_doubt = err.charged != "no"
+            if rival := await self._rival(publisher, err):
+                return rival
             raise
         except (asyncio.CancelledError, Exception):
             await _uninterrupted(self._count(None, self._claimed_at))
             raise
-        record = await _uninterrupted(self._publish(publisher, k, unknown, result))
+        with result:
+            record, purchase = await _uninterrupted(self._publish(publisher, result))
         self._is_in_doubt = False
         level = self._context.image_log_level
         log.log(level, "%s in %.1f s", described(record, self.request), time.monotonic() - begun)
-        return Purchase(k=k, record=record) if record.kind == "stored" else None
+        return purchase
 
-    async def _settle(self, publisher: Publisher, k: int, unknown: int, err: DeepshiError) -> None:
+    async def _rival(self, publisher: Publisher, err: DeepshiError) -> Purchase | None:
+        """Return the images that another process has stored while this one's attempt failed."""
+        try:
+            rival = await publisher.rival()
+        except StorageFailed:
+            return None  # the next try will look again
+        if rival:
+            log.warning("Another process has stored images of this request, although this attempt failed: %s", err)
+        return rival
+
+    async def _settle(self, publisher: Publisher, err: DeepshiError) -> None:
         now = time.time()
-        await publisher.settle(k, unknown, err)
+        await publisher.settle(err)
         if err.charged != "no":
             await self._count(paid(err), now if err.charged == "yes" else self._claimed_at)
 
-    async def _publish(self, publisher: Publisher, k: int, unknown: int, result: ImagesResult) -> Record:
+    async def _publish(self, publisher: Publisher, result: ImagesResult) -> tuple[Record, Purchase]:
         record: Record | None = None
         try:
-            record = await publisher.publish(k, unknown, replace(result, sends=result.sends + self._earlier_sends))
-            return record
+            published = await publisher.publish(replace(result, sends=result.sends + self._earlier_sends))
+            record = published[0]
+            return published
         finally:
             await self._count(paid(result), record.recorded_at if record else time.time())
 

@@ -21,7 +21,8 @@ from deepshi_provider.costs.money import plain, usd
 from deepshi_provider.costs.price_class import price_class
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.jobs.context import JobContext
-from deepshi_provider.journal.entries import Record, RecordKind, StoredImage
+from deepshi_provider.journal.entries import Attempt, Record, RecordKind, StoredImage
+from deepshi_provider.journal.journal import Purchase
 from deepshi_provider.journal.sheets import plain_uri
 from deepshi_provider.store.store import in_thread
 
@@ -29,23 +30,37 @@ log = logging.getLogger(__name__)
 
 #: Maximum characters in a record of a field other than the prompt.
 _LONGEST_FIELD = 500
+#: Maximum number of times to put images in place while another process does the same.
+_MOST_ROUNDS = 5
 
 
 class Publisher:
-    """Stores images and records of the attempts of one request.
+    """Stores images and record of one attempt.
 
     :param name: the name of its images, claims and records, without index and extension.
+    :param k: the attempt's number.
+    :param unknown: earlier attempts of the request that may have been paid for.
     """
 
-    def __init__(self, context: JobContext, name: str, request: GenerateRequest, fingerprint: str) -> None:
+    def __init__(
+        self,
+        context: JobContext,
+        name: str,
+        request: GenerateRequest,
+        fingerprint: str,
+        k: int,
+        unknown: Sequence[Attempt],
+    ) -> None:
         self._context = context
         self._store = context.store
         self._journal = context.journal
         self._name = name
         self._request = request
         self._fingerprint = fingerprint
+        self._k = k
+        self._unknown = unknown
 
-    async def settle(self, k: int, unknown: int, err: DeepshiError) -> None:
+    async def settle(self, err: DeepshiError) -> None:
         """Record whether a failed attempt was free, paid for, or has an unknown outcome.
 
         If the store fails, the claim is kept: the attempt counts as one with unknown outcome.
@@ -53,52 +68,85 @@ class Publisher:
         lost: Record | None = None
         try:
             if err.charged == "no":
-                await self._journal.withdraw(self._name, k, self._fingerprint, self._context.lease)
+                await self._journal.withdraw(self._name, self._k, self._fingerprint, self._context.lease)
             elif err.charged == "yes":
                 costs = {"cost_usd": err.cost_usd, "cost_is_complete": err.cost_is_complete, "sends": err.sends}
-                lost = self._record("lost", unknown, **costs)
-                await self._journal.settle(self._name, k, lost)
+                lost = self._record("lost", **costs)
+                await self._journal.settle(self._name, self._k, lost)
         except StorageFailed as again:
             log.warning("The outcome of the request could not be recorded, so it counts as unknown: %s", again)
             if lost:
-                self._journal.keep(self._name, k, lost)
+                self._journal.keep(self._name, self._k, lost)
 
-    async def publish(self, k: int, unknown: int, result: ImagesResult) -> Record:
+    async def publish(self, result: ImagesResult) -> tuple[Record, Purchase]:
         """Put paid images in place and record them; keep trying while the store fails.
+
+        Return the attempt's record, and the purchase whose images are in place: this one's, unless another process has
+        stored images of the same request meanwhile.
 
         :raises StorageFailed: the store kept failing; the images are saved on this machine.
         """
-        with result:
-            try:
-                superseded = False
-                one_colour = await in_thread(functools.partial(_of_one_colour, result))
-                for image in result.images:
-                    superseded = superseded or not await self._store.patiently(functools.partial(self._put, k, image))
-                superseded = superseded or await self._store.patiently(functools.partial(self._was_superseded, k))
-                record = self._record_of(result, "superseded" if superseded else "stored", unknown, one_colour)
-                await self._journal.settle(self._name, k, record)
-            except Exception as err:  # any error: the money is spent, and only this process knows the cost
-                self._journal.keep(self._name, k, self._record_of(result, "lost", unknown))
-                if not isinstance(err, StorageFailed):
-                    raise
-                rescued = await in_thread(_rescued, err, result)
-                log.error("%s", rescued)  # noqa: TRY400 -- a trigger shows only a part of the message
-                raise rescued from err
-            return record
+        try:
+            one_colour = await in_thread(functools.partial(_of_one_colour, result))
+            rival = await self._put_in_place(result)
+            record = self._record_of(result, "superseded" if rival else "stored", one_colour)
+            await self._journal.settle(self._name, self._k, record)
+        except Exception as err:  # any error: the money is spent, and only this process knows the cost
+            self._journal.keep(self._name, self._k, self._record_of(result, "lost"))
+            if not isinstance(err, StorageFailed):
+                raise
+            rescued = await in_thread(_rescued, err, result)
+            log.error("%s", rescued)  # noqa: TRY400 -- a trigger shows only a part of the message
+            raise rescued from err
+        return record, rival or Purchase(k=self._k, record=record)
 
-    async def _was_superseded(self, k: int) -> bool:
-        """Return whether another process has sent this request since, which needs a gap in this one's heartbeats."""
-        if not self._context.lease.lapsed_since(0.0):
-            return False
+    async def rival(self) -> Purchase | None:
+        """Return the images of the same request that another process has stored since this one's claim, if in place.
+
+        Two processes can be at one request only if one took over because the other seemed dead: one of them had a gap
+        in its heartbeats, or the other's attempt counted as one with unknown outcome. What counts is what is stored:
+        an attempt that was free, is lost or is still under way has no images for which these may be discarded.
+
+        :raises StorageFailed: the store cannot be read.
+        """
+        if not self._is_contested:
+            return None
         attempts = await self._journal.list_attempts(self._name)
-        return any(a.k > k and a.fingerprint == self._fingerprint[:16] for a in attempts)
+        unknown = [attempt.k for attempt in self._unknown]
+        others = [attempt for attempt in attempts if attempt.k > self._k or attempt.k in unknown]
+        async for purchase in self._journal.purchases(others, self._fingerprint):
+            if await self._journal.is_intact(self._name, purchase, attempts):
+                return purchase
+        return None
 
-    async def _put(self, k: int, image: Image) -> bool:
-        """Put an image in place unless another process has taken over, which is checked before each try."""
-        if await self._was_superseded(k):
-            return False
+    @property
+    def _is_contested(self) -> bool:
+        return bool(self._unknown) or self._context.lease.lapsed_since(0.0)
+
+    async def _put_in_place(self, result: ImagesResult) -> Purchase | None:
+        """Put all images in place; return another process's purchase instead if that is in place."""
+        for _ in range(_MOST_ROUNDS):
+            for image in result.images:
+                if rival := await self._store.patiently(functools.partial(self._put, image)):
+                    return rival
+            # Both may have put theirs at once; without this, a mixture of both could remain.
+            if rival := await self._store.patiently(self.rival):
+                return rival
+            if await self._store.patiently(functools.partial(self._is_in_place, result)):
+                break
+        return None
+
+    async def _put(self, image: Image) -> Purchase | None:
+        """Put an image in place unless another process has stored its own, which is checked before each try."""
+        if rival := await self.rival():
+            return rival
         await self._store.publish(self._image_name(image), image.open, image.media_type)
-        return True
+        return None
+
+    async def _is_in_place(self, result: ImagesResult) -> bool:
+        if not self._is_contested:
+            return True
+        return await self._journal.are_intact(self._stored_images(result), compare=True)
 
     def _image_name(self, image: Image) -> str:
         return f"{self._name}-{image.index}.{image.extension}"
@@ -111,10 +159,8 @@ class Publisher:
             log.log(level, "%s", warning)
         return warnings
 
-    def _record_of(
-        self, result: ImagesResult, kind: RecordKind, unknown: int, one_colour: Sequence[int] = ()
-    ) -> Record:
-        images = [
+    def _stored_images(self, result: ImagesResult) -> list[StoredImage]:
+        return [
             StoredImage(
                 uri=self._store.uri_of(self._image_name(image)),
                 index=image.index,
@@ -127,10 +173,11 @@ class Publisher:
             )
             for image in result.images
         ]
+
+    def _record_of(self, result: ImagesResult, kind: RecordKind, one_colour: Sequence[int] = ()) -> Record:
         return self._record(
             kind,
-            unknown,
-            images=images if kind == "stored" else [],
+            images=self._stored_images(result) if kind == "stored" else [],
             model=result.model or self._request.model,
             size=result.size,
             created=result.created,
@@ -142,18 +189,14 @@ class Publisher:
             warnings=self._warnings(result, one_colour) if kind == "stored" else result.warnings,
         )
 
-    def _record(self, kind: RecordKind, unknown: int, **fields: Any) -> Record:
-        """Return a record of the attempt.
-
-        :param unknown: earlier attempts of the request that may have been paid for.
-        """
+    def _record(self, kind: RecordKind, **fields: Any) -> Record:
         return Record(
             kind=kind,
             fingerprint=self._fingerprint,
             owner=self._context.job.owner,
             lease_owner=self._context.lease.owner,
             price_class=price_class(self._request),
-            unknown_outcomes=unknown,
+            unknown_outcomes=len(self._unknown),
             recorded_at=time.time(),
             request=_shown(self._request, with_prompt=self._context.keeps_prompts),
             **{"model": self._request.model, **fields},
@@ -218,6 +261,9 @@ def described(record: Record, request: GenerateRequest) -> str:
     """Return the log line for a paid request."""
     cost = "cost not reported" if record.cost_usd is None else f"cost {usd(record.cost_usd)}"
     if record.kind != "stored":
-        return f"Another process took over; an image of {record.model} was paid for and discarded, {cost}"
+        return (
+            f"Another process has stored images of this request; an image of {record.model} was paid for and "
+            f"discarded, {cost}"
+        )
     uris = ", ".join(image.uri for image in record.images)
     return f"{request.operation.capitalize()} with {record.model}: {record.size}, {cost}, stored as {uris}"

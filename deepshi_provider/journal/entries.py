@@ -117,7 +117,7 @@ class Claim(BaseModel):
 
 
 #: ``stored``: the images are in place; ``lost``: the answer had no usable image; ``superseded``: another process had
-#: taken over, so these images were discarded.
+#: stored images of the same request, so these were discarded.
 RecordKind = Literal["stored", "lost", "superseded"]
 _KINDS = frozenset(get_args(RecordKind))
 

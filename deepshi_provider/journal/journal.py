@@ -31,6 +31,7 @@ from deepshi_provider.journal.entries import (
     Claim,
     Owner,
     Record,
+    StoredImage,
     attempt_key,
     attempts_in,
     claim_name,
@@ -156,11 +157,18 @@ class Journal:
         """
         own = record_name(name, purchase.k, purchase.record)
         others = any(may_have_images(attempt) for attempt in attempts if attempt.record != own)
-        for image in purchase.record.images:
+        return await self.are_intact(purchase.record.images, compare=others)
+
+    async def are_intact(self, images: Iterable[StoredImage], *, compare: bool) -> bool:
+        """Return whether images are in place with their lengths.
+
+        :param compare: whether to compare their contents too.
+        """
+        for image in images:
             file = image.uri.rpartition("/")[2]
             if await self._store.size(file) != image.size_bytes:
                 return False
-            if others and await self._store.process(file, sha256_of) != image.sha256:
+            if compare and await self._store.process(file, sha256_of) != image.sha256:
                 return False
         return True
 

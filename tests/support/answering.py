@@ -19,12 +19,14 @@ class Answer:
     :param body: the bytes to send, with their ``Content-Length`` unless ``head`` is given.
     :param head: header lines instead of content type and length.
     :param hold: keep the connection open until the client closes it, or the test ends.
+    :param after: send nothing before this event.
     """
 
     body: bytes
     head: str | None = None
     status: str = "200 OK"
     hold: bool = False
+    after: threading.Event | None = None
 
     def on_wire(self) -> bytes:
         head = f"Content-Type: application/json\r\nContent-Length: {len(self.body)}" if self.head is None else self.head
@@ -57,6 +59,8 @@ class AnsweringServer:
         with self.lock:
             self.posts += 1
             answer = self.choose(self.posts, request)
+        while answer.after and not answer.after.wait(0.02) and not self.over.is_set():
+            pass
         with contextlib.suppress(OSError):
             client.sendall(answer.on_wire())
             client.settimeout(0.05)
