@@ -28,7 +28,7 @@ def query_rows(
     :param parameters: values for the placeholders, in the driver's form.
     :param header: called with the columns.
     :raises InvalidConnection: the connection is not defined, or not of a SQL type.
-    :raises InvalidRequest: two columns have the same name.
+    :raises InvalidRequest: two columns have the same name, or there is no Python value for a cell.
     :raises StorageFailed: the database refused the query, or the connection broke.
     """
     hook = _hook(conn_id)
@@ -49,6 +49,8 @@ def query_rows(
                 chunk = cursor.fetchmany(_CHUNK)
     except DeepshiError:
         raise
+    except (OverflowError, ValueError) as err:
+        raise InvalidRequest(f"{source} has a value that Python or its driver does not support: {err}") from err
     except Exception as err:  # each driver raises its own errors
         raise StorageFailed(f"{source} failed: {type(err).__name__}: {err}", charged="no") from err
 

@@ -89,6 +89,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"requests_sql": "SELECT name, name FROM products"}, AirflowFailException, "two columns have the same name"),
     ({"requests_sql": "CREATE TABLE x (y TEXT)"}, AirflowFailException, "returns no rows; a query is needed"),
     ({"requests_sql": "SELECT sku FROM products"}, AirflowFailException, "Row 1: prompt: there is no column 'name'"),
+    ({"requests_sql": "SELECT ? AS name", "sql_parameters": [2**70]}, AirflowFailException, "has a value that Python"),
     ({"sql_parameters": "{{ 7 }}"}, AirflowFailException, "sql_parameters: a list or a dictionary is needed, got int"),
     ({"sql_parameters": "cup"}, AirflowFailException, "sql_parameters: the rendered text is neither JSON nor a Python"),
     ({"sql_conn_id": None}, AirflowFailException, "requests_sql needs sql_conn_id"),
