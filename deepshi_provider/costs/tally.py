@@ -98,6 +98,10 @@ class Tally:
         classes = {doubt.price_class for doubt in doubts if doubt.fingerprint not in self._of_request}
         return classes - self._of_class.keys() - {""}
 
+    def prices(self) -> dict[str, Decimal]:
+        """Return the highest cost that the task instance has paid in each price class."""
+        return dict(self._of_class)
+
     def learn(self, price_class: str, cost_usd: Decimal) -> None:
         """Record the cost of another request of a price class."""
         self._elsewhere[price_class] = cost_usd

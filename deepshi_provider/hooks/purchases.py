@@ -23,9 +23,9 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries
+from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries, run_entry_name
+from deepshi_provider.journal.running_sum import RunningSum
 from deepshi_provider.journal.sheets import make_sheet, use_known_prices
-from deepshi_provider.journal.spending import Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store, in_thread
 
@@ -93,11 +93,12 @@ async def record_purchase(
     except DeepshiError as err:
         log.warning("The cost sheet lacks what hooks bought in earlier tries: %s", err)
         bought = _bought.entries
+    prices = Prices(settings.account, store)
     if store:
-        await _write(store, entry, settings)
+        await _write(store, entry, settings, prices)
     bought.append(entry)
     try:
-        (sheet,) = await purchase_sheets(bought, Prices(settings.account, store))
+        (sheet,) = await purchase_sheets(bought, prices)
         # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
         await in_thread(_bought.push, len(bought), sheet)
     except Exception:  # from Airflow's API; the run's entry holds the cost, and the image is paid for
@@ -153,19 +154,24 @@ async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[Run
     return bought.entries
 
 
-async def _write(store: Store, entry: RunEntry, settings: Settings) -> None:
+async def _write(store: Store, entry: RunEntry, settings: Settings, prices: Prices) -> None:
     """Write one entry per purchase, since purchases of one task may be concurrent and in several tries."""
     assert entry.purchase is not None  # noqa: S101 -- set by record_purchase()
-    cost = paid(entry.purchase)
-    spent = f"{cost or Decimal(0):f}{'' if is_known(cost) else '_0_1'}"
+    cost, its_class = paid(entry.purchase), entry.purchase.price_class
+    if not is_known(cost):
+        await prices.known(its_class)
+    only = RunningSum()
+    only.add(its_class, cost)
+    spent = only.spending(prices)
     key = uuid.uuid4().hex[:16]
     windows = WindowCosts(entry, store, settings.account, settings.budgets(), key=key)
-    await windows.report(windows.this_hour(), Spending(cost or Decimal(0), blind=int(not is_known(cost))))
-    name = f"{RUNS}/{entry.owner.run_key}/{key}.{spent}.json"
+    await windows.report(windows.this_hour(), spent)
+    name = f"{RUNS}/{entry.owner.run_key}/{run_entry_name(key, spent)}"
     try:
         await in_time(store.patiently(lambda: store.write(name, entry.model_dump_json().encode())), TIMES.run_entry)
     except DeepshiError as err:
         log.warning("The run's budget and report lack a hook's purchase (cost in USD: %s): %s", cost, err)
+    await prices.learn(its_class, cost)
 
 
 async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[CostSheet]:

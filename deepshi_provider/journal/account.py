@@ -46,8 +46,8 @@ class Account:
 
     A request counts at the highest known price of its class. The first request of a class without a known price is
     sent alone, to learn the price: it is the only one that may exceed a limit. A request that was or may have been
-    paid for at an unreported price counts at the price of its class. If :data:`MOST_BLIND` such requests have no known
-    price, further requests without a known price are refused.
+    paid for at an unreported price counts at the price of its class, or if it has none, at that of the next request. If
+    :data:`MOST_BLIND` such requests have no known price, further requests without a known price are refused.
 
     :param prices: the known prices of the connection.
     :param run: shares the spending with the run's other tasks.
@@ -108,6 +108,7 @@ class Account:
         if self.has_begun:
             return
         self.has_begun = True
+        self.prices.note(earlier.prices())
         self._all.add_tally(earlier)
         if self._windows and recent:
             self._hour(self._windows.this_hour()).add_tally(recent)
@@ -148,6 +149,7 @@ class Account:
 
         :param recent: the part of ``tally`` since :attr:`counts_since`, if a later request depends on it.
         """
+        self.prices.note(tally.prices())
         self._all.raise_to(tally)
         if self._windows and recent:
             self._hour(self._windows.this_hour()).raise_to(recent)
@@ -290,7 +292,7 @@ def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> 
     :param price: the highest known price of the request's class; ``None`` if there is none.
     :param flying: the price of the requests under way; ``None`` if there are none.
     """
-    spent = limit.spent
+    spent = limit.spent if price is None else limit.spent.at_price(price)
     known = f"Not sent: {spent} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
     advice = limit.advice
     if price is not None:

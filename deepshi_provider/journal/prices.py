@@ -15,7 +15,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -96,6 +96,11 @@ class Prices:
         """Set the prices from the directory's records, if the caller has read them all."""
         self._recorded = dict(recorded)
 
+    def note(self, paid: Mapping[str, Decimal]) -> None:
+        """Add what this task has paid, by price class; does not write the store."""
+        for price_class, cost_usd in paid.items():
+            self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
+
     def cached(self, price_class: str) -> Decimal | None:
         """Return the highest price of a class that this process knows, in USD; does not read the store."""
         remembered = self._remembered.get(price_class)
@@ -152,7 +157,7 @@ class Prices:
         """Remember a paid price, if it changes the known range."""
         if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
-        self._paid[price_class] = max(cost_usd, self._paid.get(price_class, cost_usd))
+        self.note({price_class: cost_usd})
         if price_class not in self._remembered:
             await self._quietly("Reading a known price", lambda: self._recall(price_class))
             if price_class not in self._remembered:

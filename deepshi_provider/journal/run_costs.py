@@ -190,8 +190,16 @@ class RunCosts:
             return [Limit("max_run_cost_usd", self.limit, self._others, "by this DAG run")]
 
     def _name(self, spent: Spending) -> str:
-        doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
-        return f"{self._folder}/{self._task_key}.{spent.usd:f}{doubt}.json"
+        return f"{self._folder}/{run_entry_name(self._task_key, spent)}"
+
+
+def run_entry_name(key: str, spent: Spending) -> str:
+    """Return the name of an entry in the folder of its run.
+
+    :param key: the task's key, or one of the purchase's own; 16 hex digits.
+    """
+    doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
+    return f"{key}.{spent.usd:f}{doubt}.json"
 
 
 async def read_entries(store: Store, run_key: str) -> list[RunEntry]:

@@ -14,7 +14,7 @@ class Spending(NamedTuple):
 
     :param usd: the costs that the API reported.
     :param possible_usd: unreported costs, unknown outcomes and requests under way, at the known prices.
-    :param blind: number of such requests whose class has no known price.
+    :param blind: number of such requests whose class had no known price when the sum was written.
     :param under_way: number of requests that have not ended.
     """
 
@@ -27,6 +27,10 @@ class Spending(NamedTuple):
     def most_usd(self) -> Decimal:
         """The sum of reported and possible costs."""
         return self.usd + self.possible_usd
+
+    def at_price(self, price: Decimal) -> Spending:
+        """Return the sum with each request of unknown price at this price."""
+        return self._replace(possible_usd=self.possible_usd + self.blind * price, blind=0)
 
     def __add__(self, other: object) -> Spending:
         if not isinstance(other, Spending):

@@ -12,19 +12,27 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time.context import set_current_context
 
+from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import BudgetExceeded, StorageFailed
+from deepshi_provider.exceptions import BudgetExceeded, OutcomeUnknown, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
+from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.prices import Prices
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.store.store import Store
 from tests.support.batches import BANANA, batch, deferred, ended, rows_of
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import LocalPlace
 from tests.support.tasks import TaskInstance, context_of, execute
 
-#: Price of a picture in USD.
+#: Price of a picture in USD, and its price class.
 PRICE = Decimal("0.039")
+CLASS = "generate nano-banana-2 n=1 resolution=1K"
 LIMITS = ["run", "day", "month", "group"]
 
 #: Sets up the connection with one kind of limit, and returns a function that makes jobs under it.
@@ -55,7 +63,8 @@ def noon() -> str:
 
 def job(place: LocalPlace, task: str, **more: Any) -> Job:
     """A picture of $0.039 in the task's own directory."""
-    fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
+    fields: dict[str, Any] = {"prompt": task, "model": "nano-banana-2", "resolution": "1K"}
+    fields |= {"width": None, "height": None, **more.pop("fields", {})}
     where = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri}
     return make_job(place, fields=fields, owner={"task_id": task, **more.pop("owner", {})}, **{**where, **more})
 
@@ -154,3 +163,113 @@ def test_draw_sends_nothing_under_a_limit_if_the_price_cannot_be_read(
     with pytest.raises(BudgetExceeded), set_current_context(context_of(second)):
         DeepshiHook().draw(**boat, max_cost_usd=price / 2)
     assert posts(emulator) == 1
+
+
+def buy_in_hooks(place: LocalPlace, count: int) -> TaskInstance:
+    """Buy pictures of $0.039 with a hook, in a task of their own."""
+    ti = TaskInstance(task_id="script", map_index=None)
+    with set_current_context(context_of(ti)):
+        for number in range(count):
+            request = GenerateRequest(model="nano-banana-2", prompt=f"p{number}", resolution="1K", stream=True)
+            with contextlib.suppress(OutcomeUnknown):
+                DeepshiHook().generate(request).close()
+    return ti
+
+
+@pytest.mark.parametrize("loss", ["cost absent", "cut"])
+@pytest.mark.parametrize("kind", ["run", "day", "month"])
+def test_what_hooks_buy_at_an_unreported_price_counts_at_its_known_price(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str, loss: str
+) -> None:
+    job = limited(kind, "0.18")
+    asyncio.run(run(job("known")))
+    if loss == "cut":
+        emulator.fault("cut", times=3, charged=True)
+    else:
+        emulator.settings(cost_form="absent")
+    ti = buy_in_hooks(local, 3)
+    emulator.settings(cost_form="object")
+    refused = asyncio.run(run(job("b")))
+    assert "$0.039 and perhaps $0.117 more" in error(refused)["message"]
+    assert (posts(emulator), taken(emulator)) == (4, 4 * PRICE)
+    assert (ti.sheets[-1].cost_usd or 0, ti.sheets[-1].may_have_cost_usd) == (0, 3 * PRICE)
+    cheap = {"model": "deepshi-banana-pro", "resolution": None, "width": 64, "height": 48}
+    other_class = asyncio.run(run(job("c", fields=cheap)))
+    assert other_class.status == "success", "the rest of the limit can be spent on cheaper pictures"
+
+
+@pytest.mark.parametrize("kind", ["run", "day", "month"])
+def test_limits_know_the_prices_that_hooks_have_paid(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str
+) -> None:
+    job = limited(kind, "0.05")
+    buy_in_hooks(local, 1)
+    refused = asyncio.run(run(job("b")))
+    assert "$0.039 of max_" in error(refused)["message"]
+    assert "the next picture costs $0.039" in error(refused)["message"]
+    assert (posts(emulator), taken(emulator)) == (1, PRICE)
+
+
+def test_a_batch_knows_the_price_that_a_hook_has_paid(emulator: Emulator, local: LocalPlace, limited: Limited) -> None:
+    limited("run", "1")
+    buy_in_hooks(local, 1)
+    _, err = ended(batch(local, rows_of(3), **BANANA, output_uri=f"{local.uri}/catalog", max_cost_usd="0.03"))
+    assert "and $0.03 of max_cost_usd $0.03 are left" in str(err)
+    assert (posts(emulator), taken(emulator)) == (1, PRICE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "buyer"), [*((kind, "tasks") for kind in LIMITS), *((kind, "hooks") for kind in ("run", "day", "month"))]
+)
+def test_purchases_without_a_price_count_as_soon_as_one_is_known(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str, buyer: str
+) -> None:
+    job = limited(kind, "0.15")
+    emulator.settings(cost_form="absent")
+    if buyer == "hooks":
+        buy_in_hooks(local, 3)
+    else:
+        for task in "abc":
+            assert asyncio.run(run(job(task))).status == "success"
+    emulator.settings(cost_form="object")
+    asyncio.run(learn_elsewhere(local))
+    refused = asyncio.run(run(job("d")))
+    assert "$0 and perhaps $0.117 more of max_" in error(refused)["message"]
+    assert "the next picture costs $0.039" in error(refused)["message"]
+    assert (posts(emulator), taken(emulator)) == (3, 3 * PRICE)
+
+
+async def learn_elsewhere(place: LocalPlace) -> None:
+    """Remember the price, as after a purchase that counts against none of the limits."""
+    await Prices((await DeepshiHook().asettings()).account, Store(place.uri)).learn(CLASS, PRICE)
+
+
+@pytest.mark.parametrize("mode", ["blocking", "deferred"])
+def test_rows_without_a_price_count_in_the_next_try_of_a_batch(
+    emulator: Emulator, local: LocalPlace, limited: Limited, mode: str
+) -> None:
+    limited("run", "1")
+    emulator.settings(cost_form="absent")
+    where = {"output_uri": f"{local.uri}/catalog", "max_cost_usd": "0.15", "deferrable": mode == "deferred"}
+    operator = batch(local, rows_of(6), **BANANA, **where, max_concurrency=1)
+    (deferred if mode == "deferred" else ended)(operator)
+    assert posts(emulator) == 3
+    emulator.settings(cost_form="object")
+    asyncio.run(learn_elsewhere(local))
+    (deferred if mode == "deferred" else ended)(operator, try_number=2)
+    assert (posts(emulator), taken(emulator)) == (3, 3 * PRICE)
+
+
+async def test_a_price_that_another_process_of_the_task_has_paid_is_known(local: LocalPlace) -> None:
+    """Both run the same batch; the second takes its turn, and adds up what the first has spent."""
+    entry = RunEntry(owner=Owner(dag_id="d", run_id="r", task_id="t"), operation="batch", output_uri=local.uri)
+    prices = Prices("account", Store(local.uri))
+    second = Account(prices, RunCosts(entry, None), Decimal("0.05"))
+    assert await prices.checked("class") is None
+    await second.begin(Tally())
+    of_the_first = Tally()
+    of_the_first.paid("m", "f", PRICE, 1, "class")
+    await second.recount(of_the_first)
+    with pytest.raises(BudgetExceeded, match=r"the next picture costs \$0.039"):
+        async with second.reserved("class"):
+            pass
