@@ -18,6 +18,7 @@ from PIL import Image
 from deepshi_provider.api.media import identify
 from deepshi_provider.plugins.costs.question import today
 from tests.plugins.site import PREFIX, Site, sheet
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
@@ -57,6 +58,13 @@ def test_nobody_gets_anything_without_login(site: Site, route: str) -> None:
 @pytest.mark.parametrize("route", ["/docs", "/redoc", "/openapi.json", "/page/index.html", "/page/..%2fapp.py"])
 def test_nothing_else_is_served(site: Site, route: str) -> None:
     assert site.get(route).status_code == 404
+
+
+def test_the_api_server_counts_before_anybody_asks(site: Site) -> None:
+    """Airflow's own list of plugins still works with what starts the count."""
+    wait_for("a count ahead", 120, lambda: "Costs of the last days are counted" in site.airflow.log_text())
+    (plugin,) = [p for p in site.airflow.get("/plugins")["plugins"] if p["name"] == "deepshi_costs"]
+    assert [found["name"] for found in plugin["fastapi_root_middlewares"]] == ["Deepshi costs, counted ahead"]
 
 
 def test_sums_equal_what_was_charged(site: Site) -> None:

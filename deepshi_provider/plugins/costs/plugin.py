@@ -34,6 +34,14 @@ class CostsApp:
         await app(scope, receive, send)
 
 
+def count_ahead(app: Any) -> Any:
+    """Start counting costs in the API server, which calls this when it starts; return the application unchanged."""
+    from deepshi_provider.plugins.costs import ahead
+
+    ahead.start()
+    return app
+
+
 class DeepshiCostsPlugin(AirflowPlugin):
     """Adds "Deepshi costs" to the navigation, and as a tab to each DAG, run and task instance.
 
@@ -44,6 +52,10 @@ class DeepshiCostsPlugin(AirflowPlugin):
     # Airflow reads these from the class, and declares them without ClassVar.
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": CostsApp(), "url_prefix": PREFIX, "name": "Deepshi costs"}
+    ]
+    # No middleware: it is what Airflow calls when the API server starts, in that process only.
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {"middleware": count_ahead, "name": "Deepshi costs, counted ahead"}
     ]
     external_views: list[Any] = [  # noqa: RUF012
         {

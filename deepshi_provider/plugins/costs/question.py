@@ -100,11 +100,7 @@ class Question:
             with create_session() as session:
                 return Book().count(sheet_rows(session, scope), self._has_text)
 
-        def count() -> Book:
-            with create_session() as session:
-                return Book().count(sheet_rows(session, scope))
-
-        return _books.get((scope.start, scope.end), count, anew=self.anew)
+        return _counted(scope, anew=self.anew)
 
     def _has_text(self, row: SheetRow, sheet: Sheet) -> bool:
         if row.dag_id not in self.reader.dag_ids or not self.reader.may_read_prompts(row.dag_id):
@@ -180,6 +176,20 @@ def _question(
 
 
 QuestionDep = Annotated[Question, Depends(_question)]
+
+
+def count_default() -> Book:
+    """Count the costs of the page's default period and of the one before, unless they are cached."""
+    end = today()
+    return _counted(Scope(dag_ids=None, start=_before(end - timedelta(days=_USUAL_DAYS - 1), end), end=end))
+
+
+def _counted(scope: Scope, *, anew: bool = False) -> Book:
+    def count() -> Book:
+        with create_session() as session:
+            return Book().count(sheet_rows(session, scope))
+
+    return _books.get((scope.start, scope.end), count, anew=anew)
 
 
 def _before(start: date, end: date) -> date:

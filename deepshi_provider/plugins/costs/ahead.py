@@ -1,0 +1,38 @@
+"""Counts the page's default period before anybody opens the page: for a million sheets that takes seconds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import date, datetime, timedelta, timezone
+
+from deepshi_provider.plugins.costs.question import count_default
+
+log = logging.getLogger(__name__)
+
+#: Seconds until the next attempt if the database cannot be read.
+_PAUSE_S = 60.0
+
+
+def start() -> None:
+    """Count now, and again at the beginning of each day, in a thread of the API server."""
+    threading.Thread(target=_count_daily, name="deepshi-costs", daemon=True).start()
+
+
+def _count_daily() -> None:
+    while True:
+        try:
+            book = count_default()
+        except Exception:  # from the database; the page counts when it is opened
+            log.warning("The costs could not be counted ahead", exc_info=True)
+            time.sleep(_PAUSE_S)
+        else:
+            log.info("Costs of the last days are counted, in %.1f s", book.seconds)
+            time.sleep(_until_tomorrow(datetime.now(timezone.utc)))
+
+
+def _until_tomorrow(now: datetime) -> float:
+    """Return the seconds until the next day in UTC, as the page uses, has begun."""
+    tomorrow: date = now.date() + timedelta(days=1)
+    return (datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=timezone.utc) - now).total_seconds() + 1
