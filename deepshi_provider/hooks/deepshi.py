@@ -23,6 +23,7 @@ from deepshi_provider.hooks.blocking import Result, in_loop, run_here
 from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.metrics import use_airflow_metrics
+from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
 
 
 class DeepshiHook(BaseHook):
@@ -154,7 +155,7 @@ class DeepshiHook(BaseHook):
         """
         with closing(work):
             if self._client is None and not in_loop():
-                with self._found():
+                with self._found(), ONE_AT_A_TIME:
                     self._client = Client(settings_of(self.get_connection(self.deepshi_conn_id)))
             return run_here(work, **options)
 

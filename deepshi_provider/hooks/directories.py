@@ -8,6 +8,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
 from deepshi_provider.exceptions import InvalidConnection
+from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
 from deepshi_provider.journal.entries import Owner, path_part
 from deepshi_provider.store.locations import Location
 from deepshi_provider.store.stores import Stores
@@ -18,13 +19,14 @@ def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str
 
     :raises InvalidConnection: the connection is not defined; Airflow would use anonymous access.
     """
-    if conn_id:
-        try:
-            BaseHook.get_connection(conn_id)
-        except AirflowNotFoundException as err:
-            raise InvalidConnection(f"The connection {conn_id!r} of the object store is not defined") from err
-    path = ObjectStoragePath(location.uri, conn_id=conn_id)
-    return path.fs, str(path.path)
+    with ONE_AT_A_TIME:
+        if conn_id:
+            try:
+                BaseHook.get_connection(conn_id)
+            except AirflowNotFoundException as err:
+                raise InvalidConnection(f"The connection {conn_id!r} of the object store is not defined") from err
+        path = ObjectStoragePath(location.uri, conn_id=conn_id)
+        return path.fs, str(path.path)
 
 
 STORES = Stores(open_remote=open_with_airflow)

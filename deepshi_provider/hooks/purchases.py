@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
@@ -44,11 +44,10 @@ class _Bought:
     entries: list[RunEntry] = field(default_factory=list)
     has_earlier: bool = False
     pushed: int = 0
-    pushing: threading.Lock = field(default_factory=threading.Lock)
 
     def push(self, count: int, sheet: CostSheet) -> None:
         """Push the sheet of so many entries, unless one of more entries has been pushed."""
-        with self.pushing:
+        with ONE_AT_A_TIME:
             if count >= self.pushed:
                 self.ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
                 self.pushed = count
