@@ -97,7 +97,8 @@ class Batch:
     async def run(self) -> None:
         """Run the rows that are not stored; afterwards every started row has its line in the table."""
         rows = self._rows.unfinished()
-        workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, self._job.max_concurrency))]
+        most = min(self._job.max_concurrency, len(self._rows))
+        workers = [asyncio.create_task(self._work(rows)) for _ in range(max(1, most))]
         try:
             # Not gather(): it cancels the workers before _stop() keeps them from starting another row, and before
             # Python 3.12 an answer that arrives at that moment swallows the cancellation.

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from deepshi_provider.api.requests import REQUEST_FIELDS
 from deepshi_provider.batch.columns import Columns
@@ -16,6 +16,7 @@ from deepshi_provider.cli.check import check_file
 from deepshi_provider.cli.models import as_json, as_table
 from deepshi_provider.cli.plan import as_table as as_price_table
 from deepshi_provider.cli.plan import known_prices, plan_file
+from deepshi_provider.costs.money import amount_of
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.deepshi import DeepshiHook
 
@@ -152,11 +153,8 @@ def _rows() -> argparse.ArgumentParser:
 
 
 def _amount(text: str) -> Decimal:
-    try:
-        found = Decimal(text)
-    except InvalidOperation:
-        found = Decimal("NaN")
-    if not found.is_finite() or found < 0:
+    found = amount_of(text)
+    if found is None:
         raise argparse.ArgumentTypeError("an amount in USD is needed")
     return found
 

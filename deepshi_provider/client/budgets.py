@@ -11,7 +11,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Limit = Annotated[Decimal, Field(ge=0)]
+from deepshi_provider.costs.money import MOST_DIGITS
+
+Limit = Annotated[Decimal, Field(ge=0, max_digits=2 * MOST_DIGITS, decimal_places=MOST_DIGITS)]
 
 
 class GroupBudget(BaseModel):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Protocol
 
 from pydantic import PlainSerializer
 
 #: A type that is written as text to files and XComs, so that money stays exact.
 Usd = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
+
+
+#: Maximum digits of an amount that a user gives, on each side of the decimal point.
+MOST_DIGITS = 30
 
 
 class AtLeast(Decimal):
@@ -32,6 +36,18 @@ def paid(what: HasCost) -> Decimal | None:
     """Return a request's cost in USD; :class:`AtLeast` if it may be incomplete, ``None`` if it was not reported."""
     cost = what.cost_usd
     return cost if cost is None or what.cost_is_complete else AtLeast(cost)
+
+
+def amount_of(value: Any) -> Decimal | None:
+    """Return an amount in USD that a user gives; ``None`` if the value is not one, or has too many digits."""
+    try:
+        found = Decimal(str(value).strip())
+    except InvalidOperation:
+        return None
+    if not found.is_finite() or found < 0:
+        return None
+    has_few_digits = int(found.as_tuple().exponent) >= -MOST_DIGITS and found.adjusted() < MOST_DIGITS
+    return found if has_few_digits else None
 
 
 def is_known(cost: Decimal | None) -> bool:

@@ -17,8 +17,8 @@ from deepshi_provider.client.client import Client
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import of_task
-from deepshi_provider.costs.money import paid
-from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection
+from deepshi_provider.costs.money import amount_of, paid
+from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection, InvalidRequest
 from deepshi_provider.hooks.blocking import Result, in_loop, run_here
 from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
@@ -84,7 +84,9 @@ class DeepshiHook(BaseHook):
         from deepshi_provider.hooks.drawing import draw  # not while DAGs are parsed
 
         request = build(GenerateRequest, {"prompt": prompt, "model": model, "width": width, "height": height})
-        most = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+        most = None if max_cost_usd is None else amount_of(max_cost_usd)
+        if max_cost_usd is not None and most is None:
+            raise InvalidRequest(f"max_cost_usd: an amount in USD is needed, got {str(max_cost_usd)[:40]!r}")
         return self._run(draw(self, request, most))
 
     def edit(self, request: EditRequest) -> ImagesResult:

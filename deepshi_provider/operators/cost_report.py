@@ -27,7 +27,7 @@ from deepshi_provider.journal.run_costs import RunEntry, read_entries
 from deepshi_provider.journal.sheets import read_sheet
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount
+from deepshi_provider.operators.rendered import amount, connection_id, directory
 from deepshi_provider.reports.page import as_html
 from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
@@ -164,9 +164,9 @@ class DeepshiCostReportOperator(BaseOperator):
         return list(dict.fromkeys(named))
 
     def _store(self, settings: Settings, owner: Owner) -> Store:
-        conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
+        conn_id = connection_id("output_conn_id", self.output_conn_id, settings.output_conn_id)
         if not is_blank(self.output_uri):
-            return STORES.at(str(self.output_uri), conn_id)
+            return STORES.at(directory("output_uri", self.output_uri), conn_id)
         if settings.output_uri is None:
             raise InvalidRequest(
                 "No output directory for the report: set output_uri on the operator, or in the extra of connection "

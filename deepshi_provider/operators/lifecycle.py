@@ -35,7 +35,7 @@ from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
 from deepshi_provider.operators.notifications import Callbacks, warn
 from deepshi_provider.operators.outlets import add_asset_events
-from deepshi_provider.operators.rendered import LONGEST_GROUP, dictionary
+from deepshi_provider.operators.rendered import LONGEST_GROUP, connection_id, dictionary, directory
 from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store
@@ -183,10 +183,10 @@ class ImageTask(BaseOperator):
 
     async def _place(self, owner: Owner) -> tuple[str, str | None]:
         settings = self.settings = await self.hook.asettings()
-        conn_id = settings.output_conn_id if is_blank(self.output_conn_id) else self.output_conn_id
+        conn_id = connection_id("output_conn_id", self.output_conn_id, settings.output_conn_id)
         if not is_blank(self.output_uri):
             # Made absolute here, since a triggerer may run in another working directory.
-            store = STORES.at(str(self.output_uri), conn_id)
+            store = STORES.at(directory("output_uri", self.output_uri), conn_id)
         elif settings.output_uri is not None:
             store = STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
         else:

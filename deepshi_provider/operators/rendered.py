@@ -14,12 +14,15 @@ from typing import Any, Literal, cast
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.batch.arrow import is_table
 from deepshi_provider.batch.cells import is_missing, native
+from deepshi_provider.costs.money import amount_of
 from deepshi_provider.exceptions import InvalidRequest
 
 #: Maximum bytes of the JSON of a result's ``key`` or ``metadata``, which are stored in Airflow's database.
 LONGEST_LABEL = 1024
 #: Maximum characters of the name of a ``budget_group``.
 LONGEST_GROUP = 100
+#: Maximum of a duration, in seconds: a year. Airflow cannot compute with dates after the year 9999.
+LONGEST_TIME = 366 * 24 * 3600
 
 #: Beginnings of the results of mapped tasks when Airflow renders them as text.
 _LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResult(", "_ConcatResult(")
@@ -33,11 +36,8 @@ def amount(name: str, value: Any) -> Decimal | None:
     """
     if is_blank(value) and str(value).strip().lower() != "nan":  # a failed calculation must not remove a limit
         return None
-    try:
-        usd = Decimal(str(value).strip())
-    except InvalidOperation:
-        usd = Decimal("NaN")
-    if not usd.is_finite() or usd < 0:
+    usd = amount_of(value)
+    if usd is None:
         raise InvalidRequest(f"{name}: an amount in USD is needed, got {str(value)[:40]!r}")
     return usd
 
@@ -91,7 +91,7 @@ def seconds(name: str, value: Any) -> float:
     """Return a duration in seconds.
 
     :param name: the operator's field, for the message.
-    :raises InvalidRequest: the value is not a number, or negative.
+    :raises InvalidRequest: the value is not a number, negative, or longer than a year.
     """
     try:
         span = value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -99,7 +99,33 @@ def seconds(name: str, value: Any) -> float:
         span = math.nan
     if not 0 <= span < math.inf or isinstance(value, bool):
         raise InvalidRequest(f"Nothing was sent: {name}: seconds are needed, 0 or more, got {str(value)[:40]!r}")
+    if span > LONGEST_TIME:
+        raise InvalidRequest(f"Nothing was sent: {name}: at most {LONGEST_TIME:,} s are possible, got {span:g}")
     return span
+
+
+def directory(name: str, value: Any) -> str:
+    """Return the URI or path of a directory.
+
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is neither text nor a path.
+    """
+    if isinstance(value, str) or hasattr(value, "joinpath"):  # Airflow's ObjectStoragePath is not an os.PathLike
+        return str(value)
+    raise InvalidRequest(f"Nothing was sent: {name}: a URI or a path is needed, got {str(value)[:40]!r}")
+
+
+def connection_id(name: str, value: Any, default: str | None) -> str | None:
+    """Return the id of a connection, or the default if the value is blank.
+
+    :param name: the operator's field, for the message.
+    :raises InvalidRequest: the value is not text.
+    """
+    if is_blank(value):
+        return default
+    if not isinstance(value, str):
+        raise InvalidRequest(f"Nothing was sent: {name}: the id of a connection is needed, got {str(value)[:40]!r}")
+    return value
 
 
 def image_uris(value: Any, *, columns: bool = False) -> list[str]:

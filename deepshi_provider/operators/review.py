@@ -13,13 +13,13 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
 )
 
-from deepshi_provider.api.texts import is_blank
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.candidates import Found
 from deepshi_provider.operators.final import final
 from deepshi_provider.operators.outlets import add_asset_events
+from deepshi_provider.operators.rendered import connection_id
 from deepshi_provider.reports.review import XCOM_KEY, Review, as_markdown, label
 
 try:
@@ -124,8 +124,8 @@ class DeepshiReviewOperator(ApprovalOperator):
     def _found(self) -> tuple[str | None, Found]:
         """Return the connection id of the images' store, and the images."""
         with _final_errors():
-            conn_id = self.output_conn_id
-            if is_blank(conn_id):
+            conn_id = connection_id("output_conn_id", self.output_conn_id, None)
+            if conn_id is None:
                 conn_id = run_here(DeepshiHook(self.deepshi_conn_id).asettings()).output_conn_id
             return conn_id, Found(self.images, conn_id)
 

@@ -59,7 +59,9 @@ class Location(NamedTuple):
 
     def real(self) -> Location:
         """Return the location with symbolic links and ``..`` resolved, if it is local."""
-        return self.at(os.path.realpath(f"/{self.path}").lstrip("/")) if self.protocol == "file" else self
+        if self.protocol != "file" or "\0" in self.path:  # no file has such a name
+            return self
+        return self.at(os.path.realpath(f"/{self.path}").lstrip("/"))
 
     def is_same(self, other: Location) -> bool:
         """Return whether both name the same location: ``s3a`` is ``s3``, and connections are ignored."""

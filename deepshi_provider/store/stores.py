@@ -39,7 +39,7 @@ class Stores(NamedTuple):
         :raises FileNotFoundError: the object does not exist.
         """
         folder, _, name = location.path.rpartition("/")
-        if not name:
+        if not name or "\0" in location.path:  # no file has such a name
             raise FileNotFoundError(location.uri)
         if location.protocol == "file":
             return LocalDirectory(f"/{folder}").open(name)

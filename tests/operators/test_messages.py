@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.api.texts import missing_support, shown_uri
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
-from tests.support.batches import batch, rows_of
+from tests.support.batches import batch, counts, ended, result_of, rows_of
 from tests.support.counts import posts
-from tests.support.places import Place
+from tests.support.places import LocalPlace, Place
 from tests.support.tasks import TaskInstance, edit, execute, generate
 
 DEFAULT = "AIRFLOW_CONN_DEEPSHI_DEFAULT"
@@ -30,6 +34,15 @@ def refused(operator: Any, kind: type[Exception], emulator: Emulator, place: Pla
     assert (posts(emulator), ti.xcoms) == (0, {"cost_usd": 0.0})
     assert place is None or [name for name in place.names() if "claim" in name or "record" in name] == []
     return str(raised.value)
+
+
+def batch_of_two(output_uri: Any, output_conn_id: Any = None, **fields: Any) -> DeepshiGenerateImagesOperator:
+    given = {"requests": rows_of(2), "output_uri": output_uri, "output_conn_id": output_conn_id, **fields}
+    return DeepshiGenerateImagesOperator(task_id="catalog", **given)
+
+
+def edit_of_one(**fields: Any) -> Any:
+    return edit(images=["in.png"], **fields)
 
 
 HOSTS = [
@@ -106,10 +119,16 @@ def test_an_unusable_proxy_from_the_environment_is_refused(
         ("generation_timeout", "soon", "generation_timeout: seconds are needed, 0 or more, got 'soon'"),
         ("generation_timeout", float("inf"), "generation_timeout: seconds"),
         ("generation_timeout", None, "generation_timeout: seconds"),
+        ("generation_timeout", 1e300, "generation_timeout: at most 31,622,400 s are possible, got 1e+300"),
+        ("generation_timeout", "1e14", "generation_timeout: at most 31,622,400 s are possible, got 1e+14"),
         ("preflight", "maybe", "preflight: must be 'error', 'warn' or 'off', got 'maybe'"),
         ("reuse", "perhaps", "reuse: true or false is needed, got 'perhaps'"),
         ("stream", "perhaps", "stream: True, False or None is needed, got 'perhaps'"),
         ("max_run_cost_usd", "much", "max_run_cost_usd: an amount in USD is needed, got 'much'"),
+        *[
+            ("max_run_cost_usd", usd, f"max_run_cost_usd: an amount in USD is needed, got '{usd}'")
+            for usd in ("1E-999999", "0E-999999", "1E+999999", "1E-31", "1E+30")
+        ],
     ],
 )
 @pytest.mark.parametrize("kind", ["single", "batch"])
@@ -138,6 +157,60 @@ def test_an_invalid_policy_of_a_batch_is_refused(
     emulator: Emulator, local: Place, policy: str, value: Any, message: str
 ) -> None:
     assert message in refused(batch(local, rows_of(2), **{policy: value}), InvalidRequest, emulator, local)
+
+
+@pytest.mark.parametrize("wrong", [5, 1.5, True, ["x"], {"a": 1}, b"x", object()], ids=str)
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("make", [generate, edit_of_one, batch_of_two], ids=["generate", "edit", "batch"])
+@pytest.mark.parametrize("field", ["output_uri", "output_conn_id"])
+def test_a_place_that_is_not_text_is_refused(  # it would be a directory named 5 in the worker's working directory
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Any],
+    field: str,
+    deferrable: bool,
+    wrong: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = {"output_uri": str(tmp_path / "images"), field: wrong}
+    message = refused(make(**place, deferrable=deferrable), InvalidRequest, emulator)
+    assert (
+        f"{field}: {'the id of a connection' if field == 'output_conn_id' else 'a URI or a path'} is needed" in message
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [str, Path, ObjectStoragePath])
+def test_a_place_may_be_a_path(emulator: Emulator, local: LocalPlace, make: Callable[[str], Any]) -> None:
+    value = execute(generate(output_uri=make(str(local.path)), preflight="off"), TaskInstance(task_id="boat"))
+    assert value["images"][0]["uri"] == f"file://{local.path}/image-0.png"
+
+
+def test_a_name_with_a_null_character_is_an_error_of_its_row(emulator: Emulator, local: Place) -> None:
+    rows = [{"key": "a", "prompt": "blue", "images": ["a\0.png"]}]
+    _, err = ended(batch(local, rows))
+    assert isinstance(err, AirflowFailException)
+    assert ("a: " in str(err), posts(emulator)) == (True, 0)
+
+
+def test_more_concurrency_than_rows_needs_no_more_memory(emulator: Emulator, local: Place) -> None:
+    assert counts(result_of(batch(local, rows_of(2), max_concurrency=10**12))) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("usd", [float("nan"), "much", "1E-999999", -1])
+def test_a_tools_limit_that_is_no_amount_is_refused(emulator: Emulator, usd: Any) -> None:
+    with pytest.raises(InvalidRequest, match="max_cost_usd: an amount in USD is needed"):
+        DeepshiHook().draw("a boat", max_cost_usd=usd)
+    assert posts(emulator) == 0
+
+
+def test_a_connections_limit_has_few_digits(emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = emulator.connection_json(max_cost_usd_per_day="1E-999999", output_uri=local.uri)
+    monkeypatch.setenv(DEFAULT, connection)
+    message = refused(generate(output_uri=local.uri), InvalidConnection, emulator, local)
+    assert "max_cost_usd_per_day" in message
+    assert len(message) < 500
 
 
 # ------------------------------------------------------------------ what to change

@@ -67,8 +67,9 @@ LAZY = ("LazyXComSequence(", "LazyXComSelectSequence(", "_MapResult(", "_ZipResu
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is one path: neither blank, nor the start of a list or another form."""
-    return not is_blank(text) and not text.strip().startswith(("[", "{", *LAZY))
+    """Whether a text is one path: neither blank, nor the start of a list or another form, nor a data URI."""
+    is_data = text.strip().lower().startswith("data:image/")
+    return not is_blank(text) and not is_data and not text.strip().startswith(("[", "{", *LAZY))
 
 
 @given(st.lists(st.text(min_size=1).filter(is_path), max_size=5))

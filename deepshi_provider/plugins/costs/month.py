@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import ROUND_UP, Decimal, InvalidOperation
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from deepshi_provider.costs.money import amount_of
 from deepshi_provider.plugins.costs.access import Connection
 from deepshi_provider.plugins.costs.book import Sum
 from deepshi_provider.plugins.costs.views import View, added
@@ -69,8 +70,8 @@ def budget_of(session: Session) -> Budget:
     names = {_DEFAULT, *session.scalars(select(Connection.conn_id).where(Connection.conn_type == "deepshi"))}
     extras = [extra for name in sorted(names) if (extra := _extra(name)) is not None]
     return Budget(
-        per_day=_all_together(_amount(extra.get("max_cost_usd_per_day")) for extra in extras),
-        per_month=_all_together(_amount(extra.get("max_cost_usd_per_month")) for extra in extras),
+        per_day=_all_together(amount_of(extra.get("max_cost_usd_per_day")) for extra in extras),
+        per_month=_all_together(amount_of(extra.get("max_cost_usd_per_month")) for extra in extras),
     )
 
 
@@ -80,14 +81,6 @@ def _extra(name: str) -> dict[str, Any] | None:
     with contextlib.suppress(Exception):
         return dict(Connection.get_connection_from_secrets(name).extra_dejson)
     return None
-
-
-def _amount(value: Any) -> Decimal | None:
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() and amount >= 0 else None
 
 
 def _all_together(limits: Iterable[Decimal | None]) -> Decimal | None:
