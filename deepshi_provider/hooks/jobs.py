@@ -5,7 +5,7 @@ Blocking operators and triggers await these same coroutines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.budget_state import WindowState
@@ -46,11 +46,28 @@ async def window_states(hook: DeepshiHook, group: str | None = None) -> list[Win
     :param group: budget group whose budgets to include.
     :raises DeepshiError: the spending cannot be read.
     """
+    windows = await _windows(hook, Owner(dag_id="", run_id="", task_id=""), group)
+    return [limit.state() for limit in await windows.limits()]
+
+
+async def warnings_to_call(
+    hook: DeepshiHook, owner: Owner, noticed: Sequence[WindowState], group: str | None = None
+) -> list[WindowState]:
+    """Return the warnings of nearly spent budgets for which a task must call its callbacks now, each only once.
+
+    That includes those that its earlier processes have noticed, if they ended before they could call.
+
+    :param noticed: warnings that its last process has reported.
+    :raises DeepshiError: the connection is invalid.
+    """
+    return await (await _windows(hook, owner, group)).warnings_to_call(noticed)
+
+
+async def _windows(hook: DeepshiHook, owner: Owner, group: str | None) -> WindowCosts:
     settings = await hook.asettings()
     store = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
-    nobody = RunEntry(owner=Owner(dag_id="", run_id="", task_id=""), operation="generate", output_uri="")
-    windows = WindowCosts(nobody, store, settings.account, settings.budgets(group))
-    return [limit.state() for limit in await windows.limits()]
+    entry = RunEntry(owner=owner, operation="generate", output_uri="")
+    return WindowCosts(entry, store, settings.account, settings.budgets(group))
 
 
 def prices_of(settings: Settings, directory: Store | None = None) -> Prices:

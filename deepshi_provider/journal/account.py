@@ -245,7 +245,7 @@ class Account:
         except DeepshiError as err:
             log.warning("Could not check whether a budget is nearly spent: %s", err)
             return
-        for state in await self._windows.newly_crossed(limit for limit in limits if limit.window):
+        for state in await self._windows.warnings.newly_crossed(limit for limit in limits if limit.window):
             self.warnings.append(state)
             log.warning("Budget: %s", state.text)
 

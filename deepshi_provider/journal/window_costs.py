@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 from deepshi_provider.client.budgets import Budgets
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.journal.budget_warnings import BudgetWarnings
 from deepshi_provider.journal.hour_sums import (
     ALL,
     Sums,
@@ -37,12 +36,13 @@ from deepshi_provider.journal.hour_sums import (
     is_open,
     parsed,
     parts_of,
+    short_hash,
     together,
 )
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.run_costs import RunEntry, SharedSum
 from deepshi_provider.journal.spending import Limit, Spending
-from deepshi_provider.store.store import CreatedLate, Store
+from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ class WindowCosts:
         self._budgets = budgets
         self._patience = patience
         self._clock = clock
-        self._folder = f"{SPENDING}/{_short(account)}"
-        self._group = _short(budgets.group) if budgets.group else "-"
+        self._folder = f"{SPENDING}/{short_hash(account)}"
+        self._group = short_hash(budgets.group) if budgets.group else "-"
         self._reported: dict[str, SharedSum] = {}
         self._listing = asyncio.Lock()
         self._listed_at = float("-inf")
@@ -92,7 +92,8 @@ class WindowCosts:
         #: The hour in which :meth:`limits` has left out this task's spending.
         self.hour_without_own = ""
         self._earlier: tuple[str, float, dict[str, Sums]] = ("", float("-inf"), {})
-        self._warned: set[str] = set()
+        #: Warnings that a budget is nearly spent.
+        self.warnings = BudgetWarnings(store, self._folder, entry.owner, self._key, budgets.warn_at, clock)
 
     @property
     def has_limits(self) -> bool:
@@ -154,32 +155,12 @@ class WindowCosts:
                 self._listed_at = begun
             return self._limits_from(self._others)
 
-    async def newly_crossed(self, limits: Iterable[Limit]) -> list[WindowState]:
-        """Return the limits whose spending has reached the share ``warn_at``, each only once among all tasks.
+    async def warnings_to_call(self, noticed: Sequence[WindowState]) -> list[WindowState]:
+        """Return the warnings for which the task must call its callbacks now, each only once. Never raises.
 
-        An object in the store marks each warning as given. Never raises.
+        :param noticed: warnings that the task's last process has reported.
         """
-        crossed = []
-        for limit in limits:
-            if self._store is None or limit.spent.most_usd < self._budgets.warn_at * limit.usd:
-                continue
-            name = f"{self._folder}/warned/{limit.window}.{_short(f'{limit.name} {limit.usd} {self._budgets.warn_at}')}"
-            if name in self._warned:
-                continue
-            self._warned.add(name)
-            state = limit.state()
-            try:
-                if await self._store.create(f"{name}.json", self._warning_object(state)):
-                    crossed.append(state)
-            except (DeepshiError, CreatedLate) as err:
-                self._warned.discard(name)
-                log.warning("%s. Callbacks are not called, since the warning could not be stored: %s", state.text, err)
-        return crossed
-
-    def _warning_object(self, state: WindowState) -> bytes:
-        """Return the content of a warning's object, with its sender, so that no other sender has the same bytes."""
-        by = {"owner": self._entry.owner.model_dump(), "key": self._key, "at": self._clock(), "by": uuid.uuid4().hex}
-        return json.dumps({**state.model_dump(mode="json"), **by}).encode()
+        return await self.warnings.to_call(noticed, self._date()) if self.has_limits else list(noticed)
 
     async def _ask(self, store: Store) -> None:
         """List this hour and the last one, and read the sums of earlier hours."""
@@ -267,7 +248,3 @@ async def _quietly_written(store: Store, name: str, parts: Mapping[str, Sums]) -
 
 def _next_month(day: date) -> date:
     return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

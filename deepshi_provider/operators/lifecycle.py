@@ -18,6 +18,7 @@ from jinja2 import TemplateNotFound
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, Operation, cost_text
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
@@ -276,14 +277,13 @@ class ImageTask(BaseOperator):
         costs = (ended.costs or self.costs_so_far(owner_of(context))).model_copy(
             update={"key": ended.key, "metadata": ended.metadata}
         )
-        for state in ended.budget_warnings:
-            warn(self.on_budget_warning, context, state)
         if isinstance(ended, BatchOutcome) and ended.plan:
             context["ti"].xcom_push(key=PLAN_KEY, value=ended.plan.as_xcom())
         try:
             if ended.error:
-                self.fail(context, DeepshiError.from_data(ended.error), costs=costs, retry=ended.retry)
-            self.push_costs(context, costs)
+                error = DeepshiError.from_data(ended.error)
+                self.fail(context, error, costs=costs, retry=ended.retry, noticed=ended.budget_warnings)
+            self.push_costs(context, costs, noticed=ended.budget_warnings)
             if isinstance(ended, BatchOutcome) and ended.manifest_uri is None:
                 self._stop_after_plan()
             elif self.outlets:
@@ -349,9 +349,17 @@ class ImageTask(BaseOperator):
         }
         add_asset_events(context, self.outlets, images, sums, ended.labels())
 
-    def fail(self, context: Context, error: DeepshiError, *, costs: CostSheet, retry: bool | None = None) -> NoReturn:
+    def fail(
+        self,
+        context: Context,
+        error: DeepshiError,
+        *,
+        costs: CostSheet,
+        retry: bool | None = None,
+        noticed: Sequence[WindowState] = (),
+    ) -> NoReturn:
         """Push the failed task's costs and raise the error; Airflow does not retry errors that a retry cannot fix."""
-        self.push_costs(context, costs)
+        self.push_costs(context, costs, noticed=noticed)
         error.set_task_costs(costs.cost_usd, costs.may_have_cost_usd)
         if error.retryable if retry is None else retry:
             raise error
@@ -368,14 +376,18 @@ class ImageTask(BaseOperator):
             costs = run_here(self._sheet(owner, operation, place, ended=False))
         context["ti"].xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
 
-    def push_costs(self, context: Context, costs: CostSheet) -> None:
-        """Push the task's costs over all its tries: as a number, and as a cost sheet."""
+    def push_costs(self, context: Context, costs: CostSheet, *, noticed: Sequence[WindowState] = ()) -> None:
+        """Push the task's costs over all its tries, as a number and as a cost sheet; then warn of budgets.
+
+        :param noticed: the budgets that the task's outcome names as nearly spent.
+        """
         self.lineage = Lineage(costs=costs)
         self.operator_extra_links = links_of(type(self).operator_extra_links, self.lineage)
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
         ti.xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
         self.log.info("This task instance has cost %s so far", cost_text(costs))
+        warn(self.on_budget_warning, context, self, noticed)
 
     def _with_group(self, costs: CostSheet) -> CostSheet:
         group = None if is_blank(self.budget_group) else str(self.budget_group).strip()[:LONGEST_GROUP]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import anyio
 from airflow.sdk import Context
 
 from deepshi_provider.costs.budget_state import WindowState
@@ -15,9 +16,17 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.journal.entries import Owner
+from deepshi_provider.operators.rendered import group_name
 from deepshi_provider.reports.lineage import Lineage
 
+if TYPE_CHECKING:
+    from deepshi_provider.operators.lifecycle import ImageTask
+
 log = logging.getLogger(__name__)
+
+#: Seconds to look for warnings: the task has ended, and its store may be the reason.
+_PATIENCE = 30.0
 
 Callback = Callable[[Context], Any]
 Callbacks = Callback | Sequence[Callback] | None
@@ -87,11 +96,33 @@ class WithCosts:
         _call(self._callbacks, cast(Context, {**context, "deepshi": task_costs(context)}))
 
 
-def warn(callbacks: Callbacks, context: Context, state: WindowState) -> None:
-    """Call the callbacks for a budget that is nearly spent. Never raises."""
-    if callbacks is not None:
-        listed = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+def warn(callbacks: Callbacks, context: Context, task: ImageTask, noticed: Sequence[WindowState] = ()) -> None:
+    """Call the callbacks for each budget that the task instance was the first to find nearly spent. Never raises.
+
+    Called when a task ends, also for what its earlier processes have noticed, if they ended before they could call.
+
+    :param noticed: the budgets that the task's outcome names; it has none if it was interrupted.
+    """
+    if not callbacks:
+        return
+    listed = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    for state in _to_call(context, task, noticed):
         _call(listed, cast(Context, {**context, "deepshi_budget": state}))
+
+
+def _to_call(context: Context, task: ImageTask, noticed: Sequence[WindowState]) -> Sequence[WindowState]:
+    from deepshi_provider.hooks.jobs import warnings_to_call  # not while DAGs are parsed
+
+    async def soon() -> list[WindowState]:
+        owner, group = Owner.of(context["ti"]), group_name(task.budget_group)
+        with anyio.fail_after(_PATIENCE):
+            return await warnings_to_call(task.hook, owner, noticed, group)
+
+    try:
+        return run_here(soon())
+    except (DeepshiError, RuntimeError, TimeoutError) as err:
+        log.warning("Warnings of this task's earlier processes were not looked for: %r", err)
+        return noticed
 
 
 def _call(callbacks: Sequence[Callback], context: Context) -> None:
@@ -131,7 +162,7 @@ def _budgets(task: Any) -> list[WindowState]:
         hook = getattr(task, "hook", None)
         if not isinstance(hook, DeepshiHook):
             return []
-        return run_here(window_states(hook, getattr(task, "budget_group", None)))
+        return run_here(window_states(hook, group_name(getattr(task, "budget_group", None))))
     except DeepshiError as err:
         log.warning("The rest of the budgets could not be read: %s", err)
         return []

@@ -7,16 +7,20 @@ import email
 import email.policy
 import importlib
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowTaskTimeout, TaskDeferred
 from airflow.providers.http.operators.http import HttpOperator
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.execution_time.context import set_current_context
+from airflow.sdk.execution_time.timeout import TimeoutPosix
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.costs.budget_state import WindowState
@@ -26,6 +30,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job, window_states
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
+from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.services.mail import MailServer
 from tests.services.processes import last_line_of, start_module
 from tests.support.answering import Answer, answering
@@ -34,7 +39,7 @@ from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import Place
 from tests.support.tasks import TaskInstance, context_of, execute, generate
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 PRICE = Decimal("0.039")
 
@@ -65,9 +70,9 @@ def noon() -> str:
 def job(place: Place, task: str, **more: Any) -> Job:
     """A picture of $0.039 in the task's own directory."""
     fields = {"prompt": task, "model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}
-    where: dict[str, Any] = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri, "runs_conn_id": place.conn_id}
+    where = {"output_uri": f"{place.uri}/{task}", "runs_uri": place.uri, "runs_conn_id": place.conn_id}
     owner = {"task_id": task, **more.pop("owner", {})}
-    return make_job(place, fields=fields, owner=owner, **where, **more)
+    return make_job(place, fields=fields, owner=owner, **{**where, **more})
 
 
 async def states(group: str | None = None) -> list[WindowState]:
@@ -176,6 +181,123 @@ def test_on_budget_warning_is_called_on_the_worker(
         True,
     )
     assert f"of max_cost_usd_per_day $0.2 are spent in {state.window}; it starts again at" in state.text
+
+
+def stopped_after_the_warning(
+    operator: BaseOperator, emulator: Emulator, place: Place, stop: Callable[[BaseOperator], None]
+) -> TaskInstance:
+    """Run one try, and stop it when a warning has been stored and the second request waits; it must fail."""
+    ti = TaskInstance(task_id=operator.task_id)
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+
+    def watch() -> None:
+        wait_until(lambda: posts(emulator) == 2 and any("/warned/" in name for name in place.names()))
+        stop(copy)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    timeout = TimeoutPosix(1000, "over")  # type: ignore[no-untyped-call] # Airflow does not annotate it
+    with timeout, pytest.raises((AirflowTaskTimeout, AirflowException), match=r"over|was killed"):
+        copy.execute(context_of(ti))
+    thread.join()
+    return ti
+
+
+def ring(_: BaseOperator) -> None:
+    """Send the signal of ``execution_timeout``."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+
+@pytest.mark.parametrize("stop", [ring, lambda operator: operator.on_kill()], ids=["execution_timeout", "on_kill"])
+def test_an_interrupted_task_calls_its_callbacks_once(
+    emulator: Emulator, place: Place, connect: Connect, stop: Callable[[BaseOperator], None]
+) -> None:
+    connect(max_cost_usd_per_day="0.2", warn_at="0.1")
+    emulator.fault("silence", prompt="a boat with the number 1", times=1, charged=False)
+    seen: list[Any] = []
+    fields: dict[str, Any] = {"on_budget_warning": seen.append, "max_concurrency": 1, "output_uri": f"{place.uri}/c"}
+    operator = batch(place, rows_of(2), **BANANA, **fields)
+
+    ti = stopped_after_the_warning(operator, emulator, place, stop)
+
+    assert [context["ti"] is ti for context in seen] == [True]
+    assert [context["deepshi_budget"].spent_usd for context in seen] == [PRICE]
+    assert ti.xcoms["cost_usd"] == float(PRICE), "what was paid for is reported too"
+    execute(operator, TaskInstance(task_id="catalog", try_number=2))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_what_a_lost_triggerer_noticed_is_called_by_the_worker(
+    emulator: Emulator, place: Place, connect: Connect, kind: str
+) -> None:
+    """The first triggerer has bought everything when it dies, so the next one has no purchase that could warn."""
+    connect(max_cost_usd_per_day="10", max_cost_usd_per_month="20", warn_at="0.001")
+    seen: list[Any] = []
+    fields: dict[str, Any] = {"on_budget_warning": seen.append, "deferrable": True}
+    operator = picture(place, "boat", **fields)
+    if kind == "batch":
+        operator = batch(place, rows_of(2), **BANANA, **fields, output_uri=f"{place.uri}/catalog")
+    ti = TaskInstance(task_id=operator.task_id)
+    copy = operator.prepare_for_execution()
+    copy.render_template_fields(context_of(ti))
+    with pytest.raises(TaskDeferred) as raised:
+        copy.execute(context_of(ti))
+    _, arguments = raised.value.trigger.serialize()
+
+    async def triggerer() -> dict[str, Any]:
+        payload: dict[str, Any] = (await anext(aiter(DeepshiImagesTrigger(**arguments).run()))).payload
+        return payload
+
+    asyncio.run(triggerer())
+    sent = posts(emulator)
+    payload = asyncio.run(triggerer())
+    operator.prepare_for_execution().execute_complete(context_of(ti), payload)
+
+    crossed = ["max_cost_usd_per_day", "max_cost_usd_per_month"]
+    assert sorted(context["deepshi_budget"].name for context in seen) == crossed
+    execute(picture(place, "other", on_budget_warning=seen.append), TaskInstance(task_id="other"))
+    assert posts(emulator) == sent + 1
+    assert sorted(context["deepshi_budget"].name for context in seen) == crossed
+
+
+def test_the_next_try_calls_what_a_killed_try_noticed(emulator: Emulator, place: Place, connect: Connect) -> None:
+    """Even if it buys nothing, or fails before it starts."""
+    connect(max_cost_usd_per_day="0.04")
+    asyncio.run(run_job(job(place, "boat")))  # and then its process was killed
+    seen: list[Any] = []
+    with pytest.raises(AirflowFailException):
+        execute(picture(place, "other", on_budget_warning=seen.append), TaskInstance(task_id="other"))
+    assert seen == [], "another task does not call"
+
+    wrong = picture(place, "boat", on_budget_warning=seen.append, extra_params={"width": "wide"})
+    with pytest.raises(AirflowFailException, match="width"):
+        execute(wrong, TaskInstance(task_id="boat", try_number=2))
+    assert len(seen) == 1
+    same = picture(place, "boat", prompt="boat", stream=None, on_budget_warning=seen.append)
+    again = execute(same, TaskInstance(task_id="boat", try_number=3))
+    assert (again["reused"], len(seen), posts(emulator)) == (True, 1, 1)
+
+
+def test_callbacks_are_called_though_the_store_fails_meanwhile(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"output_uri": f"{local.uri}/runs", "max_cost_usd_per_day": "0.04"}
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+    seen: list[Any] = []
+    operator = picture(local, "boat", on_budget_warning=seen.append, deferrable=True).prepare_for_execution()
+    ti = TaskInstance(task_id="boat")
+    outcome = asyncio.run(run_job(job(local, "boat", runs_uri=f"{local.uri}/runs")))
+    assert len(outcome.budget_warnings) == 1
+    folder = Path(local.uri.removeprefix("file://")) / "runs/_deepshi_spending"
+    folder.rename(folder.with_name("lost"))
+    folder.write_text("not a directory")
+
+    operator.render_template_fields(context_of(ti))
+    operator.finish(context_of(ti), outcome)
+
+    assert [context["deepshi_budget"].spent_usd for context in seen] == [PRICE]
 
 
 @pytest.fixture
