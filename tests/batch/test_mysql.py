@@ -45,7 +45,7 @@ def shop(mariadb: MariaDB, client: str, monkeypatch: pytest.MonkeyPatch) -> DbAp
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", mariadb.connection_json(client))
     from airflow.providers.mysql.hooks.mysql import MySqlHook  # only `make test-load` installs it
 
-    hook = MySqlHook("shop")
+    hook: DbApiHook = MySqlHook("shop")
     hook.run(["DROP TABLE IF EXISTS products", PRODUCTS, FORTY])
     return hook
 
