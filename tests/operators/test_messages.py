@@ -159,7 +159,9 @@ def test_an_invalid_policy_of_a_batch_is_refused(
     assert message in refused(batch(local, rows_of(2), **{policy: value}), InvalidRequest, emulator, local)
 
 
-@pytest.mark.parametrize("wrong", [5, 1.5, True, ["x"], {"a": 1}, b"x", object()], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [5, 1.5, True, ["x"], {"a": 1}, b"x", object()], ids=lambda wrong: type(wrong).__name__
+)
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("make", [generate, edit_of_one, batch_of_two], ids=["generate", "edit", "batch"])
 @pytest.mark.parametrize("field", ["output_uri", "output_conn_id"])
