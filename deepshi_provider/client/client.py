@@ -62,7 +62,12 @@ class Client:
         self._files: Files | None = None
 
     async def generate(
-        self, request: GenerateRequest, *, timeout: float | None = None, counts_refusals: bool = False
+        self,
+        request: GenerateRequest,
+        *,
+        timeout: float | None = None,
+        counts_refusals: bool = False,
+        interrupted: Callable[[], None] | None = None,
     ) -> ImagesResult:
         """Send a generation, wait for its answer, and return the images (API.md, "generations").
 
@@ -71,9 +76,10 @@ class Client:
         :param timeout: seconds for all attempts and the waits between them; none is sent with less than
             :data:`LEAST_TIME` of them left.
         :param counts_refusals: ``max_retries`` counts refusals by the rate limit also if there is a pace.
+        :param interrupted: called if it is cancelled, or fails unexpectedly, after the request may have left.
         :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows whether it was paid for.
         """
-        return await self._attempts(request, None, timeout, counts_refusals)
+        return await self._attempts(request, None, timeout, counts_refusals, interrupted)
 
     async def edit(
         self,
@@ -82,12 +88,13 @@ class Client:
         *,
         timeout: float | None = None,
         counts_refusals: bool = False,
+        interrupted: Callable[[], None] | None = None,
     ) -> ImagesResult:
         """Send an edit with its input images as a form (API.md, "edits"); otherwise like :meth:`generate`.
 
         :param inputs: the input images, already read; they stay open.
         """
-        return await self._attempts(request, inputs, timeout, counts_refusals)
+        return await self._attempts(request, inputs, timeout, counts_refusals, interrupted)
 
     async def list_models(self) -> list[ModelInfo]:
         """Return the models of the catalog."""
@@ -133,7 +140,12 @@ class Client:
         return clients.setdefault(self.settings, made)
 
     async def _attempts(
-        self, request: GenerateRequest, inputs: InputImages | None, timeout: float | None, counts_refusals: bool
+        self,
+        request: GenerateRequest,
+        inputs: InputImages | None,
+        timeout: float | None,
+        counts_refusals: bool,
+        interrupted: Callable[[], None] | None,
     ) -> ImagesResult:
         settings = self.settings
         ends_at = math.inf if timeout is None else time.monotonic() + timeout
@@ -163,6 +175,10 @@ class Client:
                 wait = self._wait(error, max(1, attempt))
                 if wait is None or time.monotonic() + wait > latest:
                     raise error from error.__cause__
+            except BaseException:
+                if interrupted and exchange.was_sent:
+                    interrupted()
+                raise
             metrics.retried(request, error)
             if self._pace and paced:
                 self._pace.refused(sent_at, wait)

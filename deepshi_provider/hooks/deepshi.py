@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from decimal import Decimal
 from typing import Any
@@ -111,7 +112,7 @@ class DeepshiHook(BaseHook):
         :param timeout: seconds for all attempts and the waits between them.
         """
         client = await self.aclient()
-        return await self._counted(request, client.generate(request, timeout=timeout))
+        return await self._counted(request, functools.partial(client.generate, request, timeout=timeout))
 
     async def aedit(
         self, request: EditRequest, *, images_conn_id: str | None = None, timeout: float | None = None
@@ -126,7 +127,7 @@ class DeepshiHook(BaseHook):
 
         client = await self.aclient()
         with await asyncio.to_thread(read_inputs, request.images, images_conn_id, STORES) as inputs:
-            return await self._counted(request, client.edit(request, inputs, timeout=timeout))
+            return await self._counted(request, functools.partial(client.edit, request, inputs, timeout=timeout))
 
     async def alist_models(self) -> list[ModelInfo]:
         """Return the catalog (``GET /v1/models``): free, and limited to the key's models."""
@@ -168,24 +169,41 @@ class DeepshiHook(BaseHook):
         except AirflowNotFoundException as err:
             raise InvalidConnection(f"The connection {self.deepshi_conn_id!r} is not defined") from err
 
-    async def _counted(self, request: GenerateRequest, work: Coroutine[Any, Any, ImagesResult]) -> ImagesResult:
-        """Await a purchase and record its cost, or possible cost, for the DAG run's budget."""
+    async def _counted(
+        self, request: GenerateRequest, purchase: Callable[..., Coroutine[Any, Any, ImagesResult]]
+    ) -> ImagesResult:
+        """Await a purchase and record its cost, or possible cost, for the DAG run's budget.
+
+        :param purchase: sends the request; calls its argument ``interrupted`` like the client's methods.
+        """
         from deepshi_provider.hooks.purchases import task_attributes  # not while DAGs are parsed
 
+        lost = asyncio.Event()
         try:
             with of_task(task_attributes()):
-                result = await work
+                result = await purchase(interrupted=lost.set)
         except DeepshiError as err:
             if err.charged != "no":
                 await self._record(request, paid(err), err.charged)
             raise
-        await self._record(request, paid(result), "yes", images=len(result.images))
+        except GeneratorExit:  # the coroutine is being closed and cannot await any more
+            raise
+        except BaseException:  # such as a cancellation by Airflow's execution_timeout
+            if lost.is_set():
+                await self._record(request, None, "unknown")
+            raise
+        try:
+            await self._record(request, paid(result), "yes", images=len(result.images))
+        except BaseException:
+            result.close()
+            raise
         return result
 
     async def _record(
         self, request: GenerateRequest, cost_usd: Decimal | None, charged: Charged, images: int = 0
     ) -> None:
-        """Record a cost, or possible cost, for the DAG run's budget."""
+        """Record a cost, or possible cost, for the DAG run's budget; a cancellation waits for it."""
         from deepshi_provider.hooks.purchases import record_purchase  # not while DAGs are parsed
+        from deepshi_provider.jobs.uninterrupted import uninterrupted
 
-        await record_purchase(await self.asettings(), request, cost_usd, charged, images)
+        await uninterrupted(record_purchase(await self.asettings(), request, cost_usd, charged, images))

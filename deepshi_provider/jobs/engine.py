@@ -14,11 +14,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, TypeVar
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client import metrics
@@ -32,6 +30,7 @@ from deepshi_provider.jobs.fallbacks import Choice, choices, may_fall_back
 from deepshi_provider.jobs.inputs import read_inputs
 from deepshi_provider.jobs.own_output import refuse_own_output
 from deepshi_provider.jobs.publisher import Publisher, described
+from deepshi_provider.jobs.uninterrupted import uninterrupted
 from deepshi_provider.journal.account import Reservation
 from deepshi_provider.journal.entries import (
     IMAGE,
@@ -48,8 +47,6 @@ from deepshi_provider.journal.journal import Purchase
 from deepshi_provider.store.store import STATE, CreatedLate
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 #: Seconds between the attempts to create a claim that already exists but is not in any listing.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -400,16 +397,16 @@ class Engine:
         try:
             result = await self._send()
         except DeepshiError as err:
-            await _uninterrupted(self._settle(publisher, err))
+            await uninterrupted(self._settle(publisher, err))
             self._is_in_doubt = err.charged != "no"
             if rival := await self._rival(publisher, err):
                 return rival
             raise
         except (asyncio.CancelledError, Exception):
-            await _uninterrupted(self._count(None, self._claimed_at))
+            await uninterrupted(self._count(None, self._claimed_at))
             raise
         with result:
-            record, purchase = await _uninterrupted(self._publish(publisher, result))
+            record, purchase = await uninterrupted(self._publish(publisher, result))
         self._is_in_doubt = False
         level = self._context.image_log_level
         log.log(level, "%s in %.1f s", described(record, self.request), time.monotonic() - begun)
@@ -451,27 +448,3 @@ class Engine:
             assert inputs is not None  # noqa: S101 -- the inputs of an edit are already read
             return await client.edit(self.request, inputs, timeout=timeout, counts_refusals=counts_refusals)
         return await client.generate(self.request, timeout=timeout, counts_refusals=counts_refusals)
-
-
-class _Unstoppable(asyncio.Task[Result]):
-    """A task that cannot be cancelled: a stopping triggerer cancels all tasks of its loop, then waits for them."""
-
-    def cancel(self, msg: object = None) -> bool:
-        """Do nothing."""
-        return False
-
-
-async def _uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work after payment. If cancelled, finish the work first, then raise ``CancelledError``."""
-    task = _Unstoppable(work, loop=asyncio.get_running_loop())
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as err:
-            cancelled = err
-    if cancelled:
-        if error := task.exception():
-            log.error("%s: %s", type(error).__name__, error)
-        raise cancelled
-    return task.result()

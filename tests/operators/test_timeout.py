@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.sdk.execution_time.context import set_current_context
 from airflow.sdk.execution_time.timeout import TimeoutPosix
 
 from deepshi_provider.api.requests import GenerateRequest
@@ -28,7 +29,7 @@ from tests.support.batches import batch, rows_of
 from tests.support.counts import posts, taken
 from tests.support.places import LocalPlace, Place, state
 from tests.support.tasks import TaskInstance, context_of, edit, execute, generate
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 
 def over_in(seconds: float) -> TimeoutPosix:
@@ -235,13 +236,75 @@ def test_a_timeout_while_the_store_is_unavailable_counts_the_request(
     assert (sheet.ended, posts(emulator), len(state(s3_place, "claim"))) == (True, 1, 1)
 
 
-@pytest.mark.slow
-def test_a_call_of_the_hook_ends_too(emulator: Emulator) -> None:
-    emulator.settings(latency=60)
-    request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
-    with over_in(1.0), pytest.raises(AirflowTaskTimeout):
-        DeepshiHook().generate(request)
-    assert posts(emulator) == 1
+@pytest.fixture
+def at_a_request(emulator: Emulator) -> Iterator[None]:
+    """Let Airflow's timeout come as soon as a request is under way."""
+
+    def time_is_over() -> None:
+        wait_until(lambda: emulator.stats()["in_flight"] == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    clock = threading.Thread(target=time_is_over)
+    clock.start()
+    yield
+    clock.join()
+
+
+@pytest.mark.usefixtures("at_a_request")
+def test_a_call_of_the_hook_that_ends_too_may_have_cost_its_price(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the run, in the day, and in the cost sheet of the task."""
+    extra = {"output_uri": local.uri, "max_cost_usd_per_day": "0.05"}
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+    emulator.settings(latency=300)
+    ti = TaskInstance(task_id="script", map_index=None)
+    with over_in(1000), pytest.raises(AirflowTaskTimeout), set_current_context(context_of(ti)):
+        DeepshiHook().generate(GenerateRequest(model="nano-banana-2", prompt="a boat", resolution="1K"))
+    (sheet,) = ti.sheets
+    assert (sheet.cost_usd, sheet.unknown_outcomes, sheet.may_have_cost_usd) == (Decimal(0), 1, None)
+    sums = [name.rpartition("/")[2].split(".", 1)[1] for name in local.names() if name.startswith("_deepshi_runs/")]
+    assert (sums, posts(emulator)) == (["0_0_1.json"], 1)
+    (state,) = [name for name in local.names() if name.startswith("_deepshi_spending/")]
+    assert ".0_0_1_0.-.json" in state
+    wait_until(lambda: emulator.stats()["disconnects"] == 1)
+
+
+async def test_a_call_of_the_hook_that_is_cancelled_before_it_is_sent_is_free(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = emulator.connection_json(output_uri=local.uri, max_retry_wait=1000)
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", connection)
+    emulator.fault("status", status=429, retry_after="500")
+    ti = TaskInstance(task_id="script", map_index=None)
+    with set_current_context(context_of(ti)):
+        request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+        call = asyncio.create_task(DeepshiHook().agenerate(request))
+        await until("a refusal", lambda: emulator.stats()["posts"] == 1 and emulator.stats()["in_flight"] == 0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert (ti.sheets, local.names(), posts(emulator)) == ([], [], 1)
+
+
+async def test_a_cancellation_waits_until_a_paid_call_is_recorded(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    calls: list[asyncio.Task[object]] = []
+
+    class Slow(TaskInstance):
+        def xcom_push(self, key: str, value: object) -> None:
+            calls[0].get_loop().call_soon_threadsafe(calls[0].cancel)
+            super().xcom_push(key, value)
+
+    ti = Slow(task_id="script", map_index=None)
+    with set_current_context(context_of(ti)):
+        request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+        calls.append(asyncio.create_task(DeepshiHook().agenerate(request)))
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+    assert [sheet.cost_usd for sheet in ti.sheets] == [taken(emulator)]
 
 
 async def test_inside_a_running_loop_the_error_names_the_async_method(emulator: Emulator) -> None:
