@@ -24,7 +24,7 @@ from deepshi_provider.hooks.blocking import Result, in_loop, run_here
 from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.metrics import use_airflow_metrics
-from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
+from deepshi_provider.hooks.supervisor import one_at_a_time
 
 
 class DeepshiHook(BaseHook):
@@ -158,7 +158,7 @@ class DeepshiHook(BaseHook):
         """
         with closing(work):
             if self._client is None and not in_loop():
-                with self._found(), ONE_AT_A_TIME:
+                with self._found(), one_at_a_time():
                     self._client = Client(settings_of(self.get_connection(self.deepshi_conn_id)))
             return run_here(work, **options)
 

@@ -8,7 +8,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
 from deepshi_provider.exceptions import InvalidConnection
-from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
+from deepshi_provider.hooks.supervisor import one_at_a_time
 from deepshi_provider.journal.entries import Owner, path_part
 from deepshi_provider.store.locations import Location
 from deepshi_provider.store.stores import Stores
@@ -19,7 +19,7 @@ def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str
 
     :raises InvalidConnection: the connection is not defined; Airflow would use anonymous access.
     """
-    with ONE_AT_A_TIME:
+    with one_at_a_time():
         if conn_id:
             try:
                 BaseHook.get_connection(conn_id)

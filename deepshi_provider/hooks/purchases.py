@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.hooks.supervisor import ONE_AT_A_TIME
+from deepshi_provider.hooks.supervisor import one_at_a_time
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
@@ -44,10 +45,11 @@ class _Bought:
     entries: list[RunEntry] = field(default_factory=list)
     has_earlier: bool = False
     pushed: int = 0
+    pushing: threading.Lock = field(default_factory=threading.Lock)
 
     def push(self, count: int, sheet: CostSheet) -> None:
         """Push the sheet of so many entries, unless one of more entries has been pushed."""
-        with ONE_AT_A_TIME:
+        with self.pushing, one_at_a_time():
             if count >= self.pushed:
                 self.ti.xcom_push(key=XCOM_KEY, value=sheet.as_xcom())
                 self.pushed = count
@@ -61,7 +63,7 @@ async def record_purchase(
 ) -> None:
     """Record one purchase for the run, if the connection has an ``output_uri``, and in the task's cost sheet.
 
-    Never raises. Does nothing outside a task.
+    Never raises, and waits at most for a limited time at each step. Does nothing outside a task.
 
     :param cost_usd: ``None`` if unknown.
     :param images: number of images received.
@@ -99,7 +101,7 @@ async def record_purchase(
     try:
         (sheet,) = await purchase_sheets(bought, prices)
         # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
-        await in_thread(_bought.push, len(bought), sheet)
+        await in_time(in_thread(_bought.push, len(bought), sheet), TIMES.run_entry)
     except Exception:  # from Airflow's API; the run's entry holds the cost, and the image is paid for
         log.warning("The Deepshi costs page lacks a hook's purchase (cost in USD: %s)", cost_usd, exc_info=True)
 
@@ -140,7 +142,7 @@ async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[Run
         _bought = _Bought(ti=ti)
     bought = _bought
     if store and owner.try_number > 1 and not bought.has_earlier:
-        entries = await read_entries(store, owner.run_key)
+        entries = await in_time(read_entries(store, owner.run_key), TIMES.run_entry)
         if not bought.has_earlier:  # else another coroutine has read them meanwhile
             bought.has_earlier = True
             # After a failure, those of this process are among them.

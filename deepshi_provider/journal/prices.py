@@ -91,6 +91,7 @@ class Prices:
         self._paid: dict[str, Decimal] = {}
         self._recorded: dict[str, PriceRange] | None = None
         self._paused_until: dict[str, float] = {}
+        self._learning = asyncio.Lock()
 
     def take(self, recorded: dict[str, PriceRange]) -> None:
         """Set the prices from the directory's records, if the caller has read them all."""
@@ -158,6 +159,10 @@ class Prices:
         if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
         self.note({price_class: cost_usd})
+        async with self._learning:
+            await self._learn(price_class, cost_usd)
+
+    async def _learn(self, price_class: str, cost_usd: Decimal) -> None:
         if price_class not in self._remembered:
             await self._quietly("Reading a known price", lambda: self._recall(price_class))
             if price_class not in self._remembered:

@@ -18,8 +18,8 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
+from typing import TypeVar
 
-import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepshi_provider.costs.money import Usd
@@ -31,6 +31,8 @@ from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Directory, in the connection's ``output_uri``, of all runs' entries.
 RUNS = "_deepshi_runs"
@@ -221,17 +223,25 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
     return entries
 
 
-async def in_time(work: Awaitable[None], patience: float) -> None:
+async def in_time(work: Awaitable[Result], patience: float) -> Result:
     """Await reading or writing of costs with a timeout, since a store that does not answer must not block a task.
+
+    The work is a task of its own: this also ends in a task that cannot be cancelled, unlike ``anyio.fail_after``, and
+    loses no cancellation, unlike ``asyncio.wait_for`` before Python 3.12.
 
     :param patience: seconds.
     :raises StorageFailed: the store has not answered in time.
     """
+    task = asyncio.ensure_future(work)
     try:
-        with anyio.fail_after(patience):
-            await work
-    except TimeoutError:
-        raise StorageFailed(f"The object store has not answered for {patience:g} s") from None
+        done, _ = await asyncio.wait([task], timeout=patience)
+    except BaseException:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        raise StorageFailed(f"The object store has not answered for {patience:g} s")
+    return task.result()
 
 
 def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:

@@ -298,12 +298,14 @@ class Store:
     async def _run(
         self, what: str, work: Callable[..., Result], *args: Any, threads: ThreadPoolExecutor = _THREADS
     ) -> Result:
+        was_open = self._opened is not None
         try:
             return await in_thread(work, *args, threads=threads)
         except DeepshiError:
             raise
         except Exception as err:  # each object store raises its own errors
-            if hint := missing_support(self.uri, err):
+            # Later, a package that cannot be imported was there before: it is being replaced.
+            if not was_open and (hint := missing_support(self.uri, err)):
                 raise InvalidConnection(f"{self.uri}: {hint}") from err
             raise StorageFailed(f"Could not {what} in {self.uri}: {type(err).__name__}: {err}") from err
 

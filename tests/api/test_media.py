@@ -247,3 +247,11 @@ def test_arbitrary_bytes_are_an_image_or_a_value_error(head: bytes, rest: bytes)
 def test_twelve_bytes_suffice_for_the_kind(kind: str, type_: str) -> None:
     assert media_type(bodies.picture(kind)[:12]) == type_
     assert media_type(bodies.picture(kind)[:2]) is None
+
+
+@pytest.mark.parametrize("part", [b"\xff\xe0\0\x02", b"\xff\x01"], ids=["empty segments", "lone markers"])
+def test_an_image_of_countless_parts_is_not_read_to_its_end(part: bytes) -> None:
+    file = io.BytesIO(b"\xff\xd8" + part * 1_000_000 + b"\xff\xd9")
+    with pytest.raises(ValueError, match="has too many parts"):
+        identify(file)
+    assert file.tell() < 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
 from typing import Any
@@ -200,3 +201,10 @@ async def test_a_higher_price_of_another_process_survives(local: Place) -> None:
     await second.learn("c", Decimal("0.030"))
     (price,) = await Prices("account", Store(local.uri)).remembered()
     assert price.range == (Decimal("0.030"), Decimal("0.050"))
+
+
+async def test_of_two_prices_at_once_the_higher_is_kept(local: Place) -> None:
+    same = Prices("account", Store(local.uri))
+    await asyncio.gather(same.learn("c", Decimal("0.2")), same.learn("c", Decimal("0.1")))
+    (price,) = await Prices("account", Store(local.uri)).remembered()
+    assert price.range == (Decimal("0.1"), Decimal("0.2"))

@@ -22,8 +22,12 @@ from airflow.sdk.execution_time.timeout import TimeoutPosix
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks import purchases
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.journal import prices, run_costs
+from deepshi_provider.journal.lease import TIMES
+from deepshi_provider.store.store import Store
 from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import batch, rows_of
 from tests.support.counts import posts, taken
@@ -304,6 +308,27 @@ async def test_a_cancellation_waits_until_a_paid_call_is_recorded(
         calls.append(asyncio.create_task(DeepshiHook().agenerate(request)))
         with pytest.raises(asyncio.CancelledError):
             await calls[0]
+    assert [sheet.cost_usd for sheet in ti.sheets] == [taken(emulator)]
+
+
+async def test_a_store_that_hangs_after_a_paid_call_keeps_no_image_back(
+    emulator: Emulator, local: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user in (run_costs, purchases):
+        monkeypatch.setattr(user, "TIMES", TIMES._replace(run_entry=0.3))
+    monkeypatch.setattr(prices, "_IN_TIME", 0.3)
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+
+    async def hangs(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    for name in ("read", "write", "create", "list"):
+        monkeypatch.setattr(Store, name, hangs)
+    ti = TaskInstance(task_id="script", map_index=None, try_number=2)
+    with set_current_context(context_of(ti)):
+        request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+        with await asyncio.wait_for(DeepshiHook().agenerate(request), 60) as result:
+            assert len(result.images) == 1
     assert [sheet.cost_usd for sheet in ti.sheets] == [taken(emulator)]
 
 
