@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 from airflow.sdk import ObjectStoragePath
+from fsspec.implementations.memory import MemoryFileSystem
 
 from deepshi_provider.exceptions import InvalidConnection, StorageFailed
 from deepshi_provider.hooks.directories import STORES
@@ -388,3 +390,25 @@ async def test_eight_images_are_stored_at_once(local: LocalPlace) -> None:
 
     await asyncio.gather(*(store_of(local).publish(f"image-{n}.png", opened, "image/png") for n in range(8)))
     assert images(local) == [f"image-{n}.png" for n in range(8)]
+
+
+@pytest.mark.parametrize("was_open", [True, False])
+async def test_a_package_that_vanishes_later_is_a_failure_of_the_store(was_open: bool) -> None:
+    """A deployment replaces it: the paid image is tried again and saved, and not reported as never requested."""
+    fs = MemoryFileSystem()
+
+    def opened(*_: object) -> tuple[MemoryFileSystem, str]:
+        if not was_open:
+            raise ModuleNotFoundError("No module named 's3fs'")
+        return fs, f"/{uuid.uuid4().hex}"
+
+    store = Store("s3://bucket/images", open_remote=opened)
+    if was_open:
+        await store.write("a", b"1")
+    fs.pipe_file = fs.open = _vanished
+    with pytest.raises(StorageFailed if was_open else InvalidConnection):
+        await store.write("b", b"2")
+
+
+def _vanished(*_: object, **__: object) -> None:
+    raise ModuleNotFoundError("No module named 's3fs.core'")
