@@ -395,7 +395,7 @@ async def test_eight_images_are_stored_at_once(local: LocalPlace) -> None:
 @pytest.mark.parametrize("was_open", [True, False])
 async def test_a_package_that_vanishes_later_is_a_failure_of_the_store(was_open: bool) -> None:
     """A deployment replaces it: the paid image is tried again and saved, and not reported as never requested."""
-    fs = MemoryFileSystem()
+    fs = MemoryFileSystem(skip_instance_cache=True)  # other tests use the shared one
 
     def opened(*_: object) -> tuple[MemoryFileSystem, str]:
         if not was_open:
