@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -34,8 +34,8 @@ def query_rows(
     hook = _hook(conn_id)
     source = f"requests_sql on connection {conn_id!r}"
     try:
-        with _connection(hook) as connection:
-            cursor, statement = _cursor(connection), sql.strip().rstrip(";")
+        with _closed(hook.get_conn()) as connection, _cursor(connection) as cursor:
+            statement = sql.strip().rstrip(";")
             cursor.execute(statement, parameters) if parameters else cursor.execute(statement)
             # psycopg2 knows the columns of a server-side cursor only after the first rows.
             chunk = cursor.fetchmany(_CHUNK)
@@ -72,29 +72,25 @@ def _hook(conn_id: str) -> Any:
 
 
 @contextmanager
-def _connection(hook: Any) -> Iterator[Any]:
-    """Connect, and disconnect in the end.
-
-    The cursor is not closed on its own: where rows are left, drivers read them all first, or refuse.
-    """
-    connection = hook.get_conn()
+def _closed(resource: Any) -> Iterator[Any]:
+    """Close a connection or cursor in the end, whatever that raises; only the query's own errors matter."""
     try:
-        yield connection
+        yield resource
     finally:
-        with suppress(Exception):  # each driver raises its own errors; none matters more than the query's
-            connection.close()
+        with suppress(Exception):  # each driver raises its own errors, mysql-connector if rows are left
+            resource.close()
 
 
-def _cursor(connection: Any) -> Any:
-    """Return a server-side cursor if the driver's default cursor would fetch the whole result."""
+def _cursor(connection: Any) -> AbstractContextManager[Any]:
+    """Return a cursor; a server-side one if the driver's default cursor would fetch the whole result."""
     module = type(connection).__module__.partition(".")[0]
     if module in ("psycopg", "psycopg2"):
-        return connection.cursor(name=_CURSOR)
+        return _closed(connection.cursor(name=_CURSOR))
     if module == "MySQLdb":
         from MySQLdb.cursors import SSCursor
 
-        return connection.cursor(SSCursor)
-    return connection.cursor()
+        return nullcontext(connection.cursor(SSCursor))  # closing it would read all rows that are left
+    return _closed(connection.cursor())
 
 
 def _row(names: list[str], row: Any) -> dict[str, Any]:
