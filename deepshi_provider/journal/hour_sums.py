@@ -65,11 +65,6 @@ def parts_of(today: date, last: str) -> list[str]:
     return [*days[:-2], *(hour for hour in hours if hour < last)]
 
 
-def is_open(sums: Sums) -> bool:
-    """Return whether requests of that hour are under way, or were when their process died."""
-    return bool(sums.get(ALL, Spending()).under_way)
-
-
 def by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums]:
     """Return the sums of each hour of a day, by group and in total.
 

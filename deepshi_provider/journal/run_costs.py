@@ -106,18 +106,22 @@ class SharedSum:
             log.warning("The costs of this task could not be reported to other tasks: %s", err)
             self.failure = err
 
-    async def report(self, spent: Spending) -> None:
-        """Report another sum; return when it is written. Never raises."""
+    async def report(self, spent: Spending) -> bool:
+        """Report another sum; return when it is written. Never raises.
+
+        :returns: whether this call has written it.
+        """
         self._latest = spent
         async with self._reporting:  # concurrent callers wait here; the next one reports the latest sum for all
             latest = self._latest
             if self.failure or latest == self._reported:
-                return
+                return False
             try:
                 await in_time(self._store.patiently(lambda: self._write(latest)), self._patience)
             except DeepshiError as err:
                 log.warning("Further costs of this task are not reported to other tasks: %s", err)
                 self.failure = err
+            return True
 
     async def _write(self, spent: Spending) -> None:
         entry = self._entry.model_copy(update={"cost_usd": spent.usd})

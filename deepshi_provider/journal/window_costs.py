@@ -7,10 +7,10 @@
 still counted if the process is killed. The entry of a later try has the costs of the records and claims of that hour,
 and replaces the entry of the earlier try. ``<group>`` is a hash of the budget group, or ``-``.
 
-``<account>/<month>.json`` holds the sums of hours that cannot change any more: they ended at least an hour ago and
-none of their requests is under way, or their day ended a day ago. It is a cache: a task that finds an hour missing
-lists that hour and writes the object again. So the spending of a month takes the listings of this hour and the last,
-and one object.
+``<account>/<month>.json`` holds the sums of hours that ended at least an hour ago. It is a cache: a task that finds an
+hour missing lists that hour and writes the object again. A task whose spending in such an hour changes, such as after a
+request that took longer, removes the hour. So the spending of a month takes the listings of this hour and the last, and
+one object, whoever was killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from deepshi_provider.journal.hour_sums import (
     by_hour,
     dumped,
     entry_name,
-    is_open,
     parsed,
     parts_of,
     short_hash,
@@ -50,6 +49,8 @@ log = logging.getLogger(__name__)
 SPENDING = "_deepshi_spending"
 #: Seconds for which the sums of hours before the last one are cached.
 _FRESH = 60.0
+#: Seconds by which moments differ that may be in different hours: clocks are put forward by half an hour at least.
+_STEP = 1800.0
 #: Maximum number of hours to list one by one; if there are more, whole days are listed.
 _FEW = 4
 
@@ -110,8 +111,11 @@ class WindowCosts:
 
     def began_at(self) -> float:
         """Return when this hour began, in unix seconds."""
-        now = datetime.fromtimestamp(self._clock(), self._budgets.zone)
-        return now.timestamp() - now.minute * 60 - now.second - now.microsecond / 1e6
+        now = self._clock()
+        hour = self.hour_of(now)
+        # All time zones change at a quarter of an hour. An hour that the clocks repeat is longer, by up to two hours.
+        quarters = (now - now % 900 - 900 * back for back in range(14))
+        return min([now, *(at for at in quarters if self.hour_of(at) == hour)])
 
     async def report(self, hour: str, spent: Spending) -> None:
         """Report the task's spending in an hour, with requests under way; return when it is written.
@@ -125,7 +129,8 @@ class WindowCosts:
                 return  # nothing to report; a later try writes even 0, in place of what an earlier one had under way
             name_of = functools.partial(self._name, hour)
             self._reported[hour] = SharedSum(self._store, self._entry, name_of, self._patience)
-        await self._reported[hour].report(spent)
+        if await self._reported[hour].report(spent) and hour < min(self._open_hours()):
+            await self._forget(self._store, hour)
 
     def check(self) -> None:
         """Check that all reports were written.
@@ -164,12 +169,16 @@ class WindowCosts:
 
     async def _ask(self, store: Store) -> None:
         """List this hour and the last one, and read the sums of earlier hours."""
-        now = self._clock()
-        this, last = self.hour_of(now), self.hour_of(now - 3600)
-        hours = [self._listed(store, hour, "" if hour < this else self._key) for hour in {this, last}]
-        before, *found = reversed(await asyncio.gather(*hours, self._before(store, last)))
+        this, hours = self.this_hour(), self._open_hours()
+        listed = [self._listed(store, hour, self._key if hour == this else "") for hour in hours]
+        before, *found = await asyncio.gather(self._before(store, min(hours)), *listed)
         self._others = {**before, **{hour: sums for some in found for hour, sums in some.items()}}
         self.hour_without_own = this
+
+    def _open_hours(self) -> set[str]:
+        """Return this hour and the last one; in between, the clocks may have skipped half an hour or repeated hours."""
+        now = self._clock()
+        return {self.hour_of(now - back * _STEP) for back in range(3)}
 
     async def _listed(self, store: Store, hour: str, without: str = "") -> dict[str, Sums]:
         """Return the sums of one hour.
@@ -198,10 +207,20 @@ class WindowCosts:
             return {}
         known = parsed(await store.read(name))
         found = await self._list_all(store, [part for part in wanted if part not in known])
-        over = {part: sums for part, sums in found.items() if "T" not in part or not is_open(sums)}
-        if over:
-            await _quietly_written(store, name, {**{part: known[part] for part in parts if part in known}, **over})
+        if found:
+            await _quietly_written(store, name, {**{part: known[part] for part in parts if part in known}, **found})
         return {**{part: known[part] for part in wanted if part in known}, **found}
+
+    async def _forget(self, store: Store, hour: str) -> None:
+        """Remove an hour and its day from the month's object, since its entries have changed. Never raises."""
+        name = f"{self._folder}/{hour[:7]}.json"
+        try:
+            known = parsed(await store.read(name))
+        except DeepshiError as err:
+            log.warning("The sum of the month may lack the latest change of this task in hour %s: %s", hour, err)
+            return
+        if hour in known or hour[:10] in known:
+            await _quietly_written(store, name, {part: known[part] for part in known if part not in (hour, hour[:10])})
 
     async def _list_all(self, store: Store, parts: list[str]) -> dict[str, Sums]:
         """Return the sums of days and hours; if there are many hours, list whole days."""
@@ -243,7 +262,7 @@ async def _quietly_written(store: Store, name: str, parts: Mapping[str, Sums]) -
     try:
         await store.write(name, dumped(parts))
     except DeepshiError as err:
-        log.warning("The sums of the month could not be written, so the next task adds them up again: %s", err)
+        log.warning("The sums of the month could not be written: %s", err)
 
 
 def _next_month(day: date) -> date:

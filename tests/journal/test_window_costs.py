@@ -338,6 +338,36 @@ async def test_an_hour_with_something_under_way_is_not_closed(world: World) -> N
     assert await world.spent() == [Spending(), Spending(PRICE)]
 
 
+@pytest.mark.s3
+async def test_killed_workers_cost_no_more_listings(proxy: S3Proxy, s3_place: Place) -> None:
+    world = World(s3_place, {"max_cost_usd_per_day": "100", "max_cost_usd_per_month": "100"})
+    async with contextlib.AsyncExitStack() as killed:
+        for hour in range(8):
+            world.clock.set(f"2026-11-26T{hour:02}:30:00")
+            account = world.account(f"killed {hour}")
+            await account.begin(Tally())
+            await killed.enter_async_context(account.reserved("a"))
+        world.clock.set("2026-11-26T12:00:00")
+        lost = [Spending(possible_usd=8 * PRICE)] * 2
+        assert await world.spent() == lost, "the first one adds up the hours"
+        world.place = ProxiedPlace(s3_place, proxy.conn_id)
+        proxy.seen.clear()
+        assert await world.spent() == lost
+        listed, _, read = asked(proxy)
+        assert ({prefix[-4:] for prefix in listed}, read) == ({"/11.", "/12."}, 1)
+
+
+async def test_a_slow_request_ends_in_an_hour_that_was_added_up(world: World) -> None:
+    world.clock.set("2026-11-26T12:00:00")
+    account = world.account("slow")
+    await account.begin(Tally())
+    async with account.reserved("a") as reservation:
+        world.clock.set("2026-11-26T18:00:00")
+        assert await world.spent() == [Spending(possible_usd=PRICE)] * 2
+        await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert await world.spent() == [Spending(PRICE)] * 2, "it is not counted in both hours"
+
+
 async def test_every_hour_of_a_month_counts_once(world: World) -> None:
     world.extra = {"max_cost_usd_per_day": "100", "max_cost_usd_per_month": "100", "budget_time_zone": "Europe/Berlin"}
     world.clock.set("2026-10-24T21:30:00", "Europe/Berlin")
@@ -346,6 +376,57 @@ async def test_every_hour_of_a_month_counts_once(world: World) -> None:
         assert (await world.spent())[1] == Spending(number * PRICE)
         world.clock.now += 3600
     assert (await world.spent())[0].usd < 39 * PRICE
+
+
+@pytest.mark.parametrize(
+    ("zone", "begins"),
+    [
+        ("Europe/Berlin", "2026-03-28"),  # 02:00 is followed by 03:00
+        ("Europe/Berlin", "2026-10-24"),  # 03:00 is followed by 02:00
+        ("Australia/Lord_Howe", "2026-10-03"),  # 02:00 is followed by 02:30
+        ("Australia/Lord_Howe", "2026-04-04"),  # 02:00 is followed by 01:30
+        ("America/Santiago", "2026-09-05"),  # midnight is followed by 01:00
+        ("America/Santiago", "2026-04-04"),  # midnight is followed by 23:00
+        ("Antarctica/Troll", "2026-10-24"),  # 03:00 is followed by 01:00
+    ],
+)
+async def test_a_day_has_exactly_its_instants_when_the_clocks_change(local: Place, zone: str, begins: str) -> None:
+    world = World(local, {"max_cost_usd_per_day": "100", "budget_time_zone": zone})
+    world.clock.set(f"{begins}T22:30:00", zone)
+    bought: dict[str, int] = {}
+    looker = world.account("looker")
+    for number in range(24):
+        day = datetime.fromtimestamp(world.clock.now, ZoneInfo(zone)).date().isoformat()
+        bought[day] = bought.get(day, 0) + 1
+        await world.buy(f"task {number}")
+        for one in (looker, world.account("new")):
+            assert [limit.spent for limit in await one.limits()] == [Spending(bought[day] * PRICE)]
+        world.clock.now += 900
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe"])
+async def test_a_retry_in_a_repeated_hour_counts_all_of_the_hour(local: Place, zone: str) -> None:
+    world = World(local, {"max_cost_usd_per_day": "100", "budget_time_zone": zone})
+    world.clock.set("2026-10-25T02:40:00" if zone == "Europe/Berlin" else "2026-04-05T01:40:00", zone)
+    await world.buy("a", Decimal("1.00"))
+    bought = [(world.clock.now, Decimal("1.00"))]
+    world.clock.now += 3600 if zone == "Europe/Berlin" else 1800
+    account = world.account("a", try_number=2)
+    tally = Tally()
+    for at, cost in bought:
+        if at >= (account.counts_since or 0):
+            tally.paid("m", "", cost, 1, "a")
+    await account.begin(tally, tally)
+    async with account.reserved("a") as reservation:
+        await account.add("a", Decimal("0.75"), at=world.clock.now, reservation=reservation)
+    assert await world.spent() == [Spending(Decimal("1.75"))]
+
+
+@pytest.mark.parametrize(("zone", "at"), [("Australia/Lord_Howe", "2026-10-04T02:40:00"), ("UTC", "2026-11-26T12:10")])
+def test_an_hour_begins_where_its_name_does(local: Place, zone: str, at: str) -> None:
+    world = World(local, {"max_cost_usd_per_day": "1", "budget_time_zone": zone})
+    world.clock.set(at, zone)
+    assert world.account("a").counts_since == world.clock.now - 600
 
 
 def settings(**extra: Any) -> Settings:
