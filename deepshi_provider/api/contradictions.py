@@ -7,11 +7,12 @@ unknown form, pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo, Parameter
+from deepshi_provider.api.catalog import SIZING_FIELDS, Catalog, ModelInfo
 from deepshi_provider.api.media import Media
-from deepshi_provider.api.requests import EditRequest, GenerateRequest
+from deepshi_provider.api.parameters import Parameter, limits
+from deepshi_provider.api.requests import TRANSPORT_FIELDS, EditRequest, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean
 
 #: Maximum ``n`` for models whose catalog entry has no limit (API.md, "generations").
@@ -20,7 +21,9 @@ _DOCUMENTED_N = {"deepshi-banana-pro": 1, "deepshi-image-1": 1}
 _STYLES = ({"width", "height"}, {"aspect_ratio", "resolution"})
 #: Fields that only image models have.
 _PICTURE_FIELDS = frozenset({*SIZING_FIELDS, "quality", "output_format"})
-#: Maximum number of values, or models, in a sentence.
+#: Fields whose values the catalog does not list.
+_NO_CHOICE = frozenset({"prompt", "model", "images", *TRANSPORT_FIELDS})
+#: Maximum number of models, or fields, in a sentence.
 _NAMED = 12
 
 
@@ -48,7 +51,7 @@ def complaints(
     :param input_bytes: length of each input image, if already read.
     :param source: kind and size of the first input image, if known.
     """
-    model = catalog.models.get(request.model)
+    model = catalog.entry_of(request.model)
     if model is None:
         unlisted = [_unlisted(request.model, catalog)] if catalog.lacks(request.model) else []
         return [*unlisted, *_n_complaints(request, None), *_lone_sides(request)]
@@ -68,23 +71,6 @@ def complaints(
 def has_size(request: GenerateRequest) -> bool:
     """Return whether a request asks for a size in any way."""
     return any(getattr(request, field) is not None for field in SIZING_FIELDS) or "size" in request.picture_fields()
-
-
-def limits(parameter: Parameter | None) -> str:
-    """Return the accepted values of a parameter, such as ``16 to 4096`` or ``1K, 2K``; empty if unknown."""
-    if parameter is None:
-        return ""
-    if parameter.allowed:
-        more = ", …" if len(parameter.allowed) > _NAMED else ""
-        return ", ".join(parameter.allowed[:_NAMED]) + more
-    least, most = (None if limit is None else _number_text(limit) for limit in (parameter.minimum, parameter.maximum))
-    if least and most:
-        return least if least == most else f"{least} to {most}"
-    return f"at least {least}" if least else f"at most {most}" if most else ""
-
-
-def _number_text(number: float) -> str:
-    return f"{number:.0f}" if number.is_integer() else f"{number:g}"
 
 
 def _unlisted(model: str, catalog: Catalog) -> Complaint:
@@ -114,7 +100,8 @@ def _sizing_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[C
         value = getattr(request, field)
         if value is not None and field not in taken:
             text = f"{field} is {value}, but {model.id} is sized by {own} and ignores {field}"
-            yield Complaint(field=field, text=f"{text} ({sizes})" if sizes else text)
+            is_certain = not model.mentions(field)
+            yield Complaint(field=field, text=f"{text} ({sizes})" if sizes else text, is_certain=is_certain)
             sizes = ""  # only in the first complaint
     if "width" in taken:
         yield from _lone_sides(request, model)
@@ -125,6 +112,8 @@ def _lone_sides(request: GenerateRequest, model: ModelInfo | None = None) -> Ite
 
     :param model: the model, if it is sized by both.
     """
+    if model and request.aspect_ratio is not None and "aspect_ratio" in model.sizing:
+        return  # it determines the other side
     for given, missing in (("width", "height"), ("height", "width")):
         value = getattr(request, given)
         if value is not None and getattr(request, missing) is None:
@@ -134,30 +123,11 @@ def _lone_sides(request: GenerateRequest, model: ModelInfo | None = None) -> Ite
 
 
 def _value_complaints(request: GenerateRequest, model: ModelInfo) -> Iterator[Complaint]:
-    fields = request.picture_fields()
+    fields = request.wire_fields()
     for name, parameter in (model.parameters or {}).items():
-        if name in fields and name not in ("prompt", "model", "images") and not _is_allowed(fields[name], parameter):
+        if name in fields and name not in _NO_CHOICE and parameter.refuses(fields[name]):
             text = f"{name} is {str(fields[name])[:100]}, {model.id} takes {limits(parameter)}{_default(parameter)}"
             yield Complaint(field=name, text=text)
-
-
-def _is_allowed(value: Any, parameter: Parameter) -> bool:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return True
-    if isinstance(value, str):
-        return parameter.allowed is None or value.lower() in [text.lower() for text in parameter.allowed]
-    if parameter.allowed is not None:
-        numbers = [_as_number(text) for text in parameter.allowed]
-        return None in numbers or value in numbers  # otherwise they may be ranges or keywords
-    too_many = parameter.maximum is not None and value > parameter.maximum
-    return not too_many and (parameter.minimum is None or value >= parameter.minimum)
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _n_complaints(request: GenerateRequest, parameter: Parameter | None) -> Iterator[Complaint]:

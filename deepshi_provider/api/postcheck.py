@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.api.spellings import media_type_of, pair, pixels
 
 #: Tolerance for the aspect ratio: models round to their own grid, up to 3 % for 5:4.
 _RATIO_TOLERANCE = 0.05
 #: Tolerance for the number of pixels of a tier: 1K is about 1024 x 1024 for any aspect ratio.
 _TIER_TOLERANCE = 2.0
-_MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
 class Pixels(Protocol):
@@ -71,26 +71,19 @@ def _of_image(request: GenerateRequest, image: Pixels) -> Iterator[str]:
     width, height = _pixels_asked(request)
     if (width or image.width, height or image.height) != (image.width, image.height):
         yield f"{name} has {size}, asked for {width or 'any'}x{height or 'any'}"
-    ratio = _ratio(request.aspect_ratio)
+    across, down = pair(request.aspect_ratio) or (0, 0)
+    ratio = across / down if across and down else None
     if ratio and abs(image.width / image.height / ratio - 1) > _RATIO_TOLERANCE:
         yield f"{name} has {size}, which is not {request.aspect_ratio}"
-    tier = re.fullmatch(r"(\d{1,2})K", request.resolution or "", re.IGNORECASE | re.ASCII)
+    tier = re.fullmatch(r"\s*(\d{1,2})\s*K\s*", request.resolution or "", re.IGNORECASE | re.ASCII)
     nominal = (int(tier[1]) * 1024) ** 2 if tier else 0
     if nominal and not 1 / _TIER_TOLERANCE <= image.width * image.height / nominal <= _TIER_TOLERANCE:
         yield f"{name} has {size}, which is not {request.resolution}"
-    wanted = _MEDIA_TYPES.get((request.output_format or "").lower())
+    wanted = media_type_of(request.output_format)
     if wanted and image.media_type != wanted:
         yield f"{name} is {image.media_type}, asked for {wanted}"
 
 
 def _pixels_asked(request: GenerateRequest) -> tuple[int | None, int | None]:
-    preset = re.fullmatch(r"(\d{1,6})\s?x\s?(\d{1,6})", request.image_size or "", re.ASCII | re.IGNORECASE)
-    if preset:
-        return int(preset[1]), int(preset[2])
-    return request.width, request.height
-
-
-def _ratio(text: str | None) -> float | None:
-    parts = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text or "", re.ASCII)
-    across, down = (int(parts[1]), int(parts[2])) if parts else (0, 0)
-    return across / down if across and down else None
+    size = request.image_size or request.picture_fields().get("size")  # OpenAI's name
+    return pixels(str(size)) or (request.width, request.height)

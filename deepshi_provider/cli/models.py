@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepshi_provider.api.catalog import ModelInfo, Parameter
-from deepshi_provider.api.contradictions import limits
+from deepshi_provider.api.catalog import ModelInfo
+from deepshi_provider.api.parameters import Parameter, limits
 
 #: The sizing styles of the API's document, by the fields that a model accepts.
 _STYLES = (

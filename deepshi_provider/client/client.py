@@ -21,16 +21,15 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.retry import wait_before_retry
 from deepshi_provider.api.spool import NewFile
 from deepshi_provider.client import metrics
-from deepshi_provider.client.exchange import HEADERS, Exchange, error_of, reason, yield_turn
+from deepshi_provider.client.exchange import Exchange, yield_turn
 from deepshi_provider.client.inputs import InputImages
+from deepshi_provider.client.listing import read_catalog
 from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import Observed
 from deepshi_provider.exceptions import (
-    ConnectionFailed,
     DeepshiError,
-    InvalidResponse,
     RateLimited,
     StorageFailed,
     TimedOut,
@@ -102,17 +101,10 @@ class Client:
 
     async def catalog(self) -> Catalog:
         """Return the catalog (``GET /v1/models``): free, and limited to the key's models."""
-        client = await self._http()
         try:
-            response = await client.get("/v1/models", headers=HEADERS)
-        except httpx.HTTPError as err:
-            raise ConnectionFailed(f"{self.settings.base_url} does not answer: {reason(err)}") from err
-        if not response.is_success:
-            raise self._redacted(error_of(response, response.content))
-        try:
-            return Catalog.read(response.json())
-        except (ValueError, RecursionError):
-            raise InvalidResponse("The list of models is not JSON", charged="no") from None
+            return await read_catalog(await self._http(), self.settings)
+        except DeepshiError as err:
+            raise self._redacted(err) from err.__cause__
 
     @asynccontextmanager
     async def session(self, pace: Pace | None = None, files: Files | None = None) -> AsyncIterator[Client]:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepshi_provider.api.catalog import Catalog, ModelInfo, Parameter, read_catalog
+from deepshi_provider.api.catalog import Catalog, ModelInfo, read_catalog
 from deepshi_provider.api.contradictions import Complaint, complaints
+from deepshi_provider.api.parameters import Parameter
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from tests.support.bodies import THOROUGH
 

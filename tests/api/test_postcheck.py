@@ -35,6 +35,12 @@ def found(came: Came, **fields: Any) -> list[str]:
         ({"aspect_ratio": "5:4"}, Came(width=1365), ["Image 0 has 1365x1024 pixels, which is not 5:4"]),
         ({"resolution": "4K"}, Came(), ["Image 0 has 1024x1024 pixels, which is not 4K"]),
         ({"output_format": "JPEG"}, Came(), ["Image 0 is image/png, asked for image/jpeg"]),
+        ({"output_format": "image/jpg"}, Came(), ["Image 0 is image/png, asked for image/jpeg"]),
+        ({"image_size": "1536*1024"}, Came(), ["Image 0 has 1024x1024 pixels, asked for 1536x1024"]),
+        ({"size": "1536 x 1024"}, Came(), ["Image 0 has 1024x1024 pixels, asked for 1536x1024"]),
+        ({"aspect_ratio": "16/9"}, Came(), ["Image 0 has 1024x1024 pixels, which is not 16/9"]),
+        ({"aspect_ratio": "1.91:1"}, Came(), ["Image 0 has 1024x1024 pixels, which is not 1.91:1"]),
+        ({"resolution": "4 k"}, Came(), ["Image 0 has 1024x1024 pixels, which is not 4 k"]),
         ({"n": 2}, Came(), ["Asked for 2 images, got 1"]),
     ],
 )
@@ -56,6 +62,15 @@ def test_each_difference_is_one_sentence(fields: dict[str, Any], came: Came, exp
         ({"aspect_ratio": "0:0"}, Came()),
         ({"output_format": "avif"}, Came()),
         ({"output_format": "jpg"}, Came(media_type="image/jpeg")),
+        ({"output_format": "image/jpeg"}, Came(media_type="image/jpeg")),
+        ({"output_format": ".JPG"}, Came(media_type="image/jpeg")),
+        ({"image_size": "16:9"}, Came()),
+        ({"image_size": "16/9", "size": 5}, Came()),
+        ({"size": ["1536", "1024"]}, Came()),
+        ({"image_size": "1024X1024"}, Came()),
+        ({"image_size": "1024 * 1024 px"}, Came()),
+        ({"aspect_ratio": "1.5"}, Came()),
+        ({"aspect_ratio": "1/1"}, Came()),
     ],
 )
 def test_matching_or_incomparable_values_are_no_difference(fields: dict[str, Any], came: Came) -> None:

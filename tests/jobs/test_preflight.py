@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.services.authority import Authority
@@ -258,6 +261,7 @@ async def test_model_that_may_be_elsewhere_is_sent_as_it_is(emulator: Emulator, 
         ("silence", {}),
         ("html_200", {}),
         ("wrong_json", {}),
+        ("slow", {"bytes_per_second": 500}),
     ],
     ids=str,
 )
@@ -271,13 +275,36 @@ async def test_catalog_that_cannot_be_had_lets_through_with_a_warning(
     params: dict[str, Any],
     mode: str,
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(read_timeout=0.3))
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(read_timeout=0.3, connect_timeout=2))
     emulator.fault(fault, path=MODELS, **params)
     with caplog.at_level(logging.WARNING):
         manifest = await run(make_job(local, fields={"aspect_ratio": "16:9"}, preflight=mode))
     assert (manifest.status, posts(emulator), images(local)) == ("success", 1, ["image-0.png"])
     assert "The catalog could not be read" in caplog.text
     assert emulator.api_key not in caplog.text
+
+
+async def test_a_catalog_that_does_not_end_is_not_read_into_memory(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = b'{"id": "m", "parameters": {"n": {"max": 1}}},' * 20_000
+    sent = []
+
+    def catalog(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n[")
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(piece)
+                sent.append(len(piece))
+
+    wire = Wire("http", authority, monkeypatch)
+    says = "The list of models is longer than 16,777,216 bytes"
+    with wire.serving(catalog) as url:
+        wire.connect_to(url)
+        with pytest.raises(DeepshiError, match=says):
+            await DeepshiHook().alist_models()
+    assert sum(sent) < 64 * 2**20, "the rest of this is what the sockets hold"
 
 
 async def test_empty_catalog_lets_through(emulator: Emulator, local: Place) -> None:
