@@ -71,7 +71,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
             self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
         if isinstance(asked, str | Mapping) and rows_or_uri(asked) is asked:
             if is_plan:
-                return run_batch_task(self, context, self.bounds(), fill_with(lambda: self._request(asked)))
+                return run_batch_task(self, context, self.limits(), fill_with(lambda: self._request(asked)))
             return run_single_task(self, context, lambda: self._request(asked))
         if asked is None:
             nothing = InvalidRequest(f"{self.task_id}: the function returned None instead of a prompt or a request")

@@ -7,10 +7,12 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook, ObjectStoragePath
 
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.exceptions import InvalidConnection
 from deepshi_provider.hooks.supervisor import one_at_a_time
 from deepshi_provider.journal.entries import Owner, path_part
 from deepshi_provider.store.locations import Location
+from deepshi_provider.store.store import PATIENCE, Store
 from deepshi_provider.store.stores import Stores
 
 
@@ -30,6 +32,12 @@ def open_with_airflow(location: Location, conn_id: str | None) -> tuple[Any, str
 
 
 STORES = Stores(open_remote=open_with_airflow)
+
+
+def shared_store(settings: Settings, *, patience: float = PATIENCE) -> Store | None:
+    """Return the connection's ``output_uri``, in which tasks share spending and prices; ``None`` if it has none."""
+    uri = settings.output_uri
+    return STORES.at(uri, settings.output_conn_id, patience=patience) if uri else None
 
 
 def default_output_uri(base: str, owner: Owner) -> str:

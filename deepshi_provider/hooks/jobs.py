@@ -11,7 +11,7 @@ from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.directories import STORES, shared_store
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.jobs.run import run_single
@@ -65,9 +65,8 @@ async def warnings_to_call(
 
 async def _windows(hook: DeepshiHook, owner: Owner, group: str | None) -> WindowCosts:
     settings = await hook.asettings()
-    store = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
     entry = RunEntry(owner=owner, operation="generate", output_uri="")
-    return WindowCosts(entry, store, settings.account, settings.budgets(group))
+    return WindowCosts(entry, shared_store(settings), settings.account, settings.budgets(group))
 
 
 def prices_of(settings: Settings, directory: Store | None = None) -> Prices:
@@ -75,5 +74,4 @@ def prices_of(settings: Settings, directory: Store | None = None) -> Prices:
 
     :param directory: a directory whose records have prices that the connection does not remember.
     """
-    memory = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
-    return Prices(settings.account, memory, directory)
+    return Prices(settings.account, shared_store(settings), directory)

@@ -19,7 +19,7 @@ from deepshi_provider.costs.price_class import price_class
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
-from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.directories import shared_store
 from deepshi_provider.hooks.supervisor import one_at_a_time
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
@@ -72,8 +72,7 @@ async def record_purchase(
     if ti is None:
         return
     owner = Owner.of(ti)
-    uri, conn_id = settings.output_uri, settings.output_conn_id
-    store = STORES.at(uri, conn_id, patience=TIMES.run_entry) if uri else None
+    store = shared_store(settings, patience=TIMES.run_entry)
     entry = RunEntry(
         owner=owner,
         operation="hook",
@@ -115,8 +114,7 @@ async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Price
     if ti is None:
         return None
     owner = Owner.of(ti)
-    uri, conn_id = settings.output_uri, settings.output_conn_id
-    store = STORES.at(uri, conn_id, patience=TIMES.run_entry) if uri else None
+    store = shared_store(settings, patience=TIMES.run_entry)
     prices = Prices(settings.account, store)
     entries = await _bought_before(ti, store, owner)
     for entry in entries:

@@ -39,11 +39,8 @@ class DeepshiImageLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the URL; empty if there is no image, or a browser cannot open it."""
-        lineage: Lineage | None = getattr(operator, "lineage", None)
-        if lineage is None or not lineage.images:
-            return ""
-        store, name = STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
-        return run_here(_image_url(store, name))
+        found = _first_image(operator)
+        return run_here(_image_url(*found)) if found else ""
 
 
 class DeepshiDirectoryLink(BaseOperatorLink):
@@ -53,11 +50,8 @@ class DeepshiDirectoryLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the URL; empty if there are no images, or the store has no console."""
-        lineage: Lineage | None = getattr(operator, "lineage", None)
-        if lineage is None or not lineage.images:
-            return ""
-        store, _ = STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
-        return run_here(_console_url(store, ""))
+        found = _first_image(operator)
+        return run_here(_console_url(found[0], "")) if found else ""
 
 
 LINKS: tuple[BaseOperatorLink, ...] = (DeepshiImageLink(), DeepshiDirectoryLink())
@@ -71,6 +65,14 @@ def links_of(links: Iterable[BaseOperatorLink], lineage: Lineage) -> tuple[BaseO
     images = lineage.images
     can_open = bool(images) and locate(str(images[0]["uri"])).protocol != "file"
     return tuple(link for link in links if can_open or link not in LINKS)
+
+
+def _first_image(operator: BaseOperator) -> tuple[Store, str] | None:
+    """Return the store and the name of a task's first image; ``None`` if it has none."""
+    lineage: Lineage | None = getattr(operator, "lineage", None)
+    if lineage is None or not lineage.images:
+        return None
+    return STORES.object_at(str(lineage.images[0]["uri"]), lineage.costs.output_conn_id)
 
 
 async def _image_url(store: Store, name: str) -> str:

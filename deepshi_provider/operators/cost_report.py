@@ -19,15 +19,15 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet, cost_text
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, InvalidRequest, TasksFailed
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
-from deepshi_provider.hooks.directories import STORES, default_output_uri
+from deepshi_provider.hooks.directories import STORES, shared_store
 from deepshi_provider.hooks.jobs import prices_of, window_states
 from deepshi_provider.hooks.purchases import purchase_sheets
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.run_costs import RunEntry, read_entries
 from deepshi_provider.journal.sheets import read_sheet
-from deepshi_provider.operators.final import final
-from deepshi_provider.operators.lifecycle import ImageTask, owner_of
-from deepshi_provider.operators.rendered import amount, connection_id, directory
+from deepshi_provider.operators.final import final_errors
+from deepshi_provider.operators.lifecycle import ImageTask, output_store, owner_of
+from deepshi_provider.operators.rendered import amount
 from deepshi_provider.reports.page import as_html
 from deepshi_provider.reports.thumbnails import thumbnails
 from deepshi_provider.reports.totals import CostReport, InstanceCosts, as_csv, make_report
@@ -98,12 +98,8 @@ class DeepshiCostReportOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the cost sheets, write the report, then check the limits."""
-        try:
+        with final_errors():
             return self._execute(context)
-        except DeepshiError as err:
-            if err.retryable:
-                raise
-            raise final(err) from err
 
     def _execute(self, context: Context) -> dict[str, Any]:
         maximum = amount("max_cost_usd", self.max_cost_usd)
@@ -112,7 +108,7 @@ class DeepshiCostReportOperator(BaseOperator):
         task_ids = self._wanted(context)
         hook = DeepshiHook(self.deepshi_conn_id)
         settings = run_here(hook.asettings())
-        store = self._store(settings, owner)
+        store = output_store(self, settings, owner, "report")
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
         if settings.output_uri is not None:  # the run's entries include hooks' purchases of all tries
@@ -162,17 +158,6 @@ class DeepshiCostReportOperator(BaseOperator):
         if missing := [str(task_id) for task_id in named if task_id not in dag.task_dict]:
             raise InvalidRequest(f"task_ids: this DAG has no task {', '.join(missing)}")
         return list(dict.fromkeys(named))
-
-    def _store(self, settings: Settings, owner: Owner) -> Store:
-        conn_id = connection_id("output_conn_id", self.output_conn_id, settings.output_conn_id)
-        if not is_blank(self.output_uri):
-            return STORES.at(directory("output_uri", self.output_uri), conn_id)
-        if settings.output_uri is None:
-            raise InvalidRequest(
-                "No output directory for the report: set output_uri on the operator, or in the extra of connection "
-                f"{self.deepshi_conn_id!r}"
-            )
-        return STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
 
     def _judge(self, report: CostReport, uri: str) -> None:
         cost = report.cost_usd or Decimal(0)
@@ -259,9 +244,8 @@ async def _from_records(sheet: CostSheet, settings: Settings) -> InstanceCosts:
 
 
 async def _entries(owner: Owner, settings: Settings) -> list[RunEntry]:
-    if settings.output_uri is None:
-        return []
-    return await read_entries(STORES.at(settings.output_uri, settings.output_conn_id), owner.run_key)
+    store = shared_store(settings)
+    return await read_entries(store, owner.run_key) if store else []
 
 
 async def _budgets(hook: DeepshiHook) -> list[WindowState]:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -18,6 +20,17 @@ def final(error: DeepshiError) -> DeepshiError:
     made = _final_class(type(error).__name__)(error.message)
     made.__dict__.update(error.__dict__)
     return made
+
+
+@contextlib.contextmanager
+def final_errors() -> Iterator[None]:
+    """Raise errors that a retry cannot fix as ones that Airflow does not retry."""
+    try:
+        yield
+    except DeepshiError as err:
+        if err.retryable:
+            raise
+        raise final(err) from err
 
 
 @functools.cache

@@ -6,8 +6,9 @@ saves a third of the operators' import time whenever a DAG is parsed.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -21,12 +22,13 @@ from deepshi_provider.batch.manifest import ManifestFormat
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
-from deepshi_provider.hooks.directories import STORES
+from deepshi_provider.hooks.directories import STORES, shared_store
 from deepshi_provider.jobs.fallbacks import checked_fallbacks, choices
 from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import IMAGE, Owner
-from deepshi_provider.operators.lifecycle import ImageTask, owner_of
+from deepshi_provider.operators.lifecycle import ImageTask, Place, owner_of
 from deepshi_provider.operators.rendered import (
     amount,
     flag,
@@ -45,29 +47,16 @@ Checked = TypeVar("Checked", Job, BatchJob)
 
 
 class BatchLimits(NamedTuple):
-    """Limits and options of a batch, as the user gave them."""
+    """Limits and options of a batch, as the user gave them; by default those for the plan of a single request."""
 
-    max_concurrency: int
-    max_cost_usd: Any
-    on_error: Literal["fail", "partial"]
-    max_failed: Any
-    manifest_format: ManifestFormat
-    manifest_prompts: bool
-    plan_only: Any
-    start_over_budget: Any
-
-
-#: For the plan of a single request.
-JUST_A_PLAN = BatchLimits(
-    max_concurrency=1,
-    max_cost_usd=None,
-    on_error="fail",
-    max_failed=None,
-    manifest_format="jsonl",
-    manifest_prompts=True,
-    plan_only=True,
-    start_over_budget=False,
-)
+    max_concurrency: int = 1
+    max_cost_usd: Any = None
+    on_error: Literal["fail", "partial"] = "fail"
+    max_failed: Any = None
+    manifest_format: ManifestFormat = "jsonl"
+    manifest_prompts: bool = True
+    plan_only: Any = True
+    start_over_budget: Any = False
 
 
 def run_single_task(task: ImageTask, context: Context, make_request: Callable[[], GenerateRequest]) -> dict[str, Any]:
@@ -78,7 +67,7 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
     from deepshi_provider.hooks.jobs import run_job
 
     owner = owner_of(context)
-    output_uri, output_conn_id = _place(task, context, owner)
+    place = _place(task, context, owner)
     try:
         request = make_request()
         stream = request.n == 1 if task.stream is None else task.stream
@@ -87,21 +76,15 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
             operation="edit" if isinstance(request, EditRequest) else "generate",
             fields=request.model_dump(exclude_none=True) | {"stream": stream},
             deadline=time.time() + seconds("generation_timeout", task.generation_timeout),
-            **_common_fields(task, owner, output_uri, output_conn_id),
+            **_common_fields(task, owner, place),
         )
         choices(request, job.fallbacks, job.stream)
-        task.begin(context, owner, (output_uri, output_conn_id), job.operation)
+        task.begin(context, owner, place, job.operation)
         if task.deferrable:
             task.defer_job(job, job.deadline)
     except DeepshiError as err:
-        task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
-    known: list[CostSheet] = []
-    try:
-        outcome = task.await_here(run_job(job, hook=task.hook, interrupted=known.append))
-    except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error: there is no time to ask the store
-        task.push_costs(context, *(known or [task.costs_so_far(owner, (output_uri, output_conn_id))]))
-        raise
-    return task.finish(context, outcome)
+        task.fail(context, err, costs=task.costs_so_far(owner, place))
+    return _run_here(task, context, owner, place, functools.partial(run_job, job, hook=task.hook))
 
 
 def run_batch_task(
@@ -117,24 +100,38 @@ def run_batch_task(
     from deepshi_provider.hooks.batch_jobs import run_batch_job
 
     owner = owner_of(context)
-    output_uri, output_conn_id = _place(task, context, owner)
+    place = _place(task, context, owner)
     # Before the rows are read, which may take minutes: Airflow has deleted the XComs of the last try.
-    task.begin(context, owner, (output_uri, output_conn_id), "batch")
+    task.begin(context, owner, place, "batch")
     with RowTable() as rows:
         try:
-            fill(rows, output_conn_id)
-            job = _batch_job(task, limits, len(rows), owner, output_uri, output_conn_id)
+            fill(rows, place[1])
+            job = _batch_job(task, limits, len(rows), owner, place)
             if task.deferrable:
                 run_here(store_rows(job, rows, STORES))
                 task.defer_job(job, None)
         except DeepshiError as err:
-            task.fail(context, err, costs=task.costs_so_far(owner, (output_uri, output_conn_id)))
-        known: list[CostSheet] = []
-        try:
-            outcome = task.await_here(run_batch_job(job, rows, hook=task.hook, interrupted=known.append))
-        except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error: there is no time to ask the store
-            task.push_costs(context, *(known or [task.costs_so_far(owner, (output_uri, output_conn_id))]))
-            raise
+            task.fail(context, err, costs=task.costs_so_far(owner, place))
+        return _run_here(task, context, owner, place, functools.partial(run_batch_job, job, rows, hook=task.hook))
+
+
+def _run_here(
+    task: ImageTask,
+    context: Context,
+    owner: Owner,
+    place: Place,
+    run: Callable[..., Coroutine[Any, Any, ImageOutcome | BatchOutcome]],
+) -> dict[str, Any]:
+    """Run a job in this process; return its result or raise its error.
+
+    :param run: calls its argument ``interrupted`` with the known costs if it is cancelled or fails unexpectedly.
+    """
+    known: list[CostSheet] = []
+    try:
+        outcome = task.await_here(run(interrupted=known.append))
+    except (Exception, AirflowTaskTimeout):  # killed, or an unexpected error: there is no time to ask the store
+        task.push_costs(context, *(known or [task.costs_so_far(owner, place)]))
+        raise
     return task.finish(context, outcome)
 
 
@@ -147,11 +144,10 @@ def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[
     from deepshi_provider.batch.row_table import RowTable
     from deepshi_provider.hooks.batch_jobs import run_batch_job
 
-    output_uri, output_conn_id = task.place(owner)
+    place = task.place(owner)
     with RowTable() as rows:
-        fill(rows, output_conn_id)
-        asked = limits._replace(plan_only=True)
-        job = _batch_job(task, asked, len(rows), owner, output_uri, output_conn_id)
+        fill(rows, place[1])
+        job = _batch_job(task, limits._replace(plan_only=True), len(rows), owner, place)
         outcome = run_here(run_batch_job(job, rows, hook=task.hook))
     if outcome.error or outcome.plan is None:
         raise DeepshiError.from_data(outcome.error or {"message": "The plan could not be made"})
@@ -167,9 +163,7 @@ def fill_with(make_request: Callable[[], GenerateRequest]) -> Callable[[RowTable
     return fill
 
 
-def _batch_job(
-    task: ImageTask, limits: BatchLimits, rows: int, owner: Owner, output_uri: str, output_conn_id: str | None
-) -> BatchJob:
+def _batch_job(task: ImageTask, limits: BatchLimits, rows: int, owner: Owner, place: Place) -> BatchJob:
     job = _checked(
         BatchJob,
         rows=rows,
@@ -182,20 +176,20 @@ def _batch_job(
         max_failed=number_or_share("max_failed", limits.max_failed),
         manifest_format=limits.manifest_format,
         manifest_prompts=limits.manifest_prompts,
-        **_common_fields(task, owner, output_uri, output_conn_id),
+        **_common_fields(task, owner, place),
     )
     choices(EditRequest(model="any", prompt="any", images=["any"]), job.fallbacks, job.stream)
     return job
 
 
-def _place(task: ImageTask, context: Context, owner: Owner) -> tuple[str, str | None]:
+def _place(task: ImageTask, context: Context, owner: Owner) -> Place:
     try:
         return task.place(owner)
     except DeepshiError as err:
         task.fail(context, err, costs=task.costs_so_far(owner))
 
 
-def _common_fields(task: ImageTask, owner: Owner, output_uri: str, output_conn_id: str | None) -> dict[str, Any]:
+def _common_fields(task: ImageTask, owner: Owner, place: Place) -> dict[str, Any]:
     if task.stream is not None and not isinstance(task.stream, bool):
         raise InvalidRequest(f"Nothing was sent: stream: True, False or None is needed, got {str(task.stream)[:40]!r}")
     settings = task.settings
@@ -206,13 +200,13 @@ def _common_fields(task: ImageTask, owner: Owner, output_uri: str, output_conn_i
             "Nothing was sent: max_run_cost_usd needs an output_uri in the extra of connection "
             f"{task.deepshi_conn_id!r}, in which the tasks of a run share their spending"
         )
-    runs = STORES.at(settings.output_uri, settings.output_conn_id) if settings.output_uri else None
+    runs = shared_store(settings)
     return {
         "owner": owner,
         "key": label("key", task.key),
         "metadata": label("metadata", task.metadata),
-        "output_uri": output_uri,
-        "output_conn_id": output_conn_id,
+        "output_uri": place[0],
+        "output_conn_id": place[1],
         "is_shared": not is_blank(task.output_uri),
         "deepshi_conn_id": task.deepshi_conn_id,
         "reuse": task.reuse,

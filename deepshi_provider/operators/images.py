@@ -17,7 +17,6 @@ from deepshi_provider.jobs.job import MismatchMode, PreflightMode
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.operators.flows import (
-    JUST_A_PLAN,
     BatchLimits,
     fill_with,
     plan_of,
@@ -107,80 +106,13 @@ class DeepshiGenerateImageOperator(ImageTask):
     }
     ui_color = "#f3e8ff"
 
-    def __init__(
-        self,
-        *,
-        prompt: str,
-        model: str | None = GenerateRequest.default_model,
-        n: int | str = 1,
-        width: int | str | None = None,
-        height: int | str | None = None,
-        aspect_ratio: str | None = None,
-        resolution: str | None = None,
-        image_size: str | None = None,
-        quality: str | None = None,
-        output_format: str | None = None,
-        seed: int | str | None = None,
-        extra_params: dict[str, Any] | str | None = None,
-        key: Any = None,
-        metadata: Any = None,
-        output_uri: str | None = None,
-        output_conn_id: str | None = None,
-        deepshi_conn_id: str = DeepshiHook.default_conn_name,
-        reuse: bool = True,
-        max_resends: int = 1,
-        max_run_cost_usd: float | str | None = None,
-        budget_group: str | None = None,
-        on_budget_warning: Callbacks = None,
-        preflight: PreflightMode = "error",
-        on_mismatch: MismatchMode = "warn",
-        fallbacks: list[dict[str, Any]] | str | None = None,
-        fallback_on_refusal: bool = False,
-        generation_timeout: float = 600,
-        stream: bool | None = None,
-        deferrable: bool = DEFERRABLE,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            prompt=prompt,
-            model=model,
-            n=n,
-            width=width,
-            height=height,
-            aspect_ratio=aspect_ratio,
-            resolution=resolution,
-            image_size=image_size,
-            quality=quality,
-            output_format=output_format,
-            seed=seed,
-            extra_params=extra_params,
-            key=key,
-            metadata=metadata,
-            output_uri=output_uri,
-            output_conn_id=output_conn_id,
-            deepshi_conn_id=deepshi_conn_id,
-            reuse=reuse,
-            max_resends=max_resends,
-            max_run_cost_usd=max_run_cost_usd,
-            budget_group=budget_group,
-            on_budget_warning=on_budget_warning,
-            preflight=preflight,
-            on_mismatch=on_mismatch,
-            fallbacks=fallbacks,
-            fallback_on_refusal=fallback_on_refusal,
-            generation_timeout=generation_timeout,
-            stream=stream,
-            deferrable=deferrable,
-            **kwargs,
-        )
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the request in this process, or defer it to the triggerer."""
         return run_single_task(self, context, self._request)
 
     def plan(self, owner: Owner) -> Plan:
         """Return what the task would buy."""
-        return plan_of(self, owner, JUST_A_PLAN, fill_with(self._request))
+        return plan_of(self, owner, BatchLimits(), fill_with(self._request))
 
     def _request(self) -> GenerateRequest:
         return build(GenerateRequest, self.request_fields())
@@ -451,13 +383,13 @@ class DeepshiGenerateImagesOperator(ImageTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the rows in this process, or defer to the triggerer; all rows are checked before anything is paid for."""
-        return run_batch_task(self, context, self.bounds(), self._fill)
+        return run_batch_task(self, context, self.limits(), self._fill)
 
     def plan(self, owner: Owner) -> Plan:
         """Return what the batch would buy."""
-        return plan_of(self, owner, self.bounds(), self._fill)
+        return plan_of(self, owner, self.limits(), self._fill)
 
-    def bounds(self) -> BatchLimits:
+    def limits(self) -> BatchLimits:
         """Return the batch's limits and options."""
         return BatchLimits(
             max_concurrency=self.max_concurrency,

@@ -48,6 +48,8 @@ DEFERRAL_MARGIN = 600
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 Result = TypeVar("Result")
+#: URI of an output directory, and the connection id of its store.
+Place = tuple[str, str | None]
 
 
 class ImageTask(BaseOperator):
@@ -75,7 +77,7 @@ class ImageTask(BaseOperator):
     def __init__(
         self,
         *,
-        prompt: str | None = None,
+        prompt: str | None,
         model: str | None = GenerateRequest.default_model,
         n: int | str = 1,
         width: int | str | None = None,
@@ -174,7 +176,7 @@ class ImageTask(BaseOperator):
             self._hook = DeepshiHook(self.deepshi_conn_id)
         return self._hook
 
-    def place(self, owner: Owner) -> tuple[str, str | None]:
+    def place(self, owner: Owner) -> Place:
         """Return the output directory's URI and the connection id of its store.
 
         :raises InvalidRequest: neither the operator nor the connection has an ``output_uri``.
@@ -182,19 +184,9 @@ class ImageTask(BaseOperator):
         self._hook = None  # a new try begins, and this operator may be a copy of one that has run
         return run_here(self._place(owner))
 
-    async def _place(self, owner: Owner) -> tuple[str, str | None]:
+    async def _place(self, owner: Owner) -> Place:
         settings = self.settings = await self.hook.asettings()
-        conn_id = connection_id("output_conn_id", self.output_conn_id, settings.output_conn_id)
-        if not is_blank(self.output_uri):
-            # Made absolute here, since a triggerer may run in another working directory.
-            store = STORES.at(directory("output_uri", self.output_uri), conn_id)
-        elif settings.output_uri is not None:
-            store = STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
-        else:
-            raise InvalidRequest(
-                "No output directory for the images: set output_uri on the operator, or in the extra of connection "
-                f"{self.deepshi_conn_id!r}"
-            )
+        store = output_store(self, settings, owner, "images")
         await store.check()
         return store.uri, store.conn_id
 
@@ -365,7 +357,7 @@ class ImageTask(BaseOperator):
             raise error
         raise final(error) from error
 
-    def begin(self, context: Context, owner: Owner, place: tuple[str, str | None], operation: Operation) -> None:
+    def begin(self, context: Context, owner: Owner, place: Place, operation: Operation) -> None:
         """Push the costs of earlier tries before anything is sent, since this process may be killed.
 
         :param place: the output directory's URI and its connection id.
@@ -393,7 +385,7 @@ class ImageTask(BaseOperator):
         group = None if is_blank(self.budget_group) else str(self.budget_group).strip()[:LONGEST_GROUP]
         return costs.model_copy(update={"budget_group": group})
 
-    def costs_so_far(self, owner: Owner, place: tuple[str, str | None] | None = None) -> CostSheet:
+    def costs_so_far(self, owner: Owner, place: Place | None = None) -> CostSheet:
         """Return the cost sheet of a task that ends without an outcome.
 
         :param place: the output directory's URI and its connection id, if already looked up.
@@ -406,10 +398,7 @@ class ImageTask(BaseOperator):
             cost = Decimal(0) if owner.try_number == 1 else None
             return make_sheet(owner, self.operation, "", None, ended=True, cost_usd=cost)
 
-    async def _sheet(
-        self, owner: Owner, operation: Operation, place: tuple[str, str | None], *, ended: bool
-    ) -> CostSheet:
-
+    async def _sheet(self, owner: Owner, operation: Operation, place: Place, *, ended: bool) -> CostSheet:
         store = STORES.at(*place)
         return await known_sheet(store, owner, operation, ended=ended, prices=await self._prices(store))
 
@@ -436,6 +425,26 @@ def _advice(kind: type[ImageTask], given: Iterable[str]) -> str:
     unknown = [name for name in given if name not in ours]
     meant = "".join(did_you_mean(name, ours) for name in unknown)
     return f".{meant} Put fields of the model that the API does not document into extra_params" if unknown else ""
+
+
+def output_store(task: Any, settings: Settings, owner: Owner, what: str) -> Store:
+    """Return the store of an operator's output directory.
+
+    :param task: the operator, with ``output_uri``, ``output_conn_id`` and ``deepshi_conn_id``.
+    :param settings: settings of its connection.
+    :param what: what is stored there, for the message.
+    :raises InvalidRequest: neither the operator nor the connection has an ``output_uri``.
+    """
+    conn_id = connection_id("output_conn_id", task.output_conn_id, settings.output_conn_id)
+    if not is_blank(task.output_uri):
+        # Made absolute here, since a triggerer may run in another working directory.
+        return STORES.at(directory("output_uri", task.output_uri), conn_id)
+    if settings.output_uri is None:
+        raise InvalidRequest(
+            f"No output directory for the {what}: set output_uri on the operator, or in the extra of connection "
+            f"{task.deepshi_conn_id!r}"
+        )
+    return STORES.at(default_output_uri(settings.output_uri, owner), conn_id)
 
 
 def owner_of(context: Context) -> Owner:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlencode
 
@@ -13,11 +12,10 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
 )
 
-from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.candidates import Found
-from deepshi_provider.operators.final import final
+from deepshi_provider.operators.final import final_errors
 from deepshi_provider.operators.outlets import add_asset_events
 from deepshi_provider.operators.rendered import connection_id
 from deepshi_provider.reports.review import XCOM_KEY, Review, as_markdown, label
@@ -89,7 +87,7 @@ class DeepshiReviewOperator(ApprovalOperator):
         if not found.candidates:
             raise AirflowSkipException("There are no images to review")
         self._set_options(len(found.candidates))
-        with _final_errors():
+        with final_errors():
             review = Review(images=found.as_stored(), output_conn_id=conn_id)
         self.body = "\n\n".join(filter(None, [self.body, self._shown(context, found, review)]))
         context["ti"].xcom_push(key=XCOM_KEY, value=review.as_xcom())
@@ -123,14 +121,14 @@ class DeepshiReviewOperator(ApprovalOperator):
 
     def _found(self) -> tuple[str | None, Found]:
         """Return the connection id of the images' store, and the images."""
-        with _final_errors():
+        with final_errors():
             conn_id = connection_id("output_conn_id", self.output_conn_id, None)
             if conn_id is None:
                 conn_id = run_here(DeepshiHook(self.deepshi_conn_id).asettings()).output_conn_id
             return conn_id, Found(self.images, conn_id)
 
     def _check_unchanged(self, found: Found, seen: Review, chosen: Sequence[int]) -> None:
-        with _final_errors():
+        with final_errors():
             if found.is_as_seen(seen.images, chosen):
                 return
         raise AirflowException(
@@ -203,14 +201,3 @@ class DeepshiReviewOperator(ApprovalOperator):
             "responded_at": event["responded_at"].isoformat(),
             "params_input": event["params_input"] or {},
         }
-
-
-@contextmanager
-def _final_errors() -> Iterator[None]:
-    """Raise errors that a retry cannot mend as ones that Airflow does not retry."""
-    try:
-        yield
-    except DeepshiError as err:
-        if err.retryable:
-            raise
-        raise final(err) from err
