@@ -110,7 +110,7 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], *, n
     )
 
 
-def error_from_document(document: Any, *, request_id: str | None = None) -> DeepshiError | None:
+def error_from_document(document: Any) -> DeepshiError | None:
     """Return the exception for an error document in a 2xx answer or a stream; ``None`` if it is not an error."""
     if not isinstance(document, Mapping):
         return None
@@ -123,9 +123,9 @@ def error_from_document(document: Any, *, request_id: str | None = None) -> Deep
     paid: Charged | None = "yes" if cost else None
     if status is None or (status >= 500 and status not in _BY_STATUS):
         message = _sentence("The server reported an error after it had accepted the request", reason)
-        return ServerFailed(message, code=code, request_id=request_id, charged=paid or "unknown", cost_usd=cost)
+        return ServerFailed(message, code=code, charged=paid or "unknown", cost_usd=cost)
     kind, advice = _meaning(status, code)
-    return kind(_sentence(advice, reason), code=code, request_id=request_id, charged=paid, cost_usd=cost)
+    return kind(_sentence(advice, reason), code=code, charged=paid, cost_usd=cost)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

@@ -23,6 +23,7 @@ from deepshi_provider import __version__
 from deepshi_provider.api.received import Received
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.client import metrics
+from deepshi_provider.client.settings import PORTS
 from deepshi_provider.exceptions import DeepshiError
 
 trace: Any
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 #: The convention's operation for both generating and editing images.
 _OPERATION = "generate_content"
-
 
 #: Attributes of the task that sends the requests.
 _task: ContextVar[Mapping[str, str | int]] = ContextVar("task")
@@ -105,7 +105,7 @@ class Observed:
             "gen_ai.request.model": request.model,
             "gen_ai.output.type": "image",
             "server.address": url.hostname,
-            "server.port": url.port or {"http": 80, "https": 443}.get(url.scheme),
+            "server.port": url.port or PORTS.get(url.scheme),
             "deepshi.operation": request.operation,
             "gen_ai.request.choice.count": request.n if request.n > 1 else None,
             "gen_ai.request.seed": request.seed,

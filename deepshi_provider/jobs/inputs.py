@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 
 from deepshi_provider.api.media import media_type
 from deepshi_provider.api.spool import Spool
-from deepshi_provider.api.texts import missing_support, shown_uri
+from deepshi_provider.api.texts import shown_uri
 from deepshi_provider.client.inputs import InputImage, InputImages
-from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
+from deepshi_provider.exceptions import InvalidRequest, StorageFailed
 from deepshi_provider.store.locations import locate
-from deepshi_provider.store.stores import Stores
+from deepshi_provider.store.stores import Stores, image_errors
 
 _CHUNK = 1024 * 1024
 
@@ -50,7 +50,7 @@ def _copy(uri: str, conn_id: str | None, spool: Spool, stores: Stores) -> bytes:
     if uri[:5].lower() == "data:" and "," in uri:
         raise InvalidRequest(f"The input image {shown_uri(uri)} is a data URI; store the image and pass its URI")
     head = b""
-    with _errors(uri), stores.open(locate(uri), conn_id) as file:
+    with image_errors(uri, "input image"), stores.open(locate(uri), conn_id) as file:
         while not spool.problem and (chunk := file.read(_CHUNK)):
             head = head or chunk[:12]
             spool.write(chunk)
@@ -60,17 +60,3 @@ def _copy(uri: str, conn_id: str | None, spool: Spool, stores: Stores) -> bytes:
     if spool.problem:
         raise InvalidRequest(f"The input image {shown_uri(uri)} cannot be sent: {spool.problem}")
     return head
-
-
-@contextmanager
-def _errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError) as err:
-        raise InvalidRequest(f"The input image {shown_uri(uri)} does not exist") from err
-    except InvalidConnection as err:
-        raise InvalidConnection(f"The input image {shown_uri(uri)} cannot be opened: {err.message}") from err
-    except Exception as err:  # each object store raises its own errors
-        if hint := missing_support(uri, err):
-            raise InvalidConnection(f"The input image {shown_uri(uri)}: {hint}") from err
-        raise StorageFailed(f"The input image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err

@@ -20,8 +20,7 @@ from pydantic import ValidationError
 
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.exceptions import DeepshiError
-from deepshi_provider.journal.entries import Owner
-from deepshi_provider.journal.hour_sums import short_hash
+from deepshi_provider.journal.entries import Owner, short_hash
 from deepshi_provider.journal.spending import Limit
 from deepshi_provider.store.store import CreatedLate, Store
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
@@ -18,14 +19,12 @@ from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.journal.entries import Attempt, Owner, Record
-from deepshi_provider.journal.journal import Journal
+from deepshi_provider.journal.journal import AT_ONCE, Journal
 from deepshi_provider.journal.snapshot import Records, Snapshot
 from deepshi_provider.store.store import STATE, Store, in_thread
 
 INDEX_NAME = f"{STATE}/index.jsonl"
 
-#: Number of objects read concurrently.
-_AT_ONCE = 64
 #: Seconds for which a listing of the whole directory counts as recent.
 _FRESH = 10.0
 #: Seconds that listing the whole directory may take; if it takes longer, names are listed one by one.
@@ -70,9 +69,7 @@ class DirectoryJournal(Journal):
         await self._store.scan(self._records.take_sizes, "")
         with contextlib.suppress(StorageFailed):  # a cache; it may be missing, or another batch may be writing it
             await self._store.process(INDEX_NAME, self._load_index)
-        missing = (a for a in self._snapshot.records() if a.record not in self._records)
-        while some := await in_thread(lambda: list(islice(missing, _AT_ONCE))):
-            await asyncio.gather(*map(self.record_of, some))
+        await self._read_records(a for a in self._snapshot.records() if a.record not in self._records)
 
     async def recent(self, name: str) -> list[Attempt] | None:
         """Return the attempts under a name as of a few seconds ago; ``None`` if the caller should list the name itself.
@@ -105,9 +102,7 @@ class DirectoryJournal(Journal):
         """
         try:
             await self._read_claims(self._snapshot.unsettled())
-            missing = (a for a in self._snapshot.records(owner.task_key) if not self._knows(a))
-            while some := await in_thread(lambda: list(islice(missing, _AT_ONCE))):
-                await asyncio.gather(*map(self.record_of, some))
+            await self._read_records(a for a in self._snapshot.records(owner.task_key) if not self._knows(a))
             return await in_thread(self._known_tally, owner)
         except sqlite3.Error as err:  # the disk for temporary files is full
             raise StorageFailed(f"The records of {self._store.uri} could not be added up: {err}") from err
@@ -115,6 +110,10 @@ class DirectoryJournal(Journal):
     def prices(self) -> dict[str, PriceRange]:
         """Return the price range of each price class, from the records that were read."""
         return self._records.prices()
+
+    async def _read_records(self, attempts: Iterator[Attempt]) -> None:
+        while some := await in_thread(lambda: list(islice(attempts, AT_ONCE))):
+            await asyncio.gather(*map(self.record_of, some))
 
     def _load_index(self, file: BinaryIO) -> None:
         self._records.load(file, self._snapshot.__contains__)

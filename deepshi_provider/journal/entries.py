@@ -53,12 +53,12 @@ class Owner(BaseModel):
     @property
     def task_key(self) -> str:
         """Key of the task instance, the same for all its tries; short and safe in paths."""
-        return _digest(self.dag_id, self.run_id, self.task_id, str(self.map_index))
+        return short_hash("\x00".join([self.dag_id, self.run_id, self.task_id, str(self.map_index)]))
 
     @property
     def run_key(self) -> str:
         """Key of the DAG run, short and safe in paths."""
-        return _digest(self.dag_id, self.run_id)
+        return short_hash(f"{self.dag_id}\x00{self.run_id}")
 
     @property
     def attributes(self) -> dict[str, str | int]:
@@ -276,5 +276,6 @@ def path_part(text: str) -> str:
     return f"{safe[:_LONGEST_PART]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
+def short_hash(text: str) -> str:
+    """Return 16 hex digits for a text with any characters, for the name of an object."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

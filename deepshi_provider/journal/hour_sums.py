@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -51,11 +50,6 @@ def entry_name(hour: str, key: str, try_number: int, process: str, spent: Spendi
     """
     sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
     return f"{hour}.{key}.{try_number}.{process}.{sums}.{group}.json"
-
-
-def short_hash(text: str) -> str:
-    """Return 16 hex digits for a name, which may have any characters."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def parts_of(today: date, last: str) -> list[str]:

@@ -49,7 +49,7 @@ from deepshi_provider.store.store import SETTLING, STATE, CreatedLate, Store
 log = logging.getLogger(__name__)
 
 #: Number of objects read concurrently.
-_AT_ONCE = 64
+AT_ONCE = 64
 
 
 class Purchase(NamedTuple):
@@ -354,7 +354,7 @@ class Journal:
     async def _read_claims(self, attempts: Iterator[Attempt]) -> None:
         """Read the claims of attempts with unknown outcome; an unreadable claim may be of any task."""
         unread = (a for a in attempts if a.claim not in self._claims)
-        while some := list(islice(unread, _AT_ONCE)):
+        while some := list(islice(unread, AT_ONCE)):
             found = await asyncio.gather(*(self._store.read(f"{STATE}/{attempt.claim}") for attempt in some))
             for attempt, data in zip(some, found, strict=True):
                 if data is not None:  # otherwise it was deleted, so the attempt was free

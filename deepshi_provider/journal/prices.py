@@ -11,7 +11,6 @@ A price that cannot be read is not the same as no price: a task with a limit mus
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import time
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deepshi_provider.costs.money import Usd, is_known
 from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
+from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.journal import recorded_prices
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.run_costs import in_time
@@ -206,10 +206,10 @@ class Prices:
 
     @property
     def _folder(self) -> str:
-        return f"{PRICES}/{_short(self._account)}"
+        return f"{PRICES}/{short_hash(self._account)}"
 
     def _name(self, price_class: str) -> str:
-        return f"{self._folder}/{_short(price_class)}.json"
+        return f"{self._folder}/{short_hash(price_class)}.json"
 
 
 def _with(old: Price | None, price_class: str, cost_usd: Decimal) -> Price | None:
@@ -228,7 +228,3 @@ def _price(data: bytes | None) -> Price | None:
         return None if data is None else Price.model_validate_json(data)
     except ValidationError:  # being written, or of another version: as if there were none
         return None
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

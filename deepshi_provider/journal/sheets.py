@@ -48,9 +48,7 @@ def known_tally(journal: Journal, owner: Owner, prices: Prices) -> Tally:
     """Return the costs and possible costs of a task instance that this process knows."""
     tally = journal.known_tally(owner)
     tally.is_partial |= not journal.is_listed and owner.try_number > 1
-    for price_class in tally.unpriced():
-        if (price := prices.cached(price_class)) is not None:
-            tally.learn(price_class, price)
+    _use_cached_prices(tally, prices)
     return tally
 
 
@@ -74,9 +72,7 @@ def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> Nam
     if all(map(is_known, costs)) and not unsettled(journal.attempts(name)):
         return NameCosts(paid=len(costs), lost=0, cost_usd=total(costs), may_have_cost_usd=Decimal(0))
     tally = journal.known_tally_of(owner, name)
-    for price_class in tally.unpriced():
-        if (price := prices.cached(price_class)) is not None:
-            tally.learn(price_class, price)
+    _use_cached_prices(tally, prices)
     sums = tally.sums()
     return NameCosts(
         paid=len(costs),
@@ -89,7 +85,13 @@ def name_costs(journal: Journal, owner: Owner, name: str, prices: Prices) -> Nam
 async def use_known_prices(tally: Tally, prices: Prices) -> None:
     """Pass the known prices to a tally, for its requests of unreported cost. Never raises."""
     for price_class in tally.unpriced():
-        if (price := await prices.known(price_class)) is not None:
+        await prices.known(price_class)
+    _use_cached_prices(tally, prices)
+
+
+def _use_cached_prices(tally: Tally, prices: Prices) -> None:
+    for price_class in tally.unpriced():
+        if (price := prices.cached(price_class)) is not None:
             tally.learn(price_class, price)
 
 

@@ -27,6 +27,7 @@ from deepshi_provider.client.budgets import Budgets
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.budget_warnings import BudgetWarnings
+from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.hour_sums import (
     ALL,
     Sums,
@@ -35,7 +36,6 @@ from deepshi_provider.journal.hour_sums import (
     entry_name,
     parsed,
     parts_of,
-    short_hash,
     together,
 )
 from deepshi_provider.journal.lease import TIMES

@@ -7,11 +7,9 @@ import hashlib
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from deepshi_provider.api.texts import missing_support, shown_uri
-from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.store.locations import locate
 from deepshi_provider.store.store import in_thread
-from deepshi_provider.store.stores import Stores
+from deepshi_provider.store.stores import Stores, image_errors
 
 #: Number of objects read concurrently.
 _AT_ONCE = 4
@@ -45,14 +43,5 @@ async def stored_hashes(uris: Iterable[str], conn_id: str | None, stores: Stores
 
 
 def _stored_hash(uri: str, conn_id: str | None, stores: Stores) -> str:
-    try:
-        with stores.open(locate(uri), conn_id) as file:
-            return sha256_of(file)
-    except DeepshiError:
-        raise
-    except (FileNotFoundError, IsADirectoryError) as err:
-        raise InvalidRequest(f"The image {shown_uri(uri)} does not exist") from err
-    except Exception as err:  # each object store raises its own errors
-        if hint := missing_support(uri, err):
-            raise InvalidConnection(f"The image {shown_uri(uri)}: {hint}") from err
-        raise StorageFailed(f"The image {shown_uri(uri)} cannot be read: {type(err).__name__}: {err}") from err
+    with image_errors(uri, "image"), stores.open(locate(uri), conn_id) as file:
+        return sha256_of(file)

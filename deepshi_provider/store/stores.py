@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from deepshi_provider.api.texts import missing_support, shown_uri
+from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.store.local import LocalDirectory
 from deepshi_provider.store.locations import Location, split
 from deepshi_provider.store.remote import remote_directory
@@ -46,3 +50,25 @@ class Stores(NamedTuple):
         fs, path = self.open_remote(location, location.conn_id or conn_id)
         directory = remote_directory(location.protocol, fs, path.rpartition("/")[0])
         return directory.open(path.rpartition("/")[2])
+
+
+@contextlib.contextmanager
+def image_errors(uri: str, what: str) -> Iterator[None]:
+    """Convert the errors of reading an image with :meth:`Stores.open`.
+
+    :param what: names the image in messages.
+    :raises InvalidRequest: the image does not exist.
+    :raises InvalidConnection: the connection of its store is not defined.
+    :raises StorageFailed: the image cannot be read.
+    """
+    image = f"The {what} {shown_uri(uri)}"
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as err:
+        raise InvalidRequest(f"{image} does not exist") from err
+    except InvalidConnection as err:
+        raise InvalidConnection(f"{image} cannot be opened: {err.message}") from err
+    except Exception as err:  # each object store raises its own errors
+        if hint := missing_support(uri, err):
+            raise InvalidConnection(f"{image}: {hint}") from err
+        raise StorageFailed(f"{image} cannot be read: {type(err).__name__}: {err}") from err

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of
+from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of, json_of
 
 #: Errors of invalid sheets, which are counted but not added up.
 UNREADABLE = (msgspec.DecodeError, TypeError)
@@ -59,8 +59,7 @@ def decode(text: str) -> Sheet:
 
     :raises: one of :data:`UNREADABLE`.
     """
-    # An XCom that is set through the REST API is JSON inside a JSON string.
-    return _DECODER.decode(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+    return _DECODER.decode(json_of(text))
 
 
 @dataclass(slots=True)

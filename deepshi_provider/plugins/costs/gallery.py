@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
 from deepshi_provider.plugins.costs.reviews import Decisions
-from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, newest_rows, utc
+from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, json_of, newest_rows, utc
 
 #: DAG id, run id, task id, map index.
 Task = tuple[str, str, str, int]
@@ -42,8 +42,7 @@ class Picture(NamedTuple):
 def read_sheet(text: str) -> CostSheet | None:
     """Return the sheet in an XCom's text, or ``None`` if it is not one."""
     try:
-        # An XCom that is set through the REST API is JSON inside a JSON string.
-        return CostSheet.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+        return CostSheet.model_validate_json(json_of(text))
     except (ValidationError, msgspec.DecodeError):
         return None
 

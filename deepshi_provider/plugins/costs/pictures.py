@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -114,7 +115,7 @@ def read_record(sheet: CostSheet, number: int) -> Record | None:
 
 
 def _record_bytes(sheet: CostSheet, pattern: str) -> bytes | None:
-    try:
+    with _errors("record"):
         directory = _path(f"{sheet.output_uri.rstrip('/')}/{STATE}", sheet.output_conn_id)
         directory.fs.invalidate_cache(directory.path)
         found = directory.fs.glob(f"{directory.path}/{pattern}")
@@ -122,8 +123,20 @@ def _record_bytes(sheet: CostSheet, pattern: str) -> bytes | None:
             return None
         with directory.fs.open(found[-1], "rb") as file:
             return bytes(file.read(_MOST_RECORD_BYTES))
-    except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"The store of the record cannot be read ({type(err).__name__})") from err
+
+
+@contextlib.contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Convert the errors of the object store.
+
+    :param what: what is read from it, for the message.
+    """
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise PictureMissingError(f"The {what} is no longer in its store") from err
+    except Exception as err:  # each object store raises its own errors
+        raise PictureMissingError(f"The store of the {what} cannot be read ({type(err).__name__})") from err
 
 
 def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
@@ -131,14 +144,10 @@ def _path(uri: str, conn_id: str | None) -> ObjectStoragePath:
 
 
 def _opened(uri: str, conn_id: str | None) -> BinaryIO:
-    try:
+    with _errors("image"):
         path = _path(uri, conn_id)
         path.fs.invalidate_cache(path.path.rpartition("/")[0])  # a cached length would cut off an image that has grown
         return cast("BinaryIO", path.fs.open(path.path, "rb"))
-    except FileNotFoundError as err:
-        raise PictureMissingError("The image is no longer in its store") from err
-    except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
 
 
 def _unchanged(file: BinaryIO, sha256: str) -> BinaryIO:
@@ -160,10 +169,8 @@ def _unchanged(file: BinaryIO, sha256: str) -> BinaryIO:
 
 
 def _copy(file: BinaryIO, copy: BinaryIO) -> None:
-    try:
+    with _errors("image"):
         shutil.copyfileobj(file, copy, _PIECE)
-    except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err
     copy.seek(0)
 
 
@@ -179,13 +186,9 @@ def _check(uri: str, output_uri: str) -> None:
 
 def _look(file: BinaryIO) -> tuple[int, bytes]:
     """Return size and first bytes."""
-    try:
+    with _errors("image"):
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(12)
         file.seek(0)
         return size, head
-    except FileNotFoundError as err:
-        raise PictureMissingError("The image is no longer in its store") from err
-    except Exception as err:  # every object store raises errors of its own kind
-        raise PictureMissingError(f"The store of the image cannot be read ({type(err).__name__})") from err

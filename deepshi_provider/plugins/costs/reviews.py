@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.plugins.costs.pictures import KnownImage
-from deepshi_provider.plugins.costs.sheets import Scope, last_rows, utc
+from deepshi_provider.plugins.costs.sheets import Scope, json_of, last_rows, utc
 from deepshi_provider.reports.review import XCOM_KEY, Review
 
 #: Maximum number of reviews that are read to find decisions.
@@ -41,7 +41,7 @@ class Decisions:
 def read_review(text: str) -> Review | None:
     """Return the review in an XCom's text, or ``None`` if it is not one."""
     try:
-        return Review.model_validate_json(msgspec.json.decode(text, type=str) if text.startswith('"') else text)
+        return Review.model_validate_json(json_of(text))
     except (ValidationError, msgspec.DecodeError):
         return None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import DateTime, Select, Text, cast, func, or_, select, true, type_coerce
 from sqlalchemy.orm import Session
 
@@ -121,9 +122,9 @@ _COLUMNS = (
 )
 
 
-def sheet_rows(session: Session, scope: Scope, limit: int = MOST_SHEETS + 1) -> Iterator[SheetRow]:
+def sheet_rows(session: Session, scope: Scope) -> Iterator[SheetRow]:
     """Yield the sheets of a scope in arbitrary order; memory does not grow with their number."""
-    query = scope.narrow(*_COLUMNS).limit(limit).execution_options(yield_per=_ROWS_AT_ONCE)
+    query = scope.narrow(*_COLUMNS).limit(MOST_SHEETS + 1).execution_options(yield_per=_ROWS_AT_ONCE)
     # Without the session, whose objects would take as much time as the database.
     yield from typing.cast("Iterator[SheetRow]", session.connection().execute(query))
 
@@ -170,6 +171,14 @@ def one_row(
     scope = Scope(dag_ids=dag_ids, start=date.min, end=date.min, run=(dag_id, run_id), key=key)
     query = scope.narrow(*_COLUMNS).where(_XCOM.task_id == task_id, _XCOM.map_index == map_index)
     return typing.cast("SheetRow | None", session.connection().execute(query).first())
+
+
+def json_of(text: str) -> str:
+    """Return the JSON in an XCom's text: an XCom that is set through the REST API is JSON inside a JSON string.
+
+    :raises msgspec.DecodeError: the text is not JSON.
+    """
+    return msgspec.json.decode(text, type=str) if text.startswith('"') else text
 
 
 def utc(timestamp: datetime) -> datetime:
