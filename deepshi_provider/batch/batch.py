@@ -137,7 +137,7 @@ class Batch:
     def _stored(self, row: Row, request: GenerateRequest) -> Purchase | None:
         """Return the record of a row's stored images, if the listings alone prove that they are there."""
         purchase = self._bought(row, request)
-        if purchase is None or not (self._job.reuse or purchase.record.owner == self._job.owner):
+        if purchase is None or not self._job.may_use(purchase.record):
             return None
         return purchase if self._journal.images_were_in_place(purchase.record) else None
 

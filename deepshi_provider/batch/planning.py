@@ -10,12 +10,12 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.batch.row_table import Row
 from deepshi_provider.exceptions import DeepshiError, PreflightFailed, StorageFailed
 from deepshi_provider.jobs.context import JobContext
-from deepshi_provider.jobs.fallbacks import MODEL_NOT_FOUND, Choice, choices
+from deepshi_provider.jobs.fallbacks import MODEL_NOT_FOUND, Choice, choices, exposed
 from deepshi_provider.jobs.inputs import read_inputs
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.plan import Plan, make_plan
 from deepshi_provider.journal.directory import DirectoryJournal
-from deepshi_provider.journal.entries import Attempt, since_purchase
+from deepshi_provider.journal.entries import Attempt
 
 
 class Planner:
@@ -51,8 +51,8 @@ class Planner:
         if await self._is_stored(row, attempts, found):
             self._counts["stored"] += 1
             return
-        exposed = [a for choice in found if choice.fingerprint for a in since_purchase(attempts, choice.fingerprint)]
-        choice = None if len(exposed) > self._job.max_resends else await self._sent(found)
+        is_exhausted = len(exposed(found, attempts)) > self._job.max_resends
+        choice = None if is_exhausted else await self._sent(found)
         if choice is None:
             self._counts["refused"] += 1
             return
@@ -88,8 +88,7 @@ class Planner:
     async def _is_stored(self, row: Row, attempts: list[Attempt], found: Sequence[Choice]) -> bool:
         for choice in found:
             async for purchase in self._journal.purchases(attempts, choice.fingerprint):
-                is_wanted = self._job.reuse or purchase.record.owner == self._job.owner
-                if is_wanted and await self._journal.is_intact(row.name, purchase, attempts):
+                if self._job.may_use(purchase.record) and await self._journal.is_intact(row.name, purchase, attempts):
                     return True
         return False
 

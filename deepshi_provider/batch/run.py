@@ -29,7 +29,7 @@ from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.jobs.own_output import refuse_circles
 from deepshi_provider.journal.directory import DirectoryJournal
 from deepshi_provider.journal.lease import TIMES, Times
-from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet, sheet_warnings
+from deepshi_provider.journal.sheets import sheet_warnings
 from deepshi_provider.store.store import PATIENCE, in_thread
 from deepshi_provider.store.stores import Stores
 
@@ -113,17 +113,16 @@ async def _run(
                     await batch.run()
         if not job.plan_only:
             await _write_down(job, context, journal, rows, batch.error)
-        tally = await latest_tally(journal, job.owner, context.account.prices)
+        tally = await context.latest_tally()
         if not job.plan_only:
             await context.account.recount(tally, await context.recent_tally())
-        costs = _sheet(job, batch, tally, manifest_uri=_manifest_uri(job, context))
+        costs = _sheet(context, batch, tally, manifest_uri=_manifest_uri(job, context))
         return _outcome(job, context, batch, costs)
     except DeepshiError as err:
         return _failure(job, context, batch, err)
     except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
         if interrupted is not None and journal.is_listed:  # else the costs of earlier tries are not known here
-            tally = known_tally(context.journal, job.owner, context.account.prices)
-            interrupted(_sheet(job, batch, tally, ended=False))
+            interrupted(_sheet(context, batch, context.known_tally(), ended=False))
         raise
 
 
@@ -140,20 +139,15 @@ async def _write_down(
         log.warning("The index was not written, so the next run reads the new records one by one: %s", err)
 
 
-def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = True, **more: Any) -> CostSheet:
+def _sheet(context: JobContext, batch: Batch | None, tally: Tally, *, ended: bool = True, **more: Any) -> CostSheet:
     for model, (count, saved) in (batch.results.reused if batch else {}).items():
         tally.reused(model, saved, count)
-    images = batch.results.images if batch else []
-    return make_sheet(
-        job.owner,
-        job.operation,
-        job.output_uri,
-        job.output_conn_id,
+    return context.sheet(
+        tally,
         ended=ended,
-        images=images,
+        images=batch.results.images if batch else [],
         plan=batch.plan.summary() if batch and batch.plan else None,
         warnings=sheet_warnings(batch.results.warnings if batch else []),
-        **tally.sums(),
         **more,
     )
 
@@ -161,9 +155,8 @@ def _sheet(job: BatchJob, batch: Batch | None, tally: Tally, *, ended: bool = Tr
 def _failure(job: BatchJob, context: JobContext, batch: Batch | None, err: DeepshiError) -> BatchOutcome:
     """Return the outcome of a batch that did not start, or whose manifest could not be stored."""
     if batch is None:
-        labels = job.labels()
-        return BatchOutcome(status="failed", **labels, rows=job.rows, error=err.as_data(), retry=err.retryable)
-    costs = _sheet(job, batch, known_tally(context.journal, job.owner, context.account.prices))
+        return job.failed(err)
+    costs = _sheet(context, batch, context.known_tally())
     batch.error = batch.error or err
     return _outcome(job, context, batch, costs)
 

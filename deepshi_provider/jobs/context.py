@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepshi_provider.client.client import Client
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.preflight import Preflight
@@ -14,6 +15,7 @@ from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import TIMES, Lease, Times, Watch
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.journal.sheets import known_tally, latest_tally, make_sheet
 from deepshi_provider.journal.turn import Turn
 from deepshi_provider.journal.window_costs import WindowCosts
 from deepshi_provider.store.store import Store, in_thread
@@ -65,6 +67,23 @@ class JobContext(NamedTuple):
         """
         since = self.account.counts_since
         return None if since is None else await in_thread(self.journal.known_tally, self.job.owner, since)
+
+    async def latest_tally(self) -> Tally:
+        """Return the task's costs over all its tries; if the store fails, those that this process knows."""
+        return await latest_tally(self.journal, self.job.owner, self.account.prices)
+
+    def known_tally(self) -> Tally:
+        """Return the task's costs that this process knows."""
+        return known_tally(self.journal, self.job.owner, self.account.prices)
+
+    def sheet(self, tally: Tally, *, ended: bool = True, **more: Any) -> CostSheet:
+        """Return the task's cost sheet.
+
+        :param more: other fields of the sheet.
+        """
+        job = self.job
+        sums = tally.sums()
+        return make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=ended, **sums, **more)
 
     @classmethod
     def of(

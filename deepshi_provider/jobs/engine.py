@@ -26,7 +26,7 @@ from deepshi_provider.costs.money import paid
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import DeepshiError, OutcomeUnknown, ResendsExhausted, StorageFailed, TimedOut
 from deepshi_provider.jobs.context import JobContext
-from deepshi_provider.jobs.fallbacks import Choice, choices, may_fall_back
+from deepshi_provider.jobs.fallbacks import Choice, choices, exposed, may_fall_back
 from deepshi_provider.jobs.inputs import read_inputs
 from deepshi_provider.jobs.own_output import refuse_own_output
 from deepshi_provider.jobs.publisher import Publisher, described
@@ -107,11 +107,7 @@ class Engine:
     @property
     def exposed(self) -> list[Attempt]:
         """The attempts of all choices that cost money, or may have, each since its last stored images."""
-        return self._exposed_in(self._journal.attempts(self._name))
-
-    def _exposed_in(self, attempts: list[Attempt]) -> list[Attempt]:
-        fingerprints = dict.fromkeys(choice.fingerprint for choice in self._choices if choice.fingerprint)
-        return [attempt for fingerprint in fingerprints for attempt in since_purchase(attempts, fingerprint)]
+        return exposed(self._choices, self._journal.attempts(self._name))
 
     async def run(self) -> Purchase:
         """Return the record of the stored images, bought now or earlier.
@@ -167,7 +163,7 @@ class Engine:
             if stored := await self._look_back(attempts):
                 return stored
             seen: dict[str, bytes | None] = {}
-            if await self._is_under_way_elsewhere(self._exposed_in(attempts), seen):
+            if await self._is_under_way_elsewhere(exposed(self._choices, attempts), seen):
                 continue
             if seen and not await self._is_still_lost(attempts, seen):
                 continue
@@ -182,7 +178,7 @@ class Engine:
         """Buy the images; return ``None`` if the attempts have changed and must be listed again."""
         in_doubt = (at for at, c in enumerate(self._choices) if since_purchase(attempts, c.fingerprint))
         self._at = next(in_doubt, self._at)
-        self._has_fallback = self._at + 1 < len(self._choices) and not self._exposed_in(attempts)
+        self._has_fallback = self._at + 1 < len(self._choices) and not exposed(self._choices, attempts)
         unknown = self._check_max_resends(since_purchase(attempts, self.fingerprint))
         await self._prepare(unknown)
         turn = self._context.turn
@@ -276,18 +272,12 @@ class Engine:
     async def _stored(self, attempts: list[Attempt]) -> Purchase | None:
         for at, choice in enumerate(self._choices):
             async for purchase in self._journal.purchases(attempts, choice.fingerprint):
-                if await self._is_wanted(purchase, attempts):
+                if self._job.may_use(purchase.record) and await self._journal.is_intact(self._name, purchase, attempts):
                     self._at = at
                     if purchase.record.owner != self._job.owner:
                         metrics.reused(choice.request, len(purchase.record.images))
                     return purchase
         return None
-
-    async def _is_wanted(self, purchase: Purchase, attempts: list[Attempt]) -> bool:
-        """Return whether to use stored images: always if they are of this same try, which may run twice."""
-        if not self._job.reuse and purchase.record.owner != self._job.owner:
-            return False
-        return await self._journal.is_intact(self._name, purchase, attempts)
 
     def _remaining(self) -> float:
         return max(0.0, self._deadline - time.time())

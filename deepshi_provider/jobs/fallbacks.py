@@ -18,6 +18,7 @@ from deepshi_provider.exceptions import (
     RateLimited,
     ServerFailed,
 )
+from deepshi_provider.journal.entries import Attempt, since_purchase
 
 #: Error code for a model that the key may not use; preflight uses it too.
 MODEL_NOT_FOUND = "model_not_found"
@@ -87,6 +88,12 @@ def choices(request: GenerateRequest, fallbacks: Sequence[Mapping[str, Any]], st
         made = made.model_copy(update={"stream": made.n == 1 if stream is None else stream})
         found.append(Choice(request=made, where=where))
     return found
+
+
+def exposed(found: Iterable[Choice], attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts of all choices that cost money, or may have, each since its last stored images."""
+    fingerprints = dict.fromkeys(choice.fingerprint for choice in found if choice.fingerprint)
+    return [attempt for fingerprint in fingerprints for attempt in since_purchase(attempts, fingerprint)]
 
 
 def may_fall_back(error: DeepshiError, *, on_refusal: bool) -> bool:

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
 from deepshi_provider.costs.money import Usd
-from deepshi_provider.journal.entries import Owner
+from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome, failure
+from deepshi_provider.journal.entries import Owner, Record
 from deepshi_provider.store.store import STATE
 
 #: Seconds by which two clocks may differ without a warning.
@@ -65,6 +67,10 @@ class Terms(BaseModel):
     def labels(self) -> dict[str, Any]:
         """Return the fields that distinguish this task's result from those of other mapped tasks."""
         return {"map_index": self.owner.map_index, "key": self.key, "metadata": self.metadata}
+
+    def may_use(self, record: Record) -> bool:
+        """Return whether the job may use stored images: always if they are of this same try, which may run twice."""
+        return self.reuse or record.owner == self.owner
 
     @property
     def keeps_prompts(self) -> bool:
@@ -127,6 +133,10 @@ class Job(Terms):
         """Return the deadline of a request that starts now, in unix seconds: the job's own."""
         return self.deadline
 
+    def failed(self, err: DeepshiError) -> ImageOutcome:
+        """Return the outcome if the job could not start."""
+        return ImageOutcome(operation=self.operation, **self.labels(), **failure(err))
+
     @property
     def request(self) -> GenerateRequest:
         """The request, validated again."""
@@ -174,6 +184,10 @@ class BatchJob(Terms):
     def deadline_from(self, now: float) -> float:
         """Return the deadline of a request that starts now, in unix seconds: each row has its own."""
         return now + self.generation_timeout
+
+    def failed(self, err: DeepshiError) -> BatchOutcome:
+        """Return the outcome if the job could not start."""
+        return BatchOutcome(rows=self.rows, **self.labels(), **failure(err))
 
     @property
     def rows_name(self) -> str:

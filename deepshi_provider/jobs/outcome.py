@@ -13,6 +13,7 @@ from deepshi_provider.api.texts import storable
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number, plain
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Purchased
 
@@ -130,6 +131,11 @@ class BatchOutcome(Outcome):
         counts = self.model_dump(include={"rows", "created", "reused", "failed", "skipped", "unknown_outcomes"})
         where = {"cost_usd": as_number(self.task_cost_usd), "manifest_uri": self.manifest_uri}
         return storable({**counts, **where, "warnings": self.warnings, **self.labels()})
+
+
+def failure(err: DeepshiError) -> dict[str, Any]:
+    """Return the fields of the outcome of a job that failed before anything was sent."""
+    return {"status": "failed", "error": err.as_data(), "retry": err.retryable}
 
 
 def outcome_of(event: object) -> ImageOutcome | BatchOutcome:

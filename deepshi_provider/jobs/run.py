@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -33,9 +33,6 @@ from deepshi_provider.journal.entries import IMAGE, Record, unsettled
 from deepshi_provider.journal.journal import Journal, Purchase
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.sheets import (
-    known_tally,
-    latest_tally,
-    make_sheet,
     sheet_images,
     sheet_sources,
     sheet_warnings,
@@ -77,8 +74,7 @@ async def run_single(
                 return await _outcome_of(job, context, engine)
         except (asyncio.CancelledError, Exception):  # cancelled, or an unexpected error such as a full disk
             if interrupted is not None:
-                tally = known_tally(context.journal, job.owner, context.account.prices)
-                interrupted(_sheet(job, **tally.sums()))
+                interrupted(context.sheet(context.known_tally()))
             raise
 
 
@@ -169,16 +165,14 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         log.info("Nothing was sent: reused %s", record.images[0].uri)
         for warning in warnings:
             log.warning("%s", warning)
-    tally = await latest_tally(context.journal, job.owner, context.account.prices)
+    tally = await context.latest_tally()
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     uri = store.uri_of(job.manifest_name)
     prompt = engine.request.prompt if context.keeps_prompts else None
     images = sheet_images(purchase, prompt, reused=not record.owner.is_same_task(job.owner))
     sources = sheet_sources(engine.request.images) if isinstance(engine.request, EditRequest) else []
-    costs = _sheet(
-        job, **tally.sums(), images=images, sources=sources, manifest_uri=uri, warnings=sheet_warnings(warnings)
-    )
+    costs = context.sheet(tally, images=images, sources=sources, manifest_uri=uri, warnings=sheet_warnings(warnings))
     this_try = {"cost_usd": Decimal(0), "sends": 0} if reused else {}
     error = _mismatch(differences, record, reused=reused) if differences and job.on_mismatch == "fail" else None
     outcome = ImageOutcome(
@@ -220,7 +214,7 @@ def _mismatch(differences: list[str], record: Record, *, reused: bool) -> Result
 
 async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiError) -> ImageOutcome:
     """Return the outcome of a failed job, with its error. Does not raise."""
-    tally = await latest_tally(context.journal, job.owner, context.account.prices)
+    tally = await context.latest_tally()
     exposed = len(engine.exposed)
     message = _with_clock(_with_advice(err, job, context, engine), err, job)
     return ImageOutcome(
@@ -232,15 +226,11 @@ async def _failure(job: Job, context: JobContext, engine: Engine, err: DeepshiEr
         sends=err.sends,
         unknown_outcomes=len(unsettled(engine.exposed)),
         manifest_uri=context.store.uri_of(job.manifest_name),
-        costs=_sheet(job, **tally.sums()),
+        costs=context.sheet(tally),
         budget_warnings=context.account.warnings,
         error={**err.as_data(), "message": message},
         retry=engine.may_help_to_retry(err) and exposed <= job.max_resends,
     )
-
-
-def _sheet(job: Job, **more: Any) -> CostSheet:
-    return make_sheet(job.owner, job.operation, job.output_uri, job.output_conn_id, ended=True, **more)
 
 
 def _with_clock(message: str, err: DeepshiError, job: Job) -> str:

@@ -14,6 +14,7 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job
 from deepshi_provider.hooks.metrics import use_airflow_metrics
 from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.outcome import ImageOutcome, Outcome, failure
 from deepshi_provider.jobs.run import load_job
 
 
@@ -58,29 +59,21 @@ class DeepshiImagesTrigger(BaseTrigger):
         try:
             job = await load_job(self.job_uri, self.storage_conn_id, STORES)
         except DeepshiError as err:
-            event = _failure(err, None)
+            outcome: Outcome = ImageOutcome(**failure(err))
         else:
-            event = await self._event_of(job)
+            outcome = await self._outcome_of(job)
+        event = outcome.as_event(self.storage_conn_id)
         event |= {"job_uri": self.job_uri, "job_conn_id": self.storage_conn_id}
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
         yield TriggerEvent(storable(event))  # type: ignore[no-untyped-call] # likewise
 
-    async def _event_of(self, job: Job | BatchJob) -> dict[str, Any]:
+    async def _outcome_of(self, job: Job | BatchJob) -> Outcome:
         try:
-            ended = await run_batch_job(job) if isinstance(job, BatchJob) else await run_job(job)
+            return await run_batch_job(job) if isinstance(job, BatchJob) else await run_job(job)
         except DeepshiError as err:  # before anything was sent: the connection or the job is invalid
-            return _failure(err, job)
+            return job.failed(err)
         except Exception as err:  # from a library, or a full disk: without an event, the costs would not be reported
             self.log.exception("The job failed unexpectedly")
             message = f"Unexpected error ({type(err).__name__}: {str(err)[:200]})"
-            error = OutcomeUnknown(f"{message}; what was sent may have been paid for")
-            return _failure(error, job)
-        return ended.as_event(self.storage_conn_id)
-
-
-def _failure(error: DeepshiError, job: Job | BatchJob | None) -> dict[str, Any]:
-    """Return the event of a job that failed without an outcome."""
-    kind = {"kind": "batch", "rows": job.rows} if isinstance(job, BatchJob) else {"kind": "single"}
-    labels = job.labels() if job else {}
-    return {**kind, **labels, "status": "failed", "error": error.as_data(), "retry": error.retryable}
+            return job.failed(OutcomeUnknown(f"{message}; what was sent may have been paid for"))
