@@ -17,6 +17,7 @@ class Order:
     """One accepted request.
 
     :param seed: the client's seed, or a random one as in the API.
+    :param look: number that changes what is painted: the client's seed, or 0, so that tests paint the same.
     :param input_images: number of input images of an edit; 0 for a generation.
     :param source: the first input image, scaled down.
     """
@@ -28,6 +29,7 @@ class Order:
     quality: str
     n: int
     seed: int
+    look: int
     stream: bool
     as_url: bool
     input_images: int = 0
@@ -64,6 +66,7 @@ def check_order(fields: Fields, *, input_images: int | None) -> Order:
         quality=quality or DEFAULT_QUALITY,
         n=fields.integer("n", 1, model.max_n, model.id) or 1,
         seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+        look=seed or 0,
         stream=fields.flag("stream"),
         as_url=response_format == "url",
         input_images=input_images or 0,

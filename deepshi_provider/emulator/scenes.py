@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .subjects import WHITE, Place, draw_subject, subject_of
+from .subjects import SHADE, SUBJECT, WHITE, Place, draw_subject, subject_of
+
+Hsv = tuple[float, float, float]
 
 #: Hue (0 to 1), saturation and value of colour words in prompts; the first one in a prompt counts.
-_COLOURS: dict[str, tuple[float, float, float]] = {
+_COLOURS: dict[str, Hsv] = {
     "red": (0.0, 0.80, 0.85),
     "orange": (0.08, 0.85, 0.95),
     "brown": (0.07, 0.55, 0.55),
+    "wooden": (0.08, 0.55, 0.62),
+    "wood": (0.08, 0.55, 0.62),
+    "oak": (0.09, 0.50, 0.70),
+    "walnut": (0.07, 0.55, 0.45),
     "beige": (0.10, 0.25, 0.90),
     "gold": (0.13, 0.75, 0.90),
     "golden": (0.13, 0.75, 0.90),
@@ -38,6 +44,7 @@ _COLOURS: dict[str, tuple[float, float, float]] = {
 }
 _DARK = frozenset({"night", "midnight", "dark", "moon", "moonlight", "stars", "evening"})
 _WARM = frozenset({"sunset", "sunrise", "dusk", "dawn", "autumn", "desert", "candlelight"})
+_STUDIO = frozenset({"studio", "background", "backdrop", "packshot"})
 
 #: Positions in the palette after white, the subject and its shade: the light in the sky, hills, then sky and water.
 LIGHT, HILLS = 3, 4
@@ -56,25 +63,34 @@ class Scene:
     """The look of a scene.
 
     :param is_dark: whether it is night, with stars.
+    :param backdrop: colour behind a subject in a studio; ``None`` for a landscape.
+    :param is_coloured: whether the prompt names the subject's colour.
     :param thing: the subject in the middle.
     """
 
     hue: float
-    subject: tuple[float, float, float]
+    subject: Hsv
+    backdrop: Hsv | None
+    is_coloured: bool
     is_dark: bool
     is_warm: bool
     thing: str
     seed: int
 
 
-def scene_of(prompt: str) -> Scene:
-    """Return the scene of a prompt; equal prompts have equal scenes."""
-    digest = hashlib.sha256(prompt.encode(errors="replace")).digest()
+def scene_of(prompt: str, look: tuple[int, int] = (0, 0)) -> Scene:
+    """Return the scene of a prompt; equal prompts and looks have equal scenes."""
+    text = prompt if look == (0, 0) else f"{prompt} {look}"
+    digest = hashlib.sha256(text.encode(errors="replace")).digest()
     words = re.findall(r"[a-z]+", prompt.lower())
-    named = [_COLOURS[word] for word in words if word in _COLOURS]
+    behind = {number for number in range(len(words) - 1) if words[number + 1] == "background"}
+    plain = [_COLOURS[words[number]] for number in sorted(behind) if words[number] in _COLOURS]
+    named = [_COLOURS[word] for number, word in enumerate(words) if word in _COLOURS and number not in behind]
     return Scene(
         hue=digest[0] / 255,
         subject=named[0] if named else (digest[1] / 255, 0.60, 0.85),
+        backdrop=None if _STUDIO.isdisjoint(words) else next(iter(plain), (digest[9] / 255, 0.12, 0.96)),
+        is_coloured=bool(named),
         is_dark=not _DARK.isdisjoint(words),
         is_warm=not _WARM.isdisjoint(words),
         thing=subject_of(words, digest[8]),
@@ -87,14 +103,17 @@ def palette(scene: Scene) -> list[int]:
     hue, saturation, value = scene.subject
     sky = 0.05 + 0.05 * scene.hue if scene.is_warm else 0.52 + 0.14 * scene.hue
     top, horizon = ((sky, 0.75, 0.16), (sky, 0.55, 0.42)) if scene.is_dark else ((sky, 0.50, 0.80), (sky, 0.14, 0.98))
-    land = 0.70 if scene.is_dark else 0.30 + 0.30 * scene.hue
+    land, green = 0.70 if scene.is_dark else 0.30 + 0.30 * scene.hue, 0.28
     dim = 0.45 if scene.is_dark else 1.0
+    if scene.backdrop:
+        land, green, bright = scene.backdrop
+        top, horizon = (land, green, 0.84 * bright * dim), (land, 0.6 * green, bright * dim)
     colours = [
         (255, 255, 255),
         _rgb(hue, saturation, value * (0.85 if scene.is_dark else 1.0)),
         _rgb(hue, min(1.0, saturation + 0.1), value * 0.6),
         _rgb(0.14, 0.20 if scene.is_dark else 0.35, 1.0),
-        *(_rgb(land, 0.28 + 0.08 * k, (0.72 - 0.16 * k) * dim) for k in range(_HILL_COUNT)),
+        *(_rgb(land, green + 0.08 * k, (0.72 - 0.16 * k) * dim) for k in range(_HILL_COUNT)),
         *_gradient(top, horizon),
         *_gradient((sky, 0.45, horizon[2] * 0.92), (sky, 0.75, top[2] * 0.55)),
     ]
@@ -105,6 +124,9 @@ def draw_scene(image: Image.Image, scene: Scene) -> None:
     """Draw into an image of mode ``P`` with the scene's :func:`palette`: sky, light, hills, water and a subject."""
     draw = ImageDraw.Draw(image)
     chance = random.Random(scene.seed)  # noqa: S311 -- the same scene each time
+    if scene.backdrop:
+        _draw_studio(draw, chance, image.size, scene.thing)
+        return
     width, height = image.size
     horizon = int(height * chance.uniform(0.55, 0.66))
     _bands(draw, width, 0, horizon, SKY)
@@ -125,6 +147,31 @@ def draw_scene(image: Image.Image, scene: Scene) -> None:
     size = min(width, height) * chance.uniform(0.32, 0.42)
     foot = horizon + (height - horizon) * 0.5
     draw_subject(scene.thing, Place(draw, width * chance.uniform(0.35, 0.65), foot, size))
+
+
+def draw_table(image: Image.Image, scene: Scene, top: float) -> None:
+    """Draw a table over the lower part of an image of mode ``P``, in the colour that the prompt names.
+
+    :param top: share of the height above it.
+    """
+    width, height = image.size
+    draw = ImageDraw.Draw(image)
+    edge = int(height * top)
+    front, ledge = (SHADE, SUBJECT) if scene.is_coloured else (HILLS + 2, HILLS + 1)
+    draw.rectangle((0, edge, width, height), fill=front)
+    draw.rectangle((0, edge, width, edge + max(1, height // 60)), fill=ledge)
+
+
+def _draw_studio(draw: ImageDraw.ImageDraw, chance: random.Random, size: tuple[int, int], thing: str) -> None:
+    """Draw the subject and its shadow before a backdrop that becomes the floor."""
+    width, height = size
+    floor = int(height * chance.uniform(0.60, 0.68))
+    _bands(draw, width, 0, floor, SKY)
+    _bands(draw, width, floor, height, SKY)
+    tall = min(width, height) * chance.uniform(0.40, 0.56)
+    x, foot = width * chance.uniform(0.36, 0.64), height * 0.74
+    draw.ellipse((x - tall * 0.6, foot - tall * 0.05, x + tall * 0.6, foot + tall * 0.07), fill=HILLS + 1)
+    draw_subject(thing, Place(draw, x, foot, tall))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Rgb:

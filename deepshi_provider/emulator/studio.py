@@ -92,6 +92,7 @@ def _make(order: Order, picture_bytes: int | None, with_previews: bool) -> Made:
 def _picture(order: Order, index: int, size: tuple[int, int], total: int | None) -> Picture:
     motif = Motif(
         prompt=order.prompt,
+        look=(order.look, index),
         caption=f"{order.model.id} {order.sizing}",
         width=size[0],
         height=size[1],

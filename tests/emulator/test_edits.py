@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.support.calls import EDITS, events, image_file, only_picture, part
+from tests.support.calls import EDITS, GENERATIONS, events, image_file, only_picture, part
 
 EDIT = {"model": "deepshi-image-1", "prompt": "make it blue", "width": "256", "height": "256"}
 
@@ -25,11 +25,32 @@ def test_edit_changes_the_light_of_its_input_image(client: httpx.Client, image_f
     assert answer.status_code == 200, answer.text
     with Image.open(io.BytesIO(only_picture(answer))) as image:
         assert image.size == (256, 256)
-        pixel = image.convert("RGB").getpixel((250, 250))
+        pixel = image.convert("RGB").getpixel((250, 20))
     assert isinstance(pixel, tuple)
     # The input is completely red; the edit changes its light, and it is still red.
     assert pixel[0] - max(pixel[1:]) > 50
     assert pixel[0] < 250
+
+
+def test_an_edit_covers_the_caption_of_its_source(client: httpx.Client) -> None:
+    drawn: dict[str, Any] = {"model": "deepshi-banana-pro", "width": 640, "height": 480}
+    boat = only_picture(client.post(GENERATIONS, json={**drawn, "prompt": "a red boat with a caption " * 9}))
+    for _ in range(2):  # also an edit of the edit
+        asked = {**EDIT, "width": "640", "height": "480"}
+        boat = only_picture(client.post(EDITS, data=asked, files=[("image", ("boat.png", boat, "image/png"))]))
+        with Image.open(io.BytesIO(boat)) as image:
+            lower = image.convert("RGB").crop((0, 400, 640, 480))
+        colours = lower.getcolors()
+        assert colours is not None, "no part of the source, which has many"
+        assert len(colours) <= 3, "the table, and the edit's own caption with its shadow"
+
+
+def test_images_of_one_edit_look_different(client: httpx.Client) -> None:
+    source = only_picture(client.post(GENERATIONS, json={"model": "deepshi-banana-pro", "prompt": "a blue shoe"}))
+    asked = {"model": "gpt-image-2", "prompt": "on a wooden table", "n": "4", "quality": "low"}
+    answer = client.post(EDITS, data=asked, files=[("image", ("shoe.png", source, "image/png"))]).json()
+    images = [Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))) for item in answer["data"]]
+    assert len({image.convert("RGB").resize((64, 64)).tobytes() for image in images}) == 4
 
 
 def test_journal_names_every_file_and_field(emulator: Emulator, client: httpx.Client) -> None:

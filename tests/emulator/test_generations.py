@@ -87,6 +87,30 @@ def test_equal_seeds_buy_equal_pictures_and_no_seed_buys_another(client: httpx.C
     assert len({bought(seed=7), bought(seed=8), bought(), bought()}) == 4
 
 
+def test_images_of_one_request_and_of_other_seeds_look_different(client: httpx.Client) -> None:
+    def looks(**fields: Any) -> list[bytes]:
+        asked = {"model": "gpt-image-2", "prompt": "a red boat", "quality": "low", **fields}
+        items = client.post(GENERATIONS, json=asked).json()["data"]
+        images = [Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))) for item in items]
+        return [image.convert("RGB").resize((64, 64)).tobytes() for image in images]
+
+    four = looks(n=4)
+    assert len(set(four)) == 4
+    assert looks(n=4) == four, "tests see the same images"
+    seeded = [only_picture(client.post(GENERATIONS, json={**BOAT, "seed": seed})) for seed in (1, 2)]
+    assert len({Image.open(io.BytesIO(image)).convert("RGB").tobytes() for image in seeded}) == 2
+
+
+def test_a_product_stands_before_its_backdrop(client: httpx.Client) -> None:
+    asked = {**BOAT, "prompt": "Studio photo of a red mug, white background", "width": 320, "height": 240}
+    with Image.open(io.BytesIO(only_picture(client.post(GENERATIONS, json=asked)))) as image:
+        corners = [image.convert("RGB").getpixel(place) for place in ((5, 5), (315, 5), (315, 200))]
+        middle = image.convert("RGB").getcolors(1_000)
+    assert all(isinstance(pixel, tuple) and min(pixel) > 190 for pixel in corners)
+    assert middle is not None
+    assert (217, 43, 43) in {colour for _, colour in middle}, "and not white, which is its background"
+
+
 def test_words_of_the_prompt_choose_what_is_drawn_and_its_colour(client: httpx.Client) -> None:
     def drawn(prompt: str) -> Image.Image:
         fields = {"model": "deepshi-banana-pro", "prompt": prompt, "width": 256, "height": 192, "seed": 7}
