@@ -144,6 +144,7 @@ class CostSheet(BaseModel):
     :param images: all images of a single request; the first :data:`MOST_IMAGES` of a batch, in the rows' order.
     :param warnings: the first :data:`MOST_WARNINGS` mismatches.
     :param plan: the summary of a batch's plan.
+    :param deepshi_conn_id: the connection that paid; ``None`` if several did.
     :param budget_group: the task's budget group.
     :param sources: the first :data:`MOST_SOURCES` input images of an edit.
     :param output_uri: directory of records and claims; empty if the task failed before it was known.
@@ -169,6 +170,7 @@ class CostSheet(BaseModel):
     models: list[ModelCosts] = []
     images: list[SheetImage] = []
     sources: list[str] = []
+    deepshi_conn_id: str | None = None
     budget_group: str | None = None
     warnings: list[str] = []
     plan: str | None = None

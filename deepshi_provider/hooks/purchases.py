@@ -82,6 +82,7 @@ async def record_purchase(
         purchase=HookPurchase(
             model=request.model,
             price_class=price_class(request),
+            deepshi_conn_id=settings.conn_id,
             images=images,
             cost_usd=cost_usd,
             cost_is_complete=cost_usd is None or is_known(cost_usd),
@@ -187,8 +188,10 @@ async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[C
         tally = _tally([purchase for _, purchase in same])
         await use_known_prices(tally, prices)
         newest = max((owner for owner, _ in same), key=lambda owner: owner.try_number)
+        conn_ids = {purchase.deepshi_conn_id for _, purchase in same}
+        conn_id = conn_ids.pop() if len(conn_ids) == 1 else None
         # No directory: a hook stores no images.
-        sheets.append(make_sheet(newest, "hook", "", None, ended=True, **tally.sums()))
+        sheets.append(make_sheet(newest, "hook", "", None, ended=True, deepshi_conn_id=conn_id, **tally.sums()))
     return sheets
 
 

@@ -45,6 +45,7 @@ class HookPurchase(BaseModel):
     """One request by a hook in a task that was or may have been paid for.
 
     :param price_class: see :func:`deepshi_provider.costs.price_class.price_class`.
+    :param deepshi_conn_id: the hook's connection.
     :param images: number of images received.
     :param cost_usd: ``None`` if unknown.
     :param cost_is_complete: whether ``cost_usd`` is the whole cost.
@@ -55,6 +56,7 @@ class HookPurchase(BaseModel):
 
     model: str
     price_class: str
+    deepshi_conn_id: str | None = None
     images: int
     cost_usd: Usd | None
     cost_is_complete: bool = True

@@ -366,7 +366,7 @@ class ImageTask(BaseOperator):
             costs = make_sheet(owner, operation, *place, ended=False)
         else:
             costs = run_here(self._sheet(owner, operation, place, ended=False))
-        context["ti"].xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
+        context["ti"].xcom_push(key=XCOM_KEY, value=self._labelled(costs).as_xcom())
 
     def push_costs(self, context: Context, costs: CostSheet, *, noticed: Sequence[WindowState] = ()) -> None:
         """Push the task's costs over all its tries, as a number and as a cost sheet; then warn of budgets.
@@ -377,13 +377,13 @@ class ImageTask(BaseOperator):
         self.operator_extra_links = links_of(type(self).operator_extra_links, self.lineage)
         ti = context["ti"]
         ti.xcom_push(key="cost_usd", value=as_number(costs.cost_usd))
-        ti.xcom_push(key=XCOM_KEY, value=self._with_group(costs).as_xcom())
+        ti.xcom_push(key=XCOM_KEY, value=self._labelled(costs).as_xcom())
         self.log.info("This task instance has cost %s so far", cost_text(costs))
         warn(self.on_budget_warning, context, self, noticed)
 
-    def _with_group(self, costs: CostSheet) -> CostSheet:
+    def _labelled(self, costs: CostSheet) -> CostSheet:
         group = None if is_blank(self.budget_group) else str(self.budget_group).strip()[:LONGEST_GROUP]
-        return costs.model_copy(update={"budget_group": group})
+        return costs.model_copy(update={"deepshi_conn_id": self.deepshi_conn_id, "budget_group": group})
 
     def costs_so_far(self, owner: Owner, place: Place | None = None) -> CostSheet:
         """Return the cost sheet of a task that ends without an outcome.

@@ -67,12 +67,25 @@ def test_purchases_are_the_tasks_cost_sheet_over_all_tries(
     price = Decimal(emulator.requests()[0]["cost_usd"])
     sheet = first.sheets[-1]
     assert (sheet.operation, sheet.cost_usd, sheet.unknown_outcomes) == ("hook", 2 * price, 1)
+    assert sheet.deepshi_conn_id == "deepshi_default"
     assert sheet.may_have_cost_usd == price
     assert sum(model.images for model in sheet.models) == 2
     buy(emulator, second)
     # Without an output_uri nothing of the first try is stored.
     assert second.sheets[-1].cost_usd == (3 if output_uri else 1) * price
     assert taken(emulator) == 4 * price
+
+
+def test_costs_of_two_connections_in_one_task_are_those_of_neither(
+    emulator: Emulator, entries: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_OTHER", emulator.connection_json(output_uri=entries.uri))
+    ti = TaskInstance(task_id="script")
+    with set_current_context(context_of(ti)):
+        for conn_id in ("deepshi_default", "deepshi_other"):
+            DeepshiHook(conn_id).generate(REQUEST).close()
+    assert [sheet.deepshi_conn_id for sheet in ti.sheets] == ["deepshi_default", None]
+    assert ti.sheets[-1].cost_usd == taken(emulator)
 
 
 def test_nothing_is_entered_outside_of_a_task_or_for_other_runs(emulator: Emulator, entries: Place) -> None:

@@ -120,7 +120,9 @@ def test_a_budget_group_is_a_template_and_has_its_own_limits(
     emulator: Emulator, place: Place, connect: Connect
 ) -> None:
     connect(budget_groups={"team-a": {"max_cost_usd_per_day": "0.05"}})
-    execute(picture(place, "a", budget_group="team-{{ params.team }}"), TaskInstance(task_id="a"), {"team": "a"})
+    ti = TaskInstance(task_id="a")
+    execute(picture(place, "a", budget_group="team-{{ params.team }}"), ti, {"team": "a"})
+    assert {(sheet.deepshi_conn_id, sheet.budget_group) for sheet in ti.sheets} == {("deepshi_default", "team-a")}
     with pytest.raises(AirflowFailException, match="max_cost_usd_per_day of budget group 'team-a'"):
         execute(picture(place, "b", budget_group="team-{{ params.team }}"), TaskInstance(task_id="b"), {"team": "a"})
     execute(picture(place, "c", budget_group="team-{{ params.team }}"), TaskInstance(task_id="c"), {"team": "b"})

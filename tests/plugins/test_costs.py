@@ -376,5 +376,33 @@ def test_the_month_has_the_budget_of_the_connections(site: Site) -> None:
     assert (month["budget_usd"], month["day_budget_usd"]) == ("250", None)
     assert Decimal(month["spent_usd"]) == sum(Decimal(day["cost_usd"]) for day in site.data()["days"][-today().day :])
     assert Decimal(month["forecast_usd"]) >= Decimal(month["spent_usd"])
-    assert site.get("/month", dag_id="pictures").json()["budget_usd"] is None
-    assert site.get("/month", "viewer").json()["budget_usd"] is None, "a part of the spending beside the whole budget"
+    assert [(found["connection"], found["limit_usd"]) for found in month["budgets"]] == [("deepshi_default", "250")]
+    assert month["budgets"][0]["spent_usd"] == month["spent_usd"]
+    assert site.get("/month", dag_id="pictures").json()["budgets"] == []
+    assert site.get("/month", "viewer").json()["budgets"] == [], "a part of the spending beside the whole budget"
+
+
+def test_each_connection_has_its_own_budget(strange: Site) -> None:
+    groups = json.dumps({"team-a": {"max_cost_usd_per_day": 2}})
+    extra = {"max_cost_usd_per_month": 3, "budget_time_zone": "Asia/Tokyo", "budget_groups": groups}
+    other = {"connection_id": "deepshi_other", "conn_type": "deepshi", "extra": json.dumps(extra)}
+    main = Decimal(strange.get("/month").json()["spent_usd"])
+    written = {**sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd="0.5"), "deepshi_conn_id": "deepshi_other"}
+    strange.write_sheet("one", written)
+    strange.write_sheet("two", {**written, "budget_group": "team-a"})
+    strange.airflow.request("POST", "/connections", json=other)
+    try:
+        month = strange.get("/month").json()
+        budgets = [(found["connection"], found["spent_usd"], found["limit_usd"]) for found in month["budgets"]]
+        assert budgets == [("deepshi_default", f"{main:f}", "250"), ("deepshi_other", "1.0", "3")]
+        assert (Decimal(month["spent_usd"]), month["budget_usd"]) == (main + 1, None), "and not 253"
+        month = strange.get("/month", conn_id="deepshi_other").json()
+        assert (month["spent_usd"], month["budget_usd"], month["budgets"][0]["zone"]) == ("1.0", "3", "Asia/Tokyo")
+        month = strange.get("/month", conn_id="deepshi_other", group="team-a").json()
+        assert (month["spent_usd"], month["budget_usd"], month["day_budget_usd"]) == ("0.5", None, "2")
+        assert strange.data()["choices"]["connections"] == ["deepshi_default", "deepshi_other"]
+        assert strange.data(conn_id="deepshi_other")["totals"]["cost_usd"] == "1.0"
+        assert {picture["task_id"] for picture in strange.pictures(conn_id="deepshi_other")} == {"one", "two"}
+        assert strange.get("/month", conn_id="not_deepshi").json()["budgets"] == []
+    finally:
+        strange.airflow.request("DELETE", "/connections/deepshi_other")

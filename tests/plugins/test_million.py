@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import psycopg2
 import pytest
 from sqlalchemy.dialects import postgresql
 
 from deepshi_provider.plugins.costs.access import DagRun, XComModel
 from deepshi_provider.plugins.costs.sheets import Scope
-from tests.plugins.site import PREFIX
-from tests.services.airflow_database import migrate
-from tests.services.airflow_settings import USERS, environment, write_passwords
+from tests.plugins.server import PageServer, api_server
 from tests.services.postgres import Postgres
-from tests.services.processes import Process, free_ports
-from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(3600)]
 
@@ -40,7 +32,8 @@ COST = Decimal("0.0135")
 SHEET = """
 jsonb_build_object(
   'version', 1, 'ended', true, 'operation', 'generate', 'dag_id', r.dag_id, 'run_id', r.run_id, 'task_id', 'draw',
-  'map_index', i, 'try_number', 1, 'key', null, 'metadata', null, 'cost_usd', '0.0135', 'untold', 0, 'saved_usd', '0',
+  'map_index', i, 'try_number', 1, 'deepshi_conn_id', 'deepshi_default',
+  'key', null, 'metadata', null, 'cost_usd', '0.0135', 'untold', 0, 'saved_usd', '0',
   'unknown_outcomes', 0, 'may_have_cost_usd', '0', 'warnings', '[]'::jsonb, 'sources', '[]'::jsonb,
   'models', jsonb_build_array(jsonb_build_object(
     'model', 'model-' || i % 3, 'cost_usd', '0.0135', 'untold', 0, 'images', 1, 'reused', 0, 'saved_usd', '0',
@@ -72,36 +65,22 @@ INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, ti
 """  # noqa: S608 -- of constants
 
 
-@dataclass
-class Million:
-    """The database, and an API server that uses it."""
-
-    address: str
-    home: Path
-    client: httpx.Client
-    server: psutil.Process
-
-    def plan(self, query: Any) -> str:
-        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
-        text = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-        with closing(psycopg2.connect(f"postgresql://{self.address}")) as database, database.cursor() as cursor:
-            cursor.execute(f"EXPLAIN {text}")
-            return "\n".join(row[0] for row in cursor.fetchall())
-
-    def memory(self) -> int:
-        return sum(p.memory_info().rss for p in [self.server, *self.server.children(recursive=True)])
-
-    def get(self, path: str, **query: Any) -> tuple[dict[str, Any], float]:
-        begun = time.monotonic()
-        found = self.client.get(f"{PREFIX}{path}", params=query).raise_for_status().json()
-        return found, time.monotonic() - begun
+def plan(server: PageServer, query: Any) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+    text = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    with closing(psycopg2.connect(server.url.replace("+psycopg2", ""))) as database, database.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {text}")
+        return "\n".join(row[0] for row in cursor.fetchall())
 
 
 @pytest.fixture(scope="module")
-def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Million]:
-    home = tmp_path_factory.mktemp("million")
-    write_passwords(home)
-    with Postgres() as postgres, api_server(postgres.address, home, is_new=True) as server:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("million")
+
+
+@pytest.fixture(scope="module")
+def million(home: Path) -> Iterator[PageServer]:
+    with Postgres() as postgres, api_server(f"postgresql+psycopg2://{postgres.address}", home, is_new=True) as server:
         with closing(psycopg2.connect(f"postgresql://{postgres.address}")) as database:
             database.autocommit = True
             with database.cursor() as cursor:
@@ -110,52 +89,24 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Million]:
         yield server
 
 
-@contextmanager
-def api_server(address: str, home: Path, *, is_new: bool = False) -> Iterator[Million]:
-    """Start an API server, and wait until it has counted the costs."""
-    (port,) = free_ports(1)
-    url = f"postgresql+psycopg2://{address}"
-    env = environment(home, home / "dags", port, 1, {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url})
-    if is_new:
-        migrate(env, home / "migrate.log", timeout=1200)
-    command = [sys.executable, "-m", "airflow", "api-server"]
-    process = Process("api-server", command, env=env, log_path=home / f"api-server-{port}.log")
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=300)
-
-    def token() -> str | None:
-        try:
-            answer = client.post("/auth/token", json={"username": "admin", "password": USERS["admin"]})
-        except httpx.TransportError:
-            return None
-        return str(answer.json()["access_token"]) if answer.is_success else None
-
-    try:
-        client.cookies.set("_token", wait_for("an API server", 300, token))
-        wait_for("a count ahead", 300, lambda: "are counted, in" in process.log_text())
-        yield Million(address, home, client, psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        client.close()
-
-
-def test_the_query_for_sheets_uses_an_index(million: Million) -> None:
+def test_the_query_for_sheets_uses_an_index(million: PageServer) -> None:
     columns = (XComModel.__table__.c.value,)
     today = datetime.now(timezone.utc).date()
     period = Scope(dag_ids={"dag_1"}, start=today - timedelta(days=29), end=today)
-    plan = million.plan(period.narrow(*columns))
-    assert "idx_xcom_key" in plan or "Parallel Seq Scan on xcom" in plan, plan  # every XCom is a sheet here
+    found = plan(million, period.narrow(*columns))
+    assert "idx_xcom_key" in found or "Parallel Seq Scan on xcom" in found, found  # every XCom is a sheet here
     run = Scope(dag_ids={"dag_1"}, start=date.min, end=date.min, run=("dag_1", "run_1"))
-    plan = million.plan(run.narrow(*columns))
-    assert "xcom_pkey" in plan, plan
-    assert "Seq Scan" not in plan, plan
-    plan = million.plan(period.newest_of([RUNS, RUNS - 1], *columns))
-    assert "xcom_pkey" in plan, plan
-    assert "Seq Scan" not in plan, plan
-    plan = million.plan(period.newest_runs(20, None))
-    assert DagRun.__tablename__ in plan
+    found = plan(million, run.narrow(*columns))
+    assert "xcom_pkey" in found, found
+    assert "Seq Scan" not in found, found
+    found = plan(million, period.newest_of([RUNS, RUNS - 1], *columns))
+    assert "xcom_pkey" in found, found
+    assert "Seq Scan" not in found, found
+    found = plan(million, period.newest_runs(20, None))
+    assert DagRun.__tablename__ in found
 
 
-def test_answers_are_exact_and_the_server_stays_small(million: Million) -> None:
+def test_answers_are_exact_and_the_server_stays_small(million: PageServer) -> None:
     million.get("/data", start="2020-01-01", end="2020-01-02")
     before = million.memory()  # it counted when the database was empty
     figures: dict[str, float] = {}
@@ -197,9 +148,9 @@ def test_answers_are_exact_and_the_server_stays_small(million: Million) -> None:
     assert more < 50 * 2**20
 
 
-def test_the_first_screen_after_a_start_is_counted_already(million: Million) -> None:
+def test_the_first_screen_after_a_start_is_counted_already(million: PageServer, home: Path) -> None:
     expected, _ = million.get("/data")
-    with api_server(million.address, million.home) as started:
+    with api_server(million.url, home) as started:
         begun = time.time()
         found, seconds = started.get("/data")
     log.info("first screen after a start: %.0f ms", 1000 * seconds)

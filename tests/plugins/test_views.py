@@ -23,9 +23,11 @@ DAY = date(2026, 3, 10)
 TABLES = ("dags", "tasks", "models", "runs")
 
 
-def row(task_id: str, tally: Tally, *, day: date = DAY, dag_id: str = "d", run_id: str = "r") -> SheetRow:
+def row(
+    task_id: str, tally: Tally, *, day: date = DAY, dag_id: str = "d", run_id: str = "r", conn_id: str | None = None
+) -> SheetRow:
     owner = Owner(dag_id=dag_id, run_id=run_id, task_id=task_id)
-    sheet = make_sheet(owner, "generate", "file:///x", None, ended=True, **tally.sums())
+    sheet = make_sheet(owner, "generate", "file:///x", None, ended=True, deepshi_conn_id=conn_id, **tally.sums())
     at = datetime(day.year, day.month, day.day, 12, tzinfo=timezone.utc)
     return SheetRow(dag_id, run_id, task_id, -1, at, json.dumps(sheet.as_xcom()))
 
@@ -159,12 +161,72 @@ def test_no_cell_is_a_formula(name: str) -> None:
     assert (line["prompt"], line["key"]) == (f"'{name}", f"'{name}")
 
 
+def budget(conn_id: str = "main", **more: Any) -> Budget:
+    return Budget(**{"conn_id": conn_id, "per_month": Decimal(40), "per_day": Decimal(2), **more})
+
+
+def month_of(rows: list[SheetRow], *budgets: Budget, **filters: Any) -> dict[str, Any]:
+    return month_as_json(view(rows, start=first_day(DAY), end=DAY, **filters), DAY, budgets)
+
+
+def test_budgets_of_two_connections_are_never_added_up() -> None:
+    rows = [
+        row("t", paid("1"), conn_id="main"),
+        row("t", paid("0.5"), conn_id="main", day=DAY - timedelta(days=1)),
+        row("t", paid("7"), conn_id="other"),
+        row("t", paid("100"), conn_id="main", day=DAY - timedelta(days=DAY.day)),
+    ]
+    limits = (budget(), budget("other", per_month=Decimal(8), per_day=None, zone="Europe/Berlin"))
+    month = month_of(rows, *limits)
+    assert (month["spent_usd"], month["budget_usd"], month["day_budget_usd"]) == ("8.5", None, None)
+    assert month["budgets"] == [
+        {
+            "connection": "main",
+            "group": None,
+            "zone": "UTC",
+            "spent_usd": "1.5",
+            "limit_usd": "40",
+            "today_usd": "1",
+            "day_limit_usd": "2",
+        },
+        {
+            "connection": "other",
+            "group": None,
+            "zone": "Europe/Berlin",
+            "spent_usd": "7",
+            "limit_usd": "8",
+            "today_usd": "7",
+            "day_limit_usd": None,
+        },
+    ]
+    of_one = month_of(rows, limits[1], conn_id="other")
+    assert (of_one["spent_usd"], of_one["budget_usd"]) == ("7", "8")
+
+
+def test_a_budget_is_no_line_beside_costs_that_do_not_count_against_it() -> None:
+    rows = [row("t", paid("1"), conn_id="main"), row("t", paid("2"), conn_id=None)]
+    assert month_of(rows, budget())["budget_usd"] is None
+    assert month_of(rows, budget())["budgets"][0]["spent_usd"] == "1"
+    assert month_of(rows, budget(counts_unnamed=True))["budget_usd"] == "40"
+    assert month_of(rows[:1], budget())["budget_usd"] == "40"
+
+
+def test_a_task_that_has_bought_nothing_is_no_model() -> None:
+    rows = [row("waits", Tally()), row("t", paid("1")), row("reused", Tally())]
+    found = view(rows)
+    assert [entry["model"] for entry in found.as_json(TABLES)["models"]["entries"]] == ["a"]
+    assert [line["model"] for line in csv.DictReader("".join(table_csv(found, "models")).splitlines())] == ["a"]
+    unknown = {**json.loads(rows[0].text), "cost_usd": None}
+    found = view([rows[0]._replace(text=json.dumps(unknown))])
+    assert [entry["model"] for entry in found.as_json(TABLES)["models"]["entries"]] == [""], "its cost is unknown"
+
+
 def test_the_forecast_continues_the_last_days() -> None:
     today = date(2026, 3, 16)
     rows = [row("t", paid("1"), day=today - timedelta(days=back)) for back in range(1, BASIS_DAYS + 1)]
     rows += [row("t", paid("0.25"), day=today), row("t", paid("50"), day=today - timedelta(days=BASIS_DAYS + 1))]
     found = view(rows, start=first_day(today), end=today)
-    month = month_as_json(found, today, Budget(per_month=Decimal(40), per_day=Decimal(2)))
+    month = month_as_json(found, today, [budget(counts_unnamed=True)])
     assert (month["start"], month["end"], len(month["days"])) == ("2026-03-01", "2026-03-31", 16)
     assert (month["spent_usd"], month["today_usd"]) == ("64.25", "0.25")
     # The rest of today, and fifteen more days.

@@ -54,6 +54,11 @@ class MariaDB:
         }
         return json.dumps(connection)
 
+    @property
+    def url(self) -> str:
+        """The address of the database for SQLAlchemy, as Airflow's own."""
+        return f"mysql+mysqldb://shop:{self._password}@127.0.0.1:{self._port}/{_DATABASE}?charset=utf8mb4"
+
     def __enter__(self) -> MariaDB:
         # Not below a test's directory, which only its owner can access, since the server may run as another user.
         self._directory = Path(tempfile.mkdtemp(prefix="deepshi-mariadb-"))

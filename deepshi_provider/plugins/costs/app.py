@@ -12,7 +12,7 @@ from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.plugins.costs.access import Reader, ReaderDep, create_session, logged_in
 from deepshi_provider.plugins.costs.details import details
 from deepshi_provider.plugins.costs.gallery import newest_pictures, read_sheet
-from deepshi_provider.plugins.costs.month import Budget, budget_of, first_day, month_as_json
+from deepshi_provider.plugins.costs.month import budgets_of, first_day, month_as_json
 from deepshi_provider.plugins.costs.pictures import PictureMissingError, PictureRefusedError, open_picture
 from deepshi_provider.plugins.costs.question import Question, QuestionDep, today
 from deepshi_provider.plugins.costs.reviews import reviewed
@@ -84,13 +84,13 @@ def data(question: QuestionDep, response: Response, stack: Stack = "dag") -> dic
 
 @app.get("/month")
 def month(question: QuestionDep, response: Response) -> dict[str, Any]:
-    """Return this month so far, its forecast, and, only if the reader may see all its costs, its budget."""
+    """Return this month so far, its forecast, and the budgets of which the reader may see all costs."""
     response.headers.update(_DATA_HEADERS)
     now = today()
     with create_session() as session:
         view = question.view(session, (first_day(now), now))
-        budget = budget_of(session)
-    return month_as_json(view, now, budget if question.sees_all(view) else Budget())
+        budgets = budgets_of(session, view, question.conn_id, question.group) if question.sees_all(view) else []
+    return month_as_json(view, now, budgets)
 
 
 @app.get("/gallery")
@@ -199,6 +199,7 @@ def _pictures(question: Question, reader: Reader, limit: int) -> dict[str, Any]:
             session,
             question.narrow_scope(session),
             model=question.model,
+            conn_id=question.conn_id,
             group=question.group,
             text=question.text,
             limit=limit,

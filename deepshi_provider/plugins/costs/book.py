@@ -48,6 +48,7 @@ class Sheet(msgspec.Struct, gc=False):
     models: list[ModelPart]
     untold: int = 0
     images: list[_Shown] = []
+    deepshi_conn_id: str | None = None
     budget_group: str | None = None
 
 
@@ -136,13 +137,17 @@ class Sum:
 
 
 class Line(NamedTuple):
-    """Key of a sum; ``map_index`` is ``None`` if task instances are not distinguished."""
+    """Key of a sum; ``map_index`` is ``None`` if task instances are not distinguished.
+
+    ``conn_id`` is the Deepshi connection, or empty if several paid or the sheet does not name it.
+    """
 
     day: date
     dag_id: str
     run_id: str
     task_id: str
     map_index: int | None
+    conn_id: str
     group: str
     model: str
 
@@ -183,18 +188,17 @@ class Book:
 
     def _enter(self, row: SheetRow, sheet: Sheet) -> None:
         dag_id, run_id, task_id, map_index, timestamp, _ = row
-        # One object per name, which all its rows share.
-        dag_id, run_id, task_id = (self._texts.setdefault(text, text) for text in (dag_id, run_id, task_id))
         where = (
             day_of(timestamp),
-            dag_id,
-            run_id,
-            task_id,
+            self._same(dag_id),
+            self._same(run_id),
+            self._same(task_id),
             map_index if self.by_instance else None,
-            sheet.budget_group or "",
+            self._same(sheet.deepshi_conn_id or ""),
+            self._same(sheet.budget_group or ""),
         )
         for number, part in enumerate(sheet.models or [_whole(sheet)]):
-            line = Line(*where, self._texts.setdefault(part.model, part.model))
+            line = Line(*where, self._same(part.model))
             found = self.lines.get(line)
             if found is None:
                 found = self.lines[line] = Sum()
@@ -203,6 +207,10 @@ class Book:
                 found.instances += 1
                 found.running += not sheet.ended
                 found.incomplete += sheet.untold > 0 or sheet.cost_usd is None
+
+    def _same(self, text: str) -> str:
+        """Return one object per text, which all lines share."""
+        return self._texts.setdefault(text, text)
 
     def __iter__(self) -> Iterator[tuple[Line, Sum]]:
         return iter(self.lines.items())

@@ -52,6 +52,7 @@ def newest_pictures(
     scope: Scope,
     *,
     model: str | None,
+    conn_id: str | None,
     group: str | None,
     text: str | None,
     limit: int,
@@ -63,7 +64,7 @@ def newest_pictures(
     """
     found: list[Picture] = []
     more = False
-    for picture in _pictures(newest_rows(session, scope), model, group):
+    for picture in _pictures(newest_rows(session, scope), model, conn_id, group):
         if text and not (may_read_prompts(picture.row.dag_id) and text.lower() in (picture.image.prompt or "").lower()):
             continue
         if len(found) == limit:
@@ -73,12 +74,12 @@ def newest_pictures(
     return {"pictures": described(session, found, may_read_prompts, Decisions(session, scope)), "more": more}
 
 
-def _pictures(rows: Iterable[SheetRow], model: str | None, group: str | None) -> Iterator[Picture]:
+def _pictures(rows: Iterable[SheetRow], model: str | None, conn_id: str | None, group: str | None) -> Iterator[Picture]:
     for row in rows:
         sheet = read_sheet(row.text)
         if sheet is None or (model and model not in {entry.model for entry in sheet.models}):
             continue
-        if group and sheet.budget_group != group:
+        if (conn_id and sheet.deepshi_conn_id != conn_id) or (group and sheet.budget_group != group):
             continue
         for number in range(len(sheet.images)):
             yield Picture(row, sheet, number)

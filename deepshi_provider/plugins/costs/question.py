@@ -43,6 +43,7 @@ class Question:
     task_id: str | None
     map_index: int | None
     model: str | None
+    conn_id: str | None
     tag: str | None
     owner: str | None
     group: str | None
@@ -84,6 +85,7 @@ class Question:
             task_id=self.task_id,
             map_index=self.map_index,
             model=self.model,
+            conn_id=self.conn_id,
             group=self.group,
         )
         if self.scope.run:
@@ -133,8 +135,8 @@ class Question:
         }
 
     def sees_all(self, view: View) -> bool:
-        """Return whether the reader sees all costs, without any hidden by rights or filters."""
-        filters = (self.dag_id, self.task_id, self.model, self.tag, self.owner, self.group, self.text, self.scope.run)
+        """Return whether the reader sees all costs that budgets count, without any hidden by rights or filters."""
+        filters = (self.dag_id, self.task_id, self.model, self.tag, self.owner, self.text, self.scope.run)
         return not any(filters) and view.hidden == 0
 
 
@@ -147,6 +149,7 @@ def _question(
     task_id: str | None = None,
     map_index: int | None = None,
     model: str | None = None,
+    conn_id: str | None = None,
     tag: str | None = None,
     owner: str | None = None,
     group: str | None = None,
@@ -167,6 +170,7 @@ def _question(
         task_id=task_id or None,
         map_index=map_index,
         model=model or None,
+        conn_id=conn_id or None,
         tag=tag or None,
         owner=owner or None,
         group=group or None,

@@ -47,6 +47,7 @@ class Choice:
     task_id: str | None = None
     map_index: int | None = None
     model: str | None = None
+    conn_id: str | None = None
     group: str | None = None
 
     def takes(self, line: Line) -> bool:
@@ -57,6 +58,7 @@ class Choice:
             and self.task_id in (None, line.task_id)
             and self.run_id in (None, line.run_id)
             and self.model in (None, line.model)
+            and self.conn_id in (None, line.conn_id)
             and self.group in (None, line.group)
             and self.map_index in (None, line.map_index)
         )
@@ -77,6 +79,7 @@ class View:
         self.before = Sum()
         self.all_dags: set[str] = set()
         self.all_models: set[str] = set()
+        self.all_conn_ids: set[str] = set()
         self.all_groups: set[str] = set()
         #: Number of lines of DAGs that the reader may not read.
         self.hidden = 0
@@ -90,6 +93,7 @@ class View:
             elif line.day <= end:
                 self.all_dags.add(line.dag_id)
                 self.all_models.add(line.model)
+                self.all_conn_ids.add(line.conn_id)
                 self.all_groups.add(line.group)
                 if choice.takes(line):
                     self.lines[line] = found
@@ -100,7 +104,9 @@ class View:
 
     def sums(self, table: str) -> Sums:
         """Return the sums of a table; a key holds the values of the table's fields."""
-        return added(self.lines.items(), _KEYS[table])
+        found = added(self.lines.items(), _KEYS[table])
+        # What has not bought anything yet has no model.
+        return {key: sums for key, sums in found.items() if table != "models" or key != ("",) or _has_costs(sums)}
 
     def as_json(self, tables: Iterable[str]) -> dict[str, Any]:
         """Return everything except the days."""
@@ -112,6 +118,7 @@ class View:
             "choices": {
                 "dags": sorted(self.all_dags),
                 "models": sorted(self.all_models - {""}),
+                "connections": sorted(self.all_conn_ids - {""}),
                 "groups": sorted(self.all_groups - {""}),
             },
             "unreadable": self._book.unreadable,
@@ -199,5 +206,11 @@ def per_image(found: Sum) -> str | None:
     return f"{(found.cost_usd / found.images).quantize(Decimal('1e-12')):f}" if found.images else None
 
 
+def _has_costs(found: Sum) -> bool:
+    """Return whether a sum has costs, or may have."""
+    return bool(found.cost_usd or found.untold or found.unknown_outcomes or found.incomplete)
+
+
 def _largest(sums: Sums, most: int) -> list[str]:
-    return [str(name) for name, _ in heapq.nsmallest(most, sums.items(), key=most_expensive)]
+    paid = [item for item in sums.items() if item[1].brought_usd]
+    return [str(name) for name, _ in heapq.nsmallest(most, paid, key=most_expensive)]

@@ -60,11 +60,11 @@ export function bucketsOf(days, kind) {
   });
 }
 
-// A scale that ends at 1, 2, 2.5 or 5 times a power of ten.
+// A scale's end above a value, with a round half.
 function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((end) => end >= value * 0.9999);
+  return [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].map((factor) => factor * power).find((end) => end >= value * 0.9999);
 }
 
 function ground(width, height, end, label) {

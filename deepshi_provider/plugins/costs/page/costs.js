@@ -1,4 +1,5 @@
 import { followTheme, outward, paths, sharedAddress } from "./airflow.js";
+import { budgetList } from "./budgets.js";
 import { bars, bucketsOf, kindOf, legend, monthLine } from "./chart.js";
 import { followAddress, open, setPictures } from "./dialog.js";
 import { amount, copies, element, part } from "./elements.js";
@@ -83,8 +84,8 @@ function arrange(chosen) {
   for (const [name, all] of SELECTS) choose(part(name), all, [], chosen[FIELDS[name]]);
 }
 
-const SELECTS = [["dag", "All DAGs"], ["model", "All models"], ["tag", "All tags"], ["owner", "All owners"], ["group", "All groups"]];
-const FIELDS = { dag: "dag_id", model: "model", tag: "tag", owner: "owner", group: "group" };
+const SELECTS = [["dag", "All DAGs"], ["model", "All models"], ["connection", "All connections"], ["tag", "All tags"], ["owner", "All owners"], ["group", "All groups"]];
+const FIELDS = { dag: "dag_id", model: "model", connection: "conn_id", tag: "tag", owner: "owner", group: "group" };
 
 function choose(select, all, values, chosen) {
   const known = new Set([...(chosen ? [chosen] : []), ...values, ...[...select.options].map((option) => option.value).filter(Boolean)]);
@@ -108,7 +109,7 @@ function heading(chosen) {
   const what = task_id ? "this task" : run_id ? "this run" : dag_id ? "this DAG" : "";
   part("title").textContent = what ? `Deepshi costs of ${what}` : "Deepshi costs";
   document.title = what ? `${last} – Deepshi costs` : "Deepshi costs";
-  part("subtitle").replaceChildren(what ? last : "What images have cost, over all tries of a task. Days are UTC.");
+  part("subtitle").replaceChildren(what ? last : "What images have cost, over all tries of a task. A task counts on the day, in UTC, of its last report.");
   part("ways").replaceChildren(...(tab ? [] : ways(chosen)).map((way) => element("li", {}, way)));
 }
 
@@ -138,6 +139,8 @@ function fill(chosen, sums, pictures, month) {
   for (const [name, all] of SELECTS) choose(part(name), all, choices[`${name}s`], chosen[FIELDS[name]]);
   // Hide fields of filters that have no values.
   for (const name of ["tag", "owner", "group"]) part(name).parentElement.hidden = chosen.run_id !== "" || part(name).options.length < 2;
+  // One connection is no choice.
+  part("connection").parentElement.hidden = chosen.run_id !== "" || part("connection").options.length < (chosen.conn_id ? 2 : 3);
   setPictures(pictures.pictures, load);
   if (sums.totals.task_instances === 0 && sums.unreadable === 0) {
     state({ empty: emptiness(chosen) });
@@ -197,10 +200,11 @@ function draw() {
   part("month").replaceChildren(monthLine(month, Math.max(240, Math.floor(part("month").clientWidth))));
   part("month-title").textContent = `${new Date(month.start).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" })} so far`;
   part("month-text").replaceChildren(amount(month.spent_usd), " spent, about ", amount(month.forecast_usd), " by its end if it goes on as in the last 14 days.");
+  part("budgets").replaceChildren(...budgetList(month));
 }
 
-function emptiness({ run_id, dag_id, model, tag, owner, group, text, task_id }) {
-  if (model || tag || owner || group || text || (dag_id && !run_id)) {
+function emptiness({ run_id, dag_id, model, conn_id, tag, owner, group, text, task_id }) {
+  if (model || conn_id || tag || owner || group || text || (dag_id && !run_id)) {
     return ["Nothing matches these filters in this period. ", viewLink({}, "Show all costs", load)];
   }
   if (run_id) return [`No Deepshi task of this ${task_id ? "task" : "run"} has reported costs. They appear when one starts.`];
@@ -242,7 +246,7 @@ part("filters").addEventListener("change", () => {
   const dag_id = values.run_id ? values.dag_id : part("dag").value;
   go({
     ...values, dag_id, task_id: dag_id === values.dag_id ? values.task_id : "", picture: "",
-    model: part("model").value, tag: part("tag").value, owner: part("owner").value, group: part("group").value, text: part("text").value.trim(),
+    model: part("model").value, conn_id: part("connection").value, tag: part("tag").value, owner: part("owner").value, group: part("group").value, text: part("text").value.trim(),
     period: part("period").value, start: part("start").value, end: part("end").value,
   });
   load();

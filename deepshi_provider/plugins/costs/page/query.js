@@ -4,7 +4,7 @@ import { openFrom, outerSearch, setOuterSearch } from "./airflow.js";
 import { element } from "./elements.js";
 
 const NAMES = [
-  "dag_id", "run_id", "task_id", "map_index", "model", "tag", "owner", "group", "text", "period", "start", "end", "stack", "picture", "tab",
+  "dag_id", "run_id", "task_id", "map_index", "model", "conn_id", "tag", "owner", "group", "text", "period", "start", "end", "stack", "picture", "tab",
 ];
 const PERIODS = ["7", "30", "90", "365", "custom"];
 // Filters that a tab of Airflow sets.
@@ -82,8 +82,8 @@ export function daysOf({ period, start, end }) {
 
 // The filters to send to the server: a run has no period.
 export function questionOf(values) {
-  const { dag_id, run_id, task_id, map_index, model, tag, owner, group, text } = values;
-  return { dag_id, run_id, task_id, map_index, model, tag, owner, group, text, ...(run_id ? {} : daysOf(values)) };
+  const { dag_id, run_id, task_id, map_index, model, conn_id, tag, owner, group, text } = values;
+  return { dag_id, run_id, task_id, map_index, model, conn_id, tag, owner, group, text, ...(run_id ? {} : daysOf(values)) };
 }
 
 // A link to another view of this page.

@@ -6,7 +6,7 @@ import { bounds, inDoubt } from "./money.js";
 // Number of rows shown before "show all".
 const FIRST = window.innerWidth < 640 ? 5 : 8;
 
-function shareBar(share) {
+export function shareBar(share) {
   const bar = shape("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "share", "aria-hidden": "true" });
   bar.append(shape("rect", { x: 0, y: 0, width: 100, height: 6, class: "track" }));
   if (share > 0) bar.append(shape("rect", { x: 0, y: 0, width: Math.max(share * 100, 0.8), height: 6, class: "bar s0" }));

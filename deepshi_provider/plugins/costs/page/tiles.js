@@ -1,5 +1,6 @@
 // The sums at the top.
 
+import { fullest, spentOf } from "./budgets.js";
 import { amount, element } from "./elements.js";
 import { bounds, change, count, inDoubt, rounded } from "./money.js";
 
@@ -48,11 +49,10 @@ function perImage(totals, before, run_id) {
 }
 
 function monthTile(month) {
-  const budget = month.budget_usd;
-  const share = Number(budget) > 0 ? `${Math.round((Number(month.spent_usd) / Number(budget)) * 100)} % of ` : "";
-  const over = budget !== null && Number(month.forecast_usd) > Number(budget);
+  const budget = fullest(month);
+  const over = month.budget_usd !== null && Number(month.forecast_usd) > Number(month.budget_usd);
   const detail = [element("p", {}, "about ", amount(month.forecast_usd), " by its end")];
-  if (budget !== null) detail.unshift(element("p", {}, share, amount(budget), " budget"));
+  if (budget) detail.unshift(element("p", {}, ...spentOf(budget, month)));
   if (over) detail.push(element("p", { className: "doubt", textContent: "more than the budget, if it goes on like this" }));
   return tile("This month", amount(month.spent_usd), detail, over ? "month warns" : "month");
 }
