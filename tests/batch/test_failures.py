@@ -254,7 +254,7 @@ def test_a_killed_batch_leaves_claims_and_keeps_what_it_has(
     with pytest.raises(AirflowException, match="was killed"):
         running.result(timeout=120)
     wait_until(lambda: emulator.stats()["disconnects"] == 4)
-    assert ti.xcoms == {"cost_usd": float(5 * PRICE)}, "what earlier tries have paid is told in time"
+    assert ti.xcoms == {"cost_usd": float(5 * PRICE)}, "the costs of earlier tries are pushed in time"
     assert (len(state(place, "claim")), len(state(place, "record")), state(place, "lease")) == (9, 5, [])
     emulator.settings(latency=0)
     value = result_of(batch(place, rows_of(20), max_concurrency=4), try_number=2)

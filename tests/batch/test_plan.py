@@ -246,6 +246,16 @@ def test_rows_that_preflight_or_max_resends_refuse_cost_nothing(emulator: Emulat
     assert counts(planned(local, rows, **{**fields, "max_resends": 1})) == (1, 0, 3, 1, 0)
 
 
+def test_an_attempt_counts_once_although_a_fallback_equals_the_request(emulator: Emulator, local: Place) -> None:
+    emulator.fault("cut", charged=True, prompt="lost")
+    fields: dict[str, Any] = {"fallbacks": [{"seed": None}], "max_resends": 0, "on_error": "partial"}
+    rows = [{"key": "lost", "prompt": "lost"}]
+    assert result_of(batch(local, rows, **fields))["failed"] == 1
+    assert counts(planned(local, rows, **fields)) == (0, 0, 0, 1, 0)
+    assert counts(planned(local, rows, **{**fields, "max_resends": 1})) == (1, 0, 0, 0, 0)
+    assert result_of(batch(local, rows, **{**fields, "max_resends": 1}), try_number=2)["created"] == 1
+
+
 def test_rows_for_a_fallback_are_planned_at_its_price(emulator: Emulator, local: Place) -> None:
     fallbacks = [{"model": "nano-banana-2", "resolution": "1K", "width": None, "height": None}]
     fields: dict[str, Any] = {"model": "no-such-model", "fallbacks": fallbacks, "preflight": "error"}

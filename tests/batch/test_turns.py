@@ -20,12 +20,12 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
-from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from tests.services.processes import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import BANANA
 from tests.support.counts import posts, taken
+from tests.support.jobs import make_batch
 from tests.support.places import LocalPlace, Place, S3Place, state
 from tests.support.waiting import until
 
@@ -38,19 +38,7 @@ MOST = Decimal("0.975")
 
 
 def job_in(place: Place, **more: Any) -> BatchJob:
-    fields: dict[str, Any] = {
-        "owner": Owner(dag_id="shop", run_id="sunday", task_id="batch"),
-        "output_uri": place.uri,
-        "output_conn_id": place.conn_id,
-        "deepshi_conn_id": "deepshi_default",
-        "preflight": "off",
-        "rows": len(ROWS),
-        "generation_timeout": 60,
-        "max_concurrency": 4,
-        "max_cost_usd": Decimal("1.00"),
-        "start_over_budget": True,
-    }
-    return BatchJob(**{**fields, **more})
+    return make_batch(place, len(ROWS), **{"max_cost_usd": Decimal("1.00"), "start_over_budget": True, **more})
 
 
 async def run(job: BatchJob) -> BatchOutcome:
@@ -109,7 +97,7 @@ async def test_the_turn_of_a_killed_process_is_taken_over(emulator: Emulator, lo
         process.wait()
     await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
     assert len(state(local, "turn")) == 1
-    outcome = await run(job_in(local, owner=Owner(dag_id="shop", run_id="sunday", task_id="batch", try_number=2)))
+    outcome = await run(job_in(local, owner={"try_number": 2}))
     assert outcome.costs is not None
     assert outcome.costs.cost_usd is not None
     assert outcome.costs.may_have_cost_usd is not None

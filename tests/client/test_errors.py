@@ -91,7 +91,7 @@ ROWS = {
     "rate limit, too long": Row(
         kind=RateLimited, status=429, code="rate_limit_exceeded", fault={"retry_after": 7}, retry_after=7
     ),
-    "rate limit, nothing said": Row(kind=RateLimited, status=429, code=None, posts=ALL_TRIES, fault={"body": "empty"}),
+    "rate limit, no body": Row(kind=RateLimited, status=429, code=None, posts=ALL_TRIES, fault={"body": "empty"}),
     "500": Row(kind=ServerFailed, status=500, code="internal_error", posts=ALL_TRIES),
     "502": Row(kind=ServerFailed, status=502, code=None, posts=ALL_TRIES, fault={"body": "empty"}),
     "503": Row(kind=ServerFailed, status=503, code=None, posts=ALL_TRIES, fault={"body": "html"}),

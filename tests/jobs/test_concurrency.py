@@ -13,14 +13,13 @@ from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.batch_jobs import run_batch_job as run_batch
 from deepshi_provider.hooks.jobs import run_job as run
-from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
-from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from tests.services.processes import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
-from tests.support.jobs import BOAT, make_job
+from tests.support.jobs import BOAT, make_batch, make_job
 from tests.support.places import Place, S3Place, document, images, state
 from tests.support.waiting import until
 
@@ -159,21 +158,21 @@ async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more
     (lease,) = state(local, "lease")
     begun = time.monotonic()
     manifest = await run(make_job(local, owner={"try_number": 2}), times=QUICK)
-    assert time.monotonic() - begun >= QUICK.lease, "until then the holder may still be alive"
+    assert time.monotonic() - begun >= QUICK.lease, "until then the lease owner may still be alive"
     assert (manifest.status, manifest.unknown_outcomes, manifest.reused) == ("success", 1, False)
     assert posts(emulator) == 2
     assert images(local) == ["image-0.png"]
     assert state(local, "lease") == [lease], "only its own process removes it"
 
 
-async def test_claim_whose_holder_is_gone_is_not_waited_for(emulator: Emulator, place: Place) -> None:
+async def test_claim_whose_lease_owner_is_gone_is_not_waited_for(emulator: Emulator, place: Place) -> None:
     emulator.fault("cut")
     await run(make_job(place))
     manifest = await run(make_job(place, owner={"try_number": 2}), times=ENDLESS)
     assert (manifest.status, manifest.unknown_outcomes) == ("success", 1)
 
 
-async def test_claim_that_cannot_be_read_counts_as_a_sending(emulator: Emulator, local: Place) -> None:
+async def test_claim_that_cannot_be_read_counts_as_an_attempt(emulator: Emulator, local: Place) -> None:
     """A crash while the claim was written: the deadline ends the wait, and nothing is sent."""
     emulator.fault("cut")
     await run(make_job(local))
@@ -190,9 +189,9 @@ async def test_state_of_a_running_job_is_small_and_holds_no_secret(emulator: Emu
     await until("the request", lambda: posts(emulator) == 1)
     names = local.names()
     assert names == sorted([*state(local, "claim"), *state(local, "lease")])
-    said = str([document(local, name) for name in names])
-    assert emulator.api_key not in said
-    assert "secret boat" not in said
+    stored = str([document(local, name) for name in names])
+    assert emulator.api_key not in stored
+    assert "secret boat" not in stored
     assert all(len(local.read(name)) < 1000 for name in names)
     await running
 
@@ -217,21 +216,11 @@ async def test_image_that_another_request_may_have_replaced_is_looked_at_whoever
 async def test_living_process_that_has_lost_an_answer_is_not_waited_for(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its heartbeat lists what it is at: another row."""
+    """Its heartbeat lists its attempt under way: another row."""
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(max_retries=0))
     emulator.fault("cut")
     emulator.fault("silence")
-    owner = Owner(dag_id="shop", run_id="sunday", task_id="batch")
-    batch = BatchJob(
-        owner=owner,
-        output_uri=local.uri,
-        deepshi_conn_id="deepshi_default",
-        preflight="off",
-        max_resends=0,
-        rows=2,
-        generation_timeout=60,
-        max_concurrency=1,
-    )
+    batch = make_batch(local, 2, max_resends=0, max_concurrency=1)
     with RowTable() as rows:
         rows.fill([("image", {**BOAT, "stream": True}), ("other", {**BOAT, "prompt": "another", "stream": True})])
         busy = asyncio.create_task(run_batch(batch, rows))

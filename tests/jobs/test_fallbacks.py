@@ -113,7 +113,7 @@ async def test_after_any_other_error_nothing_else_is_sent(
     assert (prompts(emulator), images(local)) == (PROMPTS[: position + 1], [])
     assert outcome.costs
     in_doubt = outcome.costs.unknown_outcomes + outcome.costs.untold
-    assert outcome.task_cost_usd == taken(emulator) or in_doubt == 1, "what was taken is told, or that it may have been"
+    assert outcome.task_cost_usd == taken(emulator) or in_doubt == 1, "what was taken is reported"
 
 
 @pytest.mark.parametrize("fault", FREE, ids=str)

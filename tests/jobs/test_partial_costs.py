@@ -27,7 +27,7 @@ from tests.support.waiting import until
 
 PNG = bodies.picture()
 STREAM = f"Content-Type: {SSE}\r\nConnection: close"
-TOLD, PRICE = Decimal("0.01"), Decimal("0.04")
+REPORTED, PRICE = Decimal("0.01"), Decimal("0.04")
 
 Serve = Callable[[Any], AnsweringServer]
 
@@ -53,7 +53,7 @@ def picture(cost: Decimal, index: int = 0) -> bytes:
 
 
 #: Ends after one of two pictures.
-PARTIAL = Answer(body=picture(TOLD), head=STREAM)
+PARTIAL = Answer(body=picture(REPORTED), head=STREAM)
 WHOLE = Answer(body=picture(PRICE) + picture(PRICE, 1), head=STREAM)
 
 
@@ -66,7 +66,7 @@ async def test_the_sheet_has_the_minimum_cost(serve: Serve, local: LocalPlace) -
     serve(PARTIAL)
     manifest = await run(make_job(local, fields={"n": 2}))
     assert manifest.costs is not None
-    assert (manifest.costs.cost_usd, manifest.costs.untold, manifest.costs.may_have_cost_usd) == (TOLD, 1, None)
+    assert (manifest.costs.cost_usd, manifest.costs.untold, manifest.costs.may_have_cost_usd) == (REPORTED, 1, None)
     assert cost_text(manifest.costs) == "at least $0.01 (1 unreported cost of unknown price)"
 
 

@@ -28,10 +28,10 @@ from tests.support.places import Place, images
 from tests.support.servers import Wire
 
 MODELS = "/v1/models"
-#: Of the operators, where the user says nothing.
+#: The operators' default.
 DEFAULT = signature(DeepshiGenerateImageOperator.__init__).parameters["preflight"].default
 SHAPES = ["object", "list", "allowed", "bare", "foreign", "odd"]
-#: Fields of a generation, and what is said about them.
+#: Fields of a generation, and the beginning of the complaint about them.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"aspect_ratio": "16:9"}, "aspect_ratio is 16:9, but deepshi-banana-pro is sized by width and height and ignores"),
     ({"model": "grok-imagine"}, "width is 64, but grok-imagine is sized by aspect_ratio and ignores width"),

@@ -17,14 +17,12 @@ import pytest
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.hooks.jobs import run_job
-from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome, ImageOutcome
-from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from tests.support import bodies
 from tests.support.answering import Answer, AnsweringServer, answering
 from tests.support.bodies import SSE, answer_text, completed, event
-from tests.support.jobs import BOAT, make_job
+from tests.support.jobs import BOAT, make_batch, make_job
 from tests.support.places import Place, document, images, state
 from tests.support.waiting import until
 
@@ -162,38 +160,27 @@ async def test_a_paid_picture_is_kept_if_the_process_that_took_over_was_cancelle
     await finds_the_image(local, served, FIRST, posts=2)
 
 
-@pytest.mark.parametrize("answer", [CUT, REFUSED, BROKEN], ids=["lost", "refused", "unusable"])
-async def test_a_failed_attempt_uses_the_picture_that_came_meanwhile(
-    serve: Serve, local: Place, answer: Answer
+@pytest.mark.parametrize(
+    ("answer", "others", "possible"), [*FATES.values(), (picture(SECOND), [(2, "superseded")], 0)], ids=[*FATES, "paid"]
+)
+async def test_the_first_picture_that_is_stored_stays_whatever_comes_of_the_other_attempt(
+    serve: Serve, place: Place, answer: Answer, others: list[tuple[int, str]], possible: int
 ) -> None:
     served = serve(picture(FIRST), answer)
-    first = paused(local)
-    await served.arrived(1)
-    second = usual(local, max_resends=1)
-    await served.arrived(2)
-    served.release(1)
-    kept = await first
-    assert (kept.status, kinds(local)) == ("success", [(1, "stored")])
-    served.release(2)
-    found = await second
-    assert (found.status, found.images, served.server.posts) == ("success", kept.images, 2)
-    await finds_the_image(local, served, FIRST, posts=2)
-
-
-async def test_of_two_paid_pictures_the_first_that_is_stored_stays(serve: Serve, place: Place) -> None:
-    served = serve(picture(FIRST), picture(SECOND))
     first = paused(place)
     await served.arrived(1)
     second = usual(place)
     await served.arrived(2)
     served.release(1)
     kept = await first
+    assert (kept.status, kinds(place)) == ("success", [(1, "stored")])
     served.release(2)
     found = await second
-    assert (kept.status, found.status, found.images) == ("success", "success", kept.images)
-    assert kinds(place) == [(1, "stored"), (2, "superseded")]
+    assert (found.status, found.images, served.server.posts) == ("success", kept.images, 2)
+    assert kinds(place) == [(1, "stored"), *others]
     assert found.costs is not None
-    assert found.costs.cost_usd == recorded(place) == 2 * COST
+    assert found.costs.cost_usd == recorded(place) == COST * (1 + len(others))
+    assert found.costs.unknown_outcomes == possible
     await finds_the_image(place, served, FIRST, posts=2)
 
 
@@ -275,15 +262,6 @@ async def test_a_row_keeps_its_paid_picture_too(serve: Serve, local: Place) -> N
 
 
 async def run_row(place: Place, times: Times, owner: dict[str, Any] | None = None) -> BatchOutcome:
-    job = BatchJob(
-        owner=Owner(**{"dag_id": "shop", "run_id": "monday", "task_id": "boats", **(owner or {})}),
-        output_uri=place.uri,
-        deepshi_conn_id="deepshi_default",
-        preflight="off",
-        rows=1,
-        generation_timeout=600,
-        max_concurrency=1,
-    )
     with RowTable() as rows:
         rows.fill([("boat", {**BOAT, "stream": True})])
-        return await run_batch_job(job, rows, times=times)
+        return await run_batch_job(make_batch(place, 1, owner=owner, generation_timeout=600), rows, times=times)

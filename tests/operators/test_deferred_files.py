@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -66,32 +67,23 @@ def no_prompts(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(keep_prompts=False))
 
 
+@pytest.mark.parametrize("is_refused", [False, True], ids=["success", "failure"])
 @KINDS
-def test_no_file_holds_the_prompt_of_a_deferred_task_that_has_ended(
-    emulator: Emulator, place: Place, kind: str
+def test_no_file_holds_the_prompt_of_a_deferred_task_that_has_resumed(
+    emulator: Emulator, place: Place, kind: str, is_refused: bool
 ) -> None:
+    if is_refused:
+        emulator.fault("status", status=400, code="PROMPT_TOO_LONG")
     operator = operator_of(kind, place)
     ti, trigger = deferred_by(operator)
     assert len(holding_the_prompt(place)) == 1, "the triggerer needs it"
     event = event_of(trigger)
     assert len(holding_the_prompt(place)) == 1, "a triggerer that dies now starts again"
-    resume(operator, ti, event)
+    with pytest.raises(AirflowFailException) if is_refused else nullcontext():
+        resume(operator, ti, event)
     assert holding_the_prompt(place) == []
     assert [name for name in place.names() if name.endswith((".job.json", ".rows.jsonl"))] == []
     assert posts(emulator) == 1
-
-
-@KINDS
-def test_no_file_holds_the_prompt_of_a_deferred_task_that_has_failed(
-    emulator: Emulator, local: Place, kind: str
-) -> None:
-    emulator.fault("status", status=400, code="PROMPT_TOO_LONG")
-    operator = operator_of(kind, local)
-    ti, trigger = deferred_by(operator)
-    event = event_of(trigger)
-    with pytest.raises(AirflowFailException):
-        resume(operator, ti, event)
-    assert holding_the_prompt(local) == []
 
 
 @KINDS

@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response(status)
-        told = {name.lower(): value for name, value in headers}
+        by_name = {name.lower(): value for name, value in headers}
         for name, value in headers:
             if name.lower() not in _NOT_PASSED_ON:
                 self.send_header(name, value)
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body[: self.server.ends_after])
             return
-        self.send_header("Content-Length", told.get("content-length", "0") if is_head else str(len(body)))
+        self.send_header("Content-Length", by_name.get("content-length", "0") if is_head else str(len(body)))
         self.end_headers()
         if not is_head:
             self.wfile.write(body)

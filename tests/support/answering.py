@@ -48,8 +48,8 @@ class AnsweringServer:
 
     def connection_json(self, **extra: object) -> str:
         """Return the Airflow connection to it."""
-        said = {"max_retries": 3, "max_retry_wait": 0.01, "read_timeout": 20, **extra}
-        return json.dumps({"conn_type": "deepshi", "host": self.base_url, "password": KEY, "extra": said})
+        settings = {"max_retries": 3, "max_retry_wait": 0.01, "read_timeout": 20, **extra}
+        return json.dumps({"conn_type": "deepshi", "host": self.base_url, "password": KEY, "extra": settings})
 
     def handle(self, client: socket.socket) -> None:
         request = _request(client)

@@ -200,13 +200,13 @@ def _decoded(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     last = dict(pairs)
     value = last | {key: item for key, item in pairs if item not in nothing and last[key] in nothing}
     for key in ("b64_json", "url"):
-        said = value.get(key)
-        if key == "url" and isinstance(said, str) and said.lower().startswith("data:"):
-            said = said.partition(",")[2]
+        text = value.get(key)
+        if key == "url" and isinstance(text, str) and text.lower().startswith("data:"):
+            text = text.partition(",")[2]
         elif key == "url":
             continue
-        if isinstance(said, str):
-            value[key] = base64.b64decode(said)
+        if isinstance(text, str):
+            value[key] = base64.b64decode(text)
     return value
 
 

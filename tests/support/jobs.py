@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.journal.entries import Owner
 from tests.support.places import Place
 
@@ -27,7 +27,7 @@ def make_job(
     :param seconds: seconds until its deadline.
     """
     who = {"dag_id": "shop", "run_id": "monday", "task_id": "boat", **(owner or {})}
-    said: dict[str, Any] = {
+    usual: dict[str, Any] = {
         "operation": "generate",
         "fields": {**BOAT, "stream": True, **(fields or {})},
         "owner": Owner(**who),
@@ -37,4 +37,22 @@ def make_job(
         "preflight": "off",
         "deadline": time.time() + seconds,
     }
-    return Job(**{**said, **more})
+    return Job(**{**usual, **more})
+
+
+def make_batch(place: Place, rows: int, *, owner: dict[str, Any] | None = None, **more: Any) -> BatchJob:
+    """Return the job of a batch.
+
+    :param owner: fields that differ from the first try of the task ``boats``.
+    """
+    usual: dict[str, Any] = {
+        "owner": Owner(**{"dag_id": "shop", "run_id": "monday", "task_id": "boats", **(owner or {})}),
+        "output_uri": place.uri,
+        "output_conn_id": place.conn_id,
+        "deepshi_conn_id": "deepshi_default",
+        "preflight": "off",
+        "rows": rows,
+        "generation_timeout": 60,
+        "max_concurrency": 4,
+    }
+    return BatchJob(**{**usual, **more})

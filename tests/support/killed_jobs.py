@@ -26,8 +26,8 @@ def killed_at(number: int, job: Job, place: LocalPlace) -> bool:
     # The fork server imports Airflow once; this process has threads, so it cannot fork.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    said = (number, job.model_dump_json(), str(place.path), os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
-    process = context.Process(target=_run, args=said)
+    arguments = (number, job.model_dump_json(), str(place.path), os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
+    process = context.Process(target=_run, args=arguments)
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)

@@ -15,12 +15,12 @@ def main() -> None:
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
     from tests.support.tasks import TaskInstance, execute
 
-    said = json.load(sys.stdin)
-    identity = said.pop("identity", {})
-    warm_up = said.pop("warm_up", None)
+    given = json.load(sys.stdin)
+    identity = given.pop("identity", {})
+    warm_up = given.pop("warm_up", None)
     if warm_up:  # loads modules that are independent of the number of rows
         execute(DeepshiGenerateImagesOperator(**warm_up), TaskInstance(task_id="warm_up"))
-    operator = DeepshiGenerateImagesOperator(**said)
+    operator = DeepshiGenerateImagesOperator(**given)
     ti = TaskInstance(task_id=operator.task_id, **identity)
     gc.collect()
     before = psutil.Process().memory_info().rss
@@ -34,8 +34,8 @@ def main() -> None:
         error = f"{type(err).__name__}: {err}"
     seconds = time.monotonic() - begun
     xcoms = ti.xcoms | ({XCOM_KEY: ti.sheets[-1].as_xcom()} if ti.sheets else {})
-    told = {"xcoms": xcoms, "error": error, "seconds": seconds, "grown_bytes": peak.stop() - before}
-    print(json.dumps(told), flush=True)  # noqa: T201
+    report = {"xcoms": xcoms, "error": error, "seconds": seconds, "grown_bytes": peak.stop() - before}
+    print(json.dumps(report), flush=True)  # noqa: T201
 
 
 class _Peak:
