@@ -30,6 +30,7 @@ from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import Observed
 from deepshi_provider.exceptions import (
     DeepshiError,
+    OutcomeUnknown,
     RateLimited,
     StorageFailed,
     TimedOut,
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 LEAST_TIME = 0.5
 
 Files = Callable[[], Awaitable[NewFile | None]]
+Interrupted = Callable[[ImagesResult | DeepshiError], None]
 
 #: The HTTP clients of each event loop, by settings. They keep no connections. A triggerer runs many jobs with few
 #: different settings.
@@ -66,7 +68,7 @@ class Client:
         *,
         timeout: float | None = None,
         counts_refusals: bool = False,
-        interrupted: Callable[[], None] | None = None,
+        interrupted: Interrupted | None = None,
     ) -> ImagesResult:
         """Send a generation, wait for its answer, and return the images (API.md, "generations").
 
@@ -75,7 +77,8 @@ class Client:
         :param timeout: seconds for all attempts and the waits between them; none is sent with less than
             :data:`LEAST_TIME` of them left.
         :param counts_refusals: ``max_retries`` counts refusals by the rate limit also if there is a pace.
-        :param interrupted: called if it is cancelled, or fails unexpectedly, after the request may have left.
+        :param interrupted: called if it is cancelled, or fails unexpectedly, after the request may have left: with the
+            images that had arrived, to close, or the error that shows what was paid.
         :raises DeepshiError: see :mod:`deepshi_provider.exceptions`; ``charged`` shows whether it was paid for.
         """
         return await self._attempts(request, None, timeout, counts_refusals, interrupted)
@@ -87,7 +90,7 @@ class Client:
         *,
         timeout: float | None = None,
         counts_refusals: bool = False,
-        interrupted: Callable[[], None] | None = None,
+        interrupted: Interrupted | None = None,
     ) -> ImagesResult:
         """Send an edit with its input images as a form (API.md, "edits"); otherwise like :meth:`generate`.
 
@@ -137,7 +140,7 @@ class Client:
         inputs: InputImages | None,
         timeout: float | None,
         counts_refusals: bool,
-        interrupted: Callable[[], None] | None,
+        interrupted: Interrupted | None,
     ) -> ImagesResult:
         settings = self.settings
         ends_at = math.inf if timeout is None else time.monotonic() + timeout
@@ -169,7 +172,9 @@ class Client:
                     raise error from error.__cause__
             except BaseException:
                 if interrupted and exchange.was_sent:
-                    interrupted()
+                    interrupted(self._arrived(exchange, sends + 1))
+                else:
+                    exchange.discard()
                 raise
             metrics.retried(request, error)
             if self._pace and paced:
@@ -178,6 +183,16 @@ class Client:
                 continue
             log.info("Sending again in %.1f s (try %d): %s", wait, attempt + 1, error)
             await asyncio.sleep(wait)
+
+    def _arrived(self, exchange: Exchange, sends: int) -> ImagesResult | DeepshiError:
+        try:
+            return self._result(exchange.arrived(), sends)
+        except DeepshiError as err:
+            err.sends = sends
+            return self._redacted(err)
+        except Exception as err:  # a bug, probably the one that interrupted it; what was paid must be recorded
+            log.exception("The answer could not be read")
+            return OutcomeUnknown(f"The answer could not be read ({type(err).__name__})", sends=sends)
 
     async def _turn(self, latest: float, refusal: DeepshiError | None) -> float:
         """Wait until the pace allows the request; return that time (monotonic seconds).

@@ -44,7 +44,7 @@ _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 
 
 class Exchange:
-    """Sends one request once, by :meth:`run`.
+    """Sends one request once, by :meth:`run`. If that is cancelled, call :meth:`arrived` or :meth:`discard`.
 
     :param inputs: the input images of an edit.
     :param new_file: makes the files for images; see :class:`~deepshi_provider.api.spool.Spool`.
@@ -75,15 +75,25 @@ class Exchange:
         await yield_turn()
         if remaining is not None and remaining <= 0:
             raise TimedOut("generation_timeout has passed, and nothing was sent")
+        return self._received(await self._lost(remaining))
+
+    def arrived(self) -> Received:
+        """Return the whole images that had arrived when :meth:`run` was cancelled, or raise a :class:`DeepshiError`."""
+        if self._response is not None and not self._response.is_success:
+            raise error_of(self._response, b"")
+        cut = "The request was sent and then cancelled before its answer was complete; the image may have been paid for"
+        return self._received(OutcomeUnknown(cut))
+
+    def discard(self) -> None:
+        """Delete everything received."""
+        self._reader.discard()
+
+    def _received(self, lost: DeepshiError | None) -> Received:
         try:
-            lost = await self._lost(remaining)
             return self._reader.close(lost)
         except DeepshiError as err:
             self._reader.discard()
             self._add_request_id(err)
-            raise
-        except BaseException:
-            self._reader.discard()
             raise
 
     async def _lost(self, remaining: float | None) -> DeepshiError | None:

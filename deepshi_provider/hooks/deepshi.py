@@ -6,7 +6,6 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from decimal import Decimal
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -178,32 +177,34 @@ class DeepshiHook(BaseHook):
         """
         from deepshi_provider.hooks.purchases import task_attributes  # not while DAGs are parsed
 
-        lost = asyncio.Event()
+        arrived: list[ImagesResult | DeepshiError] = []
         try:
             with of_task(task_attributes()):
-                result = await purchase(interrupted=lost.set)
+                result = await purchase(interrupted=arrived.append)
         except DeepshiError as err:
-            if err.charged != "no":
-                await self._record(request, paid(err), err.charged)
+            await self._record(request, err)
             raise
         except GeneratorExit:  # the coroutine is being closed and cannot await any more
             raise
         except BaseException:  # such as a cancellation by Airflow's execution_timeout
-            if lost.is_set():
-                await self._record(request, None, "unknown")
+            for outcome in arrived:
+                await self._record(request, outcome)
+                if isinstance(outcome, ImagesResult):
+                    outcome.close()
             raise
         try:
-            await self._record(request, paid(result), "yes", images=len(result.images))
+            await self._record(request, result)
         except BaseException:
             result.close()
             raise
         return result
 
-    async def _record(
-        self, request: GenerateRequest, cost_usd: Decimal | None, charged: Charged, images: int = 0
-    ) -> None:
+    async def _record(self, request: GenerateRequest, outcome: ImagesResult | DeepshiError) -> None:
         """Record a cost, or possible cost, for the DAG run's budget; a cancellation waits for it."""
         from deepshi_provider.hooks.purchases import record_purchase  # not while DAGs are parsed
         from deepshi_provider.jobs.uninterrupted import uninterrupted
 
-        await uninterrupted(record_purchase(await self.asettings(), request, cost_usd, charged, images))
+        charged: Charged = "yes" if isinstance(outcome, ImagesResult) else outcome.charged
+        images = len(outcome.images) if isinstance(outcome, ImagesResult) else 0
+        if charged != "no":
+            await uninterrupted(record_purchase(await self.asettings(), request, paid(outcome), charged, images))

@@ -20,7 +20,7 @@ from decimal import Decimal
 
 from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.client import metrics
-from deepshi_provider.client.client import LEAST_TIME
+from deepshi_provider.client.client import LEAST_TIME, Interrupted
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.costs.money import paid
 from deepshi_provider.costs.tally import Tally
@@ -36,7 +36,6 @@ from deepshi_provider.journal.entries import (
     IMAGE,
     Attempt,
     Claim,
-    Record,
     attempt_key,
     claim_name,
     next_k,
@@ -381,11 +380,11 @@ class Engine:
 
     async def _buy(self, k: int, unknown: list[Attempt]) -> Purchase:
         """Send the request, store the images, write the record; return the purchase whose images are in place."""
-        begun = time.monotonic()
         publisher = Publisher(self._context, self._name, self.request, self.fingerprint, k, unknown)
         self._is_in_doubt = True
+        arrived: list[ImagesResult | DeepshiError] = []
         try:
-            result = await self._send()
+            result = await self._send(arrived.append)
         except DeepshiError as err:
             await uninterrupted(self._settle(publisher, err))
             self._is_in_doubt = err.charged != "no"
@@ -393,14 +392,21 @@ class Engine:
                 return rival
             raise
         except (asyncio.CancelledError, Exception):
-            await uninterrupted(self._count(None, self._claimed_at))
+            await uninterrupted(self._keep(publisher, *arrived))
             raise
-        with result:
-            record, purchase = await uninterrupted(self._publish(publisher, result))
+        purchase = await uninterrupted(self._publish(publisher, result))
         self._is_in_doubt = False
-        level = self._context.image_log_level
-        log.log(level, "%s in %.1f s", described(record, self.request), time.monotonic() - begun)
         return purchase
+
+    async def _keep(self, publisher: Publisher, arrived: ImagesResult | DeepshiError | None = None) -> None:
+        """Store what had arrived when the request was cancelled, or record what it cost.
+
+        :param arrived: ``None`` if the request had not left.
+        """
+        if isinstance(arrived, ImagesResult):
+            await self._publish(publisher, arrived)
+        else:
+            await self._settle(publisher, arrived or DeepshiError("Cancelled before it was sent"))
 
     async def _rival(self, publisher: Publisher, err: DeepshiError) -> Purchase | None:
         """Return the images that another process has stored while this one's attempt failed."""
@@ -418,23 +424,32 @@ class Engine:
         if err.charged != "no":
             await self._count(paid(err), now if err.charged == "yes" else self._claimed_at)
 
-    async def _publish(self, publisher: Publisher, result: ImagesResult) -> tuple[Record, Purchase]:
-        record: Record | None = None
-        try:
-            published = await publisher.publish(replace(result, sends=result.sends + self._earlier_sends))
-            record = published[0]
-            return published
-        finally:
-            await self._count(paid(result), record.recorded_at if record else time.time())
+    async def _publish(self, publisher: Publisher, result: ImagesResult) -> Purchase:
+        """Store the images and write the record; return the purchase whose images are in place."""
+        recorded_at: float | None = None
+        with result:
+            try:
+                published = await publisher.publish(replace(result, sends=result.sends + self._earlier_sends))
+                recorded_at = published[0].recorded_at
+            finally:
+                await self._count(paid(result), recorded_at or time.time())
+        record, purchase = published
+        level = self._context.image_log_level
+        log.log(level, "%s in %.1f s", described(record, self.request), record.recorded_at - self._claimed_at)
+        return purchase
 
     async def _count(self, cost_usd: Decimal | None, at: float) -> None:
         """Add a cost to the account, at the time of its record or claim, which later tries will use too."""
         await self._account.add(self._choice.price_class, cost_usd, at=at, reservation=self._reservation)
 
-    async def _send(self) -> ImagesResult:
+    async def _send(self, interrupted: Interrupted) -> ImagesResult:
         client, timeout, counts_refusals = self._context.client, self._remaining(), self._has_fallback
         if isinstance(self.request, EditRequest):
             inputs = self._choice.inputs
             assert inputs is not None  # noqa: S101 -- the inputs of an edit are already read
-            return await client.edit(self.request, inputs, timeout=timeout, counts_refusals=counts_refusals)
-        return await client.generate(self.request, timeout=timeout, counts_refusals=counts_refusals)
+            return await client.edit(
+                self.request, inputs, timeout=timeout, counts_refusals=counts_refusals, interrupted=interrupted
+            )
+        return await client.generate(
+            self.request, timeout=timeout, counts_refusals=counts_refusals, interrupted=interrupted
+        )

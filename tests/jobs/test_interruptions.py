@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
+from pydantic import SecretStr
 
+from deepshi_provider.client.client import Client
+from deepshi_provider.client.settings import Settings
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.jobs.run import run_single
 from deepshi_provider.journal.entries import Claim, Owner, attempt_key
 from deepshi_provider.journal.journal import Journal
 from deepshi_provider.journal.lease import Lease, Times, Watch
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import PATIENCE, Store
+from deepshi_provider.store.stores import Stores
 from tests.services.s3_proxy import S3Proxy
+from tests.support import bodies
+from tests.support.answering import Answer, answering
 from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import LocalPlace, S3Place, images, state
+from tests.support.servers import KEY
 from tests.support.waiting import until
 
 OWNER = Owner(dag_id="d", run_id="r", task_id="t")
@@ -61,6 +72,100 @@ async def test_process_that_resumes_after_an_outage_keeps_its_successors_image(
     assert s3_place.read("image-0.png") == emulator.picture(emulator.requests()[1]["id"])
     assert [name.rsplit(".", 2)[1] for name in state(s3_place, "record")] == ["superseded", "stored"]
     assert stale.task_cost_usd == taken(emulator)
+
+
+class CancellingStores(Stores):
+    """Stores that cancel the running task, as soon as it yields, when the file for an image is opened.
+
+    :param image: the image, from 1.
+    """
+
+    def __init__(self, image: int) -> None:
+        super().__init__()
+        self._left = image
+
+    def at(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> Store:
+        store = super().at(uri, conn_id, patience=patience)
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task
+
+        def open_file() -> None:
+            self._left -= 1
+            if self._left == 0:
+                loop.call_soon(task.cancel)
+
+        async def files() -> Callable[[], None]:
+            return open_file
+
+        vars(store)["files"] = files
+        return store
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_cancelled_just_after_the_last_byte_it_stores_the_picture(local: LocalPlace, stream: bool) -> None:
+    picture = bodies.picture()
+    body = bodies.event(bodies.completed(picture)) if stream else bodies.answer_text(picture)
+    with answering(Answer(body=body)) as server:
+        job, client = make_job(local, fields={"stream": stream}), client_at(server.base_url)
+        with pytest.raises(asyncio.CancelledError):
+            await run_single(job, client, CancellingStores(1))
+        assert (local.read("image-0.png"), state(local, "lease")) == (picture, [])
+        again = await run_single(make_job(local, owner={"try_number": 2}, fields={"stream": stream}), client, Stores())
+        assert (again.status, again.reused, again.unknown_outcomes, server.posts) == ("success", True, 0, 1)
+        assert again.task_cost_usd == Decimal("0.000135")
+
+
+async def test_cancelled_before_the_last_picture_it_stores_those_that_have_arrived(local: LocalPlace) -> None:
+    picture, rest = bodies.picture(), bodies.event(bodies.completed(bodies.padded(200_000), index=1))
+    body = bodies.event(bodies.completed(picture, index=0)) + rest[:100_000]
+    with answering(Answer(body=body, head=f"Content-Type: {bodies.SSE}", hold=True)) as server:
+        client, fields = client_at(server.base_url), {"n": 2}
+        with pytest.raises(asyncio.CancelledError):
+            await run_single(make_job(local, fields=fields), client, CancellingStores(2))
+        again = await run_single(make_job(local, owner={"try_number": 2}, fields=fields), client, Stores())
+        assert (again.status, again.reused, server.posts) == ("success", True, 1)
+        assert (images(local), local.read("image-0.png")) == (["image-0.png"], picture)
+        assert again.warnings[0] == "Asked for 2 images, got 1"
+        assert again.task_cost_usd == Decimal("0.000135")
+
+
+async def test_cancelled_after_a_broken_picture_it_records_what_that_cost(local: LocalPlace) -> None:
+    broken = bodies.completed(b"", b64_json="bm8gcGljdHVyZQ==", usage={"cost": {"total_cost": 0.04}})
+    rest = bodies.event(bodies.completed(bodies.padded(200_000), index=1))
+    body = bodies.event(broken) + rest[:100_000]
+    with answering(Answer(body=body, head=f"Content-Type: {bodies.SSE}", hold=True)) as server:
+        client, job = client_at(server.base_url), make_job(local, fields={"n": 2}, max_resends=0)
+        with pytest.raises(asyncio.CancelledError):
+            await run_single(job, client, CancellingStores(2))
+        again = await run_single(job, client, Stores())
+        assert again.error
+        assert (again.error["type"], again.task_cost_usd, server.posts) == ("ResendsExhausted", Decimal("0.04"), 1)
+        assert again.costs
+        assert again.costs.untold == 1
+
+
+async def test_cancelled_before_a_whole_picture_its_outcome_is_unknown(local: LocalPlace) -> None:
+    body = bodies.event(bodies.completed(bodies.padded(200_000)))[:100_000]
+    with answering(Answer(body=body, head=f"Content-Type: {bodies.SSE}", hold=True)) as server:
+        with pytest.raises(asyncio.CancelledError):
+            await run_single(make_job(local), client_at(server.base_url), CancellingStores(1))
+        assert (images(local), state(local, "record"), len(state(local, "claim"))) == ([], [], 1)
+        assert server.posts == 1
+
+
+async def test_cancelled_while_it_connects_it_keeps_no_claim(local: LocalPlace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, but never answers in TLS
+        client = client_at(f"https://127.0.0.1:{silent.getsockname()[1]}")
+        running = asyncio.create_task(run_single(make_job(local, preflight="off"), client, Stores()))
+        await until("the claim", lambda: state(local, "claim"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert (state(local, "claim"), state(local, "lease")) == ([], [])
+
+
+def client_at(base_url: str) -> Client:
+    return Client(Settings(conn_id="deepshi_default", base_url=base_url, api_key=SecretStr(KEY)))
 
 
 async def test_claim_whose_response_was_lost_still_belongs_to_the_process(local: LocalPlace) -> None:

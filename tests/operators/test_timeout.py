@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
@@ -330,6 +331,29 @@ async def test_a_store_that_hangs_after_a_paid_call_keeps_no_image_back(
         with await asyncio.wait_for(DeepshiHook().agenerate(request), 60) as result:
             assert len(result.images) == 1
     assert [sheet.cost_usd for sheet in ti.sheets] == [taken(emulator)]
+
+
+async def test_a_call_of_the_hook_that_is_cancelled_after_its_answer_counts_its_cost(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(output_uri=local.uri))
+    ti = TaskInstance(task_id="script", map_index=None)
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48, stream=False)
+    files: list[Any] = []
+
+    def new_file(*args: Any, **options: Any) -> Any:
+        asyncio.get_running_loop().call_soon(call.cancel)
+        files.append(make_file(*args, **options))
+        return files[-1]
+
+    make_file = tempfile.SpooledTemporaryFile
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", new_file)
+    with set_current_context(context_of(ti)):
+        call = asyncio.create_task(DeepshiHook().agenerate(request))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert [(s.cost_usd, s.unknown_outcomes, s.untold) for s in ti.sheets] == [(taken(emulator), 0, 0)]
+    assert ([file.closed for file in files], posts(emulator)) == ([True], 1)
 
 
 async def test_inside_a_running_loop_the_error_names_the_async_method(emulator: Emulator) -> None:
