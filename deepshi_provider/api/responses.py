@@ -51,7 +51,12 @@ def cost_of(usage: Any) -> Decimal | None:
 
 
 def reported_cost(document: Any) -> Decimal | None:
-    """Return the cost in the ``usage`` of an answer, an event or an error, or of an object in it."""
+    """Return the cost in the ``usage`` of an answer, an event or an error, or of an object in it.
+
+    Of a list, only if it has one item: whether several costs are parts of the request's cost is not known.
+    """
+    if isinstance(document, list) and len(document) == 1:
+        return reported_cost(document[0])
     if not isinstance(document, Mapping):
         return None
     costs = (cost_of(document.get("usage")), *map(reported_cost, document.values()))

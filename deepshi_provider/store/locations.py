@@ -8,6 +8,7 @@ program must find the image that was paid for, so URIs with any of these are ref
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,9 @@ from deepshi_provider.exceptions import InvalidRequest
 
 #: Maximum bytes of a directory's path; S3 allows 1,024 for a key, and records have the longest names.
 _LONGEST = 750
-_SYNONYMS = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}
+_SYNONYMS = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "adl": "abfs", "az": "abfs", "ssh": "sftp"}
+#: Servers of files, whose paths have ``..`` and on which ``a//b`` is ``a/b``, by their usual port.
+_FILE_SERVERS = {"sftp": ":22", "ftp": ":21", "smb": ":445", "hdfs": ":8020"}
 _SHOWN = 120  # characters of a URI in a message
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -64,11 +67,14 @@ class Location(NamedTuple):
         return self.at(os.path.realpath(f"/{self.path}").lstrip("/"))
 
     def is_same(self, other: Location) -> bool:
-        """Return whether both name the same location: ``s3a`` is ``s3``, and connections are ignored."""
+        """Return whether both name the same location, in any spelling; connections are ignored."""
         return self._identity() == other._identity()
 
     def _identity(self) -> tuple[str, str, str]:
-        return _SYNONYMS.get(self.protocol, self.protocol), self.bucket, self.real().path
+        protocol = _SYNONYMS.get(self.protocol, self.protocol)
+        if port := _FILE_SERVERS.get(protocol):
+            return protocol, self.bucket.lower().removesuffix(port), posixpath.normpath(self.path.strip("/"))
+        return protocol, self.bucket, self.real().path
 
 
 def locate(uri: str) -> Location:

@@ -208,9 +208,12 @@ class S3Directory(ObjectDirectory):
             page = self._fs.call_s3("list_objects_v2", **asked, **more)
             for found in page.get("Contents", []):
                 yield found["Key"].rpartition("/")[2], found["Size"]
-            if not page.get("NextContinuationToken"):
+            token = page.get("NextContinuationToken")
+            if not token and not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            if not token or token == more.get("ContinuationToken"):  # a claim may be among what is missing
+                raise OSError(f"the listing of {start} is cut off, and its next page cannot be asked for")
+            more = {"ContinuationToken": token}
 
     def sign(self, name: str, seconds: int) -> str | None:
         """See the interface. In the oldest regions, botocore would use signature v2, which new buckets refuse."""

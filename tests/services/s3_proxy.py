@@ -34,6 +34,8 @@ class S3Proxy(ThreadingHTTPServer):
     :ivar refused: the keys of refused writes.
     :ivar ignores_conditions: ignore ``If-None-Match`` and write even if the object exists.
     :ivar no_listing: answer listings with 404 and this code, ``""`` for an empty body; ``None`` = list normally.
+    :ivar cuts_listings: answer listings as if more pages followed, with this token for the next, or ``""`` without
+        one; ``None`` = list normally.
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: number of bytes of each object that are sent, without a length, before the connection ends.
     :ivar delay: delay of each request in seconds.
@@ -50,6 +52,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.refused: list[str] = []
         self.ignores_conditions = False
         self.lists_nothing = False
+        self.cuts_listings: str | None = None
         self.no_listing: str | None = None
         self.ends_after: int | None = None
         self.delay = 0.0
@@ -121,7 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
                     upstream.putheader(name, value)
             upstream.endheaders(body)
             answer = upstream.getresponse()
-            self.send(answer.status, answer.getheaders(), answer.read())
+            content = answer.read()
+            if is_listing and self.server.cuts_listings is not None:
+                token = f"<NextContinuationToken>{self.server.cuts_listings}</NextContinuationToken>"
+                more = f"<IsTruncated>true</IsTruncated>{token if self.server.cuts_listings else ''}"
+                content = re.sub(rb"<IsTruncated>\w+</IsTruncated>", more.encode(), content)
+            self.send(answer.status, answer.getheaders(), content)
         finally:
             upstream.close()
 

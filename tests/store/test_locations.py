@@ -63,6 +63,23 @@ def test_uri_on_which_programs_do_not_agree_is_refused(uri: str, problem: str) -
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("s3a://bucket/a", "s3://conn@bucket/a", True),
+        ("s3://bucket/a", "s3://bucket/A", False),
+        ("s3://bucket/a//b", "s3://bucket/a/b", False),
+        ("adl://container/a", "abfss://container/a", True),
+        ("sftp://host/data/a", "sftp://HOST:22/data//x/../a", True),
+        ("ssh://conn@host/data/a", "sftp://host//data/./a", True),
+        ("sftp://host:2222/data/a", "sftp://host/data/a", False),
+        ("smb://host/Share/a", "smb://host/share/a", False),
+    ],
+)
+def test_one_directory_is_known_in_each_spelling(one: str, other: str, same: bool) -> None:
+    assert locate(one).is_same(locate(other)) is same
+
+
+@pytest.mark.parametrize(
     ("given_uri", "uri"),
     [
         ("s3://bucket/a b/100%/ü/x=1/a+b:c@d", "s3://bucket/a b/100%/ü/x=1/a+b:c@d"),

@@ -260,6 +260,17 @@ async def test_listing_that_is_not_found_is_never_an_empty_directory(
 
 
 @pytest.mark.s3
+@pytest.mark.parametrize("token", ["", "the-same-again"])
+async def test_listing_whose_next_page_cannot_be_asked_for_is_an_error(
+    s3_place: S3Place, proxy: S3Proxy, token: str
+) -> None:
+    s3_place.write("_deepshi/a.json", b"1")
+    proxy.cuts_listings = token
+    with pytest.raises(StorageFailed, match=r"Could not list '_deepshi'.*cut off"):
+        await STORES.at(s3_place.uri, proxy.conn_id).list()
+
+
+@pytest.mark.s3
 async def test_object_is_read_in_its_current_version_despite_earlier_listings(s3_place: S3Place) -> None:
     store = store_of(s3_place)
     s3_place.write("rows.jsonl", b"old")
