@@ -406,7 +406,9 @@ class Engine:
         if isinstance(arrived, ImagesResult):
             await self._publish(publisher, arrived)
         else:
-            await self._settle(publisher, arrived or DeepshiError("Cancelled before it was sent"))
+            error = arrived or DeepshiError("Interrupted before it was sent")
+            await self._settle(publisher, error)
+            self._is_in_doubt = error.charged != "no"
 
     async def _rival(self, publisher: Publisher, err: DeepshiError) -> Purchase | None:
         """Return the images that another process has stored while this one's attempt failed."""

@@ -417,22 +417,26 @@ def test_a_batch_does_not_block_the_loop(emulator: Emulator, local: Place) -> No
     assert threading.active_count() < 60
 
 
+@pytest.mark.parametrize(("is_sent", "charged"), [(False, "no"), (True, "unknown")])
 def test_an_unexpected_error_fails_only_its_row(
-    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, is_sent: bool, charged: str
 ) -> None:
     send = httpx.AsyncClient.send
 
     async def failing(client: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
-        if b"number 1" in request.content:
-            raise RuntimeError("of a library")
-        return await send(client, request, **options)
+        if b"number 1" not in request.content:
+            return await send(client, request, **options)
+        if is_sent:
+            await (await send(client, request, **options)).aclose()
+        raise RuntimeError("of a library")
 
     monkeypatch.setattr(httpx.AsyncClient, "send", failing)
     ti, err = ended(batch(local, rows_of(4), max_resends=0))
     assert isinstance(err, RowsFailed | AirflowFailException)
     assert statuses(lines_of(local)) == {"created": 3, "failed": 1}
-    assert [line["charged"] for line in lines_of(local)] == ["yes", "unknown", "yes", "yes"]
-    assert (ti.xcoms["cost_usd"], posts(emulator)) == (float(3 * PRICE), 3)
+    assert [line["charged"] for line in lines_of(local)] == ["yes", charged, "yes", "yes"]
+    assert (ti.xcoms["cost_usd"], ti.sheets[-1].unknown_outcomes) == (float(3 * PRICE), int(is_sent))
+    assert (posts(emulator), len(state(local, "claim"))) == (3 + is_sent, 3 + is_sent)
 
 
 def test_row_refused_after_previews_is_not_sent_again(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
