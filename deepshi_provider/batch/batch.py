@@ -78,6 +78,7 @@ class Batch:
             log.warning("%s", refusal.message)
         elif refusal and not self._job.start_over_budget:
             self._stop(refusal)
+            await self._context.account.warn()
 
     async def _plan(self) -> Plan:
         planner = Planner(self._job, self._context, self._journal)

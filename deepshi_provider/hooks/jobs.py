@@ -15,6 +15,7 @@ from deepshi_provider.hooks.directories import STORES, shared_store
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.jobs.run import run_single
+from deepshi_provider.journal.account import at_known_prices
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.prices import Prices
@@ -47,7 +48,8 @@ async def window_states(hook: DeepshiHook, group: str | None = None) -> list[Win
     :raises DeepshiError: the spending cannot be read.
     """
     windows = await _windows(hook, Owner(dag_id="", run_id="", task_id=""), group)
-    return [limit.state() for limit in await windows.limits()]
+    limits = await at_known_prices(await windows.limits(), prices_of(await hook.asettings()))
+    return [limit.state() for limit in limits]
 
 
 async def warnings_to_call(

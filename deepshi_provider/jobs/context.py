@@ -126,6 +126,7 @@ class JobContext(NamedTuple):
                     client.settings.budgets(job.budget_group),
                     patience=times.run_entry,
                 ),
+                times=times,
             ),
             lease=lease,
             watch=watch,

@@ -86,7 +86,7 @@ class Plan(BaseModel):
     def refusal(self) -> BudgetExceeded | None:
         """Return an error if the lowest total cost is more than is left of a budget."""
         for budget in self.budgets:
-            left = max(Decimal(0), budget.limit_usd - budget.spent_usd)
+            left = budget.left_usd  # what may have been spent counts against the limit, so these rows would be refused
             if self.low_usd > left:
                 return BudgetExceeded(
                     f"Nothing was bought: the batch costs at least {usd(self.low_usd)}, and {usd(left)} of "
@@ -136,7 +136,7 @@ def make_plan(
         high_usd=None if unpriced else high,
         unpriced=unpriced,
         classes=sorted((_planned(*item, prices) for item in to_buy.items()), key=_by_cost),
-        budgets=[BudgetState(name=limit.name, limit_usd=limit.usd, spent_usd=limit.spent.usd) for limit in limits],
+        budgets=[limit.plain_state() for limit in limits],
     )
 
 
@@ -159,5 +159,7 @@ def _each(planned: PlannedClass) -> str:
 
 def _budget(budget: BudgetState) -> str:
     name = "budget" if budget.name == "max_cost_usd" else f"budget {budget.name}"
-    spent = f", {usd(budget.spent_usd)} of it spent" if budget.spent_usd else ""
-    return f"{name} {usd(budget.limit_usd)}{spent}"
+    least, most = budget.spent_usd, budget.spent_usd + budget.may_have_cost_usd
+    spent = usd(least) if most == least else f"{usd(least)} to {usd(most)}"
+    unpriced = f" ({budget.unpriced:,} of unknown price)" if budget.unpriced else ""
+    return f"{name} {usd(budget.limit_usd)}" + (f", {spent} of it spent{unpriced}" if most or unpriced else "")

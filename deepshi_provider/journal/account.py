@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -14,6 +15,8 @@ from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import is_known, usd
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, DeepshiError
+from deepshi_provider.journal.entries import short_hash
+from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts
 from deepshi_provider.journal.running_sum import RunningSum
@@ -46,22 +49,31 @@ class Account:
 
     A request counts at the highest known price of its class. The first request of a class without a known price is
     sent alone, to learn the price: it is the only one that may exceed a limit. A request that was or may have been
-    paid for at an unreported price counts at the price of its class, or if it has none, at that of the next request. If
-    :data:`MOST_BLIND` such requests have no known price, further requests without a known price are refused.
+    paid for at an unreported price counts at the price of its class as soon as that is known, and until then at that of
+    the next request. If :data:`MOST_BLIND` such requests have no known price, further requests without a known price
+    wait for those of them that are under way, and are then refused.
 
     :param prices: the known prices of the connection.
     :param run: shares the spending with the run's other tasks.
     :param limit: USD that the task instance may spend; ``None`` for no limit.
     :param windows: shares the spending per hour with all tasks of the connection.
+    :param times: how long to wait for other tasks.
     :ivar has_begun: whether the spending of earlier tries is included.
     :ivar closed_by: why no further request may start; the first refusal is final.
     :ivar warnings: budgets per day and month that this task was the first to find nearly spent.
     """
 
     def __init__(
-        self, prices: Prices, run: RunCosts, limit: Decimal | None = None, windows: WindowCosts | None = None
+        self,
+        prices: Prices,
+        run: RunCosts,
+        limit: Decimal | None = None,
+        windows: WindowCosts | None = None,
+        *,
+        times: Times = TIMES,
     ) -> None:
         self.prices = prices
+        self._times = times
         self._run = run
         self._limit = limit
         self._windows = windows if windows and windows.has_limits else None
@@ -142,7 +154,7 @@ class Account:
         else:
             await self._learn_prices([price_class])
             await self._report()
-        await self._warn()
+        await self.warn()
 
     async def recount(self, tally: Tally, recent: Tally | None = None) -> None:
         """Raise the sums to those of the journal, since another process may have paid for the same job.
@@ -168,13 +180,15 @@ class Account:
             reservation = await self._reserve(price_class)
         except DeepshiError as err:
             self.close(err)
+            if isinstance(err, BudgetExceeded):
+                await self.warn()  # a killed process may have crossed the share
             raise
         try:
             yield reservation
         finally:
             if reservation.is_open:
                 self._settle(reservation)
-                await self._report_hours()
+                await self._report_under_way()
 
     def close(self, error: DeepshiError) -> None:
         """Refuse all waiting and later requests with this error."""
@@ -182,32 +196,40 @@ class Account:
         self._wake()
 
     async def _reserve(self, price_class: str) -> Reservation:
-        has_waited = False
         if self.is_limited:
             await self._check_prices(price_class)
-        while True:
-            if self.closed_by:
-                raise self.closed_by
-            run, windows = await self._ask()
-            if self.closed_by:
-                raise self.closed_by
-            # No await between the check and the reservation, so that two requests cannot both take the rest.
-            refused = self._refusal(price_class, self._with_own(run, windows)) if self.is_limited else ""
-            if not refused:
-                break
-            if not self.under_way.total():
-                raise BudgetExceeded(refused)
-            has_waited = True
-            await self._changed.wait()
-        reservation = self._open(price_class, has_waited=has_waited)
+        reservation = await self._opened(price_class)
         try:
-            await self._report_hours()
+            await self._report_under_way()
+            self._run.check()
             if self._windows:
                 self._windows.check()
         except BaseException:
             self._settle(reservation)
             raise
         return reservation
+
+    async def _opened(self, price_class: str) -> Reservation:
+        has_waited, gives_up_at = False, time.monotonic() + self._times.learning
+        while True:
+            if self.closed_by:
+                raise self.closed_by
+            run, windows = await self._ask(price_class)
+            if self.closed_by:
+                raise self.closed_by
+            limits = self._with_own(run, windows)
+            # No await between the check and the reservation, so that two requests cannot both take the rest.
+            refused = self._refusal(price_class, limits)
+            if not refused:
+                return self._open(price_class, has_waited=has_waited)
+            if self.under_way.total():
+                await self._changed.wait()
+            elif time.monotonic() < gives_up_at and not self._refusal(price_class, map(_without_learning, limits)):
+                log.info("Other tasks have requests of unknown price under way; waiting for them")
+                await asyncio.sleep(self._times.poll)
+            else:
+                raise BudgetExceeded(refused)
+            has_waited = True
 
     def _open(self, price_class: str, *, has_waited: bool) -> Reservation:
         hour = self._windows.this_hour() if self._windows else ""
@@ -229,19 +251,28 @@ class Account:
         return self._hours.setdefault(hour, RunningSum())
 
     async def _report(self) -> None:
-        await asyncio.gather(self._run.report(self.spending), self._report_hours())
+        has_limit = self._run.limit is not None
+        spent = self._all.with_requests_under_way(self.prices) if has_limit else self.spending
+        await asyncio.gather(self._run.report(spent), self._report_hours())
+
+    async def _report_under_way(self) -> None:
+        """Report a request that has started, or has ended at no cost, where a limit counts it."""
+        await (self._report_hours() if self._run.limit is None else self._report())
 
     async def _report_hours(self) -> None:
         if self._windows:
             sums = [(hour, spent.with_requests_under_way(self.prices)) for hour, spent in self._hours.items()]
             await asyncio.gather(*(self._windows.report(hour, spent) for hour, spent in sums))
 
-    async def _warn(self) -> None:
-        """Warn of budgets that are nearly spent. List after writing this task's entry, so that one of many sees all."""
+    async def warn(self) -> None:
+        """Warn of budgets that are nearly spent, or may be. Never raises.
+
+        List after writing this task's entry, so that one of many sees all.
+        """
         if self._windows is None:
             return
         try:
-            limits = self._with_own([], await self._windows.limits())
+            limits = self._with_own([], await at_known_prices(await self._windows.limits(), self.prices))
         except DeepshiError as err:
             log.warning("Could not check whether a budget is nearly spent: %s", err)
             return
@@ -249,10 +280,15 @@ class Account:
             self.warnings.append(state)
             log.warning("Budget: %s", state.text)
 
-    async def _ask(self) -> tuple[list[Limit], list[Limit]]:
-        """Return the limits of run, day and month, with the spending of other tasks."""
+    async def _ask(self, *price_classes: str) -> tuple[list[Limit], list[Limit]]:
+        """Return the limits of run, day and month, with the spending of other tasks.
+
+        :param price_classes: classes of next requests, whose price to read again if it was not known.
+        """
         run, windows = await asyncio.gather(self._run.limits(), self._windows.limits() if self._windows else _nothing())
-        return run, windows
+        classes = price_classes if self.is_limited else ()
+        known = await at_known_prices([*run, *windows], self.prices, classes)
+        return known[: len(run)], known[len(run) :]
 
     def _with_own(self, run: list[Limit], windows: list[Limit]) -> list[Limit]:
         own = self.spending
@@ -260,8 +296,10 @@ class Account:
         task = [Limit("max_cost_usd", self._limit, own)] if self._limit is not None else []
         return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(recent) for limit in windows)]
 
-    def _refusal(self, price_class: str, limits: list[Limit]) -> str:
-        """Return the reason why a request may not start now; empty if it may."""
+    def _refusal(self, price_class: str, limits: Iterable[Limit]) -> str:
+        """Return the reason why a request may not start now; empty if it may, as it always may without a limit."""
+        if not self.is_limited:
+            return ""
         in_flight = self.under_way
         prices = {name: self.prices.cached(name) for name in in_flight}
         if None in prices.values():
@@ -282,8 +320,24 @@ class Account:
         await asyncio.gather(*map(self.prices.checked, {price_class, *self._all.classes}))
 
 
+async def at_known_prices(limits: Sequence[Limit], prices: Prices, price_classes: Iterable[str] = ()) -> list[Limit]:
+    """Return limits with their spending at the prices that any task has learned since it was written.
+
+    :param price_classes: further classes whose price to read again if it was not known.
+    :raises StorageFailed: a price cannot be read.
+    """
+    keys = {key for limit in limits for key in limit.spent.blind_classes}
+    await prices.refresh({*keys, *map(short_hash, price_classes)})
+    return [limit.at_prices(prices.of_key) for limit in limits]
+
+
 async def _nothing() -> list[Limit]:
     return []
+
+
+def _without_learning(limit: Limit) -> Limit:
+    """Return a limit as if the requests of unknown price that are under way in other tasks had been free."""
+    return limit._replace(spent=limit.spent._replace(learning=()))
 
 
 def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> str:
@@ -293,13 +347,17 @@ def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> 
     :param flying: the price of the requests under way; ``None`` if there are none.
     """
     spent = limit.spent if price is None else limit.spent.at_price(price)
-    known = f"Not sent: {spent} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
+    shown = spent._replace(lost=(), learning=())
+    known = f"Not sent: {shown} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
     advice = limit.advice
     if price is not None:
         if spent.most_usd + (flying or Decimal(0)) + price <= limit.usd:
             return ""
         return f"{known}, and the next picture costs {usd(price)}. {advice}"
     if spent.blind >= MOST_BLIND:
+        known = (
+            f"Not sent: {spent._replace(lost=(), learning=())} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
+        )
         lost = f"{spent.blind} requests were or may have been paid for without a reported price"
         return f"{known} as far as is known; {lost}. {advice}"
     return f"{known}. {advice}" if flying is not None or spent.most_usd >= limit.usd else ""

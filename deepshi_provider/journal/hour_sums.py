@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
-from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.spending import SPENDING, Spending
 
-_USD = r"(\d+(?:\.\d+)?)"
 _ENTRY = re.compile(
-    rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.[0-9a-f]{{8}}\.{_USD}_{_USD}_(\d+)_(\d+)\.([0-9a-f]{{16}}|-)\.json", re.ASCII
+    rf"(\d\d)\.([0-9a-f]{{16}})\.(\d+)\.[0-9a-f]{{8}}\.({SPENDING})\.([0-9a-f]{{16}}|-)\.json", re.ASCII
 )
 #: Key of the sum of all groups.
 ALL = ""
@@ -23,7 +22,11 @@ Sums = dict[str, Spending]
 
 @dataclass
 class _Task:
-    """The entries of one task instance in one hour."""
+    """The entries of one task instance in one hour.
+
+    :ivar usd: the highest reported cost of any try.
+    :ivar newest: the number of the newest try, and its entry.
+    """
 
     usd: Decimal = Decimal(0)
     newest: tuple[int, Spending] = (-1, Spending())
@@ -36,8 +39,13 @@ class _Task:
 
     @property
     def spending(self) -> Spending:
-        """The highest reported cost of any try, and the possible costs of the newest try."""
-        return self.newest[1]._replace(usd=self.usd)
+        """The highest reported cost of any try, and the possible costs of the newest try.
+
+        A cost that only an earlier try knows is that of a request whose record could not be stored, and the newest try
+        counts its claim as possibly paid.
+        """
+        newest = self.newest[1]
+        return newest._replace(usd=self.usd, possible_usd=max(Decimal(0), newest.most_usd - self.usd))
 
 
 def entry_name(hour: str, key: str, try_number: int, process: str, spent: Spending, group: str) -> str:
@@ -48,8 +56,7 @@ def entry_name(hour: str, key: str, try_number: int, process: str, spent: Spendi
     :param process: 8 hex digits, so that no process deletes the entry of another one with the same try.
     :param group: 16 hex digits, or ``-``.
     """
-    sums = f"{spent.usd:f}_{spent.possible_usd:f}_{spent.blind}_{spent.under_way}"
-    return f"{hour}.{key}.{try_number}.{process}.{sums}.{group}.json"
+    return f"{hour}.{key}.{try_number}.{process}.{spent.as_name()}.{group}.json"
 
 
 def parts_of(today: date, last: str) -> list[str]:
@@ -67,10 +74,10 @@ def by_hour(day: str, names: Iterable[str], without: str = "") -> dict[str, Sums
     hours: dict[str, dict[str, _Task]] = {}
     for name in names:
         if match := _ENTRY.fullmatch(name):
-            hour, key, number, spent, possible, blind, under_way, group = match.groups()
+            hour, key, number, spent, group = match.groups()
             if key != without:
-                entry = Spending(Decimal(spent), Decimal(possible), int(blind), int(under_way))
-                hours.setdefault(f"{day}T{hour}", {}).setdefault(key, _Task()).add(int(number), entry, group)
+                task = hours.setdefault(f"{day}T{hour}", {}).setdefault(key, _Task())
+                task.add(int(number), Spending.of_name(spent), group)
     return {hour: together(_of_task(task) for task in tasks.values()) for hour, tasks in hours.items()}
 
 
@@ -91,19 +98,14 @@ def parsed(data: bytes | None) -> dict[str, Sums]:
     """Return the sums in a month's object; empty if it is invalid, since it is a cache."""
     try:
         return {
-            part: {
-                group: Spending(Decimal(usd), Decimal(more), int(blind)) for group, (usd, more, blind) in sums.items()
-            }
+            part: {group: Spending.of_name(spent) for group, spent in sums.items()}
             for part, sums in json.loads(data or b"{}").items()
         }
-    except (ValueError, TypeError, AttributeError, InvalidOperation):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
 def dumped(parts: Mapping[str, Sums]) -> bytes:
     """Return the bytes of a month's object; :func:`parsed` reads them."""
-    text = {
-        part: {group: [f"{s.usd:f}", f"{s.possible_usd:f}", s.blind] for group, s in sums.items()}
-        for part, sums in parts.items()
-    }
+    text = {part: {group: spent.as_name() for group, spent in sums.items()} for part, sums in parts.items()}
     return json.dumps(text).encode()

@@ -40,12 +40,14 @@ class Times(NamedTuple):
     :param heartbeat: interval between two changes of a lease.
     :param poll: interval for checking another process that may be waiting for the same answer.
     :param run_entry: time to keep trying to report to other tasks while the store fails.
+    :param learning: time to wait for requests of other tasks whose price is unknown, if a limit allows no more of them.
     """
 
     lease: float = 20.0
     heartbeat: float = 4.0
     poll: float = 2.0
     run_entry: float = 30.0
+    learning: float = 120.0
 
 
 TIMES = Times()

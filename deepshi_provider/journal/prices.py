@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,6 +40,8 @@ MOST_CLASSES = 1000
 _IN_TIME = 10.0
 #: Seconds after a failure in which prices that no request depends on are not read or written again.
 _PAUSE = 60.0
+#: Seconds after which a price that was not known is read again.
+_AGAIN = 2.0
 #: Maximum number of a directory's records to read if no price is remembered.
 _MOST_RECORDS = 64
 
@@ -91,6 +93,8 @@ class Prices:
         self._paid: dict[str, Decimal] = {}
         self._recorded: dict[str, PriceRange] | None = None
         self._paused_until: dict[str, float] = {}
+        self._refreshed: dict[str, Price | None] = {}
+        self._refreshed_at: dict[str, float] = {}
         self._learning = asyncio.Lock()
 
     def take(self, recorded: dict[str, PriceRange]) -> None:
@@ -110,7 +114,31 @@ class Prices:
             known.append(self._recorded[price_class].high)
         if price_class in self._paid:
             known.append(self._paid[price_class])
+        if price := self._refreshed.get(short_hash(price_class)):
+            known.append(price.cost_usd)
         return max(known, default=None)
+
+    def of_key(self, key: str) -> Decimal | None:
+        """Return the same by the key of the class; see :func:`~deepshi_provider.journal.entries.short_hash`."""
+        names = {*self._remembered, *(self._recorded or {}), *self._paid}
+        known = [self.cached(name) for name in names if short_hash(name) == key]
+        found = [price for price in known if price is not None]
+        if price := self._refreshed.get(key):
+            found.append(price.cost_usd)
+        return max(found, default=None)
+
+    async def refresh(self, keys: Iterable[str]) -> None:
+        """Read the prices of classes that had none, since other tasks may have paid for them meanwhile.
+
+        :param keys: keys of the classes; those with a known price, or just read, are left out.
+        :raises StorageFailed: a price cannot be read.
+        """
+        due = time.monotonic() - _AGAIN
+        missing = [key for key in keys if self.of_key(key) is None and self._refreshed_at.get(key, due) <= due]
+        try:
+            await asyncio.gather(*(in_time(self._refresh(key), self._patience) for key in missing))
+        except StorageFailed as err:
+            raise StorageFailed(f"Not sent: the price of an earlier request could not be read ({err.message})") from err
 
     async def known(self, price_class: str) -> Decimal | None:
         """Return the highest recent price of a class, in USD; ``None`` if it was never paid for. Never raises.
@@ -179,6 +207,12 @@ class Prices:
     async def _recall(self, price_class: str) -> None:
         data = await self._memory.read(self._name(price_class)) if self._memory else None
         self._remembered[price_class] = _price(data)
+        self._refreshed_at[short_hash(price_class)] = time.monotonic()
+
+    async def _refresh(self, key: str) -> None:
+        data = await self._memory.read(f"{self._folder}/{key}.json") if self._memory else None
+        self._refreshed[key] = _price(data)
+        self._refreshed_at[key] = time.monotonic()
 
     def _needs_records(self, price_class: str) -> bool:
         return self._recorded is None and not self._remembered.get(price_class)

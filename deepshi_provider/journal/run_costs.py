@@ -2,12 +2,14 @@
 
 ``<output_uri of the connection>/_deepshi_runs/<run>/<task>.<USD>.json`` is the cost of one task instance over all its
 tries. If some costs were not reported or some outcomes are unknown, the name is
-``<task>.<USD>_<possible USD>_<blind>.json``; see :class:`~deepshi_provider.journal.spending.Spending`. The sums are in
-the name, so that one listing shows the spending of all tasks. A new entry is written before the old one is removed; if
+``<task>.<USD>_<possible USD>_<lost>_<learning>.json``; see
+:meth:`~deepshi_provider.journal.spending.Spending.as_name`. The sums are in the name, so that one listing shows the
+spending of all tasks. A new entry is written before the old one is removed; if
 a task has several entries, the highest counts.
 
 An entry repeats the costs of the task's records and claims. It is written after each paid attempt, before the task may
-send again. If the process dies between record and entry, the task's next try corrects the entry.
+send again. If the run has a limit, it includes requests under way, and is also written before each attempt. If the
+process dies between record and entry, the task's next try corrects the entry.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from deepshi_provider.costs.sheet import Operation
 from deepshi_provider.exceptions import Charged, DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
-from deepshi_provider.journal.spending import Limit, Spending
+from deepshi_provider.journal.spending import SPENDING, Limit, Spending
 from deepshi_provider.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,7 @@ Result = TypeVar("Result")
 #: Directory, in the connection's ``output_uri``, of all runs' entries.
 RUNS = "_deepshi_runs"
 
-_USD = r"(\d+(?:\.\d+)?)"
-_ENTRY = re.compile(rf"([0-9a-f]{{16}})\.{_USD}(?:_{_USD}_(\d+))?\.json", re.ASCII)
+_ENTRY = re.compile(rf"([0-9a-f]{{16}})\.(?:(\d+(?:\.\d+)?)|({SPENDING}))\.json", re.ASCII)
 
 
 class HookPurchase(BaseModel):
@@ -197,6 +198,14 @@ class RunCosts:
                 self._listed_at = begun
             return [Limit("max_run_cost_usd", self.limit, self._others, "by this DAG run")]
 
+    def check(self) -> None:
+        """Check that all reports were written, if there is a limit.
+
+        :raises StorageFailed: a report could not be written.
+        """
+        if self.limit is not None and self._sum and self._sum.failure:
+            raise StorageFailed(f"Not sent: this run's costs could not be reported ({self._sum.failure.message})")
+
     def _name(self, spent: Spending) -> str:
         return f"{self._folder}/{run_entry_name(self._task_key, spent)}"
 
@@ -206,8 +215,8 @@ def run_entry_name(key: str, spent: Spending) -> str:
 
     :param key: the task's key, or one of the purchase's own; 16 hex digits.
     """
-    doubt = f"_{spent.possible_usd:f}_{spent.blind}" if spent.possible_usd or spent.blind else ""
-    return f"{key}.{spent.usd:f}{doubt}.json"
+    is_doubtful = spent.possible_usd or spent.blind
+    return f"{key}.{spent.as_name() if is_doubtful else f'{spent.usd:f}'}.json"
 
 
 async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
@@ -255,7 +264,7 @@ def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:
     entries: dict[str, tuple[Spending, str]] = {}
     for name in listing:
         if match := _ENTRY.fullmatch(name):
-            task_key, spent, possible, blind = match.groups()
-            entry = Spending(Decimal(spent), Decimal(possible or 0), int(blind or 0)), name
+            task_key, spent, doubtful = match.groups()
+            entry = Spending.of_name(doubtful) if doubtful else Spending(Decimal(spent)), name
             entries[task_key] = max(entry, entries.get(task_key, entry))
     return entries

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from deepshi_provider.costs.money import is_known
 from deepshi_provider.costs.tally import Tally
+from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.spending import Spending, counts_of
 
 
 class _Doubt(NamedTuple):
@@ -54,14 +55,17 @@ class RunningSum:
 
     def spending(self, prices: Prices) -> Spending:
         """Return the sum, with unreported costs at the prices that this process knows."""
-        possible, blind = Decimal(0), 0
+        possible, lost = Decimal(0), Counter[str]()
         for doubt, count in self.doubts.items():
             price = prices.cached(doubt.price_class)
-            possible += max(Decimal(0), (price or Decimal(0)) - doubt.reported) * count
-            blind += count if price is None else 0
-        return Spending(self.usd, possible, blind)
+            if price is None:
+                lost[short_hash(doubt.price_class)] += count
+            else:
+                possible += max(Decimal(0), price - doubt.reported) * count
+        return Spending(self.usd, possible, counts_of(lost))
 
     def with_requests_under_way(self, prices: Prices) -> Spending:
         """Return the same, with requests under way as possible costs."""
-        flying = (count * (prices.cached(name) or Decimal(0)) for name, count in self.under_way.items())
-        return self.spending(prices) + Spending(possible_usd=sum(flying, Decimal(0)), under_way=self.under_way.total())
+        flying = Spending(learning=counts_of({short_hash(name): count for name, count in self.under_way.items()}))
+        price_of = {short_hash(name): prices.cached(name) for name in self.under_way}
+        return self.spending(prices) + flying.at_prices(price_of.get)

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
-from deepshi_provider.costs.budget_state import WindowState
+from deepshi_provider.costs.budget_state import BudgetState, WindowState, perhaps
 from deepshi_provider.costs.money import usd
+
+_USD = r"\d+(?:\.\d+)?"
+_COUNTS = r"(?:0|\d+x[0-9a-f]{16}(?:-\d+x[0-9a-f]{16})*)"
+#: What :meth:`Spending.as_name` returns.
+SPENDING = rf"{_USD}_{_USD}_{_COUNTS}_{_COUNTS}"
+#: Maximum number of price classes in a name; the rest counts as :data:`_OTHERS`, a class that never has a price.
+_MOST_CLASSES = 4
+_OTHERS = "0" * 16
+
+#: Number of requests by price class, as :func:`~deepshi_provider.journal.entries.short_hash`, in its order.
+Counts = tuple[tuple[str, int], ...]
+
+
+def counts_of(numbers: Mapping[str, int]) -> Counts:
+    """Return numbers of requests by price class."""
+    return tuple(sorted((key, number) for key, number in numbers.items() if number))
 
 
 class Spending(NamedTuple):
@@ -14,23 +33,72 @@ class Spending(NamedTuple):
 
     :param usd: the costs that the API reported.
     :param possible_usd: unreported costs, unknown outcomes and requests under way, at the known prices.
-    :param blind: number of such requests whose class had no known price when the sum was written.
-    :param under_way: number of requests that have not ended.
+    :param lost: requests with unreported cost or unknown outcome whose class had no known price.
+    :param learning: requests under way whose class had no known price.
     """
 
     usd: Decimal = Decimal(0)
     possible_usd: Decimal = Decimal(0)
-    blind: int = 0
-    under_way: int = 0
+    lost: Counts = ()
+    learning: Counts = ()
 
     @property
     def most_usd(self) -> Decimal:
         """The sum of reported and possible costs."""
         return self.usd + self.possible_usd
 
+    @property
+    def blind(self) -> int:
+        """Number of requests of unknown price that were, are or may have been paid for."""
+        return sum(number for _, number in (*self.lost, *self.learning))
+
+    @property
+    def blind_classes(self) -> set[str]:
+        """The keys of their price classes."""
+        return {key for key, _ in (*self.lost, *self.learning)}
+
     def at_price(self, price: Decimal) -> Spending:
         """Return the sum with each request of unknown price at this price."""
-        return self._replace(possible_usd=self.possible_usd + self.blind * price, blind=0)
+        return self.at_prices(lambda _: price)
+
+    def at_prices(self, price_of: Callable[[str], Decimal | None]) -> Spending:
+        """Return the sum with each request of unknown price at the price of its class, if that is known.
+
+        :param price_of: returns the known price of a class, by its key.
+        """
+        found = {key: price_of(key) for key in self.blind_classes}
+        known = {key: price for key, price in found.items() if price is not None}
+        possible = sum(
+            (known.get(key, Decimal(0)) * number for key, number in (*self.lost, *self.learning)), Decimal(0)
+        )
+        return Spending(
+            self.usd,
+            self.possible_usd + possible,
+            tuple((key, number) for key, number in self.lost if key not in known),
+            tuple((key, number) for key, number in self.learning if key not in known),
+        )
+
+    def settled(self) -> Spending:
+        """Return the sum with requests under way as lost: those that have not ended after an hour or more."""
+        return self._replace(lost=_together(self.lost, self.learning), learning=())
+
+    def as_name(self) -> str:
+        """Return the sum as a part of an object's name: ``<USD>_<possible USD>_<lost>_<learning>``.
+
+        The numbers of requests are ``<number>x<class>``, joined with ``-``; ``0`` if there are none.
+        """
+        return f"{self.usd:f}_{self.possible_usd:f}_{_counts_text(self.lost)}_{_counts_text(self.learning)}"
+
+    @classmethod
+    def of_name(cls, text: str) -> Spending:
+        """Return the sum that :meth:`as_name` has written.
+
+        :raises ValueError: the text is not one.
+        """
+        if not re.fullmatch(SPENDING, text, re.ASCII):
+            raise ValueError(f"not a sum: {text[:100]!r}")
+        spent, possible, lost, learning = text.split("_")
+        return cls(Decimal(spent), Decimal(possible), _counts_in(lost), _counts_in(learning))
 
     def __add__(self, other: object) -> Spending:
         if not isinstance(other, Spending):
@@ -38,8 +106,8 @@ class Spending(NamedTuple):
         return Spending(
             self.usd + other.usd,
             self.possible_usd + other.possible_usd,
-            self.blind + other.blind,
-            self.under_way + other.under_way,
+            _together(self.lost, other.lost),
+            _together(self.learning, other.learning),
         )
 
     def as_text(self) -> str:
@@ -49,7 +117,25 @@ class Spending(NamedTuple):
         return f"at least {usd(self.usd)}, up to about {usd(self.most_usd)}" if self.possible_usd else usd(self.usd)
 
     def __str__(self) -> str:
-        return usd(self.usd) + (f" and perhaps {usd(self.possible_usd)} more" if self.possible_usd else "")
+        return usd(self.usd) + perhaps(self.possible_usd, self.blind)
+
+
+def _counts_text(counts: Counts) -> str:
+    if len(counts) > _MOST_CLASSES:
+        rest = sum(number for _, number in counts[_MOST_CLASSES - 1 :])
+        counts = (*counts[: _MOST_CLASSES - 1], (_OTHERS, rest))
+    return "-".join(f"{number}x{key}" for key, number in counts) or "0"
+
+
+def _counts_in(text: str) -> Counts:
+    parts = () if text == "0" else (part.partition("x") for part in text.split("-"))
+    return tuple((key, int(number)) for number, _, key in parts)
+
+
+def _together(first: Counts, second: Counts) -> Counts:
+    if not (first and second):
+        return first or second
+    return counts_of(Counter(dict(first)) + Counter(dict(second)))
 
 
 class Limit(NamedTuple):
@@ -71,6 +157,10 @@ class Limit(NamedTuple):
     window: str = ""
     resets_at: str = ""
 
+    def at_prices(self, price_of: Callable[[str], Decimal | None]) -> Limit:
+        """Return the limit with its spending at known prices; see :meth:`Spending.at_prices`."""
+        return self._replace(spent=self.spent.at_prices(price_of))
+
     def with_own(self, own: Spending) -> Limit:
         """Return the limit with this task's own spending added."""
         own_part = "" if self.window else f", {own} of them by this task"  # for a month, ``own`` is only today's part
@@ -79,13 +169,17 @@ class Limit(NamedTuple):
     def state(self) -> WindowState:
         """Return the state of a limit per day or month."""
         return WindowState(
+            **self.plain_state().model_dump(), group=self.group, window=self.window, resets_at=self.resets_at
+        )
+
+    def plain_state(self) -> BudgetState:
+        """Return the state of any limit."""
+        return BudgetState(
             name=self.name,
             limit_usd=self.usd,
             spent_usd=self.spent.usd,
             may_have_cost_usd=self.spent.possible_usd,
-            group=self.group,
-            window=self.window,
-            resets_at=self.resets_at,
+            unpriced=self.spent.blind,
         )
 
     @property

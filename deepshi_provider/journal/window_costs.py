@@ -2,10 +2,10 @@
 
 ``_deepshi_spending/<account>/<day>/<hour>.<task>.<try>.<process>.<sums>.<group>.json``, below the connection's
 ``output_uri``, is the spending of one task instance in an hour. ``<sums>`` is
-``<USD>_<possible USD>_<blind>_<under way>``; see
-:class:`~deepshi_provider.journal.spending.Spending`. Its possible costs include requests under way, so that these are
-still counted if the process is killed. The entry of a later try has the costs of the records and claims of that hour,
-and replaces the entry of the earlier try. ``<group>`` is a hash of the budget group, or ``-``.
+``<USD>_<possible USD>_<lost>_<learning>``; see
+:meth:`~deepshi_provider.journal.spending.Spending.as_name`. Its possible costs include requests under way, so that
+these are still counted if the process is killed. The entry of a later try has the costs of the records and claims of
+that hour, and replaces the entry of the earlier try. ``<group>`` is a hash of the budget group, or ``-``.
 
 ``<account>/<month>.json`` holds the sums of hours that ended at least an hour ago. It is a cache: a task that finds an
 hour missing lists that hour and writes the object again. A task whose spending in such an hour changes, such as after a
@@ -233,7 +233,7 @@ class WindowCosts:
         for day, names in zip(sorted(days), of_days, strict=True):
             hours_of_day = by_hour(day, names)
             found |= {day: together(hours_of_day.values()), **hours_of_day}
-        return {part: found.get(part, {}) for part in parts}
+        return {part: {group: spent.settled() for group, spent in found.get(part, {}).items()} for part in parts}
 
     def _limits_from(self, parts: Mapping[str, Sums]) -> list[Limit]:
         today = self._date()
@@ -242,7 +242,7 @@ class WindowCosts:
         limits = []
         for budget in self._budgets.limits:
             sums, ends = (month, _next_month(today)) if budget.is_month else (day, today + timedelta(days=1))
-            spent = sums.get(self._group if budget.group else ALL, Spending())._replace(under_way=0)
+            spent = sums.get(self._group if budget.group else ALL, Spending())
             resets_at = datetime.combine(ends, datetime.min.time(), self._budgets.zone).isoformat()
             window = today.isoformat()[:7] if budget.is_month else today.isoformat()
             whose = f"{'in' if budget.is_month else 'on'} {window} with connection {self._budgets.conn_id!r}"

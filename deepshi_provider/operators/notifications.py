@@ -53,7 +53,7 @@ class TaskCosts(NamedTuple):
     @property
     def text(self) -> str:
         """The costs, the rest of the budgets and the links, one per line."""
-        left = (f"{usd(b.left_usd)} of {b.name} {usd(b.limit_usd)} left until {b.resets_at}" for b in self.budgets)
+        left = map(_left, self.budgets)
         links = (f"{name}: {uri}" for name, uri in self.links.items())
         return "\n".join([f"{self.name} has cost {self.in_words}", *left, *links])
 
@@ -131,6 +131,11 @@ def _call(callbacks: Sequence[Callback], context: Context) -> None:
             callback(context)
         except Exception:  # users' code: the images are paid for, and the task must not fail for a notification
             log.exception("A callback failed; the task goes on")
+
+
+def _left(budget: WindowState) -> str:
+    unpriced = f" less the price of {budget.unpriced} request(s)" if budget.unpriced else ""
+    return f"{usd(budget.left_usd)}{unpriced} of {budget.name} {usd(budget.limit_usd)} left until {budget.resets_at}"
 
 
 def _name(context: Context, ti: Any) -> str:

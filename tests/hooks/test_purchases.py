@@ -42,7 +42,7 @@ def test_purchases_in_a_task_are_entered_with_their_cost_as_far_as_known(emulato
             with pytest.raises(OutcomeUnknown):
                 DeepshiHook().generate(REQUEST)
     price = emulator.requests()[0]["cost_usd"]
-    assert entry_names(entries) == [f"{price}.json", *[f"0_{price}_0.json"] * 3], "a refusal is free"
+    assert entry_names(entries) == [f"{price}.json", *[f"0_{price}_0_0.json"] * 3], "a refusal is free"
     with pytest.raises(AirflowFailException, match=r"Not sent.*max_run_cost_usd"):
         execute(generate(max_run_cost_usd=4.5 * float(price)), TaskInstance(task_id="after"))
     assert posts(emulator) == 5

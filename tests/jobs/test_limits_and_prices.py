@@ -21,14 +21,17 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.store.store import Store
+from tests.services.processes import start_module
 from tests.support.batches import BANANA, batch, deferred, ended, rows_of
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import LocalPlace
 from tests.support.tasks import TaskInstance, context_of, execute
+from tests.support.waiting import until
 
 #: Price of a picture in USD, and its price class.
 PRICE = Decimal("0.039")
@@ -242,6 +245,58 @@ def test_purchases_without_a_price_count_as_soon_as_one_is_known(
 async def learn_elsewhere(place: LocalPlace) -> None:
     """Remember the price, as after a purchase that counts against none of the limits."""
     await Prices((await DeepshiHook().asettings()).account, Store(place.uri)).learn(CLASS, PRICE)
+
+
+async def kill_in_flight(emulator: Emulator, job: Job) -> None:
+    """Run a job in a process that is killed when the server has its request."""
+    sent = posts(emulator)
+    emulator.settings(latency=300)
+    with start_module("tests.support.run_job", job.model_dump_json()) as worker:
+        await until("a request", lambda: posts(emulator) == sent + 1)
+        worker.kill()
+        await until("its end", lambda: emulator.stats()["in_flight"] == 0)
+    emulator.settings(latency=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "group"])
+async def test_what_killed_workers_had_in_flight_at_an_unknown_price_counts(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str
+) -> None:
+    job = limited(kind, "0.15")
+    for task in "abc":
+        await kill_in_flight(emulator, job(task))
+    refused = await run(job("d"), times=Times(poll=0.05, learning=0.2))
+    assert "3 requests were or may have been paid for without a reported price" in error(refused)["message"]
+    await learn_elsewhere(local)
+    refused = await run(job("e"))
+    assert "$0 and perhaps $0.117 more of max_" in error(refused)["message"]
+    assert posts(emulator) == 3
+    cheap = {"model": "deepshi-banana-pro", "resolution": None, "width": 64, "height": 48}
+    assert (await run(job("f", fields=cheap))).status == "success"
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_plan_shows_what_may_have_been_spent_and_counts_it(
+    emulator: Emulator, local: LocalPlace, limited: Limited, kind: str
+) -> None:
+    job = limited(kind, "0.20")
+    assert asyncio.run(run(job("known"))).status == "success"
+    emulator.fault("cut", charged=True)
+    asyncio.run(run(job("lost", max_resends=0)))
+    emulator.settings(cost_form="absent")
+    assert asyncio.run(run(job("unreported", fields={"model": "flux-2-pro", "resolution": None}))).status == "success"
+    emulator.settings(cost_form="object")
+    of_limit = {"run": {"max_run_cost_usd": "0.20"}, "group": {"budget_group": "team"}}.get(kind, {})
+    sent = posts(emulator)
+    fields = {**BANANA, **of_limit, "output_uri": f"{local.uri}/catalog"}
+    ti, err = ended(batch(local, rows_of(3), **fields, plan_only=True))
+    (plan,) = ti.plans
+    assert err is None
+    assert plan.summary().endswith("$0.20, $0.039 to $0.078 of it spent (1 of unknown price)")
+    ti, err = ended(batch(local, rows_of(4), **fields))
+    assert "the batch costs at least $0.156, and $0.122 of max_" in str(err)
+    assert posts(emulator) == sent
 
 
 @pytest.mark.parametrize("mode", ["blocking", "deferred"])

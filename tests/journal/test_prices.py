@@ -121,7 +121,7 @@ async def test_a_kill_before_the_entry_is_written_loses_no_unknown_outcome(emula
     await run(job(local, "known", owner={"run_id": "tuesday"}))
     await run(job(local, "a", max_resends=1, owner={"try_number": 2}))
     entries = [name.rpartition("/")[2] for name in local.names() if name.startswith("_deepshi_runs/")]
-    assert [name.partition(".")[2] for name in entries if "_" in name] == ["0.039_0.039_0.json"]
+    assert [name.partition(".")[2] for name in entries if "_" in name] == ["0.039_0.039_0_0.json"]
 
 
 async def test_lost_answers_may_have_cost_the_price_of_their_class(emulator: Emulator, place: Place) -> None:

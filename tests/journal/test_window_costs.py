@@ -22,7 +22,8 @@ from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, StorageFailed
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.account import Account
-from deepshi_provider.journal.entries import Owner
+from deepshi_provider.journal.entries import Owner, short_hash
+from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.journal.spending import Spending
@@ -32,6 +33,9 @@ from tests.services.seaweedfs import SeaweedFS
 from tests.support.places import Place
 
 PRICE = Decimal("0.039")
+#: Of the classes ``a`` and ``b``, only ``a`` has a known price.
+B = short_hash("b")
+QUICK = Times(poll=0.02, learning=0.1)
 
 
 @dataclass
@@ -56,7 +60,16 @@ class World:
     clock: Clock = field(default_factory=Clock)
     patience: float = 60
 
-    def account(self, task: str, *, try_number: int = 1, group: str | None = None, price: Decimal = PRICE) -> Account:
+    def account(
+        self,
+        task: str,
+        *,
+        try_number: int = 1,
+        group: str | None = None,
+        price: Decimal = PRICE,
+        times: Times = QUICK,
+        run_limit: Decimal | None = None,
+    ) -> Account:
         """The account of one try, as its process has it."""
         owner = Owner(dag_id="d", run_id="r", task_id=task, try_number=try_number)
         entry = RunEntry(owner=owner, operation="generate", output_uri="file:///nowhere")
@@ -67,17 +80,29 @@ class World:
         windows = WindowCosts(
             entry, store, settings.account, settings.budgets(group), patience=self.patience, clock=self.clock
         )
-        prices = Prices(settings.account)
+        prices = Prices(settings.account, store)
         prices.take({"a": PriceRange(price, price)})
-        return Account(prices, RunCosts(entry, None), None, windows)
+        run = RunCosts(entry, None if run_limit is None else store, limit=run_limit)
+        return Account(prices, run, None, windows, times=times)
 
-    async def buy(self, task: str, cost: Decimal | None = PRICE, **more: Any) -> Account:
+    async def buy(self, task: str, cost: Decimal | None = PRICE, price_class: str = "a", **more: Any) -> Account:
         """Buy one picture in a task of its own; a cost that is ``None`` is an unknown outcome."""
         account = self.account(task, **more)
         await account.begin(Tally())
-        async with account.reserved("a") as reservation:
-            await account.add("a", cost, at=self.clock.now, reservation=reservation)
+        async with account.reserved(price_class) as reservation:
+            await account.add(price_class, cost, at=self.clock.now, reservation=reservation)
         return account
+
+    async def begun(self, stack: contextlib.AsyncExitStack, task: str, price_class: str, **more: Any) -> Account:
+        """Start a request that is under way until the stack is closed."""
+        account = self.account(task, **more)
+        await account.begin(Tally())
+        await stack.enter_async_context(account.reserved(price_class))
+        return account
+
+    @property
+    def prices_account(self) -> str:
+        return Settings(conn_id="c", base_url="http://x", api_key=SecretStr("k")).account
 
     async def spent(self, **more: Any) -> list[Spending]:
         """What a new task would learn of each limit."""
@@ -321,6 +346,100 @@ async def test_a_month_is_known_from_two_listings_and_one_read(
     proxy.seen.clear()
     assert [limit.spent for limit in await account.limits()] == [today, Spending((count + 1) * PRICE)]
     assert asked(proxy)[1:] == (2, 0), "what is over is asked for once a minute"
+
+
+#: A limit of $1 for the run, or for day and month.
+LIMITS = [{"run_limit": Decimal(1)}, {}]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=["run", "day"])
+async def test_a_killed_worker_leaves_what_it_had_in_flight_at_an_unknown_price(
+    world: World, limit: dict[str, Any]
+) -> None:
+    world.extra = {} if limit else world.extra
+    async with contextlib.AsyncExitStack() as killed:
+        await world.begun(killed, "killed", "b", **limit)
+        assert (await world.spent(**limit))[0] == Spending(learning=((B, 1),))
+        await Prices(world.prices_account, STORES.at(world.place.uri, world.place.conn_id)).learn("b", Decimal("0.9"))
+        assert (await world.spent(**limit))[0] == Spending(possible_usd=Decimal("0.9"))
+        await world.buy("one", **limit)
+        await world.buy("two", **limit)
+        with pytest.raises(BudgetExceeded, match=r"\$0.078 and perhaps \$0.9 more of max_"):
+            await world.buy("three", **limit)
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=["run", "day"])
+async def test_three_requests_of_unknown_price_are_under_way_or_lost_at_most(
+    world: World, limit: dict[str, Any]
+) -> None:
+    world.extra = {} if limit else world.extra
+    await world.buy("lost", None, "b", **limit)
+    await world.buy("unreported", None, "c", **limit)
+    async with contextlib.AsyncExitStack() as killed:
+        await world.begun(killed, "killed", "d", **limit)
+        with pytest.raises(BudgetExceeded, match="3 requests were or may have been paid for without a reported price"):
+            await world.buy("fourth", PRICE, "e", **limit)
+        await world.buy("known", **limit)
+        world.clock.now += 3 * 3600
+        begun = time.monotonic()
+        never = Times(poll=0.02, learning=1000)
+        if not limit:
+            with pytest.raises(BudgetExceeded, match="3 requests were"):
+                await world.buy("later", PRICE, "e", times=never)
+            assert time.monotonic() - begun < 500, "nobody waits for what was under way hours ago"
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=["run", "day"])
+async def test_a_request_waits_while_other_tasks_learn_prices(world: World, limit: dict[str, Any]) -> None:
+    world.extra = {} if limit else world.extra
+    patient: dict[str, Any] = {**limit, "times": Times(poll=0.02, learning=1000)}
+    others = [contextlib.AsyncExitStack() for _ in range(3)]
+    for number, stack in enumerate(others):
+        await world.begun(stack, f"task {number}", "b", **patient)
+    waiting = asyncio.create_task(world.buy("fourth", PRICE, "b", **patient))
+    _, pending = await asyncio.wait([waiting], timeout=0.5)
+    assert pending
+    for stack in others:
+        await stack.aclose()  # they were free
+    await waiting
+    assert (await world.spent(**limit))[0] == Spending(PRICE)
+
+
+async def test_a_loss_counts_at_the_price_of_its_own_class_once_that_is_known(world: World) -> None:
+    await world.buy("lost", None, "b")
+    world.clock.now += 5 * 3600
+    assert await world.spent() == [Spending(lost=((B, 1),))] * 2
+    looker = world.account("looker")
+    assert [limit.spent.blind for limit in await looker.limits()] == [1, 1]
+    await world.buy("learns", Decimal("0.5"), "b")
+    assert await world.spent() == [Spending(Decimal("0.5"), Decimal("0.5"))] * 2
+    with pytest.raises(BudgetExceeded, match=r"\$0.5 and perhaps \$0.5 more of max_cost_usd_per_day \$1.00 are spent"):
+        await world.buy("of another class")
+
+
+async def test_a_record_that_was_not_stored_counts_once_with_its_claim(world: World) -> None:
+    await world.buy("a")  # its record could not be stored, so its claim is of unknown outcome
+    left = Tally()
+    left.lost("m", "", "a")
+    again = world.account("a", try_number=2)
+    await again.begin(left, left)
+    assert await world.spent() == [Spending(PRICE)] * 2
+    async with again.reserved("a") as reservation:
+        await again.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert await world.spent() == [Spending(PRICE, PRICE)] * 2
+
+
+async def test_what_a_killed_worker_may_have_spent_is_warned_of(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.045"}
+    async with contextlib.AsyncExitStack() as killed:
+        await world.begun(killed, "killed", "a")
+        account = world.account("refused")
+        await account.begin(Tally())
+        with pytest.raises(BudgetExceeded):
+            async with account.reserved("a"):
+                pass
+        (state,) = account.warnings
+        assert (state.spent_usd, state.may_have_cost_usd) == (Decimal(0), PRICE)
 
 
 async def test_an_hour_with_something_under_way_is_not_closed(world: World) -> None:

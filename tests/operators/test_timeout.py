@@ -27,6 +27,7 @@ from deepshi_provider.hooks import purchases
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.journal import prices, run_costs
+from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.store.store import Store
 from tests.services.s3_proxy import S3Proxy
@@ -269,9 +270,10 @@ def test_a_call_of_the_hook_that_ends_too_may_have_cost_its_price(
     (sheet,) = ti.sheets
     assert (sheet.cost_usd, sheet.unknown_outcomes, sheet.may_have_cost_usd) == (Decimal(0), 1, None)
     sums = [name.rpartition("/")[2].split(".", 1)[1] for name in local.names() if name.startswith("_deepshi_runs/")]
-    assert (sums, posts(emulator)) == (["0_0_1.json"], 1)
+    price_class = short_hash("generate nano-banana-2 n=1 resolution=1K")
+    assert (sums, posts(emulator)) == ([f"0_0_1x{price_class}_0.json"], 1)
     (state,) = [name for name in local.names() if name.startswith("_deepshi_spending/")]
-    assert ".0_0_1_0.-.json" in state
+    assert f".0_0_1x{price_class}_0.-.json" in state
     wait_until(lambda: emulator.stats()["disconnects"] == 1)
 
 

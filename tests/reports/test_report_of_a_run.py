@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.costs.sheet import CostSheet
+from deepshi_provider.journal.spending import Spending
 from deepshi_provider.reports.page import rounded
 from tests.reports.conftest import Run
 
@@ -132,13 +133,12 @@ def test_a_failed_image_task_fails_the_run(run: Run) -> None:
 
 def test_entries_of_the_run_ledger_agree(run: Run) -> None:
     """If a task has several entries, the largest counts: a later try cannot know which one an earlier try left."""
-    greatest: dict[str, tuple[Decimal, Decimal, int]] = {}
+    greatest: dict[str, Spending] = {}
     for name in (name.rpartition("/")[2] for name in run.place.names() if name.startswith("_deepshi_runs/")):
-        spent, *doubt = name.partition(".")[2].removesuffix(".json").split("_")
-        entry = (Decimal(spent), Decimal(doubt[0]), int(doubt[1])) if doubt else (Decimal(spent), Decimal(0), 0)
+        spent = name.partition(".")[2].removesuffix(".json")
+        entry = Spending.of_name(spent) if "_" in spent else Spending(Decimal(spent))
         greatest[name[:16]] = max(entry, greatest.get(name[:16], entry))
     entries = greatest.values()
     assert len(entries) == 3 + 1 + 1 + 2 + 1
-    assert sum(spent for spent, _, _ in entries) == known(run)
-    assert sum(possible for _, possible, _ in entries) == run.taken - known(run), "the lost boat"
-    assert sum(blind for _, _, blind in entries) == 0
+    together = sum(entries, Spending())
+    assert together == Spending(known(run), run.taken - known(run)), "the lost boat"
