@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
-from deepshi_provider.batch.manifest_file import all_lines
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.deepshi import DeepshiHook
@@ -98,6 +97,8 @@ def _images_of(ended: ImageOutcome | BatchOutcome, conn_id: str | None) -> tuple
 
 def _first_images(name: str, file: BinaryIO) -> list[dict[str, Any]]:
     """Return the first images of a manifest, also those of rows that failed although their images came."""
+    from deepshi_provider.batch.manifest_file import all_lines  # not for single requests
+
     unknown = {"sha256": None, "width": None, "height": None}
     images = (
         {

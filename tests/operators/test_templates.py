@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG
 
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.operators.images import DeepshiEditImageOperator, DeepshiGenerateImageOperator
@@ -280,3 +281,34 @@ def test_edit_renders_its_images(emulator: Emulator, local: Place) -> None:
         run_try(operator, params=params)
     sent_images = [request["images"] for request in emulator.requests()[1:]]
     assert [image["sha256"] for (image,) in sent_images] == [made["images"][0]["sha256"]] * 3
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_airflow_shows_and_stores_only_the_fields_that_were_given(is_mapped: bool) -> None:
+    ti = TaskInstance(task_id="boat")
+    context = context_of(ti, params={"size": 64})
+    with DAG("boats"):
+        if is_mapped:
+            mapped = DeepshiGenerateImageOperator.partial(task_id="boat", width="{{ params.size }}", seed=0).expand(
+                prompt=["a boat"]
+            )
+            operator = mapped.unmap({"prompt": "a {{ params.size }} m boat"})
+        else:
+            operator = DeepshiGenerateImageOperator(
+                task_id="boat", width="{{ params.size }}", seed=0, prompt="a {{ params.size }} m boat"
+            )
+    for _ in range(2):  # a task is rendered again on each try
+        rendered = operator.prepare_for_execution()
+        rendered._do_render_template_fields(  # noqa: SLF001 -- Airflow calls it for mapped tasks
+            rendered, operator.template_fields, context, rendered.get_template_env(), set()
+        )
+        found = {name: getattr(rendered, name) for name in rendered.template_fields}
+        assert found == {
+            "model": "deepshi-banana-pro",
+            "prompt": "a 64 m boat",
+            "n": 1,
+            "width": "64",
+            "seed": 0,
+            "deepshi_conn_id": "deepshi_default",
+        }
+    assert operator.template_fields == DeepshiGenerateImageOperator.template_fields
