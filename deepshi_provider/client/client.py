@@ -23,7 +23,7 @@ from deepshi_provider.api.spool import NewFile
 from deepshi_provider.client import metrics
 from deepshi_provider.client.exchange import Exchange, yield_turn
 from deepshi_provider.client.inputs import InputImages
-from deepshi_provider.client.listing import read_catalog
+from deepshi_provider.client.listing import catalog_in, read_document
 from deepshi_provider.client.pace import Pace
 from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
@@ -104,8 +104,12 @@ class Client:
 
     async def catalog(self) -> Catalog:
         """Return the catalog (``GET /v1/models``): free, and limited to the key's models."""
+        return await catalog_in(await self.catalog_document())
+
+    async def catalog_document(self) -> bytes:
+        """Return the catalog as the server sends it; see :func:`~deepshi_provider.client.listing.catalog_in`."""
         try:
-            return await read_catalog(await self._http(), self.settings)
+            return await read_document(await self._http(), self.settings)
         except DeepshiError as err:
             raise self._redacted(err) from err.__cause__
 

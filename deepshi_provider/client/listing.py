@@ -17,8 +17,8 @@ from deepshi_provider.exceptions import ConnectionFailed, InvalidResponse
 LARGEST = 16 * 2**20
 
 
-async def read_catalog(http: httpx.AsyncClient, settings: Settings) -> Catalog:
-    """Return the catalog.
+async def read_document(http: httpx.AsyncClient, settings: Settings) -> bytes:
+    """Return the catalog as the server sends it.
 
     :raises DeepshiError: it cannot be read, is longer than :data:`LARGEST`, or takes longer than the connection's
         timeouts, also if it arrives piece by piece.
@@ -31,8 +31,16 @@ async def read_catalog(http: httpx.AsyncClient, settings: Settings) -> Catalog:
         raise ConnectionFailed(f"{settings.base_url} does not answer: {reason(err)}") from err
     if not response.is_success:
         raise error_of(response, body)
+    return body
+
+
+async def catalog_in(document: bytes) -> Catalog:
+    """Return the catalog in an answer of ``GET /v1/models``.
+
+    :raises InvalidResponse: it is not JSON.
+    """
     try:
-        return await asyncio.to_thread(_catalog_in, body)  # a long one would block the event loop
+        return await asyncio.to_thread(_parsed, document)  # a long one would block the event loop
     except (ValueError, RecursionError):
         raise InvalidResponse("The list of models is not JSON", charged="no") from None
 
@@ -46,5 +54,5 @@ async def _body(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _catalog_in(body: bytes) -> Catalog:
+def _parsed(body: bytes) -> Catalog:
     return Catalog.read(json.loads(body))

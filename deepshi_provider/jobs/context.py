@@ -9,6 +9,7 @@ from deepshi_provider.client.client import Client
 from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.jobs.job import BatchJob, Job
+from deepshi_provider.jobs.kept_catalog import KeptCatalog
 from deepshi_provider.jobs.preflight import Preflight
 from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.journal import Journal
@@ -109,6 +110,8 @@ class JobContext(NamedTuple):
             output_conn_id=job.output_conn_id,
         )
         lease, watch = Lease(store, times), Watch(store, times)
+        is_mapped = job.owner.map_index >= 0
+        kept = KeptCatalog(runs, job.owner, client.settings.account) if runs and is_mapped else None
         return cls(
             job=job,
             client=client,
@@ -131,7 +134,7 @@ class JobContext(NamedTuple):
             lease=lease,
             watch=watch,
             turn=Turn(store, job.owner.task_key, lease, watch, times),
-            preflight=Preflight(client, job.preflight),
+            preflight=Preflight(client, job.preflight, kept),
             times=times,
             image_log_level=image_log_level,
         )

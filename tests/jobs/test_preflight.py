@@ -19,6 +19,8 @@ from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
+from deepshi_provider.jobs.job import Job
+from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator
 from tests.services.authority import Authority
 from tests.support.calls import image_file
@@ -310,3 +312,72 @@ async def test_a_catalog_that_does_not_end_is_not_read_into_memory(
 async def test_empty_catalog_lets_through(emulator: Emulator, local: Place) -> None:
     emulator.fault("no_data", path=MODELS)
     assert (await run(make_job(local, fields={"aspect_ratio": "16:9"}, preflight="error"))).status == "success"
+
+
+# ------------------------------------------------------------------ mapped tasks
+
+
+async def in_a_process_of_its_own(job: Job) -> ImageOutcome:
+    """Run a job on a loop of its own, since jobs on one loop share the catalog."""
+    return await asyncio.to_thread(asyncio.run, run(job))
+
+
+def mapped(place: Place, map_index: int, *, run_id: str = "monday", **more: Any) -> Job:
+    return make_job(
+        place,
+        owner={"map_index": map_index, "run_id": run_id},
+        output_uri=f"{place.uri}/{run_id}/{map_index}",
+        runs_uri=place.uri,
+        runs_conn_id=place.conn_id,
+        preflight="error",
+        **more,
+    )
+
+
+def copies(place: Place) -> list[str]:
+    return [name for name in place.names() if name.startswith("_deepshi_runs/") and "/catalog-" in name]
+
+
+async def test_mapped_tasks_of_a_run_request_the_catalog_once(emulator: Emulator, place: Place) -> None:
+    for index in range(3):
+        assert (await in_a_process_of_its_own(mapped(place, index))).status == "success"
+    assert (posts(emulator), emulator.stats()["gets"], len(copies(place))) == (3, 1, 1)
+    assert (await in_a_process_of_its_own(mapped(place, 0, run_id="tuesday"))).status == "success"
+    assert (posts(emulator), emulator.stats()["gets"], len(copies(place))) == (4, 2, 2)
+
+
+async def test_single_task_keeps_no_copy_of_the_catalog(emulator: Emulator, local: Place) -> None:
+    job = make_job(local, runs_uri=local.uri, preflight="error")
+    assert (await in_a_process_of_its_own(job)).status == "success"
+    assert (emulator.stats()["gets"], copies(local)) == (1, [])
+
+
+@pytest.mark.parametrize("content", ['{"data": [%s]}', "not JSON", '{"data": []}', ""])
+async def test_a_copy_of_the_catalog_refuses_no_request(emulator: Emulator, local: Place, content: str) -> None:
+    await in_a_process_of_its_own(mapped(local, 0))
+    (name,) = copies(local)
+    other = json.dumps({"id": "other", "parameters": {"width": {"type": "integer"}, "height": {"type": "integer"}}})
+    whole = local.read(name)
+    local.write(name, content.replace("%s", other).encode())
+    assert (await in_a_process_of_its_own(mapped(local, 1))).status == "success"
+    assert (posts(emulator), emulator.stats()["gets"]) == (2, 1 if content == '{"data": []}' else 2)
+    assert (local.read(name) == whole) == (content != '{"data": []}')
+
+
+async def test_request_that_contradicts_the_copy_and_the_catalog_is_refused(emulator: Emulator, local: Place) -> None:
+    await in_a_process_of_its_own(mapped(local, 0))
+    refused = await in_a_process_of_its_own(mapped(local, 1, fields={"width": 5000}))
+    assert refused.error is not None
+    assert refused.error["type"] == "PreflightFailed"
+    assert (posts(emulator), emulator.stats()["gets"]) == (1, 2)
+
+
+async def test_request_that_contradicts_only_the_copy_passes_if_the_catalog_cannot_be_read(
+    emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await in_a_process_of_its_own(mapped(local, 0))
+    emulator.fault("status", status=500, path=MODELS)
+    with caplog.at_level(logging.WARNING):
+        outcome = await in_a_process_of_its_own(mapped(local, 1, fields={"aspect_ratio": "16:9"}))
+    assert (outcome.status, posts(emulator)) == ("success", 2)
+    assert "The catalog could not be read" in caplog.text
