@@ -62,5 +62,5 @@ async def _watch(delays: array[float]) -> None:
 def _kilobytes(name: str) -> int:
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if not found:
-        raise RuntimeError(f"/proc/self/status does not tell {name}; this needs Linux")
+        raise RuntimeError(f"/proc/self/status has no {name}; this needs Linux")
     return int(found[1])

@@ -126,14 +126,14 @@ def _print_table(rows: list[Row]) -> None:
 
 
 def _page(rows: list[Row]) -> str:
-    dearest = max((row.cost for row in rows), default=Decimal(0)) or Decimal(1)
+    highest = max((row.cost for row in rows), default=Decimal(0)) or Decimal(1)
     figures = "".join(
         f'<figure><img src="{html.escape(quote(row.path))}" alt="{html.escape(row.task)}">'
         f"<figcaption>{html.escape(row.task)}: {html.escape(row.model)}, {row.size}</figcaption></figure>"
         for row in rows
     )
     bars = "".join(
-        f'<tr><th>{html.escape(row.task)}</th><td><div style="width:{row.cost / dearest * 100:.1f}%"></div></td>'
+        f'<tr><th>{html.escape(row.task)}</th><td><div style="width:{row.cost / highest * 100:.1f}%"></div></td>'
         f"<td>${row.cost:.6f}</td></tr>"
         for row in rows
     )

@@ -11,7 +11,6 @@ from deepshi_provider.batch.columns import Columns
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.costs.money import usd
-from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
@@ -58,10 +57,7 @@ async def plan_file(
             plan_only=True,
             **await _memory_of(hook),
         )
-        outcome = await run_batch_job(job, rows, hook=hook)
-    if outcome.error or outcome.plan is None:
-        raise DeepshiError.from_data(outcome.error or {"message": "The plan could not be made"})
-    return outcome.plan
+        return (await run_batch_job(job, rows, hook=hook)).made_plan()
 
 
 async def known_prices(hook: DeepshiHook) -> list[Price]:

@@ -232,7 +232,7 @@ class TlsStream(_Stream):
         return early
 
     async def aclose(self) -> None:
-        """Close the connection without a TLS close message, which would tell the server nothing more."""
+        """Close the connection without a TLS close message, which would be of no use to the server."""
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:

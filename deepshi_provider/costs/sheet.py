@@ -178,6 +178,11 @@ class CostSheet(BaseModel):
     output_conn_id: str | None = None
     manifest_uri: str | None = None
 
+    def parts(self) -> list[ModelCosts]:
+        """Return the costs by model, or if there are none, since the store failed, the sums as those of no model."""
+        sums = {"cost_usd", "untold", "saved_usd", "unknown_outcomes", "may_have_cost_usd"}
+        return self.models or [ModelCosts(model="", **self.model_dump(include=sums))]
+
     def as_xcom(self) -> dict[str, Any]:
         """Return the sheet as JSON types, below 4 kB: prompts are cut, then surplus images are left out."""
         sheet = self

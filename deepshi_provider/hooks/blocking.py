@@ -41,7 +41,7 @@ def run_here(work: Coroutine[Any, Any, Result], *, instead: str = _NO_TWIN) -> R
 
 
 class _Threads(ThreadPoolExecutor):
-    """The threads of ``asyncio.to_thread``; who ends the loop does not wait for them."""
+    """The threads of ``asyncio.to_thread``; the end of the loop does not wait for them."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Start no further work."""

@@ -50,6 +50,11 @@ class Outcome(BaseModel):
     retry: bool = False
 
     @property
+    def image_count(self) -> int:
+        """Number of images; for a batch, of rows that have images."""
+        raise NotImplementedError
+
+    @property
     def task_cost_usd(self) -> Decimal | None:
         """The cost of the task instance over all its tries, as far as the API reported it."""
         return self.costs.cost_usd if self.costs else None
@@ -79,6 +84,11 @@ class ImageOutcome(Outcome, Purchased):
     sends: int = 0
     reused: bool = False
     fallback: int | None = None
+
+    @property
+    def image_count(self) -> int:
+        """Number of images."""
+        return len(self.images)
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the event; after a success it has the manifest's URI instead of the result.
@@ -118,6 +128,20 @@ class BatchOutcome(Outcome):
     skipped: int = 0
     warnings: list[str] = []
     plan: Plan | None = None
+
+    @property
+    def image_count(self) -> int:
+        """Number of rows that have images."""
+        return self.created + self.reused
+
+    def made_plan(self) -> Plan:
+        """Return the plan.
+
+        :raises DeepshiError: it could not be made.
+        """
+        if self.error or self.plan is None:
+            raise DeepshiError.from_data(self.error or {"message": "The plan could not be made"})
+        return self.plan
 
     def as_event(self, storage_conn_id: str | None) -> dict[str, Any]:
         """Return the event; it holds the plan as its XCom does, with as many price classes as fit."""

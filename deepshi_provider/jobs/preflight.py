@@ -100,7 +100,7 @@ class Preflight:
 
 
 def _identified(image: InputImage) -> Media | None:
-    """Return kind and size of an input image; ``None`` if it is not whole, which is for the server to judge."""
+    """Return kind and size of an input image; ``None`` if it is not whole, which the server decides."""
     try:
         return identify(image.spool.file)
     except (ValueError, OSError):

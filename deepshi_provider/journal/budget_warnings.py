@@ -93,9 +93,7 @@ class BudgetWarnings:
     async def _uncalled(self, store: Store, windows: set[str]) -> list[str]:
         """Return the names of warnings about some windows for which nobody has called the callbacks."""
         months = sorted({window[:7] for window in windows})
-        listed = await asyncio.gather(
-            *(store.scan(lambda objects: [name for name, _ in objects], self._folder, month) for month in months)
-        )
+        listed = await asyncio.gather(*(store.list(self._folder, month) for month in months))
         names = {name for some in listed for name in some}
         warnings = {name for name in names if name.endswith(".json") and not name.endswith(_CALLED)}
         return sorted(name for name in warnings if name.partition(".")[0] in windows and _mark_of(name) not in names)

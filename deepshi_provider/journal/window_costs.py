@@ -186,7 +186,7 @@ class WindowCosts:
         :param without: key of a task to leave out.
         """
         day, _, name = hour.partition("T")
-        names = await store.scan(lambda objects: [entry for entry, _ in objects], f"{self._folder}/{day}", f"{name}.")
+        names = await store.list(f"{self._folder}/{day}", f"{name}.")
         return by_hour(day, names, without) or {hour: {}}
 
     async def _before(self, store: Store, last: str) -> dict[str, Sums]:

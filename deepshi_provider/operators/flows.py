@@ -148,10 +148,7 @@ def plan_of(task: ImageTask, owner: Owner, limits: BatchLimits, fill: Callable[[
     with RowTable() as rows:
         fill(rows, place[1])
         job = _batch_job(task, limits._replace(plan_only=True), len(rows), owner, place)
-        outcome = run_here(run_batch_job(job, rows, hook=task.hook))
-    if outcome.error or outcome.plan is None:
-        raise DeepshiError.from_data(outcome.error or {"message": "The plan could not be made"})
-    return outcome.plan
+        return run_here(run_batch_job(job, rows, hook=task.hook)).made_plan()
 
 
 def fill_with(make_request: Callable[[], GenerateRequest]) -> Callable[[RowTable, str | None], None]:

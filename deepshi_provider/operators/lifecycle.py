@@ -341,9 +341,8 @@ class ImageTask(BaseOperator):
             _, conn_id = self.place(owner_of(context))
             return run_here(images_of(str(ended.manifest_uri), conn_id, STORES))
 
-        count = len(ended.images) if isinstance(ended, ImageOutcome) else ended.created + ended.reused
         sums = {
-            "images": count,
+            "images": ended.image_count,
             "cost_usd": as_number(costs.cost_usd),
             "untold": costs.untold,
             "unknown_outcomes": costs.unknown_outcomes,

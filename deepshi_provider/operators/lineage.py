@@ -86,8 +86,8 @@ def _without_secrets(uri: str) -> str:
 def _images_of(ended: ImageOutcome | BatchOutcome, conn_id: str | None) -> tuple[list[dict[str, Any]], int]:
     """Return the first images, one more than the report holds, and the number of all images."""
     if isinstance(ended, ImageOutcome):
-        return [{**image.model_dump(), "model": ended.model} for image in ended.images], len(ended.images)
-    rows = ended.created + ended.reused
+        return [{**image.model_dump(), "model": ended.model} for image in ended.images], ended.image_count
+    rows = ended.image_count
     if not ended.manifest_uri or not rows + ended.failed:
         return [], 0
     store, name = STORES.object_at(ended.manifest_uri, conn_id)

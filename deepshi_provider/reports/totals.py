@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deepshi_provider.costs.money import Usd, total
+from deepshi_provider.costs.money import Usd
 from deepshi_provider.costs.sheet import CostSheet, ModelCosts, sum_of
 
 #: ``ended``: the sheet is the task's own; ``not ended``: the task was killed or still runs, so the sheet is made from
@@ -183,23 +183,8 @@ def _line(task_id: str, instances: Sequence[InstanceCosts]) -> TaskCosts:
 
 
 def _sums(sheets: Sequence[CostSheet]) -> Sums:
-    doubts = [sheet.may_have_cost_usd for sheet in sheets]
-    models = [model for sheet in sheets for model in sheet.models]
-    return Sums(
-        cost_usd=total(cost for sheet in sheets for cost in _costs(sheet)),
-        untold=sum(sheet.untold for sheet in sheets),
-        images=sum(model.images for model in models),
-        reused=sum(model.reused for model in models),
-        saved_usd=sum((sheet.saved_usd for sheet in sheets), Decimal(0)),
-        unknown_outcomes=sum(sheet.unknown_outcomes for sheet in sheets),
-        may_have_cost_usd=None if None in doubts else total(doubts),
-    )
-
-
-def _costs(sheet: CostSheet) -> list[Decimal | None]:
-    """Return the costs of a sheet by model, or its total if it has no models because its store failed."""
-    paid = [model.cost_usd for model in sheet.models]
-    return paid or [sheet.cost_usd]
+    whole = sum_of("", (part for sheet in sheets for part in sheet.parts()))
+    return Sums(**{name: getattr(whole, name) for name in Sums.model_fields})
 
 
 def _by_model(sheets: Iterable[CostSheet]) -> list[ModelCosts]:

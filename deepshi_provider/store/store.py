@@ -1,14 +1,15 @@
 """Stores images, records and claims in a directory, local or in any object store.
 
-All methods of a store are coroutines:
-the work is done in this module's own threads, because object stores block, even in their constructors.
+All methods of a store are coroutines. The work is done in this module's own threads, because object stores block, even
+in their constructors.
 
-It makes up for what an object store lacks:
+Differences between stores are hidden:
 
-- only some stores replace an object atomically; in others (also local files) bytes go to a temporary name first;
-- some stores ignore that an object must not exist yet; there, who creates one waits and looks whose it is;
-- that an object or a local directory does not exist is an answer to a question, every other error, also that a bucket
-  does not exist, is :class:`StorageFailed`, never "there is none".
+- Only some replace an object atomically. In others, and for local files, bytes go to a temporary name first.
+- Some ignore the condition that an object must not exist yet. There, a process that creates one waits, and then reads
+  whose it is.
+- A missing object or local directory is a result, not an error. All other errors, such as a missing bucket, are
+  :class:`StorageFailed`, and never mean that an object is missing.
 """
 
 from __future__ import annotations
@@ -110,9 +111,12 @@ class Store:
         """Return the URI of an object in this directory, without any connection id."""
         return f"{self.uri}/{name}"
 
-    async def list(self, folder: str = STATE) -> dict[str, int]:
-        """Return names and lengths (bytes) of the objects in a folder, read from the store; empty if there are none."""
-        return await self.scan(dict, folder)
+    async def list(self, folder: str = STATE, prefix: str = "") -> dict[str, int]:
+        """Return names and lengths (bytes) of the objects in a folder, read from the store; empty if there are none.
+
+        :param prefix: only the objects whose names begin with it.
+        """
+        return await self.scan(dict, folder, prefix)
 
     async def scan(
         self, take: Callable[[Iterator[tuple[str, int]]], Result], folder: str = STATE, prefix: str = ""

@@ -18,6 +18,7 @@ from deepshi_provider.costs.sheet import OTHERS, CostSheet, ModelCosts, SheetIma
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.reports.totals import InstanceCosts, make_report
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
 from tests.support.batches import PRICE, batch, rows_of
 from tests.support.places import Place
@@ -39,6 +40,23 @@ def test_models_and_total_agree_exactly_also_when_there_are_many(paid: list[tupl
     assert sum((model.cost_usd or Decimal(0) for model in sheet.models), Decimal(0)) == sum(known, Decimal(0))
     assert sum(model.images for model in sheet.models) == len(paid)
     assert len(sheet.models) <= 8
+
+
+@given(attempts, st.lists(st.sampled_from(["a", "b"]), max_size=3))
+def test_the_report_of_one_task_has_the_sums_of_its_sheet(
+    paid: list[tuple[str, Decimal | None]], lost: list[str]
+) -> None:
+    tally = Tally()
+    for model in lost:
+        tally.lost(model)
+    for model, cost in paid:
+        tally.paid(model, "f", cost, 1)
+    sheet = CostSheet(**BEGUN, **tally.sums())
+    report = make_report("d", "r", "2026", ["t"], [InstanceCosts(status="ended", sheet=sheet)])
+    names = ("cost_usd", "untold", "saved_usd", "unknown_outcomes", "may_have_cost_usd")
+    assert [getattr(report, name) for name in names] == [getattr(sheet, name) for name in names]
+    unread = sheet.model_copy(update={"models": [], "cost_usd": None})
+    assert make_report("d", "r", "2026", [], [InstanceCosts(status="ended", sheet=unread)]).cost_usd is None
 
 
 def test_lost_attempts_may_cost_the_price_of_similar_ones() -> None:
