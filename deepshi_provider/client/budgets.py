@@ -9,9 +9,12 @@ from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from deepshi_provider.costs.money import MOST_DIGITS
+
+#: Maximum characters of the name of a ``budget_group``.
+LONGEST_GROUP = 100
 
 Limit = Annotated[Decimal, Field(ge=0, max_digits=2 * MOST_DIGITS, decimal_places=MOST_DIGITS)]
 
@@ -21,7 +24,7 @@ class GroupBudget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    group: str
+    group: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_GROUP)]
     max_cost_usd_per_day: Limit | None = None
     max_cost_usd_per_month: Limit | None = None
 
@@ -34,6 +37,10 @@ def _groups(value: Any) -> Any:
         found = None
     if not isinstance(found, Mapping) or not all(isinstance(limits, Mapping) for limits in found.values()):
         raise ValueError('an object is needed, such as {"team-a": {"max_cost_usd_per_day": 5}}')
+    if any("group" in limits for limits in found.values()):
+        raise ValueError("a group has the limits max_cost_usd_per_day and max_cost_usd_per_month, and no group")
+    if len({str(group).strip() for group in found}) < len(found):
+        raise ValueError("two groups have the same name")
     return tuple({**limits, "group": group} for group, limits in found.items())
 
 

@@ -292,9 +292,16 @@ class Account:
 
     def _with_own(self, run: list[Limit], windows: list[Limit]) -> list[Limit]:
         own = self.spending
-        recent = self._hour(self._windows.hour_without_own).spending(self.prices) if self._windows else own
         task = [Limit("max_cost_usd", self._limit, own)] if self._limit is not None else []
-        return [*task, *(limit.with_own(own) for limit in run), *(limit.with_own(recent) for limit in windows)]
+        return [
+            *task,
+            *(limit.with_own(own) for limit in run),
+            *(limit.with_own(self._since(limit.own_since)) for limit in windows),
+        ]
+
+    def _since(self, hour: str) -> Spending:
+        """Return the task's spending since an hour; the next one may have begun after the spending was listed."""
+        return sum((spent.spending(self.prices) for name, spent in self._hours.items() if name >= hour), Spending())
 
     def _refusal(self, price_class: str, limits: Iterable[Limit]) -> str:
         """Return the reason why a request may not start now; empty if it may, as it always may without a limit."""

@@ -147,6 +147,7 @@ class Limit(NamedTuple):
     :param group: the budget group of the limit.
     :param window: day or month of the limit, ISO 8601; empty for the limit of a task or DAG run.
     :param resets_at: the end of the window, ISO 8601 with the offset of its time zone.
+    :param own_since: the first hour from which ``spent`` lacks this task's own part.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Limit(NamedTuple):
     group: str | None = None
     window: str = ""
     resets_at: str = ""
+    own_since: str = ""
 
     def at_prices(self, price_of: Callable[[str], Decimal | None]) -> Limit:
         """Return the limit with its spending at known prices; see :meth:`Spending.at_prices`."""

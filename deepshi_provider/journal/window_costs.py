@@ -90,8 +90,7 @@ class WindowCosts:
         self._listing = asyncio.Lock()
         self._listed_at = float("-inf")
         self._others: dict[str, Sums] = {}
-        #: The hour in which :meth:`limits` has left out this task's spending.
-        self.hour_without_own = ""
+        self._own_since = ""
         self._earlier: tuple[str, float, dict[str, Sums]] = ("", float("-inf"), {})
         #: Warnings that a budget is nearly spent.
         self.warnings = BudgetWarnings(store, self._folder, entry.owner, self._key, budgets.warn_at, clock)
@@ -173,7 +172,7 @@ class WindowCosts:
         listed = [self._listed(store, hour, self._key if hour == this else "") for hour in hours]
         before, *found = await asyncio.gather(self._before(store, min(hours)), *listed)
         self._others = {**before, **{hour: sums for some in found for hour, sums in some.items()}}
-        self.hour_without_own = this
+        self._own_since = this
 
     def _open_hours(self) -> set[str]:
         """Return this hour and the last one; in between, the clocks may have skipped half an hour or repeated hours."""
@@ -246,7 +245,8 @@ class WindowCosts:
             resets_at = datetime.combine(ends, datetime.min.time(), self._budgets.zone).isoformat()
             window = today.isoformat()[:7] if budget.is_month else today.isoformat()
             whose = f"{'in' if budget.is_month else 'on'} {window} with connection {self._budgets.conn_id!r}"
-            limits.append(Limit(budget.name, budget.usd, spent, whose, budget.group, window, resets_at))
+            own_since = self._own_since
+            limits.append(Limit(budget.name, budget.usd, spent, whose, budget.group, window, resets_at, own_since))
         return limits
 
     def _date(self) -> date:

@@ -17,6 +17,7 @@ from jinja2 import TemplateNotFound
 
 from deepshi_provider.api.requests import REQUEST_FIELDS, GenerateRequest
 from deepshi_provider.api.texts import did_you_mean, is_blank
+from deepshi_provider.client.budgets import LONGEST_GROUP
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import as_number
@@ -36,7 +37,7 @@ from deepshi_provider.operators.final import final
 from deepshi_provider.operators.lineage import report_lineage
 from deepshi_provider.operators.notifications import Callbacks, warn
 from deepshi_provider.operators.outlets import add_asset_events
-from deepshi_provider.operators.rendered import LONGEST_GROUP, connection_id, dictionary, directory
+from deepshi_provider.operators.rendered import connection_id, dictionary, directory
 from deepshi_provider.operators.retry import RETRY_AFTER
 from deepshi_provider.reports.lineage import Lineage
 from deepshi_provider.store.store import Store

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
-from airflow.sdk import Context
+from airflow.sdk import BaseNotifier, Context
 
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import usd
@@ -105,7 +106,7 @@ def warn(callbacks: Callbacks, context: Context, task: ImageTask, noticed: Seque
     """
     if not callbacks:
         return
-    listed = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    listed = [callbacks] if callable(callbacks) else list(callbacks)
     for state in _to_call(context, task, noticed):
         _call(listed, cast(Context, {**context, "deepshi_budget": state}))
 
@@ -125,12 +126,27 @@ def _to_call(context: Context, task: ImageTask, noticed: Sequence[WindowState]) 
         return noticed
 
 
-def _call(callbacks: Sequence[Callback], context: Context) -> None:
+def _call(callbacks: Iterable[Callback], context: Context) -> None:
     for callback in callbacks:
         try:
-            callback(context)
+            _notify(callback, context)
         except Exception:  # users' code: the images are paid for, and the task must not fail for a notification
             log.exception("A callback failed; the task goes on")
+
+
+def _notify(callback: Callback, context: Context) -> None:
+    """Call one callback; await an ``async`` function, and a notifier that has only ``async_notify``."""
+    if isinstance(callback, BaseNotifier) and type(callback).notify is BaseNotifier.notify:
+        callback.context = context  # ``await`` renders its templates with it
+        found: Any = callback
+    else:
+        found = callback(context)
+    if inspect.isawaitable(found):
+        run_here(_awaited(found))
+
+
+async def _awaited(work: Awaitable[Any]) -> None:
+    await work
 
 
 def _left(budget: WindowState) -> str:

@@ -14,13 +14,12 @@ from typing import Any, Literal, cast
 from deepshi_provider.api.texts import is_blank, parsed, shown_uri
 from deepshi_provider.batch.arrow import is_table
 from deepshi_provider.batch.cells import is_missing, native
+from deepshi_provider.client.budgets import LONGEST_GROUP
 from deepshi_provider.costs.money import amount_of
 from deepshi_provider.exceptions import InvalidRequest
 
 #: Maximum bytes of the JSON of a result's ``key`` or ``metadata``, which are stored in Airflow's database.
 LONGEST_LABEL = 1024
-#: Maximum characters of the name of a ``budget_group``.
-LONGEST_GROUP = 100
 #: Maximum of a duration, in seconds: a year. Airflow cannot compute with dates after the year 9999.
 LONGEST_TIME = 366 * 24 * 3600
 

@@ -566,11 +566,21 @@ def settings(**extra: Any) -> Settings:
         ({"budget_groups": {"a": 5}}, "an object is needed"),
         ({"budget_groups": {"a": {"max_cost_usd_per_week": 5}}}, "max_cost_usd_per_week"),
         ({"warn_at": 80}, "warn_at"),
+        ({"output_uri": "file:///x", "budget_groups": {" ": {"max_cost_usd_per_day": 5}}}, "at least 1 character"),
+        ({"output_uri": "file:///x", "budget_groups": {"x" * 101: {"max_cost_usd_per_day": 5}}}, "at most 100"),
+        ({"output_uri": "file:///x", "budget_groups": {"a": {}, "a ": {}}}, "two groups have the same name"),
+        ({"output_uri": "file:///x", "budget_groups": {"a": {"group": "b"}}}, "and no group"),
     ],
 )
 def test_settings_that_cannot_hold_are_refused(extra: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         settings(**extra)
+
+
+def test_a_group_is_found_whatever_surrounds_its_name() -> None:
+    given = {" team a/ü ": {"max_cost_usd_per_day": "1.00"}}
+    (limit,) = settings(output_uri="file:///x", budget_groups=given).budgets("team a/ü").limits
+    assert (limit.usd, limit.group) == (Decimal(1), "team a/ü")
 
 
 def test_budgets_are_the_same_as_json_text_and_as_an_object() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowTaskTimeout, TaskDeferred
 from airflow.providers.http.operators.http import HttpOperator
-from airflow.sdk import DAG, BaseOperator
+from airflow.sdk import DAG, BaseNotifier, BaseOperator
 from airflow.sdk.execution_time.context import set_current_context
 from airflow.sdk.execution_time.timeout import TimeoutPosix
 
@@ -183,6 +183,37 @@ def test_on_budget_warning_is_called_on_the_worker(
         True,
     )
     assert f"of max_cost_usd_per_day $0.2 are spent in {state.window}; it starts again at" in state.text
+
+
+class AsyncNotifier(BaseNotifier):
+    """A notifier that Airflow would run in the triggerer."""
+
+    template_fields = ("text",)
+
+    def __init__(self, seen: list[Any]) -> None:
+        super().__init__()
+        self.text = "{{ deepshi_budget.name }}"
+        self.seen = seen
+
+    async def async_notify(self, context: Any) -> None:
+        await asyncio.sleep(0)
+        self.seen.append(self.text)
+
+
+def test_callbacks_may_be_asynchronous_and_any_collection(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"output_uri": local.uri, "max_cost_usd_per_day": "0.04", "budget_time_zone": noon()}
+    seen: list[Any] = []
+
+    async def awaited(context: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(context["deepshi_budget"].name)
+
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+    callbacks: Any = {awaited: 1, AsyncNotifier(seen): 2}.keys()
+    execute(picture(local, "boat", on_budget_warning=callbacks), TaskInstance(task_id="boat"))
+    assert seen == ["max_cost_usd_per_day"] * 2
 
 
 def stopped_after_the_warning(
