@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import BaseOperator, Context
@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 MOST_NAMED = 10
 
 _FAILED = ("failed", "upstream_failed")
+
+
+class _Limits(NamedTuple):
+    max_cost_usd: Decimal | None
+    warn_cost_usd: Decimal | None
 
 
 class DeepshiCostReportOperator(BaseOperator):
@@ -102,37 +107,13 @@ class DeepshiCostReportOperator(BaseOperator):
             return self._execute(context)
 
     def _execute(self, context: Context) -> dict[str, Any]:
-        maximum = amount("max_cost_usd", self.max_cost_usd)
-        warning = amount("warn_cost_usd", self.warn_cost_usd)
+        limits = _Limits(amount("max_cost_usd", self.max_cost_usd), amount("warn_cost_usd", self.warn_cost_usd))
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        hook = DeepshiHook(self.deepshi_conn_id)
-        settings = run_here(hook.asettings())
-        store = output_store(self, settings, owner, "report")
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        if settings.output_uri is not None:  # the run's entries include hooks' purchases of all tries
-            sheets = [sheet for sheet in sheets if sheet.operation != "hook"]
-        instances = run_here(_complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids)))
-        listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
-        instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
-        report = make_report(
-            owner.dag_id,
-            owner.run_id,
-            datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            listed,
-            instances,
-            failed=_failed(context, owner, task_ids),
-            max_cost_usd=maximum,
-            warn_cost_usd=warning,
-        )
-        html = as_html(
-            report,
-            run_here(thumbnails((instance.sheet for instance in instances), STORES)),
-            budgets=run_here(_budgets(hook)),
-            airflow_url=conf.get("api", "base_url", fallback="") or None,
-        )
-        uris = run_here(_write(store, report, html))
+        failed = _failed(context, owner, task_ids)
+        report, uris = run_here(self._report(owner, task_ids, sheets, failed, limits))
         context["ti"].xcom_push(key="run_cost_usd", value=as_number(report.cost_usd))
         try:
             self._judge(report, uris["html_uri"])
@@ -149,6 +130,28 @@ class DeepshiCostReportOperator(BaseOperator):
             "may_have_cost_usd": as_number(report.may_have_cost_usd),
             **uris,
         }
+
+    async def _report(
+        self, owner: Owner, task_ids: list[str], sheets: list[CostSheet], failed: list[str], limits: _Limits
+    ) -> tuple[CostReport, dict[str, str]]:
+        """Make the report and write it; return it with the URIs of its files."""
+        hook = DeepshiHook(self.deepshi_conn_id)
+        settings = await hook.asettings()
+        store = output_store(self, settings, owner, "report")
+        if settings.output_uri is not None:  # the run's entries include hooks' purchases of all tries
+            sheets = [sheet for sheet in sheets if sheet.operation != "hook"]
+        instances = await _complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids))
+        listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
+        instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        report = make_report(owner.dag_id, owner.run_id, now, listed, instances, failed=failed, **limits._asdict())
+        html = as_html(
+            report,
+            await thumbnails((instance.sheet for instance in instances), STORES),
+            budgets=await _budgets(hook),
+            airflow_url=conf.get("api", "base_url", fallback="") or None,
+        )
+        return report, await _write(store, report, html)
 
     def _wanted(self, context: Context) -> list[str]:
         dag = context["dag"]
