@@ -57,7 +57,7 @@ class ModelCosts(BaseModel):
     :param saved_usd: the original cost of the reused images.
     :param unknown_outcomes: attempts that may have been paid for and are not in ``cost_usd``.
     :param may_have_cost_usd: possible cost of unreported costs and unknown outcomes; ``None`` if unknown.
-    :param failed_usd: the part of ``cost_usd`` that brought no image; not written if it is 0.
+    :param failed_usd: the part of ``cost_usd`` paid for attempts without an image; not written if it is 0.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)

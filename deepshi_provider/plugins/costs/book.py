@@ -68,7 +68,7 @@ class Sum:
     """The total cost of some task instances.
 
     :ivar cost_usd: as far as the API reported it.
-    :ivar failed_usd: the part of it that brought no image.
+    :ivar failed_usd: the part of it paid for attempts without an image.
     :ivar images: number of images bought.
     :ivar reused: number of images that other task instances had bought.
     :ivar untold: paid requests whose cost the API did not report.
@@ -94,7 +94,7 @@ class Sum:
     incomplete: int = 0
 
     @property
-    def brought_usd(self) -> Decimal:
+    def for_images_usd(self) -> Decimal:
         """What was paid for images that were received."""
         return self.cost_usd - self.failed_usd
 

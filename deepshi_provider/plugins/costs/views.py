@@ -129,7 +129,7 @@ class View:
     def days_as_json(self, stack: Stack) -> dict[str, Any]:
         """Return every day of the period, also those without costs, with the parts of each bar.
 
-        A part is what was paid for images; costs that brought no image are a separate part.
+        A part is what was paid for images; costs of attempts without an image are a separate part.
         """
         place = 1 if stack == "dag" else 3
         by_day = added(self._small.items(), lambda key: key[0])
@@ -139,8 +139,8 @@ class View:
         for number in range((self._end - self._start).days + 1):
             day = self._start + timedelta(days=number)
             found = by_day.get(day, Sum())
-            paid = [parts.get((day, name), Sum()).brought_usd for name in names]
-            others = found.brought_usd - sum(paid, Decimal(0))
+            paid = [parts.get((day, name), Sum()).for_images_usd for name in names]
+            others = found.for_images_usd - sum(paid, Decimal(0))
             amounts = [f"{amount:f}" for amount in [*paid, others]]
             days.append({"day": day.isoformat(), **self.written(found), "parts": amounts})
         return {"days": days, "series": names}
@@ -212,5 +212,5 @@ def _has_costs(found: Sum) -> bool:
 
 
 def _largest(sums: Sums, most: int) -> list[str]:
-    paid = [item for item in sums.items() if item[1].brought_usd]
+    paid = [item for item in sums.items() if item[1].for_images_usd]
     return [str(name) for name, _ in heapq.nsmallest(most, paid, key=most_expensive)]

@@ -114,7 +114,7 @@ export function bars(buckets, kind, series, dayBudget, width) {
       from += value;
     }
     if (from > 0) {
-      const failed = Number(bucket.failed_usd) > 0 ? `, of which ${exact(bucket.failed_usd)} brought no picture` : "";
+      const failed = Number(bucket.failed_usd) > 0 ? `, of which ${exact(bucket.failed_usd)} without a picture` : "";
       group.append(shape("title", {}, `${KINDS[kind].whole(bucket.first, bucket.last)}: ${bounds(bucket, exact)}${failed}, ${count(bucket.images, "image")}`));
       chart.append(group);
     }

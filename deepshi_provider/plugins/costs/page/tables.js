@@ -42,7 +42,7 @@ function folded(rows) {
 
 function row(name, entry, share) {
   const doubt = inDoubt(entry) ? [element("span", { className: "detail doubt", textContent: bounds(entry) })] : [];
-  const failed = Number(entry.failed_usd) > 0 ? [element("span", { className: "detail failed-text" }, amount(entry.failed_usd), " brought no picture")] : [];
+  const failed = Number(entry.failed_usd) > 0 ? [element("span", { className: "detail failed-text" }, amount(entry.failed_usd), " without a picture")] : [];
   return element("tr", { className: doubt.length ? "in-doubt" : "" },
     element("th", { scope: "row" }, name, ...doubt, ...failed, shareBar(share)),
     element("td", { textContent: entry.images.toLocaleString("en") }),
