@@ -201,10 +201,13 @@ class DeepshiHook(BaseHook):
 
     async def _record(self, request: GenerateRequest, outcome: ImagesResult | DeepshiError) -> None:
         """Record a cost, or possible cost, for the DAG run's budget; a cancellation waits for it."""
-        from deepshi_provider.hooks.purchases import record_purchase  # not while DAGs are parsed
+        from deepshi_provider.hooks.purchases import record_purchase, record_refusal  # not while DAGs are parsed
         from deepshi_provider.jobs.uninterrupted import uninterrupted
 
         charged: Charged = "yes" if isinstance(outcome, ImagesResult) else outcome.charged
         images = len(outcome.images) if isinstance(outcome, ImagesResult) else 0
-        if charged != "no":
-            await uninterrupted(record_purchase(await self.asettings(), request, paid(outcome), charged, images))
+        settings = await self.asettings()
+        if charged == "no":
+            await uninterrupted(record_refusal(settings))
+        else:
+            await uninterrupted(record_purchase(settings, request, paid(outcome), charged, images))

@@ -39,12 +39,13 @@ class _Bought:
 
     :ivar ti: Airflow's object of that try.
     :ivar entries: of all tries once the earlier ones are read, else of this one.
+    :ivar pushed: number of entries in the sheet that was pushed last; -1 if none was.
     """
 
     ti: Any = None
     entries: list[RunEntry] = field(default_factory=list)
     has_earlier: bool = False
-    pushed: int = 0
+    pushed: int = -1
     pushing: threading.Lock = field(default_factory=threading.Lock)
 
     def push(self, count: int, sheet: CostSheet) -> None:
@@ -89,21 +90,44 @@ async def record_purchase(
             charged=charged,
         ),
     )
-    try:
-        bought = await _bought_before(ti, store, owner)
-    except DeepshiError as err:
-        log.warning("The cost sheet lacks what hooks bought in earlier tries: %s", err)
-        bought = _bought.entries
+    bought = await _known_before(ti, store, owner)
     prices = Prices(settings.account, store)
     if store:
         await _write(store, entry, settings, prices)
     bought.append(entry)
     try:
-        (sheet,) = await purchase_sheets(bought, prices)
-        # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
-        await in_time(in_thread(_bought.push, len(bought), sheet), TIMES.run_entry)
+        await _push(owner, bought, prices)
     except Exception:  # from Airflow's API; the run's entry holds the cost, and the image is paid for
         log.warning("The Deepshi costs page lacks a hook's purchase (cost in USD: %s)", cost_usd, exc_info=True)
+
+
+async def record_refusal(settings: Settings) -> None:
+    """Push the task's cost sheet after a request that was free and failed, so that reports can find the task.
+
+    Never raises. Does nothing outside a task, or if the sheet of this try has been pushed.
+    """
+    ti = _task_instance()
+    if ti is None or (_bought.ti is ti and _bought.pushed >= 0):
+        return
+    owner, store = Owner.of(ti), shared_store(settings, patience=TIMES.run_entry)
+    try:
+        await _push(owner, await _known_before(ti, store, owner), Prices(settings.account, store))
+    except Exception:  # from Airflow's API; the request's own error is the one to raise
+        log.warning("The cost report lacks a failed request of a hook", exc_info=True)
+
+
+async def _known_before(ti: Any, store: Store | None, owner: Owner) -> list[RunEntry]:
+    try:
+        return await _bought_before(ti, store, owner)
+    except DeepshiError as err:
+        log.warning("The cost sheet lacks what hooks bought in earlier tries: %s", err)
+        return _bought.entries
+
+
+async def _push(owner: Owner, bought: list[RunEntry], prices: Prices) -> None:
+    sheets = await purchase_sheets(bought, prices) or [make_sheet(owner, "hook", "", None, ended=True)]
+    # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
+    await in_time(in_thread(_bought.push, len(bought), sheets[0]), TIMES.run_entry)
 
 
 async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Prices] | None:

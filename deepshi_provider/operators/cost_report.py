@@ -59,8 +59,9 @@ class DeepshiCostReportOperator(BaseOperator):
     :param output_uri: directory for the report; by default the connection's, then ``/<dag>/<run>/<task>``.
     :param output_conn_id: connection of the object store; by default the Deepshi connection's ``output_conn_id``.
     :param deepshi_conn_id: connection of type ``deepshi``.
-    :param fail_on_failed_tasks: fail after the report is written if one of the tasks failed. Airflow marks a run as
-        successful if its last tasks succeeded, and the report is the last one.
+    :param fail_on_failed_tasks: fail after the report is written if one of the tasks failed, or another task in which
+        a hook sent a request. Airflow marks a run as successful if its last tasks succeeded, and the report is the last
+        one.
     :param max_cost_usd: the task fails after the report is written if the run has cost more, in USD.
     :param warn_cost_usd: the task logs a warning if the run has cost more, in USD.
     :param trigger_rule: when to run; see Airflow's documentation.
@@ -112,7 +113,7 @@ class DeepshiCostReportOperator(BaseOperator):
         task_ids = self._wanted(context)
         pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
         sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        failed = _failed(context, owner, task_ids)
+        failed = _Failed.of(context, owner, task_ids, others=is_blank(self.task_ids))
         report, uris = run_here(self._report(owner, task_ids, sheets, failed, limits))
         context["ti"].xcom_push(key="run_cost_usd", value=as_number(report.cost_usd))
         try:
@@ -132,7 +133,7 @@ class DeepshiCostReportOperator(BaseOperator):
         }
 
     async def _report(
-        self, owner: Owner, task_ids: list[str], sheets: list[CostSheet], failed: list[str], limits: _Limits
+        self, owner: Owner, task_ids: list[str], sheets: list[CostSheet], failed: _Failed, limits: _Limits
     ) -> tuple[CostReport, dict[str, str]]:
         """Make the report and write it; return it with the URIs of its files."""
         hook = DeepshiHook(self.deepshi_conn_id)
@@ -144,7 +145,8 @@ class DeepshiCostReportOperator(BaseOperator):
         listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
         instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        report = make_report(owner.dag_id, owner.run_id, now, listed, instances, failed=failed, **limits._asdict())
+        names = failed.among(listed)
+        report = make_report(owner.dag_id, owner.run_id, now, listed, instances, failed=names, **limits._asdict())
         html = as_html(
             report,
             await thumbnails((instance.sheet for instance in instances), STORES),
@@ -187,17 +189,44 @@ def _may_exceed(report: CostReport, limit: Decimal) -> bool:
     return doubt is None or (report.cost_usd or Decimal(0)) + doubt > limit
 
 
-def _failed(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
-    """Return the tasks that failed, or could not run because an upstream task failed."""
+class _Failed(NamedTuple):
+    """Tasks that failed, or could not run because an upstream task failed.
+
+    :param names: names of the task instances, by task.
+    :param with_hooks: tasks other than image tasks in which a hook sent a request, even if all were free.
+    """
+
+    names: dict[str, list[str]]
+    with_hooks: frozenset[str]
+
+    @classmethod
+    def of(cls, context: Context, owner: Owner, task_ids: list[str], *, others: bool) -> _Failed:
+        """Ask Airflow for the states of some tasks, and of all others of the DAG."""
+        rest = (
+            [t.task_id for t in context["dag"].tasks if t.task_id not in (*task_ids, owner.task_id)] if others else []
+        )
+        ended = _failed_states(context, owner, rest) if rest else []
+        rest = [t for t in rest if any(n == t or n.removeprefix(f"{t}_").isdecimal() for n in ended)]
+        pulled = context["ti"].xcom_pull(task_ids=rest, key=XCOM_KEY) if rest else []
+        sheets = (CostSheet.model_validate(value) for value in pulled if value is not None)
+        names = {}
+        for task_id in (*task_ids, *rest):  # one by one: Airflow calls a mapped task instance "<task>_<map index>"
+            indexes = [name.removeprefix(task_id) for name in _failed_states(context, owner, [task_id])]
+            names[task_id] = [f"{task_id}[{index[1:]}]" if index else task_id for index in indexes]
+        return cls(names, frozenset(sheet.task_id for sheet in sheets if sheet.operation == "hook"))
+
+    def among(self, listed: list[str]) -> list[str]:
+        """Return the names of the failed task instances of listed tasks, and of those with hooks."""
+        return [n for task_id, names in self.names.items() if task_id in (*listed, *self.with_hooks) for n in names]
+
+
+def _failed_states(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
+    """Return Airflow's names of the failed task instances of some tasks."""
     states_of = getattr(context["ti"], "get_task_states", None)
     if states_of is None:  # in a user's unit test, whose context has no other tasks
         return []
-    failed = []
-    for task_id in task_ids:  # one by one: Airflow returns a mapped task instance under the name "<task>_<map index>"
-        states = states_of(dag_id=owner.dag_id, task_ids=[task_id], run_ids=[owner.run_id]).get(owner.run_id, {})
-        indexes = [name.removeprefix(task_id) for name, state in states.items() if state in _FAILED]
-        failed += [f"{task_id}[{index[1:]}]" if index else task_id for index in indexes]
-    return failed
+    states = states_of(dag_id=owner.dag_id, task_ids=task_ids, run_ids=[owner.run_id]).get(owner.run_id, {})
+    return [name for name, state in states.items() if state in _FAILED]
 
 
 def _shortened(names: list[str]) -> str:

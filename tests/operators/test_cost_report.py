@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
+from airflow.sdk.execution_time.context import set_current_context
 
+from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.costs.sheet import XCOM_KEY, CostSheet
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TasksFailed
+from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, StorageFailed, TasksFailed
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 from deepshi_provider.reports.page import rounded
@@ -211,6 +216,32 @@ def test_failed_tasks_fail_the_report_after_it_is_written(server: Emulator, loca
     assert "Failed: catalog[0], catalog[1]" in written(local, "html")
     value, _ = report_on(dag(fail_on_failed_tasks=False), [], ti)
     assert value["cost_usd"] == float(PRICE), "it can be switched off"
+
+
+@pytest.mark.parametrize("fault", [("cut", {}), ("status", {"status": 402}), None], ids=str)
+def test_a_failed_task_in_which_a_hook_bought_or_tried_to_fails_the_report(
+    server: Emulator, local: Place, fault: tuple[str, dict[str, Any]] | None
+) -> None:
+    """Whether the purchase failed or something after it. Other tasks may fail: they are not the report's."""
+    made = dag()
+    for task_id in ("script", "other"):
+        made.add_task(EmptyOperator(task_id=task_id))
+        made.get_task(task_id) >> made.get_task("report")
+    script = TaskInstance(task_id="script")
+    if fault:
+        server.fault(fault[0], **fault[1])
+    with set_current_context(context_of(script)), contextlib.suppress(DeepshiError):
+        DeepshiHook().generate(GenerateRequest(model="deepshi-banana-pro", prompt="x", width=64, height=48)).close()
+    tried, states = done(made, "boat", "catalog"), {"boat": "success", "script_0": "failed", "other": "failed"}
+
+    ti = ReportInstance(task_id="report", others=[*tried, script], states=states)
+    with pytest.raises(TasksFailed, match=r"^1 image task\(s\) failed: script\[0\]\. This run has cost"):
+        report_on(made, [], ti)
+    assert json.loads(written(local, "json"))["failed"] == ["script[0]"]
+    report_on(made, [], ReportInstance(task_id="report", others=[*tried, script], states={"other": "failed"}))
+    named = dag(task_ids=["boat"])
+    named.add_task(EmptyOperator(task_id="script"))
+    report_on(named, [], ReportInstance(task_id="report", others=[*tried, script], states=states))
 
 
 def test_an_exceeded_limit_and_a_failed_task_are_reported_together(server: Emulator, local: Place) -> None:
