@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -129,6 +130,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value) is not None
+
+
 def _image_list(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         value = [value]
@@ -140,15 +145,29 @@ def _image_list(value: Any) -> Any:
 class EditRequest(GenerateRequest):
     """``POST /v1/images/edits``: the fields of a generation, and the images to start from.
 
-    :param images: local paths or URIs of PNG, JPEG or WebP images, 1 to 14 (by model).
+    :param images: local paths or URIs of PNG, JPEG or WebP images, 1 to 14 (by model). An item may be a dictionary with
+        ``uri`` and ``sha256``, as in the result of an image task; then another image at this URI is not edited.
+    :param input_sha256: the hashes from such items, in hex, by URI; not sent.
     """
 
     path: ClassVar[str] = "/v1/images/edits"
     operation: ClassVar[str] = "edit"
     default_model: ClassVar[str] = "deepshi-image-1"
-    _apart: ClassVar[frozenset[str]] = frozenset({"images"})
+    _apart: ClassVar[frozenset[str]] = frozenset({"images", "input_sha256"})
 
     images: Annotated[list[str], BeforeValidator(_image_list), Field(min_length=1, max_length=14)]
+    input_sha256: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_hashes(cls, data: Any) -> Any:
+        items = data.get("images") if isinstance(data, Mapping) else None
+        if not isinstance(items, list | tuple):
+            return data
+        images = [item for item in items if isinstance(item, Mapping) and isinstance(item.get("uri"), str)]
+        found = {image["uri"]: image["sha256"].lower() for image in images if _is_sha256(image.get("sha256"))}
+        uris = [item["uri"] if item in images else item for item in items]
+        return {**data, "images": uris, "input_sha256": {**(data.get("input_sha256") or {}), **found} or None}
 
     def form_fields(self) -> dict[str, str]:
         """Return :meth:`wire_fields` as the text of form fields."""

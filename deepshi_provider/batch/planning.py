@@ -74,9 +74,10 @@ class Planner:
         account, conn_id, stores = self._context.client.settings.account, self._job.output_conn_id, self._context.stores
         for choice in found:
             digests: Sequence[str] = ()
-            if isinstance(choice.request, EditRequest):
+            if isinstance(request := choice.request, EditRequest):
                 try:
-                    with await asyncio.to_thread(read_inputs, choice.request.images, conn_id, stores) as inputs:
+                    read = asyncio.to_thread(read_inputs, request.images, conn_id, stores, request.input_sha256)
+                    with await read as inputs:
                         digests = inputs.digests
                 except StorageFailed:
                     raise

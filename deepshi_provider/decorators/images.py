@@ -20,7 +20,7 @@ from deepshi_provider.batch.rows import check_row, request_of
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
-from deepshi_provider.operators.batch_rows import with_image_uris
+from deepshi_provider.operators.batch_rows import with_input_images
 from deepshi_provider.operators.flows import fill_with, run_batch_task, run_single_task
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.operators.lifecycle import owner_of
@@ -89,7 +89,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
 
     def _request(self, asked: str | Mapping[str, Any]) -> GenerateRequest:
         """Return the request, checked like a row of a batch: unknown fields are refused before anything is paid for."""
-        row = {"prompt": asked} if isinstance(asked, str) else dict(with_image_uris(asked))
+        row = {"prompt": asked} if isinstance(asked, str) else dict(with_input_images(asked))
         columns = self.columns()
         self.key = row.get(columns.key or "key", self.key)
         if columns.key is None:

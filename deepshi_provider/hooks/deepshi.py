@@ -125,7 +125,8 @@ class DeepshiHook(BaseHook):
         from deepshi_provider.jobs.inputs import read_inputs
 
         client = await self.aclient()
-        with await asyncio.to_thread(read_inputs, request.images, images_conn_id, STORES) as inputs:
+        read = asyncio.to_thread(read_inputs, request.images, images_conn_id, STORES, request.input_sha256)
+        with await read as inputs:
             return await self._counted(request, functools.partial(client.edit, request, inputs, timeout=timeout))
 
     async def alist_models(self) -> list[ModelInfo]:

@@ -145,7 +145,7 @@ class Engine:
                 choice.inputs = first.inputs
             else:
                 conn_id, stores = self._job.output_conn_id, self._context.stores
-                read = await asyncio.to_thread(read_inputs, request.images, conn_id, stores)
+                read = await asyncio.to_thread(read_inputs, request.images, conn_id, stores, request.input_sha256)
                 choice.inputs = opened.enter_context(read)
         choice.fingerprint = request.fingerprint(account, choice.inputs.digests if choice.inputs else ())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from deepshi_provider.api.media import media_type
@@ -16,20 +16,30 @@ from deepshi_provider.store.stores import Stores, image_errors
 _CHUNK = 1024 * 1024
 
 
-def read_inputs(uris: Iterable[str], conn_id: str | None, stores: Stores) -> InputImages:
+def read_inputs(
+    uris: Iterable[str], conn_id: str | None, stores: Stores, sha256: Mapping[str, str] | None = None
+) -> InputImages:
     """Read input images one after another, in pieces of 1 MiB. Blocks: call it in a thread.
 
     :param uris: local paths or URIs; ``s3://conn@bucket/key`` includes the connection.
     :param conn_id: connection for remote URIs that do not include one.
-    :raises InvalidRequest: an image does not exist or is not PNG, JPEG or WebP.
+    :param sha256: hashes that images must have, in hex, by URI.
+    :raises InvalidRequest: an image does not exist, is not PNG, JPEG or WebP, or has another hash.
     :raises InvalidConnection: the connection of its store is not defined.
     :raises StorageFailed: an image cannot be read.
     """
     images: list[InputImage] = []
     with ExitStack() as cleanup:
         for uri in uris:
-            images.append(_read(uri, conn_id, stores))
-            cleanup.callback(images[-1].spool.close)
+            image = _read(uri, conn_id, stores)
+            images.append(image)
+            cleanup.callback(image.spool.close)
+            if (sha256 or {}).get(uri) not in (None, image.spool.sha256):
+                raise InvalidRequest(
+                    f"Nothing was sent: {shown_uri(uri)} is not the image that its task reported, but was replaced "
+                    "since. Give each run an output_uri of its own, or clear that task. To edit whatever is stored "
+                    "there, pass the URI instead of the task's result"
+                )
         cleanup.pop_all()
     return InputImages(images)
 

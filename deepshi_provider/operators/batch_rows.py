@@ -19,7 +19,7 @@ from deepshi_provider.batch.templates import check_has_none
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.operators.rendered import FileUri, from_text, image_uris, listed, rows_or_uri
+from deepshi_provider.operators.rendered import FileUri, from_text, input_images, listed, rows_or_uri
 
 if TYPE_CHECKING:
     from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
@@ -47,11 +47,11 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
             rows.fill(check_rows(found, defaults, task.stream, columns))
 
 
-def with_image_uris(row: Any) -> Any:
-    """Return a row with the URIs of its ``images``, which may be the XCom of an image task, as in the operators."""
+def with_input_images(row: Any) -> Any:
+    """Return a row with its ``images`` as a list; they may be the XCom of an image task, as in the operators."""
     if not isinstance(row, Mapping) or is_blank(row.get("images")):
         return row
-    return {**row, "images": image_uris(row["images"])}
+    return {**row, "images": input_images(row["images"])}
 
 
 def _source(task: DeepshiGenerateImagesOperator, header: Header) -> tuple[str | None, Iterable[Any]]:
@@ -64,7 +64,7 @@ def _source(task: DeepshiGenerateImagesOperator, header: Header) -> tuple[str | 
     value = task.requests_uri if given == ["requests_uri"] else rows_or_uri(task.requests)
     if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
         return str(value), ()
-    return None, table_rows(value, header) if is_table(value) else map(with_image_uris, listed("requests", value))
+    return None, table_rows(value, header) if is_table(value) else map(with_input_images, listed("requests", value))
 
 
 def _queried(task: DeepshiGenerateImagesOperator, header: Header) -> Iterator[dict[str, Any]]:

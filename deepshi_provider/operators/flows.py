@@ -33,7 +33,7 @@ from deepshi_provider.operators.rendered import (
     amount,
     flag,
     group_name,
-    image_uris,
+    input_images,
     label,
     listed,
     number_or_share,
@@ -223,7 +223,7 @@ def _common_fields(task: ImageTask, owner: Owner, place: Place) -> dict[str, Any
 def _fallbacks(task: ImageTask) -> list[dict[str, Any]]:
     given = [] if is_blank(task.fallbacks) else [*listed("fallbacks", task.fallbacks)]
     return checked_fallbacks(
-        {**fields, "images": image_uris(fields["images"])}
+        {**fields, "images": input_images(fields["images"])}
         if isinstance(fields, Mapping) and "images" in fields
         else fields
         for fields in given

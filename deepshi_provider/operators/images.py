@@ -25,7 +25,7 @@ from deepshi_provider.operators.flows import (
 )
 from deepshi_provider.operators.lifecycle import DEFERRABLE, ImageTask
 from deepshi_provider.operators.notifications import Callbacks
-from deepshi_provider.operators.rendered import FileUri, carried_columns, image_uris, rows_or_uri
+from deepshi_provider.operators.rendered import FileUri, carried_columns, image_uris, input_images, rows_or_uri
 
 if TYPE_CHECKING:
     from deepshi_provider.batch.columns import Columns
@@ -201,7 +201,7 @@ class DeepshiEditImageOperator(DeepshiGenerateImageOperator):
         self.images = images
 
     def _request(self) -> GenerateRequest:
-        return build(EditRequest, {**self.request_fields(), "images": image_uris(self.images)})
+        return build(EditRequest, {**self.request_fields(), "images": input_images(self.images)})
 
     def input_uris(self) -> list[str]:
         """Return the URIs of the input images."""
@@ -420,8 +420,8 @@ class DeepshiGenerateImagesOperator(ImageTask):
         fields = {name: value for name, value in given.items() if not is_blank(value)}
         if self.model is not None and "model" not in fields:
             fields["model"] = ""  # a template that rendered to nothing must fail, not choose the default model
-        uris = image_uris(self.images, columns=True)
-        return {**fields, "images": uris} if uris else fields
+        images = input_images(self.images, columns=True)
+        return {**fields, "images": images} if images else fields
 
     def columns(self) -> Columns:
         """Return the meaning of columns that are not request fields.

@@ -128,7 +128,12 @@ def connection_id(name: str, value: Any, default: str | None) -> str | None:
 
 
 def image_uris(value: Any, *, columns: bool = False) -> list[str]:
-    """Return the URIs in the ``images`` field of an edit.
+    """Return the URIs in the ``images`` field of an edit; see :func:`input_images`."""
+    return [image if isinstance(image, str) else image["uri"] for image in input_images(value, columns=columns)]
+
+
+def input_images(value: Any, *, columns: bool = False) -> list[Any]:
+    """Return the images in the ``images`` field of an edit: URIs, or dictionaries with ``uri`` and ``sha256``.
 
     :param value: a URI or path, an XCom of an image task, or nested lists of these; also as rendered text.
     :param columns: a URI may be a template over the columns of a row, such as ``{url}``.
@@ -141,7 +146,7 @@ def image_uris(value: Any, *, columns: bool = False) -> list[str]:
         if uri[:1] not in ("[", "{"):
             return [uri]
         try:
-            return image_uris(from_text("images", uri), columns=columns)
+            return input_images(from_text("images", uri), columns=columns)
         except InvalidRequest:
             if columns and uri.startswith("{"):
                 return [uri]
@@ -151,15 +156,15 @@ def image_uris(value: Any, *, columns: bool = False) -> list[str]:
     if isinstance(value, Mapping):
         return _of_xcom(value)
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        return [uri for item in value for uri in image_uris(item, columns=columns)]
+        return [image for item in value for image in input_images(item, columns=columns)]
     raise InvalidRequest(f"images: a URI or the result of an image task is needed, got {type(value).__name__}")
 
 
-def _of_xcom(value: Mapping[str, Any]) -> list[str]:
+def _of_xcom(value: Mapping[str, Any]) -> list[Any]:
     if isinstance(value.get("uri"), str):
-        return [value["uri"]]
+        return [{"uri": value["uri"], "sha256": value["sha256"]} if value.get("sha256") else value["uri"]]
     if isinstance(value.get("images"), Iterable):
-        return image_uris(value["images"])
+        return input_images(value["images"])
     raise InvalidRequest(f"images: a dictionary without uri or images is not an image task's result: {list(value)}")
 
 
