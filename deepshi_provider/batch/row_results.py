@@ -81,7 +81,7 @@ class RowResults:
         is_refused = bool(differences) and self._on_mismatch == "fail"
         status = "failed" if is_refused else "created" if own else "reused"
         charged: Charged = "yes" if costs.paid else "no"
-        self._note(row, request, purchase, own=own)
+        self._note(row, request, purchase, own=own, fallback=fallback)
         if is_refused:
             self._failed(row, ResultMismatch.__name__, charged)
         image = record.images[0]
@@ -153,14 +153,14 @@ class RowResults:
             log.warning("Row %s", self.warnings[-1])
         return found
 
-    def _note(self, row: Row, request: GenerateRequest, purchase: Purchase, *, own: bool) -> None:
+    def _note(self, row: Row, request: GenerateRequest, purchase: Purchase, *, own: bool, fallback: int | None) -> None:
         """Add a row's images to those of the cost sheet."""
         record = purchase.record
         if not own:
             count, saved = self.reused.get(record.model, (0, Decimal(0)))
             self.reused[record.model] = count + len(record.images), saved + (record.cost_usd or Decimal(0))
         prompt = request.prompt if self._keeps_prompts else None
-        self._first[row.number] = sheet_images(purchase, prompt, key=row.key, reused=not own)
+        self._first[row.number] = sheet_images(purchase, prompt, key=row.key, reused=not own, fallback=fallback)
         if len(self._first) > MOST_IMAGES:
             del self._first[max(self._first)]
 

@@ -107,6 +107,7 @@ class SheetImage(BaseModel):
     :param of: number of images of its request.
     :param reused: whether another task instance bought it.
     :param attempt: ``<k>.<fingerprint>`` of the attempt that made it, to find its record.
+    :param fallback: position of the fallback that made it, from 0; ``None`` for the task's own request.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -121,10 +122,11 @@ class SheetImage(BaseModel):
     of: int = 1
     reused: bool = False
     attempt: Annotated[str, Field(pattern=r"^\d{1,9}\.[0-9a-f]{16}$")] | None = None
+    fallback: int | None = None
 
     @model_serializer(mode="wrap")
     def _short(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = {"prompt": None, "cost_usd": None, "of": 1, "reused": False, "attempt": None}
+        usual = {"prompt": None, "cost_usd": None, "of": 1, "reused": False, "attempt": None, "fallback": None}
         return {name: value for name, value in written(self).items() if name not in usual or value != usual[name]}
 
 

@@ -170,7 +170,8 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         tally.reused(record.model, record.cost_usd, len(record.images))
     uri = store.uri_of(job.manifest_name)
     prompt = engine.request.prompt if context.keeps_prompts else None
-    images = sheet_images(purchase, prompt, reused=not record.owner.is_same_task(job.owner))
+    is_ours = record.owner.is_same_task(job.owner)
+    images = sheet_images(purchase, prompt, reused=not is_ours, fallback=engine.fallback)
     sources = sheet_sources(engine.request.images) if isinstance(engine.request, EditRequest) else []
     costs = context.sheet(tally, images=images, sources=sources, manifest_uri=uri, warnings=sheet_warnings(warnings))
     this_try = {"cost_usd": Decimal(0), "sends": 0} if reused else {}

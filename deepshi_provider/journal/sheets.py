@@ -109,13 +109,19 @@ def make_sheet(
 
 
 def sheet_images(
-    purchase: Purchase, prompt: str | None, *, key: str | None = None, reused: bool = False
+    purchase: Purchase,
+    prompt: str | None,
+    *,
+    key: str | None = None,
+    reused: bool = False,
+    fallback: int | None = None,
 ) -> list[SheetImage]:
     """Return images for a cost sheet.
 
     :param prompt: ``None`` if prompts are not kept.
     :param key: the row's key, in a batch.
     :param reused: whether another task instance bought them.
+    :param fallback: position of the fallback that made them; ``None`` for the own request.
     """
     record = purchase.record
     return [
@@ -130,6 +136,7 @@ def sheet_images(
             of=len(record.images),
             reused=reused,
             attempt=f"{purchase.k}.{record.fingerprint[:16]}",
+            fallback=fallback,
         )
         for image in record.images
     ]

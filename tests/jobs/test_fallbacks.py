@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import json
 import signal
+import socket
 import subprocess
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
 from tests.support.killed_jobs import killed_at
 from tests.support.places import LocalPlace, Place, S3Place, document, images, state
+from tests.support.servers import relay_to
 from tests.support.tasks import TaskInstance, execute, generate
 from tests.support.waiting import until
 
@@ -98,6 +101,7 @@ async def test_after_a_free_error_the_next_one_is_used(
     ]
     assert (len(state(local, "claim")), len(state(local, "record")), outcome.unknown_outcomes) == (1, 1, 0)
     assert (outcome.as_xcom()["fallback"], outcome.as_xcom()["model"]) == (position, MODELS[position + 1])
+    assert [image.fallback for image in outcome.costs.images] == [position], "the sheet has it for the page"
     again = await run(job(local, owner={"try_number": 2}))
     assert (again.reused, again.fallback, again.cost_usd, posts(emulator)) == (True, position, Decimal(0), position + 2)
 
@@ -114,6 +118,46 @@ async def test_after_any_other_error_nothing_else_is_sent(
     assert outcome.costs
     in_doubt = outcome.costs.unknown_outcomes + outcome.costs.untold
     assert outcome.task_cost_usd == taken(emulator) or in_doubt == 1, "what was taken is reported"
+
+
+def open_for(emulator: Emulator, connections: int) -> str:
+    """Return the URL of a port that relays so many connections to the emulator, and then refuses all."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    host = f"{emulator.base_url.partition('://')[0]}://127.0.0.1:{listener.getsockname()[1]}"
+
+    def relay() -> None:
+        for number in range(connections):
+            client, _ = listener.accept()
+            if number == connections - 1:
+                listener.close()
+            with client:
+                relay_to(emulator.base_url)(client)
+
+    if connections == 0:
+        listener.close()
+    threading.Thread(target=relay, daemon=True).start()
+    return host
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_without_a_connection_nothing_else_is_sent(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    """All of them use the same server, so the task's next try is what may help."""
+    fail(emulator, REFUSED, position)
+    connection = json.loads(emulator.connection_json(max_retries=0)) | {"host": open_for(emulator, position)}
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", json.dumps(connection))
+    outcome = await run(job(local))
+    assert (error(outcome)["type"], outcome.model, outcome.retry) == ("ConnectionFailed", MODELS[position], True)
+    assert (prompts(emulator), taken(emulator), error(outcome)["charged"]) == (PROMPTS[:position], Decimal(0), "no")
+    assert (images(local), state(local, "claim"), outcome.task_cost_usd) == ([], [], Decimal(0))
+
+
+async def test_without_time_nothing_is_sent(emulator: Emulator, local: Place) -> None:
+    """At other positions, half of the time must be left, or there is no fallback at all."""
+    outcome = await run(job(local, seconds=0))
+    assert (error(outcome)["type"], error(outcome)["charged"], outcome.model) == ("TimedOut", "no", MODELS[0])
+    assert (posts(emulator), taken(emulator), state(local, "claim")) == (0, Decimal(0), [])
 
 
 @pytest.mark.parametrize("fault", FREE, ids=str)
@@ -312,9 +356,10 @@ def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) 
     emulator.fault("status", status=503, prompt="a jug")
     emulator.fault("cut", prompt="a pot", charged=False)
     fields: dict[str, Any] = {"model": MODELS[0], "fallbacks": [{"model": MODELS[1]}], "max_resends": 0}
-    _, failed = ended(batch(local, rows, **fields))
+    tried, failed = ended(batch(local, rows, **fields))
     assert "1 of 3 rows failed (c: OutcomeUnknown)" in str(failed)
     assert [line["model"] for line in lines_of(local)][:2] == MODELS[:2]
+    assert [(image.key, image.fallback) for image in tried.sheets[-1].images] == [("a", None), ("b", 0)]
     assert posts(emulator) == 4
     value = result_of(batch(local, rows, **fields, on_error="partial"), try_number=2)
     assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)

@@ -123,6 +123,7 @@ def _description(picture: Picture, prompt: str | None, decisions: Decisions) -> 
         "cost_usd": None if image.cost_usd is None else f"{image.cost_usd:f}",
         "of": image.of,
         "reused": image.reused,
+        "fallback": image.fallback,
         "task": {
             "cost_usd": None if sheet.cost_usd is None else f"{sheet.cost_usd:f}",
             "untold": sheet.untold,
