@@ -102,8 +102,11 @@ def test_the_edit_gets_the_two_chosen_images(place: str, reviewing: Reviewing, o
     ]
 
 
-def test_a_rejection_skips_downstream_tasks_and_only_assigned_users_may_answer(reviewing: Reviewing) -> None:
-    run = reviewing.start("review_s3")
+@pytest.mark.parametrize("place", PLACES[:2])
+def test_a_rejection_skips_downstream_tasks_and_only_assigned_users_may_answer(
+    place: str, reviewing: Reviewing
+) -> None:
+    run = reviewing.start(f"review_{place}")
 
     assert run.answer("Approve", user="user").status_code == 403
     assert run.answer("Approve", user="viewer").status_code == 403
@@ -120,6 +123,14 @@ def test_a_rejection_skips_downstream_tasks_and_only_assigned_users_may_answer(r
     ]
 
 
+@pytest.fixture(scope="module")
+def late(reviewing: Reviewing) -> dict[str, Run]:
+    """Runs that nobody answers, begun at once."""
+    dag_ids = [f"late_{default}_{place}" for place in PLACES[:2] for default in ("Approve", "Reject", "None")]
+    return {dag_id: reviewing.begin(dag_id) for dag_id in dag_ids}
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
 @pytest.mark.parametrize(
     ("default", "states", "chosen"),
     [
@@ -129,14 +140,15 @@ def test_a_rejection_skips_downstream_tasks_and_only_assigned_users_may_answer(r
     ],
 )
 def test_the_default_is_used_if_nobody_answers_in_time(
-    default: str, states: dict[str, str], chosen: int | None, reviewing: Reviewing
+    default: str, states: dict[str, str], chosen: int | None, place: str, late: dict[str, Run], reviewing: Reviewing
 ) -> None:
-    run = reviewing.begin(f"late_{default}")
+    run = late[f"late_{default}_{place}"]
     run.end()
     assert run.states() == states
     if chosen is not None:
         result = run.result()
         assert (len(result["images"]), result["respondent"]) == (chosen, None)
+        assert {image["uri"].partition("://")[0] for image in run.result("draw")["images"]} == {place}
     sent = [r for r in reviewing.deepshi.requests() if r["prompt"] == f"at night {run.run_id}"]
     assert [len(request["images"]) for request in sent] == ([4] if chosen else [])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 from airflow.sdk import DAG, Asset, task
@@ -30,13 +31,16 @@ for place, conn_id in (("file", "deepshi_default"), ("s3", "deepshi_s3"), ("s3_o
         )
         DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}", **common)
 
-for default in ("Approve", "Reject", None):
-    with DAG(f"late_{default}", schedule=None):
-        drawn = DeepshiGenerateImageOperator(task_id="draw", prompt="a boat {{ run_id }}", **FOUR)
+for default, (place, conn_id) in product(
+    ("Approve", "Reject", None), (("file", "deepshi_default"), ("s3", "deepshi_s3"))
+):
+    common = {"deepshi_conn_id": conn_id}
+    with DAG(f"late_{default}_{place}", schedule=None):
+        drawn = DeepshiGenerateImageOperator(task_id="draw", prompt="a boat {{ run_id }}", **FOUR, **common)
         review = DeepshiReviewOperator(
-            task_id="review", images=drawn.output, defaults=default, response_timeout=timedelta(seconds=1)
+            task_id="review", images=drawn.output, defaults=default, response_timeout=timedelta(seconds=1), **common
         )
-        DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}")
+        DeepshiEditImageOperator(task_id="edit", images=review.output, prompt="at night {{ run_id }}", **common)
 
 for default in ("Approve", "Reject"):
     with DAG(f"shop_{default}", schedule=None):
