@@ -176,10 +176,11 @@ class DeepshiHook(BaseHook):
 
         :param purchase: sends the request; calls its argument ``interrupted`` like the client's methods.
         """
-        from deepshi_provider.hooks.purchases import task_attributes  # not while DAGs are parsed
+        from deepshi_provider.hooks.purchases import check_budgets, task_attributes  # not while DAGs are parsed
 
         arrived: list[ImagesResult | DeepshiError] = []
         try:
+            await check_budgets(await self.asettings(), request)
             with of_task(task_attributes()):
                 result = await purchase(interrupted=arrived.append)
         except DeepshiError as err:

@@ -21,10 +21,19 @@ from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import Charged, DeepshiError
 from deepshi_provider.hooks.directories import shared_store
 from deepshi_provider.hooks.supervisor import one_at_a_time
+from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import RUNS, HookPurchase, RunEntry, in_time, read_entries, run_entry_name
+from deepshi_provider.journal.run_costs import (
+    RUNS,
+    HookPurchase,
+    RunCosts,
+    RunEntry,
+    in_time,
+    read_entries,
+    run_entry_name,
+)
 from deepshi_provider.journal.running_sum import RunningSum
 from deepshi_provider.journal.sheets import make_sheet, use_known_prices
 from deepshi_provider.journal.window_costs import WindowCosts
@@ -128,6 +137,21 @@ async def _push(owner: Owner, bought: list[RunEntry], prices: Prices) -> None:
     sheets = await purchase_sheets(bought, prices) or [make_sheet(owner, "hook", "", None, ended=True)]
     # On the loop, Airflow raises a BaseException if another coroutine talks to the supervisor at that moment.
     await in_time(in_thread(_bought.push, len(bought), sheets[0]), TIMES.run_entry)
+
+
+async def check_budgets(settings: Settings, request: GenerateRequest) -> None:
+    """Check that a purchase fits into the connection's budgets per day and month. Does nothing outside a task.
+
+    :raises BudgetExceeded: it does not fit.
+    :raises StorageFailed: the spending cannot be read.
+    """
+    ti, budgets = _task_instance(), settings.budgets()
+    store = shared_store(settings, patience=TIMES.run_entry)
+    if ti is None or store is None or not budgets.limits:
+        return
+    entry = RunEntry(owner=Owner.of(ti), operation="hook", output_uri=store.uri)
+    windows = WindowCosts(entry, store, settings.account, budgets, key=uuid.uuid4().hex[:16])
+    await Account(Prices(settings.account, store), RunCosts(entry, None), windows=windows).check(price_class(request))
 
 
 async def purchases_of_task(settings: Settings) -> tuple[Owner, CostSheet, Prices] | None:

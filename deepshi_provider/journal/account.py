@@ -190,6 +190,16 @@ class Account:
                 self._settle(reservation)
                 await self._report_under_way()
 
+    async def check(self, price_class: str) -> None:
+        """Check that a request fits into the limits now; reserve nothing.
+
+        :raises BudgetExceeded: it does not fit.
+        :raises StorageFailed: the spending cannot be read.
+        """
+        if self.is_limited:
+            await self._check_prices(price_class)
+            self._settle(await self._opened(price_class))
+
     def close(self, error: DeepshiError) -> None:
         """Refuse all waiting and later requests with this error."""
         self.closed_by = self.closed_by or error

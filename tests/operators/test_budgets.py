@@ -25,7 +25,7 @@ from airflow.sdk.execution_time.timeout import TimeoutPosix
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.emulator.testing import Emulator
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, StorageFailed
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job, window_states
 from deepshi_provider.jobs.job import Job
@@ -138,6 +138,36 @@ def test_purchases_of_a_hook_in_a_task_count(emulator: Emulator, place: Place, c
             DeepshiHook().generate(request).close()
     (state,) = asyncio.run(states())
     assert state.spent_usd == taken(emulator) > 0
+
+
+def test_a_spent_budget_stops_hooks_in_tasks_too(emulator: Emulator, place: Place, connect: Connect) -> None:
+    connect(max_cost_usd_per_day="0.05")
+    execute(picture(place, "a"), TaskInstance(task_id="a"))
+    request = GenerateRequest(model="nano-banana-2", prompt="a boat", resolution="1K", stream=True)
+    cheap = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+    ti = TaskInstance(task_id="script")
+    with set_current_context(context_of(ti)):
+        with pytest.raises(BudgetExceeded, match=r"\$0.039 of max_cost_usd_per_day \$0.05 are spent on") as raised:
+            DeepshiHook().generate(request)
+        DeepshiHook().generate(cheap).close()
+    assert (raised.value.charged, posts(emulator)) == ("no", 2)
+    assert asyncio.run(states())[0].spent_usd == taken(emulator)
+    DeepshiHook().generate(request).close()
+    assert posts(emulator) == 3, "outside a task, nothing is counted or refused"
+
+
+def test_a_hook_sends_nothing_if_the_budget_cannot_be_read(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"output_uri": local.uri, "max_cost_usd_per_month": "1"}
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(**extra))
+    folder = Path(local.uri.removeprefix("file://"))
+    folder.mkdir()
+    (folder / "_deepshi_spending").write_text("not a directory")
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="a boat", width=64, height=48)
+    with set_current_context(context_of(TaskInstance(task_id="script"))), pytest.raises(StorageFailed):
+        DeepshiHook().generate(request)
+    assert posts(emulator) == 0
 
 
 @pytest.mark.slow
