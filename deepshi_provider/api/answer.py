@@ -23,8 +23,6 @@ _BLANK = b" \t\r\n\xef\xbb\xbf"
 _STREAM = b":edir"
 #: Names that count as no name.
 _NO_KIND = ("", "message")
-#: Parts of the names of events whose images are not the result.
-_PREVIEWS = ("partial", "preview", "progress")
 
 
 class AnswerReader:
@@ -41,8 +39,6 @@ class AnswerReader:
         new_spool = functools.partial(_new_spool, self._spools, image_limit, new_file)
         self._json = JsonDecoder(new_spool)
         self._sse = SseDecoder(new_spool)
-        #: The last events of unknown name that have images, in case no result follows.
-        self._others: list[Event] = []
         self._is_stream: bool | None = None
         self._is_over = False
 
@@ -105,13 +101,8 @@ class AnswerReader:
             self._taken.has_broken_result |= begun.endswith(".completed")
             for event in self._sse.close():
                 self._take(event._replace(error=event.error and (lost or event.error)))
-        has_end = bool(self._taken.pictures or self._taken.error)
-        if not self.complete or not has_end:
+        if not self.complete:
             ended = "The stream ended without its final event; the image may have been paid for"
-            if self._others and not (lost or has_end):
-                ended = f"The stream ended without its final event; images came as {_kinds(self._others[-1])}"
-                for event in self._others:
-                    self._taken.add(event.document, entries_anywhere(event.document), is_whole=True)
             self._fail(lost or OutcomeUnknown(ended))
 
     def _take_events(self, data: bytes) -> None:
@@ -124,8 +115,10 @@ class AnswerReader:
             self._take(event_or_none)
 
     def _take(self, event: Event) -> None:
+        if isinstance(event.document, list):
+            event = event._replace(document={"data": event.document})
         if event.text.strip() == "[DONE]":
-            self._is_over = bool(self._taken.pictures or self._taken.error or self._others)
+            self._is_over = bool(self._taken.pictures or self._taken.error)
         elif any("partial_image" in kind for kind in _kinds(event)) or _is_unnamed_preview(event):
             self._taken.has_previews = True
             self._taken.add_cost(event.document)
@@ -141,17 +134,7 @@ class AnswerReader:
             # Image data under an unknown name, or a broken event, may be paid work too.
             self._taken.has_previews |= bool(event.spools) or (event.error is not None and event.name != "error")
             self._take_error(event)
-            self._take_other(event)
-
-    def _take_other(self, event: Event) -> None:
-        """Keep the last whole images that may be the result under an unknown name."""
-        is_preview = any(part in kind for kind in _kinds(event) for part in _PREVIEWS)
-        if event.error or is_preview or not isinstance(event.document, dict) or not entries_anywhere(event.document):
             self._close(event.spools)
-            return
-        self._others.append(event)
-        if len(self._others) > self._taken.wanted:
-            self._close(self._others.pop(0).spools)
 
     def _take_document(self, document: Any, *, is_whole: bool) -> None:
         document = {"data": document} if isinstance(document, list) else document

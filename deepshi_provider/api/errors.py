@@ -68,10 +68,29 @@ _BY_STATUS: dict[int, _Meaning] = {
     599: _GAVE_UP,
 }
 #: Parts of refusal codes without separators between words: ``contentFilter``, ``content_filter``.
-_REFUSALS = ("contentpolicy", "moderation", "contentfilter", "safety", "contentviolation", "responsibleai")
+_REFUSALS = (
+    "contentpolicy",
+    "contentfilter",
+    "contentviolation",
+    "moderation",
+    "policyviolation",
+    "prohibitedcontent",
+    "responsibleai",
+    "safety",
+    "unsafecontent",
+)
 #: Codes that count with any status; some gateways send an empty account as 400 or 429, or an unknown model as 404.
 _QUOTA = frozenset(
-    {"insufficientquota", "billinghardlimitreached", "billingnotactive", "insufficientcredits", "insufficientbalance"}
+    {
+        "billinghardlimitreached",
+        "billingnotactive",
+        "insufficientbalance",
+        "insufficientcredits",
+        "insufficientfunds",
+        "insufficientquota",
+        "outofcredits",
+        "paymentrequired",
+    }
 )
 _REQUEST = frozenset({"modelnotfound", "prompttoolong", "invalidrequesterror"})
 #: Other codes, used only inside a 2xx answer; for other answers, the HTTP status decides.
@@ -82,6 +101,7 @@ _BY_CODE = {
     "permissionerror": 403,
     "ratelimitexceeded": 429,
     "ratelimiterror": 429,
+    "toomanyrequests": 429,
     "requesttimeout": 408,
     "gatewaytimeout": 504,
 }

@@ -32,6 +32,7 @@ def cost_of(usage: Any) -> Decimal | None:
 
     The cost may also be a bare number or a string. One of more than 30 digits is invalid.
     """
+    usage = usage[0] if isinstance(usage, list) and len(usage) == 1 else usage
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")

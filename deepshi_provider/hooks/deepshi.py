@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -87,7 +87,7 @@ class DeepshiHook(BaseHook):
         most = None if max_cost_usd is None else amount_of(max_cost_usd)
         if max_cost_usd is not None and most is None:
             raise InvalidRequest(f"max_cost_usd: an amount in USD is needed, got {str(max_cost_usd)[:40]!r}")
-        return self._run(draw(self, request, most))
+        return self._run(draw(self, request, most), instead="call it with `await asyncio.to_thread(hook.draw, …)`")
 
     def edit(self, request: EditRequest) -> ImagesResult:
         """Edit images; see :meth:`aedit`."""
@@ -190,9 +190,8 @@ class DeepshiHook(BaseHook):
             raise
         except BaseException:  # such as a cancellation by Airflow's execution_timeout
             for outcome in arrived:
-                await self._record(request, outcome)
-                if isinstance(outcome, ImagesResult):
-                    outcome.close()
+                with outcome if isinstance(outcome, ImagesResult) else nullcontext():
+                    await self._record(request, outcome)
             raise
         try:
             await self._record(request, result)

@@ -11,6 +11,7 @@ What remains in the store if the process dies:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -43,12 +44,15 @@ from deepshi_provider.journal.entries import (
     unsettled,
 )
 from deepshi_provider.journal.journal import Purchase
+from deepshi_provider.journal.run_costs import in_time
 from deepshi_provider.store.store import STATE, CreatedLate
 
 log = logging.getLogger(__name__)
 
 #: Seconds between the attempts to create a claim that already exists but is not in any listing.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+#: Seconds for removing the claim of a cancelled request that was not sent; Airflow kills a task after 60.
+_LONGEST_WITHDRAWAL = 5.0
 
 
 class Engine:
@@ -404,11 +408,15 @@ class Engine:
         :param arrived: ``None`` if the request had not left.
         """
         if isinstance(arrived, ImagesResult):
-            await self._publish(publisher, arrived)
+            with contextlib.suppress(StorageFailed):  # it is logged, and the sheet has the cost
+                await self._publish(publisher, arrived)
+        elif arrived:
+            await self._settle(publisher, arrived)
         else:
-            error = arrived or DeepshiError("Interrupted before it was sent")
-            await self._settle(publisher, error)
-            self._is_in_doubt = error.charged != "no"
+            self._is_in_doubt = False
+            free = DeepshiError("Interrupted before it was sent")
+            with contextlib.suppress(StorageFailed):  # a claim that stays limits later tries, but costs nothing
+                await in_time(publisher.settle(free), _LONGEST_WITHDRAWAL)
 
     async def _rival(self, publisher: Publisher, err: DeepshiError) -> Purchase | None:
         """Return the images that another process has stored while this one's attempt failed."""

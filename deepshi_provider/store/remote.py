@@ -204,14 +204,17 @@ class S3Directory(ObjectDirectory):
         start = f"{key}/{prefix}" if key else prefix
         asked = {"Bucket": bucket, "Prefix": start, "Delimiter": "/", **self._fs.req_kw}
         more: dict[str, str] = {}
+        first = None
         while True:
             page = self._fs.call_s3("list_objects_v2", **asked, **more)
+            begun, first = first, next((found["Key"] for found in page.get("Contents", [])), None)
             for found in page.get("Contents", []):
                 yield found["Key"].rpartition("/")[2], found["Size"]
             token = page.get("NextContinuationToken")
             if not token and not page.get("IsTruncated"):
                 return
-            if not token or token == more.get("ContinuationToken"):  # a claim may be among what is missing
+            is_same = token == more.get("ContinuationToken") or (first is not None and first == begun)
+            if not token or is_same:  # a claim may be among what is missing
                 raise OSError(f"the listing of {start} is cut off, and its next page cannot be asked for")
             more = {"ContinuationToken": token}
 

@@ -439,38 +439,6 @@ def test_a_rate_limit_after_an_unfinished_event_may_have_been_charged(begun: byt
     assert error_of(wrong + begun, SSE).charged == ("unknown" if is_result else "no")
 
 
-OLD = bodies.picture(width=4)
-PRICED = {"usage": {"cost": {"total_cost": 0.000135}}}
-OTHER_NAMES = [
-    (event({"b64_json": bodies.text_of(PNG), **PRICED}, "image.created"), "image.created"),
-    (
-        event({"type": "image_generation.done", "b64_json": bodies.text_of(PNG), **PRICED}, None),
-        "image_generation.done",
-    ),
-    (event({"item": {"result": {"b64_json": bodies.text_of(PNG)}}, **PRICED}, "response.output_item.done"), "done"),
-]
-
-
-@pytest.mark.parametrize(("other", "name"), OTHER_NAMES)
-@pytest.mark.parametrize("end", [b"", b"data: [DONE]\n\n"])
-def test_a_stream_without_a_result_gives_the_last_image_of_another_name(other: bytes, name: str, end: bytes) -> None:
-    got = receive(event({"b64_json": bodies.text_of(OLD)}, "image.begun") + other + end, SSE)
-    assert (got.pictures, got.answer.cost_usd, got.cost_is_complete) == ([PNG], COST, False)
-    assert f"{name}'" in got.warnings[0]
-    assert receive(other + event(completed(OLD)) + end, SSE).pictures == [OLD], "a result has precedence"
-
-
-@pytest.mark.parametrize("name", ["image_generation.partial_image", "preview", "image.in_progress", "error"])
-def test_an_image_that_is_a_preview_by_its_name_is_never_the_result(name: str) -> None:
-    error = error_of(event({"b64_json": bodies.text_of(PNG)}, name) + b"data: [DONE]\n\n", SSE)
-    assert error.charged == "unknown"
-
-
-def test_an_image_of_another_name_is_no_result_if_the_rest_was_lost() -> None:
-    error = error_of(OTHER_NAMES[0][0], SSE, lost=OutcomeUnknown("cut off"))
-    assert (error.message, error.charged) == ("cut off", "yes")
-
-
 @pytest.mark.parametrize("code", ["PROMPT_TOO_LONG", "insufficient_quota", "moderation_blocked", "rate_limit_exceeded"])
 @pytest.mark.parametrize("n", [1, 2])
 def test_no_error_beside_a_broken_result_is_free(code: str, n: int) -> None:
@@ -559,6 +527,19 @@ def test_a_cost_in_a_list_of_one_is_that_of_the_request() -> None:
         for output in ([usage], [[usage]], [usage, usage], [usage, {"usage": None}])
     ]
     assert costs == [COST, COST, None, None], "costs of several items may be parts of the whole, or the whole"
+    assert receive(answer_text(PNG, usage=[usage["usage"]])).answer.cost_usd == COST
+
+
+@pytest.mark.parametrize("name", [None, "message"])
+def test_a_bare_list_in_an_event_is_a_result(name: str | None) -> None:
+    got = receive(event([completed(PNG)], name), SSE)
+    assert (got.pictures, got.answer.cost_usd, got.warnings) == ([PNG], COST, [])
+
+
+@pytest.mark.parametrize("name", ["image.created", "image.chunk", "image_generation.generating", "image.draft"])
+def test_an_image_in_an_event_of_another_name_may_be_a_preview(name: str) -> None:
+    for end in (b"", b"data: [DONE]\n\n"):
+        assert error_of(event({"b64_json": bodies.text_of(PNG)}, name) + end, SSE).charged == "unknown"
 
 
 def test_messages_are_bounded() -> None:

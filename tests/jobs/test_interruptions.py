@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from deepshi_provider.client.client import Client
 from deepshi_provider.client.settings import Settings
+from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.run import run_single
 from deepshi_provider.journal.entries import Claim, Owner, attempt_key
@@ -78,14 +82,18 @@ class CancellingStores(Stores):
     """Stores that cancel the running task, as soon as it yields, when the file for an image is opened.
 
     :param image: the image, from 1.
+    :param breaks: this directory is lost at the same time; the stores do not wait for it.
     """
 
-    def __init__(self, image: int) -> None:
-        super().__init__()
+    def __new__(cls, image: int, breaks: Path | None = None) -> CancellingStores:
+        return super().__new__(cls)
+
+    def __init__(self, image: int, breaks: Path | None = None) -> None:
         self._left = image
+        self._breaks = breaks
 
     def at(self, uri: str, conn_id: str | None = None, *, patience: float = PATIENCE) -> Store:
-        store = super().at(uri, conn_id, patience=patience)
+        store = super().at(uri, conn_id, patience=0 if self._breaks else patience)
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task
 
@@ -93,6 +101,9 @@ class CancellingStores(Stores):
             self._left -= 1
             if self._left == 0:
                 loop.call_soon(task.cancel)
+                if self._breaks:
+                    shutil.rmtree(self._breaks)
+                    self._breaks.write_bytes(b"not a directory")
 
         async def files() -> Callable[[], None]:
             return open_file
@@ -144,6 +155,17 @@ async def test_cancelled_after_a_broken_picture_it_records_what_that_cost(local:
         assert again.costs.untold == 1
 
 
+async def test_cancelled_after_the_last_byte_it_reports_the_cost_of_a_picture_that_cannot_be_stored(
+    local: LocalPlace,
+) -> None:
+    known: list[CostSheet] = []
+    with answering(Answer(body=bodies.answer_text(bodies.picture()))) as server:
+        job, stores = make_job(local, fields={"stream": False}), CancellingStores(1, local.path)
+        with pytest.raises(asyncio.CancelledError):
+            await run_single(job, client_at(server.base_url), stores, interrupted=known.append)
+    assert [(sheet.cost_usd, sheet.unknown_outcomes, sheet.untold) for sheet in known] == [(Decimal("0.000135"), 0, 0)]
+
+
 async def test_cancelled_before_a_whole_picture_its_outcome_is_unknown(local: LocalPlace) -> None:
     body = bodies.event(bodies.completed(bodies.padded(200_000)))[:100_000]
     with answering(Answer(body=body, head=f"Content-Type: {bodies.SSE}", hold=True)) as server:
@@ -162,6 +184,23 @@ async def test_cancelled_while_it_connects_it_keeps_no_claim(local: LocalPlace) 
         with pytest.raises(asyncio.CancelledError):
             await running
     assert (state(local, "claim"), state(local, "lease")) == ([], [])
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+async def test_cancelled_while_it_connects_it_does_not_wait_for_a_failing_store(
+    s3_place: S3Place, proxy: S3Proxy
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = client_at(f"https://127.0.0.1:{silent.getsockname()[1]}")
+        job = make_job(s3_place, output_conn_id=proxy.conn_id, preflight="off")
+        running = asyncio.create_task(run_single(job, client, STORES))
+        await until("the claim", lambda: state(s3_place, "claim"))
+        proxy.held = r"^DELETE .*claim"
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=PATIENCE / 2)
+        assert done
+        assert running.cancelled()
 
 
 def client_at(base_url: str) -> Client:

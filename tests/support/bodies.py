@@ -91,24 +91,16 @@ class Got:
 
 
 def receive(
-    pieces: Iterable[bytes] | bytes,
-    content_type: str = JSON,
-    *,
-    wanted: int = 1,
-    image_limit: int = IMAGE_LIMIT,
-    lost: DeepshiError | None = None,
+    pieces: Iterable[bytes] | bytes, content_type: str = JSON, *, wanted: int = 1, image_limit: int = IMAGE_LIMIT
 ) -> Got:
-    """Read an answer like the hook, and close all spools.
-
-    :param lost: the error that ended the body.
-    """
+    """Read an answer like the hook, and close all spools."""
     reader = AnswerReader(wanted, image_limit=image_limit)
     try:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
             reader.feed(piece)
             if reader.complete:
                 break
-        received = reader.close(lost)
+        received = reader.close()
         images = [
             (i.index, read(i.spool), i.media.media_type, i.media.width, i.media.height, i.revised_prompt)
             for i in received.images
