@@ -119,7 +119,7 @@ function known(picture) {
     Cost: costOf(picture),
     "Cost of the task": picture.is_priced && (task.images + task.reused > picture.of || inDoubt(task)) ? (inDoubt(task) ? bounds(task) : amount(task.cost_usd)) : null,
     Model: picture.model ?? (picture.models.join(", ") || "unknown"),
-    "Made by": picture.fallback === null ? null : `fallbacks[${picture.fallback}], in place of the task's own request`,
+    "Made by": Number.isInteger(picture.fallback) ? `fallbacks[${picture.fallback}], in place of the task's own request` : null,
     Size: `${picture.width} × ${picture.height}${picture.size_bytes ? `, ${bytes(picture.size_bytes)}` : ""}`,
     Request: request.length ? request.map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ") : null,
     Attempts: attempts(picture),
