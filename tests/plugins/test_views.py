@@ -39,7 +39,7 @@ def paid(cost: str, *, model: str = "a", images: int = 1) -> Tally:
 
 
 def view(rows: list[SheetRow], *, start: date = DAY, end: date = DAY, **filters: Any) -> View:
-    return View(Book().count(rows), Choice(**{"dag_ids": {"d", "e"}, **filters}), start, end)
+    return View(Book().count(rows), Choice(**{"dag_ids": frozenset({"d", "e"}), **filters}), start, end)
 
 
 def entries_by(entries: dict[str, Any], name: str) -> dict[str, tuple[str, int, int, str | None]]:

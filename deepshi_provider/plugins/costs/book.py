@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -117,7 +117,8 @@ class Sum:
     def add(self, other: Sum) -> None:
         """Add another sum."""
         self.cost_usd += other.cost_usd
-        self.failed_usd += other.failed_usd
+        if other.failed_usd:
+            self.failed_usd += other.failed_usd
         self.images += other.images
         self.instances += other.instances
         self.parts += other.parts
@@ -158,6 +159,7 @@ class Book:
 
     :ivar counted_at: unix seconds at which counting began; later sheets are not included.
     :ivar seconds: how long counting took.
+    :ivar views: what readers have made of it, so that the same page is not added up twice.
     """
 
     by_instance: bool = False
@@ -166,6 +168,7 @@ class Book:
     truncated: bool = False
     counted_at: float = field(default_factory=time.time)
     seconds: float = 0.0
+    views: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False)
 
     def count(self, rows: Iterable[SheetRow], is_wanted: Callable[[SheetRow, Sheet], bool] | None = None) -> Book:

@@ -21,6 +21,8 @@ from deepshi_provider.plugins.costs.views import Choice, View
 #: Maximum days of a period.
 MOST_DAYS = 366
 _USUAL_DAYS = 30
+#: Maximum number of views that a book keeps; those of a year have some MB each.
+_MOST_VIEWS = 4
 
 _books = KeptBooks()
 
@@ -79,7 +81,7 @@ class Question:
         """
         start, end = period or (self.scope.start, self.scope.end)
         choice = Choice(
-            dag_ids=self._dag_ids(session),
+            dag_ids=frozenset(self._dag_ids(session)),
             dag_id=self.dag_id,
             run_id=self.scope.run[1] if self.scope.run else None,
             task_id=self.task_id,
@@ -90,9 +92,14 @@ class Question:
         )
         if self.scope.run:
             return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
-        if period:  # recent, so the book of the page's default period includes it
-            return View(self._book(end - timedelta(days=_USUAL_DAYS - 1), end), choice, start, end)
-        return View(self._book(start, end), choice, start, end)
+        # A month is recent, so the book of the page's default period includes it.
+        book = self._book(end - timedelta(days=_USUAL_DAYS - 1) if period else start, end)
+        found: View | None = book.views.get((choice, start, end))
+        if found is None:
+            if len(book.views) >= _MOST_VIEWS:
+                book.views.clear()
+            found = book.views[choice, start, end] = View(book, choice, start, end)
+        return found
 
     def _book(self, start: date, end: date) -> Book:
         # For all DAGs, so that all readers share one count; the view keeps only the DAGs that the reader may read.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -36,12 +36,12 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The filters; an empty one matches everything.
+    """The filters; an empty one matches everything. Equal choices of one book have equal views.
 
     :param dag_ids: the DAGs that the reader may read and that have the requested tag and owner.
     """
 
-    dag_ids: Set[str]
+    dag_ids: frozenset[str]
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None
@@ -50,11 +50,15 @@ class Choice:
     conn_id: str | None = None
     group: str | None = None
 
+    @property
+    def filters(self) -> bool:
+        """Whether there are conditions besides the DAGs."""
+        return any(value is not None for name, value in vars(self).items() if name != "dag_ids")
+
     def takes(self, line: Line) -> bool:
-        """Return whether a line matches."""
+        """Return whether a line of these DAGs matches."""
         return (
-            line.dag_id in self.dag_ids
-            and self.dag_id in (None, line.dag_id)
+            self.dag_id in (None, line.dag_id)
             and self.task_id in (None, line.task_id)
             and self.run_id in (None, line.run_id)
             and self.model in (None, line.model)
@@ -77,36 +81,41 @@ class View:
         self.of_model = choice.model is not None
         self.lines: dict[Line, Sum] = {}
         self.before = Sum()
-        self.all_dags: set[str] = set()
-        self.all_models: set[str] = set()
-        self.all_conn_ids: set[str] = set()
-        self.all_groups: set[str] = set()
         #: Number of lines of DAGs that the reader may not read.
         self.hidden = 0
+        takes = choice.takes if choice.filters else None
+        seen: set[tuple[str, str, str, str]] = set()
         for line, found in book:
             if line.dag_id not in choice.dag_ids:
                 self.hidden += 1
                 continue
             if line.day < start:
-                if choice.takes(line):
+                if takes is None or takes(line):
                     self.before.add(found)
             elif line.day <= end:
-                self.all_dags.add(line.dag_id)
-                self.all_models.add(line.model)
-                self.all_conn_ids.add(line.conn_id)
-                self.all_groups.add(line.group)
-                if choice.takes(line):
+                seen.add((line.dag_id, line.model, line.conn_id, line.group))
+                if takes is None or takes(line):
                     self.lines[line] = found
+        self.all_dags, self.all_models, self.all_conn_ids, self.all_groups = (
+            {names[place] for names in seen} for place in range(4)
+        )
+        # The runs are most of the lines, so all other tables are added up from these.
         self._small = added(self.lines.items(), lambda line: (line.day, line.dag_id, line.task_id, line.model))
+        self._smallest = added(self._small.items(), lambda key: key[1:])
+        self._sums: dict[str, Sums] = {}
         self.total = Sum()
-        for found in self._small.values():
+        for found in self._smallest.values():
             self.total.add(found)
 
     def sums(self, table: str) -> Sums:
         """Return the sums of a table; a key holds the values of the table's fields."""
-        found = added(self.lines.items(), _KEYS[table])
-        # What has not bought anything yet has no model.
-        return {key: sums for key, sums in found.items() if table != "models" or key != ("",) or _has_costs(sums)}
+        if table not in self._sums:
+            source = {"dags": self._smallest, "tasks": self._smallest, "models": self._smallest, "days": self._small}
+            found = added(source.get(table, self.lines).items(), _KEYS[table])
+            if table == "models" and ("",) in found and not _has_costs(found["",]):
+                del found["",]  # what has not bought anything yet has no model
+            self._sums[table] = found
+        return self._sums[table]
 
     def as_json(self, tables: Iterable[str]) -> dict[str, Any]:
         """Return everything except the days."""
@@ -134,7 +143,7 @@ class View:
         place = 1 if stack == "dag" else 3
         by_day = added(self._small.items(), lambda key: key[0])
         parts = added(self._small.items(), lambda key: (key[0], key[place]))
-        names = _largest(added(self._small.items(), lambda key: key[place]), MOST_PARTS)
+        names = _largest(added(self._smallest.items(), lambda key: key[place - 1]), MOST_PARTS)
         days = []
         for number in range((self._end - self._start).days + 1):
             day = self._start + timedelta(days=number)
@@ -177,13 +186,14 @@ class View:
         return {"entries": entries, "others": {"count": len(sums) - len(shown), **self.written(others)}}
 
 
-_KEYS: dict[str, Callable[[Line], Hashable]] = {
-    "dags": lambda line: (line.dag_id,),
-    "tasks": lambda line: (line.dag_id, line.task_id),
-    "models": lambda line: (line.model,),
-    "runs": lambda line: (line.dag_id, line.run_id),
-    "instances": lambda line: (line.dag_id, line.run_id, line.task_id, line.map_index),
-    "days": lambda line: (line.day.isoformat(),),
+#: From a key (DAG, task, model) to that of the table; for days, from one that begins with the day; else from a line.
+_KEYS: dict[str, Callable[[Any], Hashable]] = {
+    "dags": lambda key: key[:1],
+    "tasks": lambda key: key[:2],
+    "models": lambda key: key[2:],
+    "days": lambda key: (key[0].isoformat(),),
+    "runs": lambda line: line[1:3],
+    "instances": lambda line: line[1:5],
 }
 
 
