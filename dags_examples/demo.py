@@ -28,6 +28,7 @@ class Row(NamedTuple):
     """One picture; the path is relative to :data:`FOLDER`, the cost in USD."""
 
     task: str
+    prompt: str
     path: str
     size: str
     model: str
@@ -51,7 +52,7 @@ def main() -> None:
         sys.exit(f"The emulator took ${taken:f}, and the tasks say ${_total(rows):f}.")
     page = FOLDER / "index.html"
     page.write_text(_page(rows), encoding="utf-8")
-    print(f"\nPictures, contact sheet and price list: {FOLDER}\nAs a page: {page.as_uri()}")
+    print(f"\nPictures, contact sheet and price list: {FOLDER}\nOpen this page: {page.as_uri()}")
 
 
 def _configure(home: str) -> None:
@@ -103,6 +104,7 @@ def _run() -> list[Row]:
         return [
             Row(
                 task=line["task"],
+                prompt=_prompt(Path(urlsplit(line["picture"]).path).parent),
                 path=str(Path(urlsplit(line["picture"]).path).relative_to(FOLDER)),
                 size=line["size"],
                 model=line["model"],
@@ -110,6 +112,12 @@ def _run() -> list[Row]:
             )
             for line in csv.DictReader(file)
         ]
+
+
+def _prompt(directory: Path) -> str:
+    """Return the prompt in the record of a task's output directory."""
+    (record,) = (directory / "_deepshi").glob("*.stored.json")
+    return str(json.loads(record.read_text(encoding="utf-8"))["request"]["prompt"])
 
 
 def _total(rows: list[Row]) -> Decimal:
@@ -126,32 +134,59 @@ def _print_table(rows: list[Row]) -> None:
 
 
 def _page(rows: list[Row]) -> str:
-    highest = max((row.cost for row in rows), default=Decimal(0)) or Decimal(1)
-    figures = "".join(
-        f'<figure><img src="{html.escape(quote(row.path))}" alt="{html.escape(row.task)}">'
-        f"<figcaption>{html.escape(row.task)}: {html.escape(row.model)}, {row.size}</figcaption></figure>"
-        for row in rows
+    """Return the page: the pictures of each product side by side, with prompt and cost, and the DAG that made them."""
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.task.partition("[")[0], []).append(row)
+    figures = "".join(_figure(row) for same in zip(*by_task.values(), strict=True) for row in same)
+    saved = html.escape(str(FOLDER))
+    return _TEMPLATE.format(
+        figures=figures, total=f"{_total(rows):.6f}", count=len(rows), folder=saved, code=html.escape(_code())
     )
-    bars = "".join(
-        f'<tr><th>{html.escape(row.task)}</th><td><div style="width:{row.cost / highest * 100:.1f}%"></div></td>'
-        f"<td>${row.cost:.6f}</td></tr>"
-        for row in rows
+
+
+def _figure(row: Row) -> str:
+    path = html.escape(quote(row.path))
+    facts = f"{row.model}, {row.size.replace('x', ' × ')}"  # noqa: RUF001 -- the sign of multiplication
+    return (
+        f'<figure><a href="{path}"><img src="{path}" alt="{html.escape(row.prompt)}"></a>'
+        f"<figcaption><strong>{html.escape(row.prompt)}</strong>"
+        f"<span>{html.escape(row.task)}: {html.escape(facts)}</span><b>${row.cost:.6f}</b></figcaption></figure>"
     )
-    return _TEMPLATE.format(figures=figures, bars=bars, total=f"{_total(rows):.6f}", count=len(rows))
+
+
+def _code() -> str:
+    """Return the DAG's source, as the documentation shows it."""
+    source = Path(__file__).with_name("product_images.py").read_text(encoding="utf-8")
+    return source.partition("# [START product_images]\n")[2].partition("# [END product_images]")[0].strip()
 
 
 _TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Deepshi demo</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Deepshi demo</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }}
-figure {{ margin: 0 }} img {{ width: 100%; border-radius: .5rem }} figcaption {{ font-size: .85rem }}
-table {{ width: 100%; border-collapse: collapse; margin-top: 2rem }}
-th, td {{ text-align: left; padding: .3rem .6rem }} td:nth-child(2) {{ width: 70% }}
-td div {{ background: #7c3aed; height: 1rem; border-radius: .25rem }}
-</style>
-<h1>{count} pictures for ${total}</h1><main>{figures}</main>
-<table>{bars}</table></html>
+:root {{ color-scheme: light dark; --quiet: light-dark(#5b5b66, #a9b4c6); --line: light-dark(#e4e4e7, #323c50) }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem;
+  color: light-dark(#18181b, #f1f5f9); background: light-dark(#fff, #171e2d) }}
+h1 {{ margin: 0; font-size: 2rem }} p {{ color: var(--quiet); margin: .25rem 0 1.5rem }}
+a {{ color: light-dark(#1d4ed8, #93c5fd) }}
+main {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.5rem }}
+figure {{ margin: 0; border: 1px solid var(--line); border-radius: .6rem; overflow: hidden }}
+img {{ width: 100%; display: block }}
+figcaption {{ display: grid; grid-template-columns: 1fr auto; gap: 0 1rem; padding: .6rem .8rem; font-size: .9rem }}
+figcaption strong {{ grid-column: 1 / -1; font-weight: 500 }} figcaption span {{ color: var(--quiet) }}
+figcaption b {{ font-variant-numeric: tabular-nums }}
+h2 {{ margin: 2.5rem 0 .5rem; font-size: 1.2rem }}
+pre {{ overflow: auto; padding: 1rem; border: 1px solid var(--line); border-radius: .6rem; font-size: .85rem }}
+@media (max-width: 40rem) {{ main {{ grid-template-columns: 1fr }} }}
+</style></head>
+<body><h1>{count} pictures for ${total}</h1>
+<p>Left as generated, right as edited, each with the cost of its task. Stored in <code>{folder}</code>.</p>
+<main>{figures}</main>
+<h2>The DAG that made them</h2>
+<pre tabindex="0"><code>{code}</code></pre>
+<p>Next: <code>make ui</code> starts Airflow with this and other DAGs, and the page “Deepshi costs”.</p>
+</body></html>
 """
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
     TaskDecorator,
     context_merge,
-    determine_kwargs,
     task_decorator_factory,
 )
 from airflow.sdk import Context
@@ -25,6 +24,11 @@ from deepshi_provider.operators.flows import fill_with, run_batch_task, run_sing
 from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
 from deepshi_provider.operators.lifecycle import owner_of
 from deepshi_provider.operators.rendered import dictionary, flag, rows_or_uri
+
+try:  # Not from common.compat, which has it only since 1.14.1, and Airflow 3.1.8's constraints have an older one.
+    from airflow.sdk.bases.decorator import determine_kwargs
+except ImportError:  # before Airflow 3.2
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined,unused-ignore]
 
 
 class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOperator):

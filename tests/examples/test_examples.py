@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from dags_examples.catalog_incremental import PRODUCTS
+from dags_examples.product_images import PRODUCTS as IN_DEMO
 from tests.examples.conftest import PRODUCTS as FILE
 from tests.examples.conftest import ROOT, RUNS, SHOP, Runs
 
@@ -241,5 +242,9 @@ def test_the_demo_shows_what_it_made(tmp_path: Path) -> None:
     assert f"Total: ${total:.6f} for 6 pictures" in printed
     page = (folder / "index.html").read_text()
     assert f"<h1>6 pictures for ${total:.6f}</h1>" in page
+    assert printed[-1] == f"Open this page: {(folder / 'index.html').as_uri()}"
+    prompts = re.findall(r"<strong>([^<]+)</strong>", page)
+    assert prompts[::2] == [f"Studio photo of {product}, white background" for product in IN_DEMO]
+    assert len(set(prompts[1::2])) == 1, "each edit is beside its source"
     sources = re.findall(r'<img src="([^"]+)"', page)
     assert {folder / unquote(source) for source in sources} == set(pictures)

@@ -6,6 +6,8 @@ import { bounds, count, exact, rounded, sum } from "./money.js";
 // Narrower than this, in pixels, bars of days become bars of weeks or months.
 const NARROWEST = 8.5;
 const MARGIN = { left: 58, right: 8, top: 12, bottom: 26 };
+// A limit's name is above its line.
+const ROOM = 1.15;
 const SUMS = ["cost_usd", "failed_usd"];
 const COUNTS = ["images", "untold", "unknown_outcomes"];
 
@@ -92,7 +94,7 @@ function limit(chart, width, y, text) {
 export function bars(buckets, kind, series, dayBudget, width) {
   const most = Math.max(...buckets.map((bucket) => Number(bucket.cost_usd)));
   const budget = kind === "day" && dayBudget !== null ? Number(dayBudget) : null;
-  const end = roundUp(Math.max(most, budget !== null && budget < most * 4 ? budget : 0));
+  const end = roundUp(Math.max(most, budget !== null && budget < most * 4 ? budget * ROOM : 0));
   const label = `Bars: cost per ${kind}, ${buckets[0].first} – ${buckets.at(-1).last}, at most ${rounded(String(most))}. The table below has the figures.`;
   const height = width < 560 ? 190 : 240;
   const { chart, inner, yOf } = ground(width, height, end, label);
@@ -142,7 +144,7 @@ export function monthLine(month, width) {
   const length = date(month.end).getUTCDate();
   const [spent, forecast] = [Number(month.spent_usd), Number(month.forecast_usd)];
   const budget = month.budget_usd === null ? null : Number(month.budget_usd);
-  const end = roundUp(Math.max(spent, forecast, budget ?? 0));
+  const end = roundUp(Math.max(spent, forecast, (budget ?? 0) * ROOM));
   const label = `Line: ${exact(month.spent_usd)} spent this month, about ${rounded(month.forecast_usd)} expected by its end${budget === null ? "" : `, budget ${exact(month.budget_usd)}`}.`;
   const { chart, inner, yOf } = ground(width, 190, end, label);
   const xOf = (day) => MARGIN.left + (inner.width * day) / length;
