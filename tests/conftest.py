@@ -22,6 +22,8 @@ os.environ |= {
     # Its files, also those of killed processes, are deleted after the run; pytest's directories stay.
     "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()),
     "TMPDIR": _HOME.name,
+    # The same for all workers of pytest-xdist.
+    "DEEPSHI_TESTS_HOME": os.environ.get("DEEPSHI_TESTS_HOME", _HOME.name),
     "AIRFLOW_HOME": str(Path(_HOME.name, "airflow")),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",

@@ -98,8 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         images.mkdir()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(PRODUCTS), images / "products.parquet")
         new_home(root / "airflow")
-        call("airflow", "dags", "reserialize", env=env)
-        log = call("tests.examples.run_dags", *RUNS, env=env)
+        log = call("tests.support.run_dags", *RUNS, env=env)
         yield Runs(
             root / "airflow" / "airflow.db",
             images,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
 from tests.support.places import LocalPlace
 
@@ -73,5 +74,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("cut", prompt="a boat sent once", times=None, charged=False)
         connection = emulator.connection_json(output_uri=place.uri)
         env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
+        new_home(home)
         log = call("tests.support.run_dags", *DAGS, env=env)
         yield Runs(home / "airflow.db", place, emulator.requests(), log)

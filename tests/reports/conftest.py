@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
+from tests.services.airflow_database import new_home
 from tests.services.airflow_programs import call, environment
 from tests.support.places import LocalPlace
 from tests.support.run_dags import MARK
@@ -64,6 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
             server.fault("status", status=402, prompt="a refused boat", times=None)
         env = environment(home, dags, "", log_level="INFO")
         env |= {f"DEEPSHI_OF_{d}": servers[d].connection_json(output_uri=places[d].uri) for d in DAGS}
+        new_home(home)
         log = call("tests.support.run_dags", *(f"{dag_id}=DEEPSHI_OF_{dag_id}" for dag_id in DAGS), env=env)
         logs = dict(part.split("\n", 1) for part in log.split(MARK)[1:])
         yield {

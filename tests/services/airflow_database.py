@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import sqlite3
@@ -23,10 +24,23 @@ def new_home(home: Path) -> Path:
 @functools.cache
 def _migrated() -> bytes:
     """Return an empty database, made once for all tests, since that takes ten seconds of processor time."""
-    with tempfile.TemporaryDirectory() as home:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        migrate({**kept, "AIRFLOW_HOME": home}, Path(home) / "migrate.log", timeout=600)
-        return (Path(home) / "airflow.db").read_bytes()
+    if shared := os.environ.get("DEEPSHI_TESTS_HOME"):
+        return _migrated_in(Path(shared))
+    with tempfile.TemporaryDirectory() as own:
+        return _migrated_in(Path(own))
+
+
+def _migrated_in(folder: Path) -> bytes:
+    """Return the database in a folder, which the first of several processes makes."""
+    with (folder / "migrated.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        database = folder / "migrated" / "airflow.db"
+        if not database.exists():
+            home = Path(tempfile.mkdtemp(dir=folder))
+            kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+            migrate({**kept, "AIRFLOW_HOME": str(home)}, home / "migrate.log", timeout=600)
+            home.rename(database.parent)
+        return database.read_bytes()
 
 
 def create(database_path: Path) -> None:
