@@ -18,6 +18,9 @@ ifneq ($(wildcard /etc/ssl/certs/*),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
+# Without byte code, each of the hundreds of processes that tests start compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 RANGE := $(firstword $(PYTHONS)) to $(lastword $(PYTHONS))
 
 # One Airflow per minor version. constraints.txt is for the newest; the older ones break with

@@ -37,6 +37,9 @@ MOST_WORKERS = 5
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
 
+#: Files in which all tests are marked "airflow".
+_IN_BROWSERS = frozenset({"test_page.py", "test_reviews.py"})
+
 # A busy machine must not fail tests: no deadline, no health check for slow examples.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=60
@@ -65,6 +68,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker per processor for the fast tests, two more for all: most of the long ones wait for other processes."""
     return min(MOST_WORKERS, (os.cpu_count() or 1) + (0 if "not slow" in config.option.markexpr else 2))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no Playwright, which takes a second in each worker, if tests in a browser are left out."""
+    return True if collection_path.name in _IN_BROWSERS and "not airflow" in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.journal.directory import DirectoryJournal
 from deepshi_provider.journal.entries import Claim, Owner, Record, StoredImage
 from deepshi_provider.store.store import STATE
-from tests.services.processes import last_line_of, start_module
+from tests.services.forks import Forked, last_line_of, start_module
 from tests.support.batches import PRICE, cost_of, lines_of, rows_of, statuses
 from tests.support.counts import posts, taken
 from tests.support.places import Place, state
@@ -50,7 +49,7 @@ def arguments(place: Place, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def started(fields: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+def started(fields: dict[str, Any]) -> Iterator[Forked]:
     """A running batch in its own process."""
     with start_module("tests.support.run_operator", json.dumps(fields)) as process:
         try:
@@ -174,7 +173,7 @@ def seed(place: Place, rows: list[dict[str, Any]]) -> None:
     asyncio.run(Seeder(place, account).leave(rows))
 
 
-@pytest.mark.parametrize(("kind", "count"), [("file", 1_000), pytest.param("s3", 50, marks=pytest.mark.s3)])
+@pytest.mark.parametrize(("kind", "count"), [("file", 300), pytest.param("s3", 50, marks=pytest.mark.s3)])
 @pytest.mark.timeout(600)
 def test_finished_rows_cost_nothing(emulator: Emulator, new_place: Any, tmp_path: Path, kind: str, count: int) -> None:
     place = new_place(kind)

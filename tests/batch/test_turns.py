@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
 from deepshi_provider.journal.lease import Times
-from tests.services.processes import last_line_of, start_module
+from tests.services.forks import Forked, last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import BANANA
 from tests.support.counts import posts, taken
@@ -48,7 +47,7 @@ async def run(job: BatchJob) -> BatchOutcome:
 
 
 @contextmanager
-def started(job: BatchJob) -> Iterator[Popen[str]]:
+def started(job: BatchJob) -> Iterator[Forked]:
     given = {"job": job.model_dump(mode="json"), "rows": ROWS, "times": QUICK._asdict()}
     with start_module("tests.support.run_batch", json.dumps(given)) as process:
         try:

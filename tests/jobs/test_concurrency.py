@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import time
 
 import pytest
@@ -16,7 +15,7 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.lease import Times
-from tests.services.processes import last_line_of, start_module
+from tests.services.forks import Forked, last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.counts import posts, taken
 from tests.support.jobs import BOAT, make_batch, make_job
@@ -30,12 +29,12 @@ QUICK = Times(lease=2, heartbeat=0.5, poll=0.1)
 ENDLESS = Times(lease=3600, heartbeat=1, poll=3600)
 
 
-def start(job: Job) -> subprocess.Popen[str]:
+def start(job: Job) -> Forked:
     """Start a process that carries out the job."""
     return start_module("tests.support.run_job", job.model_dump_json())
 
 
-def manifest_of(process: subprocess.Popen[str]) -> ImageOutcome:
+def manifest_of(process: Forked) -> ImageOutcome:
     return ImageOutcome.model_validate_json(last_line_of(process))
 
 
@@ -153,7 +152,6 @@ async def test_dead_process_is_waited_for_and_then_its_request_is_sent_once_more
     await until("the request", lambda: posts(emulator) == 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert process.stdout is not None
     process.stdout.close()
     (lease,) = state(local, "lease")
     begun = time.monotonic()

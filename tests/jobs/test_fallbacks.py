@@ -7,7 +7,6 @@ import itertools
 import json
 import signal
 import socket
-import subprocess
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +19,7 @@ from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.journal.lease import Times
-from tests.services.processes import start_module
+from tests.services.forks import start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import batch, counts, ended, lines_of, result_of
 from tests.support.calls import image_file
@@ -225,13 +224,12 @@ async def test_a_killed_process_leaves_no_unknown_second_picture(
 ) -> None:
     """At 1, the first request has failed for free: its claim is removed before the second is created."""
     fail(emulator, ("silence", {"charged": True}), position)
-    process: subprocess.Popen[str] = start_module("tests.support.run_job", job(local).model_dump_json())
+    process = start_module("tests.support.run_job", job(local).model_dump_json())
     await until("the request", lambda: posts(emulator) == position + 1)
     (claim,) = state(local, "claim")
     assert document(local, claim)["model"] == MODELS[position]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert process.stdout is not None
     process.stdout.close()
     emulator.clear_faults()
     outcome: ImageOutcome = await run(job(local, owner={"try_number": 2}), times=QUICK)

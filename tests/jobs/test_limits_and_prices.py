@@ -25,7 +25,7 @@ from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.store.store import Store
-from tests.services.processes import start_module
+from tests.services.forks import start_module
 from tests.support.batches import BANANA, batch, deferred, ended, rows_of
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job

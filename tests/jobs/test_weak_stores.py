@@ -14,7 +14,7 @@ from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
-from tests.services.processes import last_line_of, start_module
+from tests.services.forks import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy, connected
 from tests.services.seaweedfs import SeaweedFS
 from tests.support.counts import posts, taken

@@ -31,8 +31,8 @@ from deepshi_provider.hooks.jobs import run_job, window_states
 from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from deepshi_provider.triggers.images import DeepshiImagesTrigger
+from tests.services.forks import last_line_of, start_module
 from tests.services.mail import MailServer
-from tests.services.processes import last_line_of, start_module
 from tests.support.answering import Answer, answering
 from tests.support.batches import BANANA, batch, deferred, ended, rows_of
 from tests.support.counts import posts, taken

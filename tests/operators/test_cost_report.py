@@ -26,7 +26,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.cost_report import DeepshiCostReportOperator
 from deepshi_provider.operators.images import DeepshiGenerateImageOperator, DeepshiGenerateImagesOperator
 from deepshi_provider.reports.page import rounded
-from tests.services.processes import start_module
+from tests.services.forks import start_module
 from tests.support.batches import PRICE, rows_of
 from tests.support.counts import taken
 from tests.support.places import LocalPlace, Place

@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -22,8 +21,6 @@ import psutil
 from tests.support.waiting import wait_for
 
 T = TypeVar("T")
-
-_ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
@@ -42,26 +39,6 @@ def free_ports(count: int) -> list[int]:
         if len(ports) == count:
             return ports
     raise RuntimeError(f"fewer than {count} ports are free")
-
-
-def start_module(module: str, text: str) -> subprocess.Popen[str]:
-    """Start ``python -m <module>`` with a text as its input; its output can be read."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    process.stdin.write(text)
-    process.stdin.close()
-    return process
-
-
-def last_line_of(process: subprocess.Popen[str]) -> str:
-    """Wait until a process of :func:`start_module` ends, which must succeed, and return its last line."""
-    with process:
-        assert process.stdout is not None
-        printed = process.stdout.read()
-    assert process.returncode == 0, process.args
-    return printed.splitlines()[-1]
 
 
 class ProcessStat(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
+from tests.services.forks import fork_server
 from tests.support.places import LocalPlace
 
 _CHANGES = frozenset({"os.link", "os.remove", "os.rename", "os.mkdir"})
@@ -23,11 +23,8 @@ _CHANGES = frozenset({"os.link", "os.remove", "os.rename", "os.mkdir"})
 
 def killed_at(number: int, job: Job, place: LocalPlace) -> bool:
     """Run a job, and return whether it was killed; it is not if it makes fewer changes."""
-    # The fork server imports Airflow once; this process has threads, so it cannot fork.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     arguments = (number, job.model_dump_json(), str(place.path), os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
-    process = context.Process(target=_run, args=arguments)
+    process = fork_server().Process(target=_run, args=arguments)
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)

@@ -11,7 +11,8 @@ from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.journal.lease import Times
 
-if __name__ == "__main__":
+
+def main() -> None:
     given = json.load(sys.stdin)
     with RowTable() as table:
         table.fill((name, fields) for name, fields in given["rows"])

@@ -8,6 +8,7 @@ import sys
 from deepshi_provider.hooks.jobs import run_job as run
 from deepshi_provider.jobs.job import Job
 
-if __name__ == "__main__":
+
+def main() -> None:
     manifest = asyncio.run(run(Job.model_validate_json(sys.stdin.read())))
     sys.stdout.write(f"\n{manifest.model_dump_json()}\n")

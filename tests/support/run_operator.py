@@ -9,12 +9,12 @@ import time
 
 import psutil
 
+from deepshi_provider.costs.sheet import XCOM_KEY
+from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
+from tests.support.tasks import TaskInstance, execute
+
 
 def main() -> None:
-    from deepshi_provider.costs.sheet import XCOM_KEY
-    from deepshi_provider.operators.images import DeepshiGenerateImagesOperator
-    from tests.support.tasks import TaskInstance, execute
-
     given = json.load(sys.stdin)
     identity = given.pop("identity", {})
     warm_up = given.pop("warm_up", None)
@@ -57,7 +57,3 @@ class _Peak:
         self._over.set()
         self._thread.join()
         return self._highest
-
-
-if __name__ == "__main__":
-    main()
