@@ -506,7 +506,8 @@ def test_four_concurrent_workers_respect_the_daily_budget(emulator: Emulator, pl
         where = {"task_id": f"worker{number}", "output_uri": f"{place.uri}/{number}", "output_conn_id": place.conn_id}
         workers.append(start_module("tests.support.run_operator", json.dumps({**common, **where})))
     results = [json.loads(last_line_of(worker)) for worker in workers]
-    assert all("max_cost_usd_per_day" in result["error"] for result in results)
+    errors = [str(result["error"]) for result in results]
+    assert all("max_cost_usd_per_day" in error for error in errors), errors
     in_flight = emulator.stats()["peak_in_flight"]
     assert Decimal("0.50") - 4 * PRICE <= taken(emulator) <= Decimal("0.50") + in_flight * PRICE
     (state,) = asyncio.run(states())
