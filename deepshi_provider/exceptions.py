@@ -34,9 +34,10 @@ from typing import Any, ClassVar, Literal
 
 Charged = Literal["no", "yes", "unknown"]
 
-_DATA = re.compile(r"(data:[\w.+-]+/[\w.+-]+[\w.+=;-]*,)[^\s'\"<>)]{40,}", re.ASCII | re.IGNORECASE)
+_DATA = re.compile(r"(data:[\w.+/=;-]*,)[^\s'\"<>)]{40,}", re.ASCII | re.IGNORECASE)
 _SIGNED = re.compile(
-    r"\?(?=[^\s'\"<>?]*(?:sig|token|credential|password|secret|key)[\w.-]*=)[^\s'\"<>]*", re.ASCII | re.IGNORECASE
+    r"(?:\?|%3F)(?=[^\s'\"<>?]*(?:sig|token|credential|password|secret|key|auth|hmac|jwt)[\w.-]*(?:=|%3D))[^\s'\"<>]*",
+    re.ASCII | re.IGNORECASE,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from deepshi_provider.api.complaints import complaints
 from deepshi_provider.api.document import check_depth
-from deepshi_provider.api.texts import is_blank
+from deepshi_provider.api.texts import is_blank, parsed
 from deepshi_provider.exceptions import InvalidRequest
 
 #: The fields that are parameters of the operators.
@@ -183,6 +184,23 @@ def _form_text(value: Any) -> str:
 
 
 Request = TypeVar("Request", bound=GenerateRequest)
+
+
+def extra_fields(value: Any) -> Mapping[str, Any]:
+    """Return the fields in ``extra_params`` of a row or a fallback: a dictionary, also as text.
+
+    :raises InvalidRequest: it is not a dictionary, or has a field that is a parameter of requests.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = parsed(value)
+        if not isinstance(value, Mapping):
+            raise InvalidRequest("extra_params is not a JSON object")
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"extra_params must be a dictionary, got {type(value).__name__}")
+    if twice := sorted(value.keys() & {*EditRequest.model_fields, "key", "extra_params"}):
+        raise InvalidRequest(f"extra_params names fields of their own: {', '.join(twice)}")
+    return value
 
 
 def build(kind: type[Request], fields: Mapping[str, Any]) -> Request:

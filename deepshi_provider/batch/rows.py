@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepshi_provider.api.requests import EditRequest, GenerateRequest, build
+from deepshi_provider.api.requests import EditRequest, GenerateRequest, build, extra_fields
 from deepshi_provider.api.texts import is_blank, parsed
 from deepshi_provider.batch.cells import is_missing
 from deepshi_provider.batch.columns import COLUMNS, Columns
@@ -78,7 +78,7 @@ def check_row(
     """
     columns.check_names(row, used_columns(defaults))
     given = {name: row[name] for name in COLUMNS & row.keys() - {"key"} if not _is_empty(row[name])}
-    extra = _extra_params(given.pop("extra_params", None) or {})
+    extra = extra_fields(given.pop("extra_params", None) or {})
     if isinstance(given.get("images"), str) and given["images"].lstrip().startswith("["):
         given["images"] = _value(given["images"], list, "images is not a JSON list")
     if isinstance(given.get("images"), list | tuple) and not given["images"]:
@@ -133,15 +133,6 @@ def _is_empty(cell: Any) -> bool:
 def _request(fields: dict[str, Any]) -> GenerateRequest:
     kind = EditRequest if "images" in fields else GenerateRequest
     return build(kind, {"model": kind.default_model, **fields})
-
-
-def _extra_params(value: Any) -> Mapping[str, Any]:
-    extra = _value(value, dict, "extra_params is not a JSON object") if isinstance(value, str) else value
-    if not isinstance(extra, Mapping):
-        raise InvalidRequest(f"extra_params must be a dictionary, got {type(extra).__name__}")
-    if twice := sorted(extra.keys() & (COLUMNS | {"stream"})):
-        raise InvalidRequest(f"extra_params names fields that are columns of their own: {', '.join(twice)}")
-    return extra
 
 
 def row_name(key: str) -> str:

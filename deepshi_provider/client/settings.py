@@ -34,10 +34,10 @@ def _flag_or_path(value: Any) -> Any:
 
 def _proxy_url(value: str) -> str:
     try:
-        url = httpx.URL(value)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in PORTS or not is_host(url.host):
+        url, port = httpx.URL(value), urlsplit(value).port
+    except (httpx.InvalidURL, ValueError):  # httpx would take another port for one above 65,535
+        url, port = httpx.URL(""), None
+    if url.scheme not in PORTS or not is_host(url.host) or port == 0:
         raise ValueError("not the URL of an HTTP proxy, such as http://proxy:3128")
     return value
 

@@ -15,7 +15,7 @@ from airflow.sdk import Context
 
 from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.batch.cells import as_json
-from deepshi_provider.batch.rows import check_row, request_of
+from deepshi_provider.batch.rows import check_row, request_of, used_columns
 from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.jobs.plan import Plan
 from deepshi_provider.journal.entries import Owner
@@ -68,18 +68,15 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         """Call the function, then run the request or batch that it returned."""
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        asked = self.python_callable(*self.op_args, **kwargs)
-        try:
+        with self.failing(context, owner_of(context)):
+            asked = self.python_callable(*self.op_args, **kwargs)
             is_plan = flag("plan_only", self.plan_only)
-        except InvalidRequest as err:
-            self.fail(context, err, costs=self.costs_so_far(owner_of(context)))
+            if asked is None:
+                raise InvalidRequest(f"{self.task_id}: the function returned None instead of a prompt or a request")
         if isinstance(asked, str | Mapping) and rows_or_uri(asked) is asked:
             if is_plan:
                 return run_batch_task(self, context, self.limits(), fill_with(lambda: self._request(asked)))
             return run_single_task(self, context, lambda: self._request(asked))
-        if asked is None:
-            nothing = InvalidRequest(f"{self.task_id}: the function returned None instead of a prompt or a request")
-            self.fail(context, nothing, costs=self.costs_so_far(owner_of(context)))
         self.requests = asked
         result: dict[str, Any] = super().execute(context)
         return result
@@ -99,6 +96,7 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         if columns.key is None:
             row.pop("key", None)
         self.metadata = row.pop("metadata", self.metadata)
+        columns.warn_of_typing_errors(row.keys(), used_columns(self.defaults()))
         checked = check_row(row, self.defaults(), self.stream, columns)
         columns.check_carry(row.keys())
         if checked.carried:

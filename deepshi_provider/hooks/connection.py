@@ -11,6 +11,7 @@ from airflow.sdk import Connection
 from pydantic import ValidationError
 
 from deepshi_provider.api.complaints import complaints
+from deepshi_provider.api.texts import did_you_mean
 from deepshi_provider.client.settings import PORTS, Settings, is_host
 from deepshi_provider.exceptions import InvalidConnection
 
@@ -30,6 +31,7 @@ def settings_of(connection: Connection) -> Settings:
         problem = "contains characters that are not allowed in a key" if key else "is missing"
         raise InvalidConnection(f"Connection {conn_id!r}: the API key (its password) {problem}")
     extra = _extra(connection)
+    _check_names(conn_id, extra)
     given = {name: value for name, value in extra.items() if value not in (None, "") and name in Settings.model_fields}
     fields = given | {"conn_id": conn_id, "base_url": base_url(connection), "api_key": key}
     try:
@@ -68,6 +70,13 @@ def base_url(connection: Connection) -> str:
     except httpx.InvalidURL as err:
         raise InvalidConnection(f"{wrong}: {err}") from None
     return url
+
+
+def _check_names(conn_id: str, extra: dict[str, Any]) -> None:
+    """Refuse unknown names that resemble settings: a limit with a typo would not limit anything."""
+    for name in extra.keys() - Settings.model_fields.keys():
+        if meant := did_you_mean(name, Settings.model_fields.keys() - {"conn_id", "base_url", "api_key"}):
+            raise InvalidConnection(f"Connection {conn_id!r}: {name[:60]!r} in its extra is not a setting.{meant}")
 
 
 def _extra(connection: Connection) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build
+from deepshi_provider.api.requests import REQUEST_FIELDS, EditRequest, GenerateRequest, build, extra_fields
 from deepshi_provider.api.texts import did_you_mean
 from deepshi_provider.client.inputs import InputImages
 from deepshi_provider.costs.price_class import price_class
@@ -61,9 +61,10 @@ def checked_fallbacks(given: Iterable[Any]) -> list[dict[str, Any]]:
                 raise InvalidRequest(
                     f"{where}: {name!r} is not a field; put fields of the model into extra_params.{meant}"
                 )
-        extra = fields.get("extra_params") or {}
-        if not isinstance(extra, Mapping):
-            raise InvalidRequest(f"{where}: extra_params must be a dictionary, got {type(extra).__name__}")
+        try:
+            extra = extra_fields(fields.get("extra_params") or {})
+        except InvalidRequest as err:
+            raise InvalidRequest(f"{where}: {err.message}") from None
         found.append({**extra, **{name: value for name, value in fields.items() if name != "extra_params"}})
     return found
 

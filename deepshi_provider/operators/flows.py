@@ -20,7 +20,7 @@ from deepshi_provider.api.requests import EditRequest, GenerateRequest
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.manifest import ManifestFormat
 from deepshi_provider.costs.sheet import CostSheet
-from deepshi_provider.exceptions import DeepshiError, InvalidRequest
+from deepshi_provider.exceptions import InvalidRequest
 from deepshi_provider.hooks.blocking import run_here
 from deepshi_provider.hooks.directories import STORES, shared_store
 from deepshi_provider.jobs.fallbacks import checked_fallbacks, choices
@@ -68,7 +68,7 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
 
     owner = owner_of(context)
     place = _place(task, context, owner)
-    try:
+    with task.failing(context, owner, place):
         request = make_request()
         stream = request.n == 1 if task.stream is None else task.stream
         job = _checked(
@@ -82,8 +82,6 @@ def run_single_task(task: ImageTask, context: Context, make_request: Callable[[]
         task.begin(context, owner, place, job.operation)
         if task.deferrable:
             task.defer_job(job, job.deadline)
-    except DeepshiError as err:
-        task.fail(context, err, costs=task.costs_so_far(owner, place))
     return _run_here(task, context, owner, place, functools.partial(run_job, job, hook=task.hook))
 
 
@@ -104,14 +102,12 @@ def run_batch_task(
     # Before the rows are read, which may take minutes: Airflow has deleted the XComs of the last try.
     task.begin(context, owner, place, "batch")
     with RowTable() as rows:
-        try:
+        with task.failing(context, owner, place):
             fill(rows, place[1])
             job = _batch_job(task, limits, len(rows), owner, place)
             if task.deferrable:
                 run_here(store_rows(job, rows, STORES))
                 task.defer_job(job, None)
-        except DeepshiError as err:
-            task.fail(context, err, costs=task.costs_so_far(owner, place))
         return _run_here(task, context, owner, place, functools.partial(run_batch_job, job, rows, hook=task.hook))
 
 
@@ -180,10 +176,8 @@ def _batch_job(task: ImageTask, limits: BatchLimits, rows: int, owner: Owner, pl
 
 
 def _place(task: ImageTask, context: Context, owner: Owner) -> Place:
-    try:
+    with task.failing(context, owner):
         return task.place(owner)
-    except DeepshiError as err:
-        task.fail(context, err, costs=task.costs_so_far(owner))
 
 
 def _common_fields(task: ImageTask, owner: Owner, place: Place) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, conf
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, AirflowTaskTimeout, conf
 from airflow.sdk import BaseOperator, Context
 from jinja2 import TemplateNotFound
 
@@ -368,6 +368,20 @@ class ImageTask(BaseOperator):
         if error.retryable if retry is None else retry:
             raise error
         raise final(error) from error
+
+    @contextlib.contextmanager
+    def failing(self, context: Context, owner: Owner, place: Place | None = None) -> Iterator[None]:
+        """Push the costs of earlier tries if the block raises, since Airflow has deleted them; then raise its error.
+
+        :param place: the output directory's URI and its connection id, if already looked up.
+        """
+        try:
+            yield
+        except DeepshiError as err:
+            self.fail(context, err, costs=self.costs_so_far(owner, place))
+        except (Exception, AirflowTaskTimeout):  # raised by the user's function or rows, or by execution_timeout
+            self.push_costs(context, self.costs_so_far(owner, place))
+            raise
 
     def begin(self, context: Context, owner: Owner, place: Place, operation: Operation) -> None:
         """Push the costs of earlier tries before anything is sent, since this process may be killed.

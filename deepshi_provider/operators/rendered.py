@@ -155,6 +155,8 @@ def input_images(value: Any, *, columns: bool = False) -> list[Any]:
         return [str(value)]
     if isinstance(value, Mapping):
         return _of_xcom(value)
+    if isinstance(value, set | frozenset):  # its order would differ in the next process, and buy the edit again
+        raise InvalidRequest("images: a set has no order; pass a list")
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [image for item in value for image in input_images(item, columns=columns)]
     raise InvalidRequest(f"images: a URI or the result of an image task is needed, got {type(value).__name__}")

@@ -115,6 +115,8 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def _form_problem(uri: str, found: Location) -> str | None:
+    if uri[:5].lower() == "data:":
+        return "it is a data URI; a directory or a file of a store is needed"
     if "://" not in uri and _ONE_SLASH.match(uri):
         return "a URI has two slashes after its scheme"
     if not _SCHEME.fullmatch(found.protocol):
@@ -146,6 +148,6 @@ def _absolute(path: str) -> Path:
 
 def _short(uri: str) -> str:
     """Return a URI for a message, without its query, which may be a secret signature."""
-    plain, mark, _ = uri.partition("?")
+    plain, mark, _ = uri.partition("," if uri[:5].lower() == "data:" else "?")
     shown = plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"
     return repr(f"{shown}?…" if mark else shown)

@@ -207,6 +207,20 @@ def test_empty_and_unknown_extras_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_cost_usd_per_dya", "max_cost_usd_per_day"),
+        ("Max_Retries", "max_retries"),
+        ("output_url", "output_uri"),
+        ("budget_group", "budget_groups"),
+    ],
+)
+def test_a_name_with_a_typo_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(InvalidConnection, match=f"'{name}' in its extra is not a setting. Did you mean {meant}"):
+        settings(extra={name: 1})
+
+
+@pytest.mark.parametrize(
     ("value", "verify"),
     [("false", False), ("False", False), ("0", False), (0, False), ("true", True), (1, True), ("/ca.pem", "/ca.pem")],
 )

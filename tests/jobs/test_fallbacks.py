@@ -324,6 +324,9 @@ BAD: list[tuple[Any, str]] = [
     ([{"modle": "flux-2-pro"}], "fallbacks[0]: 'modle' is not a field; .* Did you mean model?"),
     (["flux-2-pro"], "fallbacks[0]: a dictionary of fields is needed, got str"),
     ([{}, {"n": "many"}], "fallbacks[1]: The request was not sent: n: a whole number is needed"),
+    ([{"extra_params": {"width": 3}}], "fallbacks[0]: extra_params names fields of their own: width"),
+    ([{"extra_params": '{"stream": true}'}], "fallbacks[0]: extra_params names fields of their own: stream"),
+    ([{"extra_params": "negative"}], "fallbacks[0]: extra_params is not a JSON object"),
     ([{"images": ["a.png"]}], "fallbacks[0]: a fallback cannot have images"),
     ("flux", "fallbacks: the rendered text is neither JSON nor a Python literal"),
 ]

@@ -95,6 +95,9 @@ def test_an_invalid_port_is_refused(
         "http://",
         "http://a..b:1",
         "http://[::1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:port",
     ],
 )
 def test_an_unusable_proxy_from_the_environment_is_refused(
@@ -283,7 +286,9 @@ def test_a_data_uri_is_refused_and_not_shown(emulator: Emulator, local: Place, i
 
 
 def test_no_error_shows_a_signature_or_the_data_of_an_image() -> None:
-    for secret in (DATA, SIGNED):
+    plain_data = DATA.replace("image/png", "")
+    quoted = "https://bucket.example/in.png%3Fauth%3D0123456789abcdef"
+    for secret in (DATA, SIGNED, plain_data, f"{SIGNED.partition('?')[0]}?hmac=0123456789abcdef", quoted):
         error = StorageFailed(f"Could not read '{secret}' in it, and <{secret}> neither")
         assert len(str(error)) < 500
         assert not re.search(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from deepshi_provider.decorators.images import DeepshiImageDecoratedOperator
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.operators.openlineage import FACET
@@ -34,6 +37,47 @@ def tried(place: Place, ti: TaskInstance, **fields: Any) -> tuple[dict[str, Any]
         facet = operator.get_openlineage_facets_on_complete(ti).run_facets[FACET]
     names = ("cost_usd", "untold", "unknown_outcomes", "may_have_cost_usd")
     return {name: getattr(facet, name) for name in names}, dict(events[PICTURES].extra)
+
+
+Raises = Callable[[], Any]
+
+
+def value_error() -> Any:
+    raise ValueError("of the user")
+
+
+def timeout() -> Any:
+    raise AirflowTaskTimeout("over")
+
+
+def nothing() -> Any:
+    return None
+
+
+@pytest.mark.parametrize("asked", [value_error, timeout, nothing])
+@pytest.mark.parametrize("is_batch", [False, True], ids=["function", "rows"])
+def test_a_try_that_ends_before_its_request_is_known_reports_the_costs_of_earlier_tries(
+    emulator: Emulator, local: Place, asked: Raises, is_batch: bool
+) -> None:
+    """Airflow deletes the XComs of earlier tries."""
+
+    def rows() -> Iterator[Any]:
+        yield {"prompt": "a boat"}
+        yield asked()
+
+    def made(function: Callable[[], Any]) -> DeepshiImageDecoratedOperator:
+        operator = DeepshiImageDecoratedOperator(
+            task_id="boat", python_callable=function, width=64, height=48, output_uri=local.uri
+        )
+        return operator.prepare_for_execution()
+
+    made(lambda: [{"prompt": "a boat"}] if is_batch else "a boat").execute(context_of(TaskInstance(task_id="boat")))
+    ti = TaskInstance(task_id="boat", try_number=2)
+    with pytest.raises((ValueError, AirflowTaskTimeout, AirflowFailException)):
+        made(rows if is_batch else asked).execute(context_of(ti))
+    price = Decimal(emulator.stats()["cost_usd"])
+    assert (ti.xcoms["cost_usd"], ti.sheets[-1].cost_usd) == (float(price), price)
+    assert price > 0
 
 
 @pytest.fixture

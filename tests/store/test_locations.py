@@ -22,6 +22,7 @@ CHARACTERS = "ab.~%4/ \\?#*[]:@+=-_ä\n\t"
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [
+        ("data:application/octet-stream;base64,AAAA", "a data URI"),
         ("s3://bucket/a//b", "empty part"),
         ("s3://bucket//a", "empty part"),
         ("s3://bucket/a//", "empty part"),
