@@ -53,7 +53,7 @@ from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
 from tests.support.hooks import connect, hook, log_lines  # noqa: E402
 from tests.support.places import local, new_place, place, s3_place  # noqa: E402
-from tests.support.scheduling import Scheduling, group_of, in_order  # noqa: E402
+from tests.support.scheduling import AIRFLOWS, Scheduling, group_of, in_order  # noqa: E402
 
 __all__ = ["connect", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
 
@@ -78,7 +78,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the slowest tests, and refuse a whole Airflow in files that the scheduler does not list."""
     items[:] = in_order(items)
-    unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) != "airflow"}
+    unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) not in AIRFLOWS}
     if unknown:
         raise pytest.UsageError(f"tests/support/scheduling.py does not know that they start an Airflow: {unknown}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import select
@@ -9,11 +10,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
+from urllib.parse import urlsplit
 
 _CALL_SECONDS = 60.0
 
@@ -59,7 +60,7 @@ class Emulator:
         self._arguments = ["--port", str(port), "--latency", str(latency), "--api-key", api_key]
         self._arguments += ["--tls"] if tls else []
         self._start_timeout = start_timeout
-        self._opener = urllib.request.OpenerDirector()
+        self._calls = _Calls("", None)
         self._files = tempfile.TemporaryDirectory(prefix="deepshi-emulator-")  # the killed process leaves them
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,7 +82,7 @@ class Emulator:
             connection = self._read_connection()
             self.base_url = connection["host"]
             self.ca_file = connection.get("extra", {}).get("verify")
-            self._opener = _opener(self.ca_file)
+            self._calls = _Calls(self.base_url, self.ca_file)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -93,6 +94,7 @@ class Emulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._calls.close()
         if self._process is not None:
             self._process.kill()  # it has nothing to save
             self._process.communicate()
@@ -158,19 +160,10 @@ class Emulator:
         self._call("POST", "/emulator/reset")
 
     def _call(self, method: str, path: str, body: object = None) -> bytes:
-        request = urllib.request.Request(  # noqa: S310 - our own address
-            self.base_url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
-        )
-        try:
-            with self._opener.open(request, timeout=_CALL_SECONDS) as answer:
-                content: bytes = answer.read()
-                return content
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ValueError(f"{method} {path}: {error.read().decode()}") from error
+        status, content = self._calls.send(method, path, None if body is None else json.dumps(body).encode())
+        if status >= 300:
+            raise ValueError(f"{method} {path}: {content.decode()}")
+        return content
 
     def _read_connection(self) -> dict[str, Any]:
         """Wait until it listens, and return the connection that it prints then."""
@@ -188,12 +181,45 @@ class Emulator:
         return self._process
 
 
-def _opener(ca_file: str | None) -> urllib.request.OpenerDirector:
-    """Return an opener that ignores proxies in the environment, since the emulator is on this machine."""
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if ca_file:
-        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file)))
-    return urllib.request.build_opener(*handlers)
+class _Calls:
+    """Sends calls from any thread on one connection: a TLS handshake for each would take most of a test's time."""
+
+    def __init__(self, base_url: str, ca_file: str | None) -> None:
+        address = urlsplit(base_url).netloc
+        self._connection = http.client.HTTPConnection(address, timeout=_CALL_SECONDS)
+        if ca_file:
+            context = ssl.create_default_context(cafile=ca_file)
+            self._connection = http.client.HTTPSConnection(address, timeout=_CALL_SECONDS, context=context)
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    def send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return status and body of an answer."""
+        with self._lock:
+            if self._owner != os.getpid():  # forked: the parent uses the connection
+                self._owner = os.getpid()
+                self._connection.close()
+            is_new = self._connection.sock is None
+            try:
+                return self._send(method, path, body)
+            except (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError):
+                self._connection.close()
+                if is_new:
+                    raise
+                return self._send(method, path, body)  # the server had closed the idle connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            self._connection.request(method, path, body, {"content-type": "application/json"})
+            answer = self._connection.getresponse()
+            return answer.status, answer.read()
+        except BaseException:  # the next call must not read this one's answer
+            self._connection.close()
+            raise
 
 
 def _python_path() -> str:

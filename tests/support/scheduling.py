@@ -11,16 +11,12 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-#: Files and directories that start a whole Airflow. One worker runs all of them, since two Airflows at a time are too
-#: many for a machine, and starts with them, since they take longest.
-AIRFLOWS = (
-    "tests/triggers/in_airflow/",
-    "tests/plugins/",
-    "tests/operators/in_airflow/",
-    "tests/review/",
-    "tests/examples/test_ui.py",
-    "tests/benchmarks/",
-)
+#: Files and directories that start a whole Airflow, in two halves of about the same time. Two workers start with them,
+#: since they take longest; more Airflows at a time are too many for a machine.
+AIRFLOWS = {
+    "airflow": ("tests/triggers/in_airflow/", "tests/operators/in_airflow/", "tests/benchmarks/"),
+    "airflow with pages": ("tests/plugins/", "tests/review/", "tests/examples/test_ui.py"),
+}
 #: Marks of files that take long. Short files come last, so that no worker has a long one at the end.
 LONG = ("packaging", "airflow", "slow", "s3")
 
@@ -34,11 +30,9 @@ DAG_RUNS = {
 
 
 def group_of(nodeid: str) -> str:
-    """Return the group of a test: its file, files that check the same DAG runs, or all that start a whole Airflow."""
+    """Return the group of a test: its file, or files that check the same DAG runs or start a whole Airflow."""
     file = nodeid.partition("::")[0]
-    if file.startswith(AIRFLOWS):
-        return "airflow"
-    return next((name for name, files in DAG_RUNS.items() if file.startswith(files)), file)
+    return next((name for name, files in {**AIRFLOWS, **DAG_RUNS}.items() if file.startswith(files)), file)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it is not annotated
@@ -62,6 +56,6 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def _rank(item: pytest.Item, group: str) -> int:
-    if group == "airflow":
+    if group in AIRFLOWS:
         return -1
     return next((rank for rank, mark in enumerate(LONG) if item.get_closest_marker(mark)), len(LONG))
