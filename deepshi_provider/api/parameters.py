@@ -58,7 +58,7 @@ class Parameter(BaseModel):
         """
         if isinstance(value, bool) or not isinstance(value, str | int | float) or self._is_default(value):
             return False
-        number = as_number(value) if isinstance(value, str) else float(value)
+        number = as_number(str(value))
         has_range = self.minimum is not None or self.maximum is not None
         if self.allowed is None:
             return has_range and not isinstance(value, str) and not self._is_in_range(number)

@@ -166,7 +166,12 @@ class EditRequest(GenerateRequest):
         if not isinstance(items, list | tuple):
             return data
         images = [item for item in items if isinstance(item, Mapping) and isinstance(item.get("uri"), str)]
-        found = {image["uri"]: image["sha256"].lower() for image in images if _is_sha256(image.get("sha256"))}
+        found: dict[str, str] = {}
+        for image in images:
+            if _is_sha256(image.get("sha256")):
+                sha256 = image["sha256"].lower()
+                if found.setdefault(image["uri"], sha256) != sha256:
+                    raise ValueError(f"images: {image['uri'][:200]} has two different hashes; it holds one image")
         uris = [item["uri"] if item in images else item for item in items]
         return {**data, "images": uris, "input_sha256": {**(data.get("input_sha256") or {}), **found} or None}
 

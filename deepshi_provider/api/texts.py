@@ -51,9 +51,12 @@ def parsed(text: str) -> Any:
         raise ValueError("neither JSON nor a Python literal") from None
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return `` Did you mean …?`` with the most similar known name; empty if none is similar."""
-    near = difflib.get_close_matches(str(name).strip().lower(), sorted(known), n=1, cutoff=0.65)
+def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.65) -> str:
+    """Return `` Did you mean …?`` with the most similar known name; empty if none is similar.
+
+    :param cutoff: how similar it must be, at most 1.
+    """
+    near = difflib.get_close_matches(str(name).strip().lower(), sorted(known), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import (
+    AirflowTaskTimeout,
     DecoratedOperator,
     TaskDecorator,
     context_merge,
@@ -68,8 +69,13 @@ class DeepshiImageDecoratedOperator(DecoratedOperator, DeepshiGenerateImagesOper
         """Call the function, then run the request or batch that it returned."""
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        with self.failing(context, owner_of(context)):
+        owner = owner_of(context)
+        try:
             asked = self.python_callable(*self.op_args, **kwargs)
+        except (Exception, AirflowTaskTimeout):  # whatever the user's function raises
+            self.push_earlier_costs(context, owner)
+            raise
+        with self.failing(context, owner):
             is_plan = flag("plan_only", self.plan_only)
             if asked is None:
                 raise InvalidRequest(f"{self.task_id}: the function returned None instead of a prompt or a request")

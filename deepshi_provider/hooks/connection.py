@@ -16,6 +16,8 @@ from deepshi_provider.client.settings import PORTS, Settings, is_host
 from deepshi_provider.exceptions import InvalidConnection
 
 DEFAULT_BASE_URL = "https://api.deepshi.ai"
+#: How similar to a setting an unknown name must be to count as a typo; ``timeout`` and the like do not.
+_TYPO = 0.85
 
 
 def settings_of(connection: Connection) -> Settings:
@@ -74,8 +76,9 @@ def base_url(connection: Connection) -> str:
 
 def _check_names(conn_id: str, extra: dict[str, Any]) -> None:
     """Refuse unknown names that resemble settings: a limit with a typo would not limit anything."""
-    for name in extra.keys() - Settings.model_fields.keys():
-        if meant := did_you_mean(name, Settings.model_fields.keys() - {"conn_id", "base_url", "api_key"}):
+    names = Settings.model_fields.keys() - {"conn_id", "base_url", "api_key"}
+    for name in (name for name, value in extra.items() if value not in (None, "") and name not in names):
+        if meant := did_you_mean(name, names, cutoff=_TYPO):
             raise InvalidConnection(f"Connection {conn_id!r}: {name[:60]!r} in its extra is not a setting.{meant}")
 
 

@@ -146,8 +146,10 @@ async def check_budgets(settings: Settings, request: GenerateRequest) -> None:
     :raises StorageFailed: the spending cannot be read.
     """
     ti, budgets = _task_instance(), settings.budgets()
+    if ti is None or not budgets.limits:
+        return
     store = shared_store(settings, patience=TIMES.run_entry)
-    if ti is None or store is None or not budgets.limits:
+    if store is None:
         return
     entry = RunEntry(owner=Owner.of(ti), operation="hook", output_uri=store.uri)
     windows = WindowCosts(entry, store, settings.account, budgets, key=uuid.uuid4().hex[:16])

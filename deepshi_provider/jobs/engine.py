@@ -189,6 +189,8 @@ class Engine:
         async with self._account.reserved(self._choice.price_class) as self._reservation:
             if self._reservation.has_waited:
                 self._deadline = self._job.deadline_from(time.time())
+                if self._remaining() < LEAST_TIME * self._job.generation_timeout:
+                    raise TimedOut("Waiting for other requests left too little of generation_timeout; nothing was sent")
                 if await self._attempts() != attempts:
                     return None
             # Before the lease lists the attempt: the process that has the turn would wait for it.

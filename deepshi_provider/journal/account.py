@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -14,7 +15,7 @@ from decimal import Decimal
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import is_known, usd
 from deepshi_provider.costs.tally import Tally
-from deepshi_provider.exceptions import BudgetExceeded, DeepshiError
+from deepshi_provider.exceptions import BudgetExceeded, DeepshiError, TimedOut
 from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.lease import TIMES, Times
 from deepshi_provider.journal.prices import Prices
@@ -194,6 +195,7 @@ class Account:
         """Check that a request fits into the limits now; reserve nothing.
 
         :raises BudgetExceeded: it does not fit.
+        :raises TimedOut: other tasks' requests of unknown price did not end in time.
         :raises StorageFailed: the spending cannot be read.
         """
         if self.is_limited:
@@ -220,7 +222,7 @@ class Account:
         return reservation
 
     async def _opened(self, price_class: str) -> Reservation:
-        has_waited, gives_up_at = False, time.monotonic() + self._times.learning
+        has_waited, gives_up_at = False, math.inf
         while True:
             if self.closed_by:
                 raise self.closed_by
@@ -232,14 +234,22 @@ class Account:
             refused = self._refusal(price_class, limits)
             if not refused:
                 return self._open(price_class, has_waited=has_waited)
+            has_waited = True
             if self.under_way.total():
                 await self._changed.wait()
-            elif time.monotonic() < gives_up_at and not self._refusal(price_class, map(_without_learning, limits)):
-                log.info("Other tasks have requests of unknown price under way; waiting for them")
-                await asyncio.sleep(self._times.poll)
-            else:
+                continue
+            if self._refusal(price_class, map(_without_learning, limits)):
                 raise BudgetExceeded(refused)
-            has_waited = True
+            if gives_up_at == math.inf:
+                log.info("Other tasks have requests of unknown price under way; waiting for them")
+                gives_up_at = time.monotonic() + self._times.learning
+            if time.monotonic() >= gives_up_at:
+                raise TimedOut(
+                    f"Not sent: {MOST_BLIND} or more requests of other tasks are under way, and after "
+                    f"{self._times.learning:g} s their price is still unknown, so no more can be counted against a "
+                    "limit. The next try looks again"
+                )
+            await asyncio.sleep(self._times.poll)
 
     def _open(self, price_class: str, *, has_waited: bool) -> Reservation:
         hour = self._windows.this_hour() if self._windows else ""
@@ -372,9 +382,6 @@ def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> 
             return ""
         return f"{known}, and the next picture costs {usd(price)}. {advice}"
     if spent.blind >= MOST_BLIND:
-        known = (
-            f"Not sent: {spent._replace(lost=(), learning=())} of {limit.name} {usd(limit.usd)} are spent{limit.whose}"
-        )
         lost = f"{spent.blind} requests were or may have been paid for without a reported price"
         return f"{known} as far as is known; {lost}. {advice}"
     return f"{known}. {advice}" if flying is not None or spent.most_usd >= limit.usd else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -107,5 +108,5 @@ def parsed(data: bytes | None) -> dict[str, Sums]:
 
 def dumped(parts: Mapping[str, Sums]) -> bytes:
     """Return the bytes of a month's object; :func:`parsed` reads them."""
-    text = {part: {group: spent.as_name() for group, spent in sums.items()} for part, sums in parts.items()}
+    text = {part: {group: spent.as_name(sys.maxsize) for group, spent in sums.items()} for part, sums in parts.items()}
     return json.dumps(text).encode()

@@ -47,7 +47,7 @@ class Times(NamedTuple):
     heartbeat: float = 4.0
     poll: float = 2.0
     run_entry: float = 30.0
-    learning: float = 120.0
+    learning: float = 300.0
 
 
 TIMES = Times()

@@ -49,8 +49,11 @@ class Spending(NamedTuple):
 
     @property
     def blind(self) -> int:
-        """Number of requests of unknown price that were, are or may have been paid for."""
-        return sum(number for _, number in (*self.lost, *self.learning))
+        """Number of requests of unknown price that were, are or may have been paid for.
+
+        Without those of classes that did not fit into a name, since nobody can tell when their prices are known.
+        """
+        return sum(number for key, number in (*self.lost, *self.learning) if key != _OTHERS)
 
     @property
     def blind_classes(self) -> set[str]:
@@ -82,12 +85,15 @@ class Spending(NamedTuple):
         """Return the sum with requests under way as lost: those that have not ended after an hour or more."""
         return self._replace(lost=_together(self.lost, self.learning), learning=())
 
-    def as_name(self) -> str:
+    def as_name(self, most: int = _MOST_CLASSES) -> str:
         """Return the sum as a part of an object's name: ``<USD>_<possible USD>_<lost>_<learning>``.
 
         The numbers of requests are ``<number>x<class>``, joined with ``-``; ``0`` if there are none.
+
+        :param most: number of classes; the rest counts together.
         """
-        return f"{self.usd:f}_{self.possible_usd:f}_{_counts_text(self.lost)}_{_counts_text(self.learning)}"
+        lost, learning = _counts_text(self.lost, most), _counts_text(self.learning, most)
+        return f"{self.usd:f}_{self.possible_usd:f}_{lost}_{learning}"
 
     @classmethod
     def of_name(cls, text: str) -> Spending:
@@ -120,10 +126,10 @@ class Spending(NamedTuple):
         return usd(self.usd) + perhaps(self.possible_usd, self.blind)
 
 
-def _counts_text(counts: Counts) -> str:
-    if len(counts) > _MOST_CLASSES:
-        rest = sum(number for _, number in counts[_MOST_CLASSES - 1 :])
-        counts = (*counts[: _MOST_CLASSES - 1], (_OTHERS, rest))
+def _counts_text(counts: Counts, most: int) -> str:
+    if len(counts) > most:
+        rest = sum(number for _, number in counts[most - 1 :])
+        counts = (*counts[: most - 1], (_OTHERS, rest))
     return "-".join(f"{number}x{key}" for key, number in counts) or "0"
 
 

@@ -379,9 +379,14 @@ class ImageTask(BaseOperator):
             yield
         except DeepshiError as err:
             self.fail(context, err, costs=self.costs_so_far(owner, place))
-        except (Exception, AirflowTaskTimeout):  # raised by the user's function or rows, or by execution_timeout
-            self.push_costs(context, self.costs_so_far(owner, place))
+        except (Exception, AirflowTaskTimeout):  # raised by the user's rows, or by execution_timeout
+            self.push_earlier_costs(context, owner, place)
             raise
+
+    def push_earlier_costs(self, context: Context, owner: Owner, place: Place | None = None) -> None:
+        """Push the costs of earlier tries, if there were any: a first try has none, and perhaps its hooks' sheet."""
+        if owner.try_number > 1:
+            self.push_costs(context, self.costs_so_far(owner, place))
 
     def begin(self, context: Context, owner: Owner, place: Place, operation: Operation) -> None:
         """Push the costs of earlier tries before anything is sent, since this process may be killed.

@@ -199,6 +199,9 @@ def test_white_space_around_the_key_is_ignored() -> None:
 def test_empty_and_unknown_extras_are_ignored() -> None:
     extra = dict.fromkeys(EXTRA, "") | {
         "unknown": 5,
+        "timeout": 5,
+        "verify_ssl": True,
+        "output_urls": None,
         "api_key": "sk-bf-other",
         "base_url": "http://evil",
         "verify": None,

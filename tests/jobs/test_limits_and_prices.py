@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -267,13 +268,30 @@ async def test_what_killed_workers_had_in_flight_at_an_unknown_price_counts(
     for task in "abc":
         await kill_in_flight(emulator, job(task))
     refused = await run(job("d"), times=Times(poll=0.05, learning=0.2))
-    assert "3 requests were or may have been paid for without a reported price" in error(refused)["message"]
+    assert (error(refused)["type"], error(refused)["charged"], refused.retry) == ("TimedOut", "no", True)
+    assert "3 or more requests of other tasks are under way" in error(refused)["message"]
     await learn_elsewhere(local)
     refused = await run(job("e"))
     assert "$0 and perhaps $0.117 more of max_" in error(refused)["message"]
     assert posts(emulator) == 3
     cheap = {"model": "deepshi-banana-pro", "resolution": None, "width": 64, "height": 48}
     assert (await run(job("f", fields=cheap))).status == "success"
+
+
+@pytest.mark.slow
+async def test_a_task_that_has_waited_too_long_for_prices_sends_nothing(
+    emulator: Emulator, local: LocalPlace, limited: Limited
+) -> None:
+    job = limited("run", "1")
+    for task in "abc":
+        await kill_in_flight(emulator, job(task))
+    late = job("d", seconds=6)
+    waiting = asyncio.create_task(run(late, times=Times(poll=0.05, learning=1000)))
+    await until("half of its time", lambda: time.time() > late.deadline - 2.9)
+    await learn_elsewhere(local)
+    refused = await waiting
+    assert (error(refused)["type"], error(refused)["charged"], refused.retry) == ("TimedOut", "no", True)
+    assert (posts(emulator), refused.unknown_outcomes) == (3, 0)
 
 
 @pytest.mark.parametrize("kind", LIMITS)

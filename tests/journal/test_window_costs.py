@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,18 +20,19 @@ from pydantic import SecretStr, ValidationError
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
-from deepshi_provider.exceptions import BudgetExceeded, StorageFailed
+from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TimedOut
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.journal.account import Account
+from deepshi_provider.journal.account import Account, at_known_prices
 from deepshi_provider.journal.entries import Owner, short_hash
 from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
-from deepshi_provider.journal.spending import Spending
+from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import SeaweedFS
 from tests.support.places import Place
+from tests.support.waiting import until
 
 PRICE = Decimal("0.039")
 #: Of the classes ``a`` and ``b``, only ``a`` has a known price.
@@ -377,7 +379,7 @@ async def test_three_requests_of_unknown_price_are_under_way_or_lost_at_most(
     await world.buy("unreported", None, "c", **limit)
     async with contextlib.AsyncExitStack() as killed:
         await world.begun(killed, "killed", "d", **limit)
-        with pytest.raises(BudgetExceeded, match="3 requests were or may have been paid for without a reported price"):
+        with pytest.raises(TimedOut, match="3 or more requests of other tasks are under way"):
             await world.buy("fourth", PRICE, "e", **limit)
         await world.buy("known", **limit)
         world.clock.now += 3 * 3600
@@ -403,6 +405,49 @@ async def test_a_request_waits_while_other_tasks_learn_prices(world: World, limi
         await stack.aclose()  # they were free
     await waiting
     assert (await world.spent(**limit))[0] == Spending(PRICE)
+
+
+@pytest.mark.slow
+async def test_the_time_to_wait_for_other_tasks_begins_when_only_they_are_in_the_way(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    account = world.account("one", times=Times(poll=0.02, learning=1.5))
+    await account.begin(Tally())
+    others = [contextlib.AsyncExitStack() for _ in range(3)]
+    async with account.reserved("a"):
+        for number, stack in enumerate(others):
+            await world.begun(stack, f"task {number}", "b")
+
+        async def buy() -> None:
+            async with account.reserved("b"):
+                pass
+
+        waiting = asyncio.create_task(buy())
+        await asyncio.sleep(1.6)
+        assert not waiting.done()
+    await until("it waits for the others", lambda: "waiting for them" in caplog.text)
+    for stack in others:
+        await stack.aclose()
+    await waiting
+    assert caplog.text.count("waiting for them") == 1
+
+
+async def test_losses_of_many_classes_count_at_their_own_prices_in_later_days_too(world: World) -> None:
+    world.extra = {"max_cost_usd_per_month": "1000"}
+    for name in "bcdefg":
+        await world.buy(f"lost {name}", None, name)
+        await world.buy(f"paid {name}", Decimal("0.04"), name)
+    for day in range(4):
+        await world.buy(f"day {day}", PRICE, f"new class {day}")
+        (spent,) = [limit.spent for limit in await world.account(f"looker {day}").limits()]
+        looked = (await at_known_prices([Limit("month", Decimal(1000), spent)], world.account("x").prices))[0].spent
+        assert (looked.usd, looked.most_usd, looked.blind) == (
+            6 * Decimal("0.04") + (day + 1) * PRICE,
+            12 * Decimal("0.04") + (day + 1) * PRICE,
+            0,
+        )
+        world.clock.now += 24 * 3600
 
 
 async def test_a_loss_counts_at_the_price_of_its_own_class_once_that_is_known(world: World) -> None:

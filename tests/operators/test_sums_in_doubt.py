@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk import Asset
-from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
 
+from deepshi_provider.api.requests import GenerateRequest
 from deepshi_provider.decorators.images import DeepshiImageDecoratedOperator
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.operators.openlineage import FACET
 from tests.support.places import Place
 from tests.support.tasks import TaskInstance, context_of, generate
@@ -78,6 +80,24 @@ def test_a_try_that_ends_before_its_request_is_known_reports_the_costs_of_earlie
     price = Decimal(emulator.stats()["cost_usd"])
     assert (ti.xcoms["cost_usd"], ti.sheets[-1].cost_usd) == (float(price), price)
     assert price > 0
+
+
+def test_a_function_that_fails_keeps_the_cost_sheet_of_its_hooks(emulator: Emulator, local: Place) -> None:
+    def draws_and_raises() -> Any:
+        DeepshiHook().generate(GenerateRequest(model="deepshi-banana-pro", prompt="a", width=64, height=48)).close()
+        raise ValueError("of the user")
+
+    ti = TaskInstance(task_id="boat")
+    context = context_of(ti)
+    operator = DeepshiImageDecoratedOperator(
+        task_id="boat", python_callable=draws_and_raises, output_uri=local.uri
+    ).prepare_for_execution()
+    with set_current_context(context), pytest.raises(ValueError, match="of the user"):
+        operator.execute(context)
+    assert [(sheet.operation, sheet.cost_usd) for sheet in ti.sheets] == [
+        ("hook", Decimal(emulator.stats()["cost_usd"]))
+    ]
+    assert "cost_usd" not in ti.xcoms
 
 
 @pytest.fixture
