@@ -28,7 +28,7 @@ def test_a_rate_limit_slows_the_whole_batch_down(emulator: Emulator, local: Plac
     value = result_of(batch(local, rows_of(100), max_concurrency=50))
     assert counts(value) == (100, 0, 0, 0)
     stats = emulator.stats()
-    assert stats["by_status"]["429"] <= 0.15 * stats["posts"]
+    assert stats["by_status"]["429"] <= 0.3 * stats["posts"], "without a pace it is most of them"
     assert taken(emulator) == 100 * PRICE
     assert value["unknown_outcomes"] == 0
 

@@ -131,7 +131,7 @@ def test_extra_params_are_an_object_or_its_text() -> None:
         ({"prompt": "p", "extra_params": 1}, "Row 2: extra_params must be a dictionary, got int"),
         (
             {"prompt": "p", "extra_params": {"n": 3}},
-            "Row 2: extra_params names fields that are columns of their own: n",
+            "Row 2: extra_params names fields of their own: n",
         ),
         (
             {"prompt": "p \ud800"},

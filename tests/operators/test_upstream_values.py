@@ -126,7 +126,7 @@ def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
         ("of_the_model", "of the model", "unknown column 'negative_prompt'; put fields of the model into extra_params"),
         ("streamed", "streamed", "unknown column 'stream'"),
         ("typo_in_list", "a typo in a list", "Row 1: unknown column 'qualtiy'.*Did you mean quality\\?"),
-        ("twice", "named twice", "extra_params names fields that are columns of their own: width"),
+        ("twice", "named twice", "extra_params names fields of their own: width"),
         ("too_long", "too long", "metadata: at most 1,024 bytes of JSON are allowed, got 1,025"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.packaging.conftest import Distributions, Environment
 
-pytestmark = [pytest.mark.packaging, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]
 
 #: The oldest tested Airflow for this Python, and the day after its release: its constraints have nothing newer.
 AIRFLOW, RELEASED = ("3.1.8", "2026-03-12") if sys.version_info < (3, 14) else ("3.2.2", "2026-06-01")
