@@ -132,7 +132,7 @@ def test_nothing_stays_open(emulator: Emulator, hook: DeepshiHook) -> None:
     before = open_files()
     one_of_each()
     gc.collect()  # an open file raises a ResourceWarning here, which is an error
-    assert open_files() == before
+    assert open_files() <= before, "sockets of earlier tests may have been closed meanwhile"
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ def waiting(running_world: World) -> Iterator[Waiting]:
     world = running_world
     world.reset()
     runs = Waiting(
-        # 7 s: the store is unavailable from the first one on.
-        without_store=world.start_slowly("deferred", bytes_per_second=20_000, on_s3=True),
+        # About 20 s, in which the store is taken away, also on a busy machine.
+        without_store=world.start_slowly("deferred", bytes_per_second=7_000, on_s3=True),
         killed=world.start_slowly("blocking"),
         killed_with_no_resend=world.start_slowly("blocking_never_twice"),
         marked=world.start_slowly("blocking"),
