@@ -33,7 +33,7 @@ tempfile.tempdir = _HOME.name
 Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 
 #: Each takes about 500 MB.
-MOST_WORKERS = 5
+MOST_WORKERS = 6
 #: Fixtures that start all processes of an Airflow.
 _AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
 
@@ -66,8 +66,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker per processor for the fast tests, two more for all: most of the long ones wait for other processes."""
-    return min(MOST_WORKERS, (os.cpu_count() or 1) + (0 if "not slow" in config.option.markexpr else 2))
+    """One worker per processor for the fast tests, three more for all: most of the long ones wait for others."""
+    return min(MOST_WORKERS, (os.cpu_count() or 1) + (0 if "not slow" in config.option.markexpr else 3))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
