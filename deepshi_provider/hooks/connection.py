@@ -32,9 +32,9 @@ def settings_of(connection: Connection) -> Settings:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         problem = "contains characters that are not allowed in a key" if key else "is missing"
         raise InvalidConnection(f"Connection {conn_id!r}: the API key (its password) {problem}")
-    extra = _extra(connection)
+    extra = {name: value for name, value in _extra(connection).items() if value not in (None, "")}
     _check_names(conn_id, extra)
-    given = {name: value for name, value in extra.items() if value not in (None, "") and name in Settings.model_fields}
+    given = {name: value for name, value in extra.items() if name in Settings.model_fields}
     fields = given | {"conn_id": conn_id, "base_url": base_url(connection), "api_key": key}
     try:
         return Settings.model_validate(fields)
@@ -77,8 +77,8 @@ def base_url(connection: Connection) -> str:
 def _check_names(conn_id: str, extra: dict[str, Any]) -> None:
     """Refuse unknown names that resemble settings: a limit with a typo would not limit anything."""
     names = Settings.model_fields.keys() - {"conn_id", "base_url", "api_key"}
-    for name in (name for name, value in extra.items() if value not in (None, "") and name not in names):
-        if meant := did_you_mean(name, names, cutoff=_TYPO):
+    for name in extra:
+        if name not in names and (meant := did_you_mean(name, names, cutoff=_TYPO)):
             raise InvalidConnection(f"Connection {conn_id!r}: {name[:60]!r} in its extra is not a setting.{meant}")
 
 

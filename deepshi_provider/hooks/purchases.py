@@ -30,14 +30,13 @@ from deepshi_provider.journal.run_costs import (
     HookPurchase,
     RunCosts,
     RunEntry,
-    in_time,
     read_entries,
     run_entry_name,
 )
 from deepshi_provider.journal.running_sum import RunningSum
 from deepshi_provider.journal.sheets import make_sheet, use_known_prices
 from deepshi_provider.journal.window_costs import WindowCosts
-from deepshi_provider.store.store import Store, in_thread
+from deepshi_provider.store.store import Store, in_thread, in_time
 
 log = logging.getLogger(__name__)
 

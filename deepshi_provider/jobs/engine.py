@@ -44,8 +44,7 @@ from deepshi_provider.journal.entries import (
     unsettled,
 )
 from deepshi_provider.journal.journal import Purchase
-from deepshi_provider.journal.run_costs import in_time
-from deepshi_provider.store.store import STATE, CreatedLate
+from deepshi_provider.store.store import STATE, CreatedLate, in_time
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from deepshi_provider.api.catalog import Catalog
 from deepshi_provider.client.listing import catalog_in
 from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.journal.entries import Owner
-from deepshi_provider.journal.run_costs import RUNS, in_time
-from deepshi_provider.store.store import Store
+from deepshi_provider.journal.run_costs import RUNS
+from deepshi_provider.store.store import Store, in_time
 
 log = logging.getLogger(__name__)
 

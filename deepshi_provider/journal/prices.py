@@ -25,8 +25,7 @@ from deepshi_provider.exceptions import DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import short_hash
 from deepshi_provider.journal.journal import recorded_prices
 from deepshi_provider.journal.lease import TIMES
-from deepshi_provider.journal.run_costs import in_time
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import Store, in_time
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,11 +29,9 @@ from deepshi_provider.exceptions import Charged, DeepshiError, StorageFailed
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import TIMES
 from deepshi_provider.journal.spending import SPENDING, Limit, Spending
-from deepshi_provider.store.store import Store
+from deepshi_provider.store.store import Store, in_time
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 #: Directory, in the connection's ``output_uri``, of all runs' entries.
 RUNS = "_deepshi_runs"
@@ -236,27 +233,6 @@ async def read_entries(store: Store, run_key: str) -> list[RunEntry]:
         except ValidationError as err:
             raise StorageFailed(f"{store.uri_of(f'{folder}/{name}')} cannot be read") from err
     return entries
-
-
-async def in_time(work: Awaitable[Result], patience: float) -> Result:
-    """Await reading or writing of costs with a timeout, since a store that does not answer must not block a task.
-
-    The work is a task of its own: this also ends in a task that cannot be cancelled, unlike ``anyio.fail_after``, and
-    loses no cancellation, unlike ``asyncio.wait_for`` before Python 3.12.
-
-    :param patience: seconds.
-    :raises StorageFailed: the store has not answered in time.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait([task], timeout=patience)
-    except BaseException:
-        task.cancel()
-        raise
-    if not done:
-        task.cancel()
-        raise StorageFailed(f"The object store has not answered for {patience:g} s")
-    return task.result()
 
 
 def _greatest(listing: Iterable[str]) -> dict[str, tuple[Spending, str]]:

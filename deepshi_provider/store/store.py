@@ -65,6 +65,27 @@ async def in_thread(work: Callable[..., Result], *args: Any, threads: ThreadPool
     return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(work, *args))
 
 
+async def in_time(work: Awaitable[Result], patience: float) -> Result:
+    """Await work in a store with a timeout, since a store that does not answer must not block a task.
+
+    The work is a task of its own: this also ends in a task that cannot be cancelled, unlike ``anyio.fail_after``, and
+    loses no cancellation, unlike ``asyncio.wait_for`` before Python 3.12.
+
+    :param patience: seconds.
+    :raises StorageFailed: the store has not answered in time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait([task], timeout=patience)
+    except BaseException:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        raise StorageFailed(f"The object store has not answered for {patience:g} s")
+    return task.result()
+
+
 class CreatedLate(Exception):
     """An object was created so slowly that another process may have concluded that its own was first.
 

@@ -22,7 +22,8 @@ from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
-from deepshi_provider.journal.run_costs import RunCosts, RunEntry, in_time, read_entries
+from deepshi_provider.journal.run_costs import RunCosts, RunEntry, read_entries
+from deepshi_provider.store.store import in_time
 from tests.services.forks import last_line_of, start_module
 from tests.support.batches import BANANA, batch, ended, lines_of, rows_of
 from tests.support.counts import error, posts, taken
