@@ -14,7 +14,7 @@ from deepshi_provider.batch.columns import CarriedNames
 from deepshi_provider.batch.parquet import CellTypes
 from deepshi_provider.batch.rows import row_name
 from deepshi_provider.exceptions import InvalidRequest
-from deepshi_provider.journal.scratch import open_scratch
+from deepshi_provider.journal.scratch import Scratch
 
 _CHUNK = 500
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -40,7 +40,7 @@ class RowTable:
 
     def __init__(self) -> None:
         self._carried = CarriedNames()
-        self._db = open_scratch(
+        self._db = Scratch(
             "CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT, fields TEXT, carried TEXT)",
             "CREATE TABLE lines (number INTEGER PRIMARY KEY, line TEXT)",
             "CREATE TABLE pictures (sha256 TEXT PRIMARY KEY, prompt TEXT, key TEXT)",
@@ -55,7 +55,8 @@ class RowTable:
         self._db.close()
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
+        ((count,),) = self._db.rows("SELECT count(*) FROM rows")
+        return int(count)
 
     def declare(self, carried: Iterable[str]) -> None:
         """Add carried columns, which the manifest then has even if there are no rows.
@@ -87,7 +88,7 @@ class RowTable:
                 (number, row_name(key), key, json.dumps(fields, default=str), cells),
             )
         except sqlite3.IntegrityError:
-            other, same = self._db.execute("SELECT number, key FROM rows WHERE name = ?", (row_name(key),)).fetchone()
+            ((other, same),) = self._db.rows("SELECT number, key FROM rows WHERE name = ?", (row_name(key),))
             keys = f"the same key {key!r}" if same == key else f"the keys {same!r} and {key!r}, the same in a path"
             raise InvalidRequest(f"Rows {other} and {number} have {keys}; keys must differ") from None
 
@@ -105,7 +106,7 @@ class RowTable:
     def _rows(self, condition: str) -> Iterator[Row]:
         last = 0
         query = f"SELECT number, key, name, fields FROM rows WHERE number > ? {condition} ORDER BY number LIMIT ?"  # noqa: S608 -- ours
-        while chunk := self._db.execute(query, (last, _CHUNK)).fetchall():
+        while chunk := list(self._db.rows(query, (last, _CHUNK))):
             for number, key, name, fields in chunk:
                 yield Row(number=number, key=key, name=name, fields=json.loads(fields))
             last = chunk[-1][0]
@@ -121,13 +122,13 @@ class RowTable:
         """
         self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (sha256, prompt, key))
         query = "SELECT prompt, key FROM pictures WHERE sha256 = ?"
-        other, name = self._db.execute(query, (sha256,)).fetchone()
+        ((other, name),) = self._db.rows(query, (sha256,))
         return str(name) if other != prompt else None
 
     def dump_rows(self, file: BinaryIO) -> None:
         """Write the carried columns and the rows as JSONL, for :meth:`load_rows`."""
         file.write(f"{json.dumps(list(self._carried))}\n".encode())
-        for key, fields, carried in self._db.execute("SELECT key, fields, carried FROM rows ORDER BY number"):
+        for key, fields, carried in self._db.rows("SELECT key, fields, carried FROM rows ORDER BY number"):
             file.write(f"[{json.dumps(key)}, {fields}, {carried or '{}'}]\n".encode())
 
     def load_rows(self, file: BinaryIO) -> None:
@@ -139,7 +140,7 @@ class RowTable:
     def cell_types(self) -> dict[str, CellTypes]:
         """Return the kinds of cells of each carried column, in order."""
         types = {name: CellTypes() for name in self._carried}
-        for (carried,) in self._db.execute("SELECT carried FROM rows WHERE carried IS NOT NULL"):
+        for (carried,) in self._db.rows("SELECT carried FROM rows WHERE carried IS NOT NULL"):
             for name, cell in json.loads(carried).items():
                 types[name].add(unpack(cell))
         return types
@@ -151,7 +152,7 @@ class RowTable:
         """
         nothing = dict.fromkeys(self._carried)
         query = "SELECT key, fields, carried, line FROM rows LEFT JOIN lines USING (number) ORDER BY number"
-        for key, fields, carried, text in self._db.execute(query):
+        for key, fields, carried, text in self._db.rows(query):
             line = unfinished(json.loads(fields)) if text is None else _unpacked(text)
             yield {**line, "key": key, **nothing, **_unpacked(carried or "{}")}
 

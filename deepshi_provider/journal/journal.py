@@ -385,7 +385,7 @@ class Journal:
             news, self._news = self._news, None
         for entry, exists in [*news, *((entry, True) for entry in self._unwritten)]:
             (snapshot.put if exists else snapshot.discard)(entry)
-        self._snapshot.close()
+        # The old one is not closed: a thread may still be reading it.
         self._snapshot = snapshot
         self._is_listed = True
 

@@ -21,7 +21,7 @@ from deepshi_provider.journal.entries import (
     parse_entry,
     unsettled,
 )
-from deepshi_provider.journal.scratch import open_scratch
+from deepshi_provider.journal.scratch import Scratch
 
 # Names are stored as bytes, since the names of other files may not be valid text.
 _CODING = ("utf-8", "surrogatepass")
@@ -74,7 +74,7 @@ class Snapshot:
     """The names of claims and records of a whole directory: on disk."""
 
     def __init__(self) -> None:
-        self._db = open_scratch(_ATTEMPTS)
+        self._db = Scratch(_ATTEMPTS)
 
     def close(self) -> None:
         """Forget everything."""
@@ -102,7 +102,7 @@ class Snapshot:
     def __contains__(self, entry: str) -> bool:
         row = _row(entry)
         query = "SELECT 1 FROM entries WHERE (name, attempt, entry) = (?, ?, ?)"
-        return row is not None and self._db.execute(query, row[:3]).fetchone() is not None
+        return row is not None and self._db.find(query, row[:3]) is not None
 
     def attempts(self, name: str) -> list[Attempt]:
         """Return the attempts under a name, oldest first."""
@@ -125,7 +125,7 @@ class Snapshot:
         )
 
     def _find(self, query: str, *values: str) -> Iterator[Attempt]:
-        for (entry,) in self._db.execute(query, [value.encode(*_CODING) for value in values]):
+        for (entry,) in self._db.rows(query, [value.encode(*_CODING) for value in values]):
             attempt = parse_entry(entry.decode(*_CODING))[1]
             if attempt:
                 yield attempt
@@ -135,7 +135,7 @@ class Records:
     """Records by the names of their objects, and the images that are in place."""
 
     def __init__(self) -> None:
-        self._db = open_scratch(
+        self._db = Scratch(
             "CREATE TABLE records (entry TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID",
             "CREATE TABLE sizes (name BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID",
         )
@@ -145,11 +145,11 @@ class Records:
         self._db.close()
 
     def __contains__(self, entry: object) -> bool:
-        return self._db.execute("SELECT 1 FROM records WHERE entry = ?", (entry,)).fetchone() is not None
+        return self._db.find("SELECT 1 FROM records WHERE entry = ?", (entry,)) is not None
 
     def get(self, entry: str) -> Record | None:
         """Return a record, or ``None``."""
-        found = self._db.execute("SELECT record FROM records WHERE entry = ?", (entry,)).fetchone()
+        found = self._db.find("SELECT record FROM records WHERE entry = ?", (entry,))
         return Record.model_validate_json(found[0]) if found else None
 
     def __setitem__(self, entry: str, record: Record) -> None:
@@ -165,7 +165,7 @@ class Records:
 
     def dump(self, file: BinaryIO) -> None:
         """Write all records, one per line."""
-        for entry, record in self._db.execute("SELECT entry, record FROM records ORDER BY entry"):
+        for entry, record in self._db.rows("SELECT entry, record FROM records ORDER BY entry"):
             file.write(f"[{json.dumps(entry)}, {record}]\n".encode())
 
     def take_sizes(self, objects: Iterable[tuple[str, int]]) -> None:
@@ -177,7 +177,7 @@ class Records:
         """Return whether an image was in place with the same length."""
         name = image.uri.rpartition("/")[2].encode(*_CODING)
         query = "SELECT 1 FROM sizes WHERE name = ? AND size = ?"
-        return self._db.execute(query, (name, image.size_bytes)).fetchone() is not None
+        return self._db.find(query, (name, image.size_bytes)) is not None
 
     def prices(self) -> dict[str, PriceRange]:
         """Return the price range of each price class, from the records."""
@@ -186,7 +186,7 @@ class Records:
             "WHERE json_extract(record, '$.cost_is_complete')"
         )
         prices: dict[str, PriceRange] = {}
-        for price_class, text in self._db.execute(query):
+        for price_class, text in self._db.rows(query):
             if text is not None:
                 cost = Decimal(text)
                 prices[price_class] = prices.get(price_class, PriceRange(cost, cost)).widened(cost)
