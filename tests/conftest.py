@@ -35,7 +35,7 @@ Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 #: Each takes about 500 MB.
 MOST_WORKERS = 6
 #: Fixtures that start all processes of an Airflow.
-_AIRFLOWS = frozenset({"observed", "reviewing", "running_world", "site"})
+_AIRFLOWS = frozenset({"everyday_airflow", "observed", "running_world", "site"})
 
 #: Files in which all tests are marked "airflow".
 _IN_BROWSERS = frozenset({"test_page.py", "test_reviews.py"})
@@ -51,11 +51,12 @@ from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after th
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import SeaweedFS  # noqa: E402
+from tests.support.everyday_airflow import everyday_airflow  # noqa: E402
 from tests.support.hooks import connect, hook, log_lines  # noqa: E402
 from tests.support.places import local, new_place, place, s3_place  # noqa: E402
 from tests.support.scheduling import AIRFLOWS, Scheduling, group_of, in_order  # noqa: E402
 
-__all__ = ["connect", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
+__all__ = ["connect", "everyday_airflow", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
 
 
 @pytest.hookimpl(optionalhook=True)

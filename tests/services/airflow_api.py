@@ -69,6 +69,10 @@ class AirflowApi:
         """Unpause a DAG; new DAGs of a test Airflow are not paused."""
         self.request("PATCH", f"/dags/{quote(dag_id)}", json={"is_paused": False})
 
+    def pause(self, dag_id: str) -> None:
+        """Pause a DAG: its schedule starts no more runs."""
+        self.request("PATCH", f"/dags/{quote(dag_id)}", json={"is_paused": True})
+
     def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
         """Wait until runs of a DAG can be triggered; raise an error if any file has import errors."""
 

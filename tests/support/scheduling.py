@@ -14,8 +14,17 @@ from xdist.scheduler import LoadScopeScheduling
 #: Files and directories that start a whole Airflow, in two halves of about the same time. Two workers start with them,
 #: since they take longest; more Airflows at a time are too many for a machine.
 AIRFLOWS = {
-    "airflow": ("tests/triggers/in_airflow/", "tests/operators/in_airflow/", "tests/benchmarks/"),
-    "airflow with pages": ("tests/plugins/", "tests/review/", "tests/examples/test_ui.py"),
+    "airflow": (
+        "tests/triggers/in_airflow/",
+        "tests/operators/in_airflow/test_what_is_observed.py",
+        "tests/benchmarks/",
+    ),
+    "everyday airflow": (
+        "tests/operators/in_airflow/test_budget_of_a_schedule.py",
+        "tests/plugins/",
+        "tests/review/",
+        "tests/examples/test_ui.py",
+    ),
 }
 #: Marks of files that take long. Short files come last, so that no worker has a long one at the end.
 LONG = ("packaging", "airflow", "slow", "s3")
@@ -52,7 +61,13 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     for item in items:
         group = group_of(item.nodeid)
         ranks[group] = min(_rank(item, group), ranks.get(group, len(LONG)))
-    return sorted(items, key=lambda item: ranks[group_of(item.nodeid)])
+    return sorted(items, key=lambda item: (ranks[group_of(item.nodeid)], _place(item)))
+
+
+def _place(item: pytest.Item) -> int:
+    """Return a test's place among the files of a group that starts an Airflow; they run as they are listed."""
+    files = AIRFLOWS.get(group_of(item.nodeid), ())
+    return next((place for place, name in enumerate(files) if item.nodeid.startswith(name)), 0)
 
 
 def _rank(item: pytest.Item, group: str) -> int:

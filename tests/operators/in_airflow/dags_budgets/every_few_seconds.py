@@ -1,4 +1,4 @@
-"""A schedule without a natural end of spending: four pictures of $0.134 every ten seconds."""
+"""A schedule without a natural end of spending: two pictures of $0.134 every ten seconds."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -13,9 +13,10 @@ with DAG(
     catchup=False,
     max_active_runs=2,
 ):
-    for number in range(4):
+    for number in range(2):
         DeepshiGenerateImageOperator(
             task_id=f"picture_{number}",
+            deepshi_conn_id="deepshi_limited",
             prompt=f"{{{{ run_id }}}} {number}",
             model="nano-banana-pro",
             resolution="1K",
