@@ -22,6 +22,7 @@ Json = dict[str, Any]
 
 #: Number of retries if the server's database is locked.
 _LOCKED_TRIES = 3
+_PAGE = 100
 
 
 class AirflowApi:
@@ -114,7 +115,10 @@ class AirflowApi:
         """Return all task instances of a run, at most 1,000."""
         path = f"{_run(dag_id, run_id)}/taskInstances"
         found: list[Json] = []
-        while page := self.get(path, limit=100, offset=len(found))["task_instances"]:
+        while len(found) % _PAGE == 0:  # a shorter page is the last one
+            page = self.get(path, limit=_PAGE, offset=len(found))["task_instances"]
+            if not page:
+                break
             found += page
         return found
 
