@@ -32,6 +32,8 @@ os.environ |= {
 tempfile.tempdir = _HOME.name
 Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 
+#: The environment variable with the URL of the S3 server that all workers share.
+_SHARED_S3 = "DEEPSHI_TESTS_S3"
 #: Each takes about 500 MB.
 MOST_WORKERS = 6
 #: Fixtures that start all processes of an Airflow.
@@ -50,13 +52,22 @@ hypothesis.settings.load_profile("any machine")  # unless --hypothesis-profile n
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
-from tests.services.seaweedfs import SeaweedFS  # noqa: E402
+from tests.services.seaweedfs import S3Server, SeaweedFS  # noqa: E402
 from tests.support.everyday_airflow import everyday_airflow  # noqa: E402
 from tests.support.hooks import connect, hook, log_lines  # noqa: E402
 from tests.support.places import local, new_place, place, s3_place  # noqa: E402
 from tests.support.scheduling import AIRFLOWS, Scheduling, group_of, in_order  # noqa: E402
 
 __all__ = ["connect", "everyday_airflow", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one S3 server before the workers of pytest-xdist, which inherit its URL."""
+    if config.getoption("numprocesses", None) and "not s3" not in config.option.markexpr:
+        running = contextlib.ExitStack()
+        config.add_cleanup(running.close)
+        server = running.enter_context(SeaweedFS(Path(_HOME.name, "s3")))
+        os.environ[_SHARED_S3] = server.endpoint_url
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -128,17 +139,20 @@ def emulator(emulator_process: Callable[[str], Emulator], scheme: str, monkeypat
 
 
 @pytest.fixture(scope="session")
-def seaweedfs_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """One S3 server process for the whole session."""
-    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
-        yield server
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Return the S3 server of all workers, or one for this session. Tests that stop a server start their own."""
+    with contextlib.ExitStack() as running:
+        if url := os.environ.get(_SHARED_S3):
+            yield running.enter_context(contextlib.closing(S3Server(url)))
+        else:
+            yield running.enter_context(SeaweedFS(tmp_path_factory.mktemp("seaweedfs")))
 
 
 @pytest.fixture
-def s3(seaweedfs_process: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> SeaweedFS:
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The S3 server, behind the connection ``s3_test``."""
-    monkeypatch.setenv("AIRFLOW_CONN_S3_TEST", seaweedfs_process.airflow_connection_json())
-    return seaweedfs_process
+    monkeypatch.setenv("AIRFLOW_CONN_S3_TEST", s3_server.airflow_connection_json())
+    return s3_server
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.jobs.inputs import read_inputs
 from tests.services.s3_proxy import S3Proxy
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.support.counts import posts
 from tests.support.servers import large_edit, open_files
 
@@ -149,7 +149,7 @@ async def test_inputs_that_were_already_read_stay_open(emulator: Emulator, hook:
 
 
 @pytest.mark.s3
-def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: SeaweedFS, png: File, large: File) -> None:
+def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: S3Server, png: File, large: File) -> None:
     for file, key in ((png, "in/a.png"), (large, "in/b c.png")):
         s3.client().put_object(Bucket="images", Key=key, Body=file.path.read_bytes())
     uris = ["s3://s3_test@images/in/a.png", str(png.path), "s3://s3_test@images/in/b c.png"]
@@ -169,7 +169,7 @@ def test_images_come_from_s3(emulator: Emulator, hook: DeepshiHook, s3: SeaweedF
 
 @pytest.mark.s3
 def test_images_are_opened_in_their_current_version_despite_cached_listings(
-    s3: SeaweedFS, png: File, large: File
+    s3: S3Server, png: File, large: File
 ) -> None:
     folder = uuid.uuid4().hex
     path = ObjectStoragePath(f"s3://images/{folder}", conn_id="s3_test")
@@ -193,7 +193,7 @@ def test_images_are_opened_in_their_current_version_despite_cached_listings(
 
 @pytest.mark.s3
 async def test_connection_of_the_images_is_an_argument(
-    emulator: Emulator, hook: DeepshiHook, s3: SeaweedFS, png: File
+    emulator: Emulator, hook: DeepshiHook, s3: S3Server, png: File
 ) -> None:
     s3.client().put_object(Bucket="images", Key="c.png", Body=png.path.read_bytes())
     (await hook.aedit(edit("s3://images/c.png"), images_conn_id="s3_test")).close()
@@ -243,7 +243,7 @@ def test_invalid_image_is_found_before_anything_is_sent(
 def test_failure_of_an_images_store_has_its_own_error(
     emulator: Emulator,
     hook: DeepshiHook,
-    s3: SeaweedFS,
+    s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,
     uri: str,
     kind: type[DeepshiError],
@@ -280,7 +280,7 @@ def test_input_without_a_directory_for_its_copy_costs_nothing(
 
 @pytest.mark.slow
 def test_input_with_an_unnoticed_truncated_download_is_not_sent(
-    emulator: Emulator, hook: DeepshiHook, proxy: S3Proxy, s3: SeaweedFS, large: File
+    emulator: Emulator, hook: DeepshiHook, proxy: S3Proxy, s3: S3Server, large: File
 ) -> None:
     """s3fs accepts a truncated answer without a length as complete; an edit of the cut image would be paid for."""
     s3.client().put_object(Bucket="images", Key="cut/large.png", Body=large.path.read_bytes())

@@ -16,7 +16,7 @@ from deepshi_provider.jobs.job import Job
 from deepshi_provider.jobs.outcome import ImageOutcome
 from tests.services.forks import last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy, connected
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.support.counts import posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import S3Place, images, state
@@ -33,7 +33,7 @@ def forgetful(proxy: S3Proxy) -> S3Proxy:
 
 
 @pytest.fixture
-def slow(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+def slow(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """The same server for another process, whose claims arrive only when the test releases them."""
     with connected(s3, monkeypatch) as proxy:
         proxy.ignores_conditions = True

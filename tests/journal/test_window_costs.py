@@ -30,7 +30,7 @@ from deepshi_provider.journal.run_costs import RunCosts, RunEntry
 from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 from tests.services.s3_proxy import S3Proxy
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.support.places import Place
 from tests.support.waiting import until
 
@@ -312,7 +312,7 @@ def asked(proxy: S3Proxy) -> tuple[set[str], int, int]:
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("count", [900, pytest.param(100_000, marks=pytest.mark.load)])
 async def test_a_month_is_known_from_two_listings_and_one_read(
-    proxy: S3Proxy, s3: SeaweedFS, s3_place: Place, count: int
+    proxy: S3Proxy, s3: S3Server, s3_place: Place, count: int
 ) -> None:
     world = World(s3_place, {"max_cost_usd_per_day": "1000000", "max_cost_usd_per_month": "1000000"})
     world.clock.set("2026-11-01T12:00:00")

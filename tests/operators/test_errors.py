@@ -28,7 +28,7 @@ from deepshi_provider.exceptions import (
     StorageFailed,
     TimedOut,
 )
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.support.counts import posts
 from tests.support.places import Place, S3Place, images
 from tests.support.tasks import TaskInstance, edit, execute, generate
@@ -117,7 +117,7 @@ def test_output_uri_that_may_name_two_places(
 
 
 @pytest.mark.s3
-def test_missing_bucket(emulator: Emulator, s3: SeaweedFS) -> None:
+def test_missing_bucket(emulator: Emulator, s3: S3Server) -> None:
     operator = generate(output_uri="s3://no-such-bucket/a", output_conn_id="s3_test")
     message, ti = fails(operator, StorageFailed, retried=True)
     assert "s3://no-such-bucket/a" in message

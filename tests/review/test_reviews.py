@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.review.reviewing import WAITING, Reviewing, Run
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 
 pytestmark = [pytest.mark.airflow, pytest.mark.s3, pytest.mark.timeout(600)]
 
@@ -231,7 +231,7 @@ def test_images_that_changed_during_the_review_are_not_chosen(reviewing: Reviewi
 
 @pytest.mark.parametrize("dag_id", ["review_file", "review_s3", "review_batch"])
 def test_an_image_replaced_in_its_store_is_neither_shown_nor_chosen(
-    dag_id: str, reviewing: Reviewing, seaweedfs_process: SeaweedFS
+    dag_id: str, reviewing: Reviewing, s3_server: S3Server
 ) -> None:
     """As another run with the same ``output_uri`` does. The XComs stay the same."""
     run = reviewing.start(dag_id)
@@ -242,7 +242,7 @@ def test_an_image_replaced_in_its_store_is_neither_shown_nor_chosen(
     Image.new("RGB", (64, 48)).save(data, "PNG")
     if uri.startswith("s3://"):
         bucket, _, name = uri.removeprefix("s3://").partition("/")
-        seaweedfs_process.client().put_object(Bucket=bucket, Key=name, Body=data.getvalue())
+        s3_server.client().put_object(Bucket=bucket, Key=name, Body=data.getvalue())
     else:
         Path(uri.removeprefix("file://")).write_bytes(data.getvalue())
 

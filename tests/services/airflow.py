@@ -21,7 +21,7 @@ from tests.support.waiting import wait_for
 
 from .airflow_api import AirflowApi, Json
 from .airflow_database import create
-from .airflow_settings import environment, import_before_tasks, write_passwords
+from .airflow_settings import environment, write_local_settings, write_passwords
 from .processes import Process, free_ports
 
 
@@ -69,7 +69,7 @@ class Airflow(AirflowApi):
     def __enter__(self) -> Self:
         self._component_logs.mkdir(parents=True, exist_ok=True)
         write_passwords(self.home)
-        import_before_tasks(self.home)
+        write_local_settings(self.home)
         try:
             self._create_database()
             self._spawn_components()

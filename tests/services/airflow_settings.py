@@ -13,19 +13,30 @@ from pathlib import Path
 USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
 """User name to password; each user's role has the user's name."""
 
-_IMPORTED_BY_TASKS = (
-    "airflow.dag_processing.dagbag",
-    "airflow.providers.amazon.aws.fs.s3",
-    "airflow.providers.amazon.aws.hooks.s3",
-    "airflow.sdk.execution_time.task_runner",
-    "anyio._backends._asyncio",
-    "s3fs",
-    "deepshi_provider.client.client",
-    "deepshi_provider.hooks.deepshi",
-    "deepshi_provider.jobs.engine",
-    "deepshi_provider.operators.images",
-    "deepshi_provider.triggers.images",
-)
+#: Tasks are processes that are forked from the scheduler, or from a Celery worker: what is imported there need not be
+#: imported again by each task, which takes longer than the rest of most tasks.
+#: In the triggerer a full run of the garbage collector stops the loop for 0.2 s and more, by the million objects that
+#: Airflow and botocore keep. Without these objects, what is measured is what triggers do.
+_LOCAL_SETTINGS = """
+import gc
+import os
+import sys
+
+if {"scheduler", "triggerer", "worker"} & set(sys.argv):
+    import airflow.dag_processing.dagbag
+    import airflow.providers.amazon.aws.fs.s3
+    import airflow.sdk.execution_time.task_runner
+    import aiobotocore.session
+    import anyio._backends._asyncio
+    import s3fs
+    import deepshi_provider.hooks.deepshi
+    import deepshi_provider.jobs.engine
+    import deepshi_provider.operators.images
+    import deepshi_provider.triggers.images
+
+if "triggerer" in sys.argv:
+    os.register_at_fork(after_in_child=gc.freeze)
+"""
 
 
 def environment(home: Path, dags_folder: Path, port: int, parallelism: int, extra: Mapping[str, str]) -> dict[str, str]:
@@ -52,16 +63,11 @@ def write_passwords(home: Path) -> None:
     _passwords_file(home).write_text(json.dumps(USERS), encoding="utf-8")
 
 
-def import_before_tasks(home: Path) -> None:
-    """Let the scheduler import what all tasks import, since its workers and their tasks are forks of it.
-
-    Otherwise each task imports it again, which takes longer than the rest of the task.
-    """
+def write_local_settings(home: Path) -> None:
+    """Write the module that Airflow's processes import when they start."""
     folder = home / "config"
     folder.mkdir(parents=True, exist_ok=True)
-    modules = "".join(f"    import {module}\n" for module in _IMPORTED_BY_TASKS)
-    text = f'import sys\n\nif "scheduler" in sys.argv:\n{modules}'
-    (folder / "airflow_local_settings.py").write_text(text, encoding="utf-8")
+    (folder / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
 
 
 def _passwords_file(home: Path) -> Path:

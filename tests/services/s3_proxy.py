@@ -21,7 +21,7 @@ from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from botocore.credentials import Credentials  # type: ignore[import-untyped]
 
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 
 _NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 _REFUSAL = b"<Error><Code>AccessDenied</Code><Message>no more writes</Message></Error>"
@@ -46,7 +46,7 @@ class S3Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, server: SeaweedFS) -> None:
+    def __init__(self, server: S3Server) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.refuse: str | None = None
         self.refused: list[str] = []
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def connected(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+def connected(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """A proxy before the S3 server, for jobs that use its connection."""
     with S3Proxy(s3) as proxy:
         monkeypatch.setenv(f"AIRFLOW_CONN_{proxy.conn_id.upper()}", proxy.airflow_connection_json())
@@ -185,7 +185,7 @@ def connected(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Prox
 
 
 @pytest.fixture
-def proxy(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """The proxy of a test that needs one."""
     with connected(s3, monkeypatch) as proxy:
         yield proxy

@@ -20,16 +20,56 @@ from .authority import Authority
 from .processes import Process, free_ports
 
 
-class SeaweedFS:
-    """Runs during a ``with`` block; checks signatures, so credentials must be valid.
+class S3Server:
+    """A running S3 server with a bucket ``images``; checks signatures, so credentials must be valid."""
+
+    access_key = "test-access-key"
+    secret_key = "test-secret-key"
+
+    def __init__(self, endpoint_url: str, ca_file: Path | None = None) -> None:
+        self.endpoint_url = endpoint_url
+        self._trust = str(ca_file) if ca_file else None
+        self._client: BaseClient | None = None
+
+    def client(self) -> BaseClient:
+        """Return a botocore client that does not retry; always the same, since making one takes long."""
+        if self._client is None:
+            self._client = self._new_client()
+        return self._client
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def airflow_connection_json(self) -> str:
+        """Return the value for ``AIRFLOW_CONN_<ID>``, a connection of type ``aws``."""
+        extra = {"endpoint_url": self.endpoint_url, "region_name": "us-east-1"}
+        if self._trust:
+            extra["verify"] = self._trust
+        connection = {"conn_type": "aws", "login": self.access_key, "password": self.secret_key, "extra": extra}
+        return json.dumps(connection)
+
+    def _new_client(self) -> BaseClient:
+        return botocore.session.Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            verify=self._trust,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+
+class SeaweedFS(S3Server):
+    """Runs during a ``with`` block.
 
     :param directory: An empty or new directory for data and log.
     :param buckets: Buckets to create at the first start.
     :param authority: Issuer of the certificate, if S3 is served over TLS.
     """
-
-    access_key = "test-access-key"
-    secret_key = "test-secret-key"
 
     def __init__(
         self, directory: Path, buckets: Sequence[str] = ("images",), *, authority: Authority | None = None
@@ -39,8 +79,8 @@ class SeaweedFS:
         self._ports = dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True))
         self._process: Process | None = None
         self._authority = authority
-        self._client: BaseClient | None = None
-        self.endpoint_url = f"{'https' if authority else 'http'}://127.0.0.1:{self._ports['s3.port']}"
+        url = f"{'https' if authority else 'http'}://127.0.0.1:{self._ports['s3.port']}"
+        super().__init__(url, authority.ca_file if authority else None)
 
     def __enter__(self) -> SeaweedFS:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -84,38 +124,7 @@ class SeaweedFS:
             self._process.terminate(timeout=5)
             self._process = None
             self._remove_sockets()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-    def client(self) -> BaseClient:
-        """Return a botocore client that does not retry; always the same, since making one takes long."""
-        if self._client is None:
-            self._client = self._new_client()
-        return self._client
-
-    def _new_client(self) -> BaseClient:
-        return botocore.session.Session().create_client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            verify=self._trust,
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-
-    def airflow_connection_json(self) -> str:
-        """Return the value for ``AIRFLOW_CONN_<ID>``, a connection of type ``aws``."""
-        extra = {"endpoint_url": self.endpoint_url, "region_name": "us-east-1"}
-        if self._trust:
-            extra["verify"] = self._trust
-        connection = {"conn_type": "aws", "login": self.access_key, "password": self.secret_key, "extra": extra}
-        return json.dumps(connection)
-
-    @property
-    def _trust(self) -> str | None:
-        return str(self._authority.ca_file) if self._authority else None
+        self.close()
 
     def _remove_sockets(self) -> None:
         """Remove what the server leaves behind, in /tmp whatever TMPDIR says."""

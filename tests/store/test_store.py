@@ -24,7 +24,7 @@ from deepshi_provider.exceptions import InvalidConnection, StorageFailed
 from deepshi_provider.hooks.directories import STORES
 from deepshi_provider.store.store import Store
 from tests.services.s3_proxy import S3Proxy
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.support.places import LocalPlace, Place, S3Place, images
 
 
@@ -208,7 +208,7 @@ async def test_unknown_protocol_is_a_storage_failure() -> None:
 
 
 @pytest.mark.s3
-async def test_missing_bucket_is_never_an_empty_directory_and_not_created(s3: SeaweedFS) -> None:
+async def test_missing_bucket_is_never_an_empty_directory_and_not_created(s3: S3Server) -> None:
     store = STORES.at("s3://no-such-bucket/a", "s3_test")
     for work in (
         store.list(),

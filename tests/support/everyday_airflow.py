@@ -13,7 +13,7 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.services.airflow import Airflow
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,11 +36,9 @@ class EverydayAirflow:
 
 
 @pytest.fixture(scope="session")
-def everyday_airflow(
-    tmp_path_factory: pytest.TempPathFactory, seaweedfs_process: SeaweedFS
-) -> Iterator[EverydayAirflow]:
+def everyday_airflow(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[EverydayAirflow]:
     root = tmp_path_factory.mktemp("everyday")
-    images, dags, s3 = root / "images", root / "dags", seaweedfs_process
+    images, dags, s3 = root / "images", root / "dags", s3_server
     images.mkdir()
     dags.mkdir()
     with ExitStack() as running:

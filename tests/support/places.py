@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 
 
 class Place(Protocol):
@@ -58,7 +58,7 @@ class LocalPlace:
 
 @dataclass(frozen=True)
 class S3Place:
-    server: SeaweedFS
+    server: S3Server
     prefix: str
     conn_id: str = "s3_test"
 

@@ -17,7 +17,7 @@ import pytest
 from deepshi_provider.client.metrics import micro_usd
 from deepshi_provider.emulator.testing import Emulator
 from tests.services.airflow import Airflow
-from tests.services.seaweedfs import SeaweedFS
+from tests.services.seaweedfs import S3Server
 from tests.services.statsd import StatsD
 from tests.support.places import S3Place
 from tests.support.waiting import wait_for
@@ -40,7 +40,7 @@ class Observed:
 
     airflow: Airflow
     deepshi: Emulator
-    s3: SeaweedFS
+    s3: S3Server
     statsd: StatsD
     images: Path
     events_path: Path
@@ -86,7 +86,7 @@ class Observed:
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+def observed(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Observed]:
     root = tmp_path_factory.mktemp("observed")
     events = root / "events.json"
     events.touch()
@@ -96,14 +96,13 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     with (
         StatsD() as statsd,
         Emulator(latency=0) as deepshi,
-        SeaweedFS(root / "s3") as s3,
         Airflow(
             root / "airflow",
             HERE / "dags",
             env={
                 **statsd.environment(),
                 "AIRFLOW_CONN_DEEPSHI_DEFAULT": deepshi.connection_json(output_uri=(root / "images").as_uri()),
-                "AIRFLOW_CONN_S3_TEST": s3.airflow_connection_json(),
+                "AIRFLOW_CONN_S3_TEST": s3_server.airflow_connection_json(),
                 "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
                 "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
                 "HOOK_LINEAGE": str(hook_lineage),
@@ -119,7 +118,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         yield Observed(
             airflow=airflow,
             deepshi=deepshi,
-            s3=s3,
+            s3=s3_server,
             statsd=statsd,
             images=root / "images",
             events_path=events,

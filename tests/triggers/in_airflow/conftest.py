@@ -14,31 +14,11 @@ from tests.triggers.in_airflow.world import API_KEY, World
 
 DAGS = Path(__file__).parent / "dags"
 
-#: Task processes are forked from the scheduler: with these imports there, each starts a second earlier.
-#: In the triggerer a full run of the garbage collector stops the loop for 0.2 s and more, by the million objects that
-#: Airflow and botocore keep. Without these objects, what is measured is what triggers do.
-PRELOAD = """
-import gc
-import os
-import sys
-
-if {"scheduler", "triggerer"} & set(sys.argv):
-    import aiobotocore.session
-    import s3fs
-    import deepshi_provider.operators.images
-
-if "triggerer" in sys.argv:
-    os.register_at_fork(after_in_child=gc.freeze)
-"""
-
 
 @pytest.fixture(scope="package")
 def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("deferred")
     (root / "images").mkdir()
-    config = root / "airflow" / "config"
-    config.mkdir(parents=True)
-    (config / "airflow_local_settings.py").write_text(PRELOAD)
     with (
         Emulator(latency=0.5, api_key=API_KEY, tls=True) as deepshi,
         SeaweedFS(root / "s3") as s3,
