@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -36,8 +35,6 @@ Path(_HOME.name).chmod(0o711)  # PostgreSQL runs as another user
 _SHARED_S3 = "DEEPSHI_TESTS_S3"
 #: Each takes about 500 MB.
 MOST_WORKERS = 6
-#: Fixtures that start all processes of an Airflow.
-_AIRFLOWS = frozenset({"everyday_airflow", "observed", "running_world", "site"})
 
 #: Files in which all tests are marked "airflow".
 _IN_BROWSERS = frozenset({"test_page.py", "test_reviews.py"})
@@ -51,14 +48,27 @@ hypothesis.settings.load_profile("any machine")  # unless --hypothesis-profile n
 
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
 from tests.services.authority import Authority  # noqa: E402
+from tests.services.dag_runs import DagRuns  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
 from tests.services.seaweedfs import S3Server, SeaweedFS  # noqa: E402
 from tests.support.everyday_airflow import everyday_airflow  # noqa: E402
 from tests.support.hooks import connect, hook, log_lines  # noqa: E402
 from tests.support.places import local, new_place, place, s3_place  # noqa: E402
-from tests.support.scheduling import AIRFLOWS, Scheduling, group_of, in_order  # noqa: E402
+from tests.support.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: E402
 
-__all__ = ["connect", "everyday_airflow", "hook", "local", "log_lines", "new_place", "place", "proxy", "s3_place"]
+__all__ = [
+    "connect",
+    "everyday_airflow",
+    "hook",
+    "local",
+    "log_lines",
+    "new_place",
+    "place",
+    "proxy",
+    "pytest_collection_modifyitems",
+    "pytest_xdist_make_scheduler",
+    "s3_place",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,12 +81,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    """Assign each file to one worker, and all that start a whole Airflow to the same one."""
-    return Scheduling(config, log)
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker per processor for the fast tests, three more for all: most of the long ones wait for others."""
     return min(MOST_WORKERS, (os.cpu_count() or 1) + (0 if "not slow" in config.option.markexpr else 3))
@@ -85,18 +89,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import no Playwright, which takes a second in each worker, if tests in a browser are left out."""
     return True if collection_path.name in _IN_BROWSERS and "not airflow" in config.option.markexpr else None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the slowest tests, and refuse a whole Airflow in files that the scheduler does not list."""
-    items[:] = in_order(items)
-    unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) not in AIRFLOWS}
-    if unknown:
-        raise pytest.UsageError(f"tests/support/scheduling.py does not know that they start an Airflow: {unknown}")
-
-
-def _starts_airflow(item: pytest.Item) -> bool:
-    return not _AIRFLOWS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:
@@ -121,6 +113,13 @@ def emulator_process() -> Iterator[Callable[[str], Emulator]]:
     """Return one emulator process for the whole session, without latency, for ``http`` or ``https``."""
     with contextlib.ExitStack() as running:
         yield cache(lambda scheme: running.enter_context(Emulator(tls=scheme == "https")))
+
+
+@pytest.fixture(scope="session")
+def dag_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRuns]:
+    """One process that runs DAGs with ``dag.test()``, for the whole session."""
+    with DagRuns(tmp_path_factory.mktemp("dag-runs")) as runs:
+        yield runs
 
 
 @pytest.fixture

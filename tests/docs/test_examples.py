@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ import pytest
 
 from deepshi_provider.emulator.testing import Emulator
 from tests.docs.pages import DOCS
-from tests.services.airflow_database import new_home
-from tests.services.airflow_programs import call, environment
+from tests.services.dag_runs import DagRuns
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
@@ -32,17 +30,16 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def ran(dag_runs: DagRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     root = tmp_path_factory.mktemp("docs")
     dags, images = root / "dags", root / "images"
     shutil.copytree(DOCS / "examples", dags, ignore=shutil.ignore_patterns("__pycache__"))
 
     with Emulator() as emulator:
-        env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
-        new_home(root / "airflow")
-        call("airflow", "pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred", env=env)
-        log = call("tests.support.run_dags", env=env, cwd=root)
-        states = {run["dag_id"]: run["state"] for run in json.loads(log.splitlines()[-1])}
+        variables = {"AIRFLOW_CONN_DEEPSHI_DEFAULT": emulator.connection_json(output_uri=images.as_uri())}
+        pool = ["pools", "set", "deepshi", "16", "requests in flight at Deepshi", "--include-deferred"]
+        runs, log = dag_runs.run(dags, variables=variables, commands=[pool], cwd=root)
+        states = {run["dag_id"]: run["state"] for run in runs}
         yield Ran(states, emulator.requests(), images, log)
 
 

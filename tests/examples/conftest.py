@@ -1,4 +1,4 @@
-"""All example DAGs and some others, run once with ``dag.test()`` in a separate Airflow."""
+"""All example DAGs and some others, run with ``dag.test()`` in a separate Airflow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.services.airflow_database import new_home
-from tests.services.airflow_programs import call, environment
+from tests.services.dag_runs import DagRuns
 from tests.support.models import WITH_MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -85,25 +85,25 @@ def etl_connections(root: Path) -> dict[str, str]:
     }
 
 
+def local(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.width, image.height
+
+
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(dag_runs: DagRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     root = tmp_path_factory.mktemp("examples")
     dags, images = root / "dags", root / "images"
     shutil.copytree(Path(__file__).parent / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     for name in EXAMPLES:
         shutil.copy(ROOT / "dags_examples" / f"{name}.py", dags)
     with Emulator() as emulator:
-        env = environment(root / "airflow", dags, emulator.connection_json(output_uri=images.as_uri()))
-        env |= etl_connections(root) | MODEL
+        deepshi = {"AIRFLOW_CONN_DEEPSHI_DEFAULT": emulator.connection_json(output_uri=images.as_uri())}
         images.mkdir()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(PRODUCTS), images / "products.parquet")
-        new_home(root / "airflow")
-        log = call("tests.support.run_dags", *RUNS, env=env)
-        yield Runs(
-            root / "airflow" / "airflow.db",
-            images,
-            json.loads(log.splitlines()[-1]),
-            emulator.requests(),
-            log,
-            root / "warehouse.duckdb",
-        )
+        states, log = dag_runs.run(dags, RUNS, variables=deepshi | etl_connections(root) | MODEL)
+        yield Runs(dag_runs.database, images, states, emulator.requests(), log, root / "warehouse.duckdb")

@@ -1,4 +1,4 @@
-"""One run of each DAG of this folder, all in one process, with ``dag.test()`` and a database."""
+"""One run of each DAG of this folder, with ``dag.test()`` and a database."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.services.airflow_database import new_home
-from tests.services.airflow_programs import call, environment
+from tests.services.dag_runs import DagRuns
 from tests.support.places import LocalPlace
 
-DAGS = ["mapped", "mapped_over_xcom", "chain", "native", "retried", "lazy", "labelled", "names", "edits", "hooked"]
+DAGS = ["mapped", "mapped_over_xcom", "chain", "native", "retried", "lazy", "labelled", "names", "edits", "bought"]
 
 
 class Runs(NamedTuple):
@@ -62,9 +61,8 @@ def _name(task_id: str, map_index: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """One run of each DAG, all in one separate process."""
-    home = tmp_path_factory.mktemp("airflow")
+def runs(dag_runs: DagRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """One run of each DAG."""
     place = LocalPlace(tmp_path_factory.mktemp("images"))
     with Emulator(tls=True) as emulator:
         emulator.fault("not_an_image", prompt="a spoilt boat")
@@ -72,8 +70,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         emulator.fault("status", status=402, prompt="a refused boat", times=None)
         emulator.fault("status", status=402, prompt="a refused chair", times=None)
         emulator.fault("cut", prompt="a boat sent once", times=None, charged=False)
-        connection = emulator.connection_json(output_uri=place.uri)
-        env = environment(home, Path(__file__).parent / "dags", connection, log_level="INFO")
-        new_home(home)
-        log = call("tests.support.run_dags", *DAGS, env=env)
-        yield Runs(home / "airflow.db", place, emulator.requests(), log)
+        variables = {"AIRFLOW_CONN_DEEPSHI_DEFAULT": emulator.connection_json(output_uri=place.uri)}
+        _, log = dag_runs.run(Path(__file__).parent / "dags", DAGS, variables=variables)
+        yield Runs(dag_runs.database, place, emulator.requests(), log)

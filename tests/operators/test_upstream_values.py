@@ -108,11 +108,11 @@ def test_cost_sheets_have_the_labels_of_their_picture(runs: Runs) -> None:
 
 
 def test_the_budget_of_a_run_counts_what_a_hook_has_bought(runs: Runs) -> None:
-    costs = runs.xcoms("hooked", "return_value")["buy"]
+    costs = runs.xcoms("bought", "return_value")["buy"]
     sent = runs.sent("bought by a hook")
     assert [request["cost_usd"] for request in sent] == costs, "one picture each, by the server's books"
     assert sum(map(Decimal, costs)) > Decimal("0.0000031")
-    assert (runs.tries("hooked")["after"], runs.sent("after the hook")) == (("failed", 1), [])
+    assert (runs.tries("bought")["after"], runs.sent("after the hook")) == (("failed", 1), [])
     assert "max_run_cost_usd $0.0000031" in runs.log
 
 

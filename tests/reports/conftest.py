@@ -1,4 +1,4 @@
-"""One run of each DAG of this folder, all in one process, each with its own emulator, whose ledger is compared."""
+"""One run of each DAG of this folder, each with its own emulator, whose ledger is compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from deepshi_provider.emulator.testing import Emulator
-from tests.services.airflow_database import new_home
-from tests.services.airflow_programs import call, environment
+from tests.services.dag_runs import DagRuns
 from tests.support.places import LocalPlace
 from tests.support.run_dags import MARK
 
@@ -49,10 +48,9 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+def runs(dag_runs: DagRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     """The runs by DAG id."""
     root = tmp_path_factory.mktemp("reports")
-    home, dags = root / "airflow", Path(__file__).parent / "dags"
     with contextlib.ExitStack() as running:
         servers = {dag_id: running.enter_context(Emulator()) for dag_id in DAGS}
         places = {dag_id: LocalPlace(root / dag_id) for dag_id in DAGS}
@@ -63,15 +61,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
             server.fault("not_an_image", prompt="a spoilt boat")
             server.fault("cut", prompt="a lost boat", charged=True)
             server.fault("status", status=402, prompt="a refused boat", times=None)
-        env = environment(home, dags, "", log_level="INFO")
-        env |= {f"DEEPSHI_OF_{d}": servers[d].connection_json(output_uri=places[d].uri) for d in DAGS}
-        new_home(home)
-        log = call("tests.support.run_dags", *(f"{dag_id}=DEEPSHI_OF_{dag_id}" for dag_id in DAGS), env=env)
+        variables = {f"DEEPSHI_OF_{d}": servers[d].connection_json(output_uri=places[d].uri) for d in DAGS}
+        dags = [f"{dag_id}=DEEPSHI_OF_{dag_id}" for dag_id in DAGS]
+        _, log = dag_runs.run(Path(__file__).parent / "dags", dags, variables=variables)
         logs = dict(part.split("\n", 1) for part in log.split(MARK)[1:])
         yield {
             dag_id: Run(
                 dag_id,
-                home / "airflow.db",
+                dag_runs.database,
                 places[dag_id],
                 server.requests(),
                 Decimal(server.stats()["cost_usd"]),

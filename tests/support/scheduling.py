@@ -26,15 +26,19 @@ AIRFLOWS = {
         "tests/examples/test_ui.py",
     ),
 }
+#: Fixtures that start all processes of an Airflow.
+_AIRFLOWS = frozenset({"everyday_airflow", "observed", "running_world", "site"})
 #: Marks of files that take long. Short files come last, so that no worker has a long one at the end.
 LONG = ("packaging", "airflow", "slow", "s3")
 
 
-#: Files that check the results of one process with ``dag.test()``, by the name of the group.
+#: Files that use the process of the fixture ``dag_runs``.
 DAG_RUNS = {
-    "examples": ("tests/examples/test_examples.py", "tests/examples/test_with_models.py"),
-    "reports": ("tests/reports/",),
-    "operators": ("tests/operators/test_dags.py", "tests/operators/test_upstream_values.py"),
+    "dag runs": (
+        *("tests/examples/test_examples.py", "tests/examples/test_with_models.py", "tests/docs/test_examples.py"),
+        *("tests/operators/test_dags.py", "tests/operators/test_upstream_values.py"),
+        *("tests/reports/test_hook_purchases.py", "tests/reports/test_report_of_a_run.py"),
+    ),
 }
 
 
@@ -53,6 +57,24 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it is not annotat
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Assign each file to one worker, and all that start a whole Airflow to the same one."""
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slowest tests, and refuse a whole Airflow in files that the scheduler does not list."""
+    items[:] = in_order(items)
+    unknown = {item.nodeid for item in items if _starts_airflow(item) and group_of(item.nodeid) not in AIRFLOWS}
+    if unknown:
+        raise pytest.UsageError(f"tests/support/scheduling.py does not know that they start an Airflow: {unknown}")
+
+
+def _starts_airflow(item: pytest.Item) -> bool:
+    return not _AIRFLOWS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def in_order(items: list[pytest.Item]) -> list[pytest.Item]:

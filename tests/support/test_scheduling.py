@@ -13,7 +13,7 @@ from tests.support.scheduling import AIRFLOWS, group_of
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
-from tests.conftest import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.support.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 """
 TESTS = """
 import os

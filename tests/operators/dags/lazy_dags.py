@@ -103,7 +103,7 @@ with DAG("labelled", schedule=None):
 
     drawn()
 
-with DAG("hooked", schedule=None):
+with DAG("bought", schedule=None):
 
     @task
     def buy() -> list[str]:
