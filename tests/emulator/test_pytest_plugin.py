@@ -86,7 +86,7 @@ def test_others_keep_their_connections():
 """
 
 
-def run_module(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -94,12 +94,8 @@ def run_module(folder: Path, *arguments: str, **environment: str) -> subprocess.
         "AIRFLOW_CONN_DEEPSHI_DEFAULT": "what was there before",
         **environment,
     }
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
-def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_module(folder, "pytest", "-p", "no:cacheprovider", *arguments, **environment)
 
 
 def project(folder: Path, tests: str, conftest: str = CONFTEST) -> Path:
@@ -109,10 +105,9 @@ def project(folder: Path, tests: str, conftest: str = CONFTEST) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_users_test_their_dags_with_it(tmp_path: Path, scheme: str) -> None:
-    conftest = CONFTEST + ("import pytest\n" + OVER_TLS if scheme == "https" else "")
-    done = run_pytest(project(tmp_path, TESTS, conftest), "-v", EXPECTED_SCHEME=scheme)
+def test_users_test_their_dags_with_it_over_tls(tmp_path: Path) -> None:
+    conftest = f"{CONFTEST}import pytest\n{OVER_TLS}"
+    done = run_pytest(project(tmp_path, TESTS, conftest), "-v", EXPECTED_SCHEME="https")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 
@@ -121,16 +116,16 @@ def test_users_test_their_dags_with_it(tmp_path: Path, scheme: str) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(version("apache-airflow") < "3.3", reason="the page is about the newest Airflow")
 def test_what_the_page_shows_works(tmp_path: Path) -> None:
+    """The page's tests, and beside them the others, over plain HTTP."""
     folder = project(tmp_path, ON_THE_PAGE)
+    (folder / "test_hooks.py").write_text(TESTS)
     (folder / "dags").mkdir()
     shutil.copy(ROOT / "docs" / "examples" / "boats.py", folder / "dags")
     env = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     new_home(folder / "airflow")  # the page's `airflow db migrate`
-    done = run_module(folder, "airflow", "dags", "reserialize", **env)
+    done = run_pytest(folder, "-v", EXPECTED_SCHEME="http", **env)
     assert done.returncode == 0, done.stdout + done.stderr
-    done = run_pytest(folder, **env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "6 passed" in done.stdout
 
 
 def test_the_fixtures_explain_themselves(tmp_path: Path) -> None:
