@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from deepshi_provider.costs.sheet import CostSheet
 from deepshi_provider.emulator.testing import Emulator
 from deepshi_provider.hooks.jobs import run_job as run
 from tests.services.s3_proxy import S3Proxy
+from tests.services.seaweedfs import SeaweedFS
 from tests.support.counts import error, posts, taken
 from tests.support.jobs import make_job
 from tests.support.places import LocalPlace, Place, S3Place, document, images, state
@@ -74,24 +76,33 @@ async def test_unreadable_record_of_a_loss_is_an_error_too(emulator: Emulator, l
 # ------------------------------------------------------------------ after payment
 
 
+@pytest.fixture
+def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
+    """An S3 server that a test may stop, behind the connection ``s3_own``."""
+    with SeaweedFS(tmp_path / "s3") as server:
+        monkeypatch.setenv("AIRFLOW_CONN_S3_OWN", server.airflow_connection_json())
+        yield server
+
+
 @pytest.mark.s3
-async def test_store_that_fails_for_seconds_after_payment_gets_the_image(emulator: Emulator, s3_place: S3Place) -> None:
+async def test_store_that_fails_for_seconds_after_payment_gets_the_image(emulator: Emulator, own_s3: SeaweedFS) -> None:
+    place = S3Place(own_s3, "images", "s3_own")
     emulator.settings(latency=1.0)
-    running = asyncio.create_task(run(make_job(s3_place)))
+    running = asyncio.create_task(run(make_job(place)))
     await until("the request", lambda: posts(emulator) == 1)
-    await asyncio.to_thread(s3_place.server.stop)
+    await asyncio.to_thread(own_s3.stop)
     try:
         await until("the payment", lambda: taken(emulator) > 0)
         await asyncio.sleep(1)
         assert not running.done()
     finally:
-        await asyncio.to_thread(s3_place.server.start)
+        await asyncio.to_thread(own_s3.start)
     manifest = await running
     assert (manifest.status, manifest.sends, posts(emulator)) == ("success", 1, 1)
     assert manifest.cost_usd == manifest.task_cost_usd == taken(emulator)
-    assert images(s3_place) == ["image-0.png"]
-    assert s3_place.read("image-0.png") == emulator.picture(emulator.requests()[0]["id"])
-    assert (await run(make_job(s3_place, owner={"try_number": 2}))).reused
+    assert images(place) == ["image-0.png"]
+    assert place.read("image-0.png") == emulator.picture(emulator.requests()[0]["id"])
+    assert (await run(make_job(place, owner={"try_number": 2}))).reused
     assert posts(emulator) == 1
 
 
