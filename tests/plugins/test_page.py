@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -146,7 +147,29 @@ def test_the_cost_is_the_first_and_largest_number(open_page: Callable[..., Page]
     assert sizes[0] > max(sizes[1:])
     expect(tile(page, "Cost")).to_contain_text("in the 30 days before")
     expect(tile(page, "This month")).to_contain_text("of $250.00 budget")
-    expect(page.locator("#month .limit-name")).to_have_text("Budget $250.00")
+    expect(page.locator("#month-legend")).to_have_text("spentforecastbudget $250.00")
+
+
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_no_label_of_a_chart_touches_a_line_or_another_label(open_page: Callable[..., Page], width: int) -> None:
+    page = open_page(f"{PREFIX}/")
+    page.set_viewport_size({"width": width, "height": 1000})
+    loaded(page)
+    charts = page.locator("#days svg, #month svg").all()
+    assert [chart.locator(".limit").count() for chart in charts] == [0, 1]
+    for chart in charts:
+        labels = [found.bounding_box() for found in chart.locator("text").all()]
+        drawn = [found.bounding_box() for found in chart.locator("line, polyline, polygon, rect").all()]
+        assert len(labels) >= 6
+        assert [(a, b) for a, b in combinations(labels, 2) if overlap(a, b)] == []
+        assert [(a, b) for a in labels for b in drawn if overlap(a, b)] == []
+
+
+def overlap(one: Any, other: Any) -> bool:
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in (("x", "width"), ("y", "height"))
+    )
 
 
 def test_days_and_dags_of_a_period_equal_their_sum(site: Site, open_page: Callable[..., Page]) -> None:

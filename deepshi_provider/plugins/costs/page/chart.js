@@ -6,8 +6,6 @@ import { bounds, count, exact, rounded, sum } from "./money.js";
 // Narrower than this, in pixels, bars of days become bars of weeks or months.
 const NARROWEST = 8.5;
 const MARGIN = { left: 58, right: 8, top: 12, bottom: 26 };
-// A limit's name is above its line.
-const ROOM = 1.15;
 const SUMS = ["cost_usd", "failed_usd"];
 const COUNTS = ["images", "untold", "unknown_outcomes"];
 
@@ -83,18 +81,20 @@ function ground(width, height, end, label) {
   return { chart, inner, yOf };
 }
 
-// A horizontal line at a limit, with its name.
-function limit(chart, width, y, text) {
-  chart.append(
-    shape("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y, class: "limit" }),
-    shape("text", { x: width - MARGIN.right, y: y > 24 ? y - 5 : y + 14, class: "label end limit-name" }, text),
-  );
+// A horizontal line at a limit; its name is in the legend, where no other line can cross it.
+function limit(chart, width, y) {
+  chart.append(shape("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y, class: "limit" }));
 }
 
-export function bars(buckets, kind, series, dayBudget, width) {
+// The limit of a day, if it is drawn: bars that are far below it would vanish.
+export function drawnBudget(buckets, kind, dayBudget) {
   const most = Math.max(...buckets.map((bucket) => Number(bucket.cost_usd)));
-  const budget = kind === "day" && dayBudget !== null ? Number(dayBudget) : null;
-  const end = roundUp(Math.max(most, budget !== null && budget < most * 4 ? budget * ROOM : 0));
+  return kind === "day" && dayBudget !== null && Number(dayBudget) < most * 4 ? dayBudget : null;
+}
+
+export function bars(buckets, kind, series, budget, width) {
+  const most = Math.max(...buckets.map((bucket) => Number(bucket.cost_usd)));
+  const end = roundUp(Math.max(most, Number(budget ?? 0)));
   const label = `Bars: cost per ${kind}, ${buckets[0].first} – ${buckets.at(-1).last}, at most ${rounded(String(most))}. The table below has the figures.`;
   const height = width < 560 ? 190 : 240;
   const { chart, inner, yOf } = ground(width, height, end, label);
@@ -124,15 +124,25 @@ export function bars(buckets, kind, series, dayBudget, width) {
       chart.append(shape("text", { x: left + thick / 2, y: height - 8, class: "label middle" }, KINDS[kind].name(bucket.first)));
     }
   });
-  if (budget !== null && budget <= end) limit(chart, width, yOf(budget), `Budget of a day ${rounded(dayBudget)}`);
+  if (budget !== null) limit(chart, width, yOf(Number(budget)));
   return chart;
 }
 
-export function legend(series, others, failed) {
+export function legend(series, others, failed, budget) {
   const entries = series.map((name, number) => [`s${number}`, name || "(unnamed)"]);
   if (others) entries.push(["s-others", "others"]);
   if (failed) entries.push(["failed", "paid, no picture"]);
-  return entries.map(([name, text]) => element("li", {}, mark(name), text));
+  const found = entries.map(([name, text]) => element("li", {}, mark(name), text));
+  return budget === null ? found : [...found, lineEntry("limit", `budget of a day ${rounded(budget)}`)];
+}
+
+export function monthLegend({ budget_usd }) {
+  const found = [lineEntry("line", "spent"), lineEntry("forecast", "forecast")];
+  return budget_usd === null ? found : [...found, lineEntry("limit", `budget ${rounded(budget_usd)}`)];
+}
+
+function lineEntry(name, text) {
+  return element("li", {}, shape("svg", { viewBox: "0 0 22 10", class: "stroke", "aria-hidden": "true" }, shape("line", { x1: 0, x2: 22, y1: 5, y2: 5, class: name })), text);
 }
 
 function mark(name) {
@@ -144,7 +154,7 @@ export function monthLine(month, width) {
   const length = date(month.end).getUTCDate();
   const [spent, forecast] = [Number(month.spent_usd), Number(month.forecast_usd)];
   const budget = month.budget_usd === null ? null : Number(month.budget_usd);
-  const end = roundUp(Math.max(spent, forecast, (budget ?? 0) * ROOM));
+  const end = roundUp(Math.max(spent, forecast, budget ?? 0));
   const label = `Line: ${exact(month.spent_usd)} spent this month, about ${rounded(month.forecast_usd)} expected by its end${budget === null ? "" : `, budget ${exact(month.budget_usd)}`}.`;
   const { chart, inner, yOf } = ground(width, 190, end, label);
   const xOf = (day) => MARGIN.left + (inner.width * day) / length;
@@ -156,7 +166,7 @@ export function monthLine(month, width) {
     shape("polyline", { points: line, class: "line" }),
     shape("line", { x1: xOf(today), y1: yOf(spent), x2: xOf(length), y2: yOf(forecast), class: "forecast" }),
   );
-  if (budget !== null) limit(chart, width, yOf(budget), `Budget ${rounded(month.budget_usd)}`);
+  if (budget !== null) limit(chart, width, yOf(budget));
   for (const day of [1, Math.ceil(length / 2), length]) {
     const anchor = day === 1 ? "" : day === length ? " end" : " middle";
     chart.append(shape("text", { x: xOf(day === 1 ? 0 : day), y: 182, class: `label${anchor}` }, named(`${month.start.slice(0, 8)}${String(day).padStart(2, "0")}`, DAY)));

@@ -1,6 +1,6 @@
 import { followTheme, outward, paths, sharedAddress } from "./airflow.js";
 import { budgetList } from "./budgets.js";
-import { bars, bucketsOf, kindOf, legend, monthLine } from "./chart.js";
+import { bars, bucketsOf, drawnBudget, kindOf, legend, monthLegend, monthLine } from "./chart.js";
 import { followAddress, open, setPictures } from "./dialog.js";
 import { amount, copies, element, part } from "./elements.js";
 import { fillGallery, MOST, PAGE } from "./gallery.js";
@@ -190,14 +190,16 @@ function draw() {
   const kind = kindOf(days, width);
   const buckets = bucketsOf(days, kind);
   part("days-title").textContent = `Cost per ${kind}`;
-  part("days").replaceChildren(bars(buckets, kind, series, month?.day_budget_usd ?? null, width));
+  const budget = drawnBudget(buckets, kind, month?.day_budget_usd ?? null);
+  part("days").replaceChildren(bars(buckets, kind, series, budget, width));
   const others = buckets.some((bucket) => Number(bucket.parts.at(-1)) > 0);
   const failed = buckets.some((bucket) => Number(bucket.failed_usd) > 0);
-  part("legend").replaceChildren(...legend(series, others, failed));
+  part("legend").replaceChildren(...legend(series, others, failed, budget));
   part("days-table").replaceChildren(...days.filter((day) => day.images || Number(day.cost_usd) || day.unknown_outcomes).map((day) => element("tr", {},
     element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }),
     element("td", { textContent: Number(day.failed_usd) ? exact(day.failed_usd) : "" }), element("td", { textContent: bounds(day, exact) }))));
   part("month").replaceChildren(monthLine(month, Math.max(240, Math.floor(part("month").clientWidth))));
+  part("month-legend").replaceChildren(...monthLegend(month));
   part("month-title").textContent = `${new Date(month.start).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" })} so far`;
   part("month-text").replaceChildren(amount(month.spent_usd), " spent, about ", amount(month.forecast_usd), " by its end if it goes on as in the last 14 days.");
   part("budgets").replaceChildren(...budgetList(month));
