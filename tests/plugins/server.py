@@ -43,7 +43,7 @@ class PageServer:
 
 @contextmanager
 def api_server(url: str, home: Path, *, is_new: bool = False) -> Iterator[PageServer]:
-    """Start an API server, and wait until it has counted the costs.
+    """Start an API server, and wait until it has counted the costs of the default period.
 
     :param is_new: whether to make Airflow's tables first.
     """
@@ -65,7 +65,7 @@ def api_server(url: str, home: Path, *, is_new: bool = False) -> Iterator[PageSe
 
     try:
         client.cookies.set("_token", wait_for("an API server", 300, token))
-        wait_for("a count ahead", 300, lambda: "are counted, in" in process.log_text())
+        wait_for("a count ahead", 300, lambda: "30 days are counted, in" in process.log_text())
         yield PageServer(url, client, psutil.Process(process.pid))
     finally:
         process.terminate()

@@ -62,7 +62,7 @@ def test_nothing_else_is_served(site: Site, route: str) -> None:
 
 def test_the_api_server_counts_before_anybody_asks(site: Site) -> None:
     """Airflow's own list of plugins still works with what starts the count."""
-    wait_for("a count ahead", 120, lambda: "Costs of the last days are counted" in site.airflow.log_text())
+    wait_for("a count ahead", 120, lambda: "Costs of the last 365 days are counted" in site.airflow.log_text())
     (plugin,) = [p for p in site.airflow.get("/plugins")["plugins"] if p["name"] == "deepshi_costs"]
     assert [found["name"] for found in plugin["fastapi_root_middlewares"]] == ["Deepshi costs, counted ahead"]
 

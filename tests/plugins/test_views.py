@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -232,3 +233,44 @@ def test_the_forecast_continues_the_last_days() -> None:
     # The rest of today, and fifteen more days.
     assert Decimal(month["forecast_usd"]) == Decimal("64.25") + Decimal("0.75") + 15
     assert (month["budget_usd"], month["day_budget_usd"]) == ("40", "2")
+
+
+def test_a_longer_book_has_the_same_sums_as_one_of_the_period() -> None:
+    lost = Tally()
+    lost.lost("a", "g", "class a")
+    rows = [
+        row(f"t{number % 3}", tally, day=DAY - timedelta(days=number), run_id=f"r{number}", dag_id="de"[number % 2])
+        for number in range(40)
+        for tally in (lost if number % 7 == 0 else paid(f"0.{number + 1:03}", model="ab"[number % 2]),)
+    ]
+    rows += [row("t", paid("9"), dag_id="secret", day=DAY - timedelta(days=number)) for number in (3, 30)]
+    rows += [rows[0]._replace(text="{}", timestamp=rows[number].timestamp) for number in (2, 5, 15, 30)]
+    start, first = DAY - timedelta(days=9), DAY - timedelta(days=19)
+    exact = [found for found in rows if first <= found.timestamp.date() <= DAY]
+    hidden, runs = set(), set()
+    every = Choice(dag_ids=frozenset({"d", "e"}))
+    for choice in (every, replace(every, dag_id="d"), replace(every, model="a"), replace(every, task_id="t1")):
+        views = [
+            View(Book(runs_from=from_).count(counted), choice, start, DAY, first)
+            for from_, counted in ((start, exact), (DAY - timedelta(days=25), rows))
+        ]
+        of_period, of_more = [
+            ({**found.as_json(TABLES), "counted_at": 0}, found.days_as_json("model"), list(table_csv(found, "runs")))
+            for found in views
+        ]
+        assert of_period == of_more
+        assert of_more[0]["unreadable"] == 3
+        runs.add(of_more[0]["totals"]["runs"])
+        hidden |= {found.hidden for found in views}
+    assert (hidden, max(runs)) == ({1}, 10)
+
+
+def test_a_view_does_not_change_the_book() -> None:
+    book = Book().count([row("t", paid("0.1"), run_id="r"), row("t", paid("0.2"), run_id="s"), *doubtful()])
+    before = {line: repr(found) for line, found in (*book.lines.items(), *book.days.items())}
+    for _ in range(2):
+        found = View(book, Choice(dag_ids=frozenset({"d"})), DAY, DAY)
+        found.as_json(TABLES)
+        found.days_as_json("dag")
+        list(table_csv(found, "days"))
+    assert before == {line: repr(found) for line, found in (*book.lines.items(), *book.days.items())}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -16,7 +17,12 @@ from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of,
 #: Errors of invalid sheets, which are counted but not added up.
 UNREADABLE = (msgspec.DecodeError, TypeError)
 
+#: A long count lets other threads of the API server run: so many rows take about two milliseconds.
+_ROWS_AT_ONCE = 100
+_PAUSE_S = 0.0001
+
 _ZERO = Decimal(0)
+_T = TypeVar("_T")
 
 
 class ModelPart(msgspec.Struct, gc=False):
@@ -138,7 +144,7 @@ class Sum:
 
 
 class Line(NamedTuple):
-    """Key of a sum; ``map_index`` is ``None`` if task instances are not distinguished.
+    """Key; ``map_index`` is ``None`` if task instances are not distinguished; ``run_id`` is empty if runs are not.
 
     ``conn_id`` is the Deepshi connection, or empty if several paid or the sheet does not name it.
     """
@@ -157,6 +163,11 @@ class Line(NamedTuple):
 class Book:
     """The lines of a period, or of one run.
 
+    :ivar by_instance: whether lines distinguish task instances.
+    :ivar days: sums of the lines without distinguishing runs, from which all tables but that of runs are added up; the
+        same as ``lines`` if task instances are distinguished.
+    :ivar runs_from: lines of earlier days do not distinguish runs; they are only compared with.
+    :ivar unreadable: number of invalid sheets by day.
     :ivar counted_at: unix seconds at which counting began; later sheets are not included.
     :ivar seconds: how long counting took.
     :ivar views: what readers have made of it, so that the same page is not added up twice.
@@ -164,12 +175,14 @@ class Book:
 
     by_instance: bool = False
     lines: dict[Line, Sum] = field(default_factory=dict)
-    unreadable: int = 0
+    days: dict[Line, Sum] = field(default_factory=dict)
+    runs_from: date = date.min
+    unreadable: Counter[date] = field(default_factory=Counter)
     truncated: bool = False
     counted_at: float = field(default_factory=time.time)
     seconds: float = 0.0
     views: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-    _texts: dict[str, str] = field(default_factory=dict, repr=False)
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def count(self, rows: Iterable[SheetRow], is_wanted: Callable[[SheetRow, Sheet], bool] | None = None) -> Book:
         """Add sheets, up to the maximum number; return the book."""
@@ -178,23 +191,29 @@ class Book:
             if number == MOST_SHEETS:
                 self.truncated = True
                 break
+            if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
+                time.sleep(_PAUSE_S)
             try:
                 sheet = decode(row.text)
             except UNREADABLE:
-                self.unreadable += 1
+                self.unreadable[day_of(row.timestamp)] += 1
             else:
                 if is_wanted is None or is_wanted(row, sheet):
                     self._enter(row, sheet)
-        self._texts.clear()
+        for found in self.lines.values():  # many runs cost the same
+            found.cost_usd = self._shared.setdefault(str(found.cost_usd), found.cost_usd)
+        self._shared.clear()
+        self.days = self.lines if self.by_instance else added(self.lines.items(), _without_run)
         self.seconds = time.monotonic() - begun
         return self
 
     def _enter(self, row: SheetRow, sheet: Sheet) -> None:
         dag_id, run_id, task_id, map_index, timestamp, _ = row
+        day = self._same(day_of(timestamp))
         where = (
-            day_of(timestamp),
+            day,
             self._same(dag_id),
-            self._same(run_id),
+            self._same(run_id) if day >= self.runs_from else "",
             self._same(task_id),
             map_index if self.by_instance else None,
             self._same(sheet.deepshi_conn_id or ""),
@@ -211,12 +230,33 @@ class Book:
                 found.running += not sheet.ended
                 found.incomplete += sheet.untold > 0 or sheet.cost_usd is None
 
-    def _same(self, text: str) -> str:
-        """Return one object per text, which all lines share."""
-        return self._texts.setdefault(text, text)
+    def _same(self, value: _T) -> _T:
+        """Return one object per value, which all lines share."""
+        return cast("_T", self._shared.setdefault(value, value))
 
-    def __iter__(self) -> Iterator[tuple[Line, Sum]]:
-        return iter(self.lines.items())
+
+def added(lines: Iterable[tuple[Any, Sum]], key_of: Callable[[Any], Any]) -> dict[Any, Sum]:
+    """Return the sums of the lines with the same key; that of one line is the line's own, so none must be changed."""
+    sums: dict[Any, Sum] = {}
+    own = set()
+    for line, found in lines:
+        key = key_of(line)
+        so_far = sums.get(key)
+        if so_far is None:
+            sums[key] = found
+            continue
+        if key not in own:
+            own.add(key)
+            first, so_far = so_far, Sum()
+            so_far.add(first)
+            sums[key] = so_far
+        so_far.add(found)
+    return sums
+
+
+def _without_run(line: Line) -> Line:
+    day, dag_id, _, task_id, map_index, conn_id, group, model = line
+    return Line(day, dag_id, "", task_id, map_index, conn_id, group, model)
 
 
 def _whole(sheet: Sheet) -> ModelPart:

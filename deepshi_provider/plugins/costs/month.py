@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from deepshi_provider.client.budgets import GroupBudgets
 from deepshi_provider.costs.money import amount_of
 from deepshi_provider.plugins.costs.access import Connection
-from deepshi_provider.plugins.costs.book import Sum
-from deepshi_provider.plugins.costs.views import View, added
+from deepshi_provider.plugins.costs.book import Sum, added
+from deepshi_provider.plugins.costs.views import View
 
 #: Number of whole days before today whose average the forecast uses for the rest of the month.
 BASIS_DAYS = 14

@@ -14,17 +14,17 @@ from sqlalchemy.orm import Session
 
 from deepshi_provider.plugins.costs.access import DagModel, DagTag, Reader, ReaderDep, create_session
 from deepshi_provider.plugins.costs.book import Book, Sheet
-from deepshi_provider.plugins.costs.kept import KeptBooks
+from deepshi_provider.plugins.costs.kept import KeptBooks, Period
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, sheet_rows
 from deepshi_provider.plugins.costs.views import Choice, View
 
 #: Maximum days of a period.
 MOST_DAYS = 366
 _USUAL_DAYS = 30
+#: Lengths of the periods that are counted before anybody asks, both until today: the page's default and its longest.
+AHEAD_DAYS = (_USUAL_DAYS, 365)
 #: Maximum number of views that a book keeps; those of a year have some MB each.
 _MOST_VIEWS = 4
-
-_books = KeptBooks()
 
 
 def today() -> date:
@@ -66,7 +66,7 @@ class Question:
     def as_json(self) -> dict[str, Any]:
         """Return the period, and the one before it."""
         start, end = self.scope.start, self.scope.end
-        before = _before(start, end)
+        before = Period.of(start, end).first
         return {
             "start": start.isoformat(),
             "end": end.isoformat(),
@@ -93,23 +93,22 @@ class Question:
         if self.scope.run:
             return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
         # A month is recent, so the book of the page's default period includes it.
-        book = self._book(end - timedelta(days=_USUAL_DAYS - 1) if period else start, end)
-        found: View | None = book.views.get((choice, start, end))
+        needed = Period.of(end - timedelta(days=_USUAL_DAYS - 1) if period else start, end)
+        book = self._book(needed)
+        key = (choice, start, end, needed.first)
+        found: View | None = book.views.get(key)
         if found is None:
             if len(book.views) >= _MOST_VIEWS:
                 book.views.clear()
-            found = book.views[choice, start, end] = View(book, choice, start, end)
+            found = book.views[key] = View(book, choice, start, end, needed.first)
         return found
 
-    def _book(self, start: date, end: date) -> Book:
-        # For all DAGs, so that all readers share one count; the view keeps only the DAGs that the reader may read.
-        scope = Scope(dag_ids=None, start=_before(start, end), end=end)
+    def _book(self, period: Period) -> Book:
         if self.text:
-            scope = replace(scope, word=_longest_word(self.text))
+            scope = replace(_scope(period), word=_longest_word(self.text))
             with create_session() as session:
                 return Book().count(sheet_rows(session, scope), self._has_text)
-
-        return _counted(scope, anew=self.anew)
+        return _books.get(period, anew=self.anew)
 
     def _has_text(self, row: SheetRow, sheet: Sheet) -> bool:
         if row.dag_id not in self.reader.dag_ids or not self.reader.may_read_prompts(row.dag_id):
@@ -189,23 +188,23 @@ def _question(
 QuestionDep = Annotated[Question, Depends(_question)]
 
 
-def count_default() -> Book:
-    """Count the costs of the page's default period and of the one before, unless they are cached."""
+def count_ahead(days: int) -> Book:
+    """Count the costs of the last days and of the period before, unless they are cached."""
     end = today()
-    return _counted(Scope(dag_ids=None, start=_before(end - timedelta(days=_USUAL_DAYS - 1), end), end=end))
+    return _books.get(Period.of(end - timedelta(days=days - 1), end))
 
 
-def _counted(scope: Scope, *, anew: bool = False) -> Book:
-    def count() -> Book:
-        with create_session() as session:
-            return Book().count(sheet_rows(session, scope))
-
-    return _books.get((scope.start, scope.end), count, anew=anew)
+def _scope(period: Period) -> Scope:
+    # For all DAGs, so that all readers share one count; the view keeps only the DAGs that the reader may read.
+    return Scope(dag_ids=None, start=period.first, end=period.end)
 
 
-def _before(start: date, end: date) -> date:
-    """Return the first day of the preceding period of the same length."""
-    return start - timedelta(days=(end - start).days + 1)
+def _count(period: Period) -> Book:
+    with create_session() as session:
+        return Book(runs_from=period.start).count(sheet_rows(session, _scope(period)))
+
+
+_books = KeptBooks(_count)
 
 
 def _longest_word(text: str | None) -> str | None:

@@ -6,14 +6,13 @@ Money is exact text; the browser rounds it for display.
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from deepshi_provider.plugins.costs.book import Book, Line, Sum
+from deepshi_provider.plugins.costs.book import Book, Line, Sum, added
 
 #: Maximum number of entries of each table; the rest is one entry.
 MOST_ENTRIES = 20
@@ -71,57 +70,66 @@ class Choice:
 class View:
     """The filtered lines of a book.
 
-    :param start: first day of the period; earlier lines are the preceding period.
+    :param start: first day of the period.
     :param end: last day.
+    :param first: first day of the preceding period; earlier lines are not used.
     """
 
-    def __init__(self, book: Book, choice: Choice, start: date, end: date) -> None:
-        self._book = book
+    def __init__(self, book: Book, choice: Choice, start: date, end: date, first: date = date.min) -> None:
+        self._book, self._choice = book, choice
+        self.unreadable = sum(number for day, number in book.unreadable.items() if first <= day <= end)
         self._start, self._end = start, end
         self.of_model = choice.model is not None
+        #: Lines that do not distinguish runs, unless the book is of one run.
         self.lines: dict[Line, Sum] = {}
         self.before = Sum()
         #: Number of lines of DAGs that the reader may not read.
         self.hidden = 0
         takes = choice.takes if choice.filters else None
         seen: set[tuple[str, str, str, str]] = set()
-        for line, found in book:
+        for line, found in book.days.items():
+            if not first <= line.day <= end:
+                continue
             if line.dag_id not in choice.dag_ids:
                 self.hidden += 1
                 continue
             if line.day < start:
                 if takes is None or takes(line):
                     self.before.add(found)
-            elif line.day <= end:
+            else:
                 seen.add((line.dag_id, line.model, line.conn_id, line.group))
                 if takes is None or takes(line):
                     self.lines[line] = found
         self.all_dags, self.all_models, self.all_conn_ids, self.all_groups = (
             {names[place] for names in seen} for place in range(4)
         )
-        # The runs are most of the lines, so all other tables are added up from these.
-        self._small = added(self.lines.items(), lambda line: (line.day, line.dag_id, line.task_id, line.model))
-        self._smallest = added(self._small.items(), lambda key: key[1:])
-        self._sums: dict[str, Sums] = {}
+        self._smallest = added(self.lines.items(), lambda line: (line.dag_id, line.task_id, line.model))
+        self._tables: dict[str, dict[str, Any]] = {}
         self.total = Sum()
         for found in self._smallest.values():
             self.total.add(found)
 
     def sums(self, table: str) -> Sums:
         """Return the sums of a table; a key holds the values of the table's fields."""
-        if table not in self._sums:
-            source = {"dags": self._smallest, "tasks": self._smallest, "models": self._smallest, "days": self._small}
-            found = added(source.get(table, self.lines).items(), _KEYS[table])
-            if table == "models" and ("",) in found and not _has_costs(found["",]):
-                del found["",]  # what has not bought anything yet has no model
-            self._sums[table] = found
-        return self._sums[table]
+        source = {"days": self.lines.items(), "runs": self._run_lines(), "instances": self._run_lines()}
+        found = added(source.get(table, self._smallest.items()), _KEYS[table])
+        if table == "models" and ("",) in found and not _has_costs(found["",]):
+            del found["",]  # what has not bought anything yet has no model
+        return found
+
+    def _run_lines(self) -> Iterator[tuple[Line, Sum]]:
+        """Yield the filtered lines with their runs, which are many more."""
+        choice, takes = self._choice, self._choice.takes if self._choice.filters else None
+        for line, found in self._book.lines.items():
+            is_in_period = self._start <= line.day <= self._end and line.dag_id in choice.dag_ids
+            if is_in_period and (takes is None or takes(line)):
+                yield line, found
 
     def as_json(self, tables: Iterable[str]) -> dict[str, Any]:
         """Return everything except the days."""
-        runs = len({(line.dag_id, line.run_id) for line in self.lines})
+        runs = self._table("runs")
         return {
-            "totals": {**self.written(self.total), "runs": runs},
+            "totals": {**self.written(self.total), "runs": len(runs["entries"]) + runs["others"]["count"]},
             "before": self.written(self.before),
             **{table: self._table(table) for table in tables},
             "choices": {
@@ -130,7 +138,7 @@ class View:
                 "connections": sorted(self.all_conn_ids - {""}),
                 "groups": sorted(self.all_groups - {""}),
             },
-            "unreadable": self._book.unreadable,
+            "unreadable": self.unreadable,
             "truncated": self._book.truncated,
             "counted_at": self._book.counted_at,
         }
@@ -140,10 +148,10 @@ class View:
 
         A part is what was paid for images; costs of attempts without an image are a separate part.
         """
-        place = 1 if stack == "dag" else 3
-        by_day = added(self._small.items(), lambda key: key[0])
-        parts = added(self._small.items(), lambda key: (key[0], key[place]))
-        names = _largest(added(self._smallest.items(), lambda key: key[place - 1]), MOST_PARTS)
+        name_of = _NAMES[stack]
+        parts = added(self.lines.items(), lambda line: (line.day, name_of(line)))
+        by_day = added(parts.items(), lambda key: key[0])
+        names = _largest(added(parts.items(), lambda key: key[1]), MOST_PARTS)
         days = []
         for number in range((self._end - self._start).days + 1):
             day = self._start + timedelta(days=number)
@@ -174,6 +182,12 @@ class View:
         }
 
     def _table(self, table: str) -> dict[str, Any]:
+        # Kept, unlike the sums: those of all runs take megabytes.
+        if table not in self._tables:
+            self._tables[table] = self._made_table(table)
+        return self._tables[table]
+
+    def _made_table(self, table: str) -> dict[str, Any]:
         """Return the most expensive entries, each with its names, and the sum of the rest."""
         sums = self.sums(table)
         shown = heapq.nsmallest(MOST_ENTRIES, sums.items(), key=most_expensive)
@@ -186,7 +200,8 @@ class View:
         return {"entries": entries, "others": {"count": len(sums) - len(shown), **self.written(others)}}
 
 
-#: From a key (DAG, task, model) to that of the table; for days, from one that begins with the day; else from a line.
+_NAMES: dict[Stack, Callable[[Line], str]] = {"dag": lambda line: line.dag_id, "model": lambda line: line.model}
+#: To the key of a table: from a line for days, runs and instances, else from DAG, task and model.
 _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "dags": lambda key: key[:1],
     "tasks": lambda key: key[:2],
@@ -195,14 +210,6 @@ _KEYS: dict[str, Callable[[Any], Hashable]] = {
     "runs": lambda line: line[1:3],
     "instances": lambda line: line[1:5],
 }
-
-
-def added(lines: Iterable[tuple[Any, Sum]], key_of: Callable[[Any], Any]) -> dict[Any, Sum]:
-    """Return the sums of the lines with the same key."""
-    sums: defaultdict[Any, Sum] = defaultdict(Sum)
-    for line, found in lines:
-        sums[key_of(line)].add(found)
-    return dict(sums)
 
 
 def most_expensive(item: tuple[Any, Sum]) -> tuple[Decimal, Any]:

@@ -9,6 +9,8 @@ import { daysOf, filters, go, hearAirflow, queryOf, questionOf, tellAirflow, vie
 import { costTable, nameCell } from "./tables.js";
 import { tiles } from "./tiles.js";
 
+const COUNTING = "The API server is counting the cost sheets of this period. With a million of them, a year takes up to a minute: when Airflow has just started, when a day (UTC) begins, and for “Count again”.";
+
 let loading = new AbortController();
 let shownPictures = PAGE;
 let drawn = null;
@@ -32,6 +34,8 @@ async function load({ anew = false } = {}) {
     return;
   }
   state({ busy: true });
+  part("status").textContent = "Loading costs …";
+  const late = setTimeout(() => { part("status").textContent = COUNTING; }, 2000);
   try {
     const wanted = [ask("data", chosen, signal, { stack: chosen.stack, ...(anew ? { anew: "true" } : {}) }), ask("gallery", chosen, signal, { limit: PAGE })];
     if (!chosen.run_id) wanted.push(ask("month", chosen, signal));
@@ -40,6 +44,8 @@ async function load({ anew = false } = {}) {
     followAddress();
   } catch (error) {
     if (!signal.aborted) state({ failure: error.message });
+  } finally {
+    clearTimeout(late);
   }
 }
 
