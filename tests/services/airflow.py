@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,24 @@ class Airflow(AirflowApi):
         triggerer = self._spawn_triggerer()
         self._wait_for_job(triggerer)
         return triggerer
+
+    def suspend(self, triggerer: Triggerer, *, only_supervisor: bool = False) -> None:
+        """Stop a triggerer (SIGSTOP) at a moment when it has no lock on SQLite, which would stop all others."""
+
+        def stopped() -> bool:
+            if only_supervisor:
+                triggerer.kill(signal.SIGSTOP)
+            else:
+                triggerer.pause()
+            try:
+                with contextlib.closing(sqlite3.connect(self.database_path, timeout=2)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                triggerer.resume()
+                return False
+            return True
+
+        wait_for("a triggerer without a lock", 180, stopped)
 
     def triggerer_of(
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 180

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 
 import pytest
@@ -39,7 +38,7 @@ def killed(running_world: World) -> Killed:
         assert run.triggerer() is first
     world.airflow.start_triggerer()
     # Only the supervisor delivers events. While it is stopped, its triggers continue without it.
-    first.kill(signal.SIGSTOP)
+    world.airflow.suspend(first, only_supervisor=True)
     world.deepshi.settings(hold=False)
     for run in (runs.sent, runs.sent_with_no_resend):
         run.wait_until_paid()
@@ -107,7 +106,7 @@ def test_stopped_and_continued_triggerer_does_not_overwrite_the_others_image(wor
     for run in (endless, ending):
         run.wait_until_paid()
         assert run.triggerer() is first
-    first.pause()
+    world.airflow.suspend(first)
     world.airflow.start_triggerer()
     wait_for("the take-over", 180, lambda: endless.triggerer() is not first and ending.triggerer() is not first)
     wait_for("the answer's end", 180, lambda: ending.requests[0]["outcome"] != "in_flight")
