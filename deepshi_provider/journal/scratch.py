@@ -52,7 +52,10 @@ class Scratch:
             self._db.execute(statement, values)
 
     def fill(self, statement: str, rows: Iterable[Cells]) -> None:
-        """Execute a statement for each of many rows, until they end or the database is closed."""
+        """Execute a statement for each of many rows, until they end or the database is closed.
+
+        :param rows: must not use this database, which is locked until they end.
+        """
         with self._in_use():
             self._db.executemany(statement, takewhile(lambda _: not self._is_closing, rows))
 

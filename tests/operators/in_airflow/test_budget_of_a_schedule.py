@@ -32,8 +32,8 @@ class Scheduled:
     deepshi: Emulator
 
     def begun(self) -> list[dict[str, Any]]:
-        """All runs."""
-        runs: list[dict[str, Any]] = self.airflow.get(f"/dags/{DAG_ID}/dagRuns")["dag_runs"]
+        """The last runs; Airflow returns at most 50 at once."""
+        runs: list[dict[str, Any]] = self.airflow.get(f"/dags/{DAG_ID}/dagRuns", order_by="-run_after")["dag_runs"]
         return runs
 
     def wait_for_another_run(self) -> None:
