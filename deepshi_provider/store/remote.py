@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
@@ -15,6 +15,8 @@ from deepshi_provider.store.directory import Directory
 
 _BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many uploads at once small
 _CHUNK = 256 * 1024
+#: Each upload in parts holds up to 11 MB, so only some run at a time.
+_IN_PARTS = threading.BoundedSemaphore(8)
 
 
 class RemoteDirectory(Directory):
@@ -47,7 +49,7 @@ class RemoteDirectory(Directory):
 
     def read(self, name: str) -> bytes | None:
         try:
-            return bytes(self._fs.cat_file(self._path(name)))
+            return self._content(self._path(name))
         except FileNotFoundError as err:
             self._check_bucket(err)
             return None
@@ -83,7 +85,7 @@ class RemoteDirectory(Directory):
             return False
         except OSError as err:
             # s3fs does not know some servers' code for "precondition failed". A conflict means that another was first.
-            if _s3_code(err) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            if s3_code(err) in ("PreconditionFailed", "ConditionalRequestConflict"):
                 return False
             if err.errno == errno.EINVAL and "condition" in str(err).lower():
                 return False
@@ -120,6 +122,9 @@ class RemoteDirectory(Directory):
     def _check_bucket(self, err: FileNotFoundError) -> None:
         """Raise the error if the bucket is missing, not the object. File servers have no buckets."""
 
+    def _content(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(path))
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
@@ -136,13 +141,14 @@ class RemoteDirectory(Directory):
 
     def _copy(self, source: BinaryIO, path: str, **options: str) -> None:
         # Not a "with" block, which would commit a partial object on an exception.
-        target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
-        try:
-            shutil.copyfileobj(source, target, _CHUNK)
-            target.close()
-        except BaseException:
-            self._abandon(target)
-            raise
+        with _IN_PARTS:
+            target = self._fs.open(path, "wb", block_size=_BLOCK, **options)
+            try:
+                shutil.copyfileobj(source, target, _CHUNK)
+                target.close()
+            except BaseException:
+                self._abandon(target)
+                raise
 
     def _abandon(self, target: Any) -> None:
         with contextlib.suppress(Exception):  # flushing may fail too, on a full disk
@@ -192,60 +198,6 @@ class ObjectDirectory(RemoteDirectory):
         target.closed = True  # otherwise its destructor would try to send the rest
 
 
-class S3Directory(ObjectDirectory):
-    """A directory of a bucket in S3, or of a server with its API."""
-
-    def __init__(self, fs: Any, path: str) -> None:
-        super().__init__(fs, path, content_type="ContentType")
-
-    def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-        """See the interface. Lists page by page: ``ls`` would keep 2 kB per object, and then copy it."""
-        bucket, key, _ = self._fs.split_path(self._path(folder).rstrip("/"))
-        start = f"{key}/{prefix}" if key else prefix
-        asked = {"Bucket": bucket, "Prefix": start, "Delimiter": "/", **self._fs.req_kw}
-        more: dict[str, str] = {}
-        first = None
-        while True:
-            page = self._fs.call_s3("list_objects_v2", **asked, **more)
-            begun, first = first, next((found["Key"] for found in page.get("Contents", [])), None)
-            for found in page.get("Contents", []):
-                yield found["Key"].rpartition("/")[2], found["Size"]
-            token = page.get("NextContinuationToken")
-            if not token and not page.get("IsTruncated"):
-                return
-            is_same = token == more.get("ContinuationToken") or (first is not None and first == begun)
-            if not token or is_same:  # a claim may be among what is missing
-                raise OSError(f"the listing of {start} is cut off, and its next page cannot be asked for")
-            more = {"ContinuationToken": token}
-
-    def sign(self, name: str, seconds: int) -> str | None:
-        """See the interface. In the oldest regions, botocore would use signature v2, which new buckets refuse."""
-        fs = self._fs
-        config = {"signature_version": "s3v4", **(fs.storage_options.get("config_kwargs") or {})}
-        signing = type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config})
-        return ObjectDirectory(signing, self._root).sign(name, seconds)
-
-    def _check_bucket(self, err: FileNotFoundError) -> None:
-        if _s3_code(err) == "NoSuchBucket":
-            raise err
-
-    def has_custom_endpoint(self) -> bool:
-        options = getattr(self._fs, "client_kwargs", None) or {}
-        by_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return bool(getattr(self._fs, "endpoint_url", None) or options.get("endpoint_url") or by_environment)
-
-
-def remote_directory(protocol: str, fs: Any, path: str) -> RemoteDirectory:
-    """Return a directory of the class for a protocol."""
-    if protocol in ("s3", "s3a"):
-        return S3Directory(fs, path)
-    if protocol in ("gs", "gcs"):
-        return ObjectDirectory(fs, path, content_type="content_type")
-    if protocol in ("abfs", "abfss", "az", "adl", "wasb", "wasbs"):
-        return ObjectDirectory(fs, path)
-    return RemoteDirectory(fs, path)
-
-
 class _Whole(io.RawIOBase):
     """Reads an object to its end, or raises an error.
 
@@ -277,7 +229,7 @@ class _Whole(io.RawIOBase):
         super().close()
 
 
-def _s3_code(err: BaseException) -> str | None:
+def s3_code(err: BaseException) -> str | None:
     """Return the S3 error code of an error, or ``None``."""
     response = getattr(err.__cause__, "response", None) or {}
     code = response.get("Error", {}).get("Code")

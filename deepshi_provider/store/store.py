@@ -36,7 +36,7 @@ from deepshi_provider.exceptions import DeepshiError, InvalidConnection, Storage
 from deepshi_provider.store.directory import Directory
 from deepshi_provider.store.local import LocalDirectory
 from deepshi_provider.store.locations import Location, checked
-from deepshi_provider.store.remote import remote_directory
+from deepshi_provider.store.protocols import remote_directory
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,8 @@ PATIENCE = 300.0
 #: Whether a server refuses to create an object that exists, by protocol, bucket and connection.
 _CREATES_ONCE: dict[tuple[str, str, str | None], bool] = {}
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="deepshi-storage")
-#: Few threads for images: each holds one in memory while it uploads, and other work must not wait for them.
-#: With calls of 50 ms, two store 8 pictures of 2 MiB per second, eight 34; each takes up to 11 MB.
-_UPLOADS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="deepshi-upload")
+#: Own threads for images, since other work must not wait for uploads.
+_UPLOADS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="deepshi-upload")
 
 Result = TypeVar("Result")
 #: Opens a remote directory: returns fsspec's file system and the path in it. Blocks.

@@ -10,7 +10,7 @@ from deepshi_provider.api.texts import missing_support, shown_uri
 from deepshi_provider.exceptions import InvalidConnection, InvalidRequest, StorageFailed
 from deepshi_provider.store.local import LocalDirectory
 from deepshi_provider.store.locations import Location, split
-from deepshi_provider.store.remote import remote_directory
+from deepshi_provider.store.protocols import remote_directory
 from deepshi_provider.store.store import PATIENCE, OpenRemote, Store, with_fsspec
 
 

@@ -38,9 +38,11 @@ class S3Proxy(ThreadingHTTPServer):
         one; ``None`` = list normally.
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: number of bytes of each object that are sent, without a length, before the connection ends.
+    :ivar cuts_uploads: number of uploads of more than 1 MB that are cut off in their middle, without an answer.
     :ivar delay: delay of each request in seconds.
     :ivar held: requests whose method and path match wait until :attr:`released` is set; ``None`` = none.
     :ivar seen: method and path of each request.
+    :ivar expects: number of requests with the header ``Expect``.
     :ivar conn_id: id of its own connection, since Airflow opens a connection's file system once per process.
     """
 
@@ -55,10 +57,12 @@ class S3Proxy(ThreadingHTTPServer):
         self.cuts_listings: str | None = None
         self.no_listing: str | None = None
         self.ends_after: int | None = None
+        self.cuts_uploads = 0
         self.delay = 0.0
         self.held: str | None = None
         self.released = threading.Event()
         self.seen: list[tuple[str, str]] = []
+        self.expects = 0
         self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
         self.upstream = urlsplit(server.endpoint_url).netloc
@@ -96,8 +100,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: S3Proxy
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        length = int(self.headers.get("content-length") or 0)
         self.server.seen.append((self.command, self.path))
+        self.server.expects += "expect" in self.headers
+        if length > 10**6 and self.server.cuts_uploads:
+            self.server.cuts_uploads -= 1
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
         time.sleep(self.server.delay)
         is_write = self.command in ("PUT", "POST")
         is_listing = self.command == "GET" and "list-type" in parse_qs(urlsplit(self.path).query)

@@ -82,6 +82,11 @@ class SeaweedFS(S3Server):
         url = f"{'https' if authority else 'http'}://127.0.0.1:{self._ports['s3.port']}"
         super().__init__(url, authority.ca_file if authority else None)
 
+    @property
+    def filer_port(self) -> int:
+        """The port of its file server, which takes objects as ``/buckets/<bucket>/<key>`` without a signature."""
+        return self._ports["filer.port"]
+
     def __enter__(self) -> SeaweedFS:
         self._directory.mkdir(parents=True, exist_ok=True)
         self.start()

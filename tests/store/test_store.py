@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import BinaryIO
 import pytest
 from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.memory import MemoryFileSystem
+from s3fs import S3FileSystem
 
 from deepshi_provider.exceptions import InvalidConnection, StorageFailed
 from deepshi_provider.hooks.directories import STORES
@@ -26,6 +28,7 @@ from deepshi_provider.store.store import Store
 from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import S3Server
 from tests.support.places import LocalPlace, Place, S3Place, images
+from tests.support.waiting import until
 
 
 def store_of(place: Place) -> Store:
@@ -145,6 +148,69 @@ async def test_readers_see_only_whole_images(place: Place) -> None:
         stop.set()
         await reader
     assert seen <= known
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("cuts", [0, 1])
+async def test_an_image_takes_one_call_and_is_whole_after_a_lost_connection(
+    s3_place: S3Place, proxy: S3Proxy, cuts: int
+) -> None:
+    image = random.Random(1).randbytes(18 * 2**20)
+    proxy.cuts_uploads = cuts
+    store = STORES.at(s3_place.uri, proxy.conn_id)
+    await store.publish("image-0.png", source(image), "image/png")
+    assert s3_place.read("image-0.png") == image
+    assert [method for method, _ in proxy.seen] == ["PUT"] * (1 + cuts)
+    assert not proxy.expects
+
+
+@pytest.mark.s3
+async def test_a_small_object_takes_one_call(s3_place: S3Place, proxy: S3Proxy) -> None:
+    store = STORES.at(s3_place.uri, proxy.conn_id)
+    for content in (b"", b"{}", bytes(2**20)):
+        await store.write("_deepshi/a.json", content)
+        proxy.seen.clear()
+        assert await store.read("_deepshi/a.json") == content
+        assert [method for method, _ in proxy.seen] == ["GET"]
+    proxy.seen.clear()
+    assert await store.read("_deepshi/none.json") is None
+    assert len(proxy.seen) == 1
+    proxy.ends_after = 1000
+    with pytest.raises(StorageFailed):
+        await store.read("_deepshi/a.json")
+
+
+@pytest.mark.s3
+async def test_options_of_the_file_system_are_sent_with_an_image(s3_place: S3Place, proxy: S3Proxy) -> None:
+    class Private(S3FileSystem):  # type: ignore[misc] # s3fs is not annotated
+        cachable = False
+
+    connection = s3_place.server
+    fs = Private(
+        key=connection.access_key,
+        secret=connection.secret_key,
+        endpoint_url=connection.endpoint_url,
+        s3_additional_kwargs={"Metadata": {"team": "catalog"}, "MaxKeys": 7},
+        config_kwargs={"max_pool_connections": 3},
+    )
+    store = Store(s3_place.uri, open_remote=lambda *_: (fs, f"images/{s3_place.prefix}"))
+    await store.publish("image-0.png", source(b"picture"), "image/png")
+    head = connection.client().head_object(Bucket="images", Key=f"{s3_place.prefix}/image-0.png")
+    assert head["Metadata"] == {"team": "catalog"}
+    assert fs.s3.meta.config.max_pool_connections == 3
+
+
+@pytest.mark.s3
+async def test_calls_of_all_storage_threads_run_at_once(s3_place: S3Place, proxy: S3Proxy) -> None:
+    store = STORES.at(s3_place.uri, proxy.conn_id)
+    await store.write("_deepshi/warm", b"1")
+    proxy.held = "PUT"
+    names = [f"image-{number:02}.png" for number in range(30)]
+    publishing = asyncio.gather(*(store.publish(name, source(b"picture"), "image/png") for name in names))
+    await until("30 uploads at once", lambda: proxy.held_requests() >= 30)
+    proxy.released.set()
+    await publishing
+    assert images(s3_place) == names
 
 
 @pytest.mark.s3
@@ -393,14 +459,14 @@ async def test_only_store_errors_are_retried() -> None:
 
 async def test_eight_images_are_stored_at_once(local: LocalPlace) -> None:
     """Each mostly waits for the store; one after another, they would delay later images."""
-    all_of_them = threading.Barrier(8, timeout=60)
+    all_of_them = threading.Barrier(32, timeout=60)
 
     def opened() -> BinaryIO:
         all_of_them.wait()
         return io.BytesIO(b"a picture")
 
-    await asyncio.gather(*(store_of(local).publish(f"image-{n}.png", opened, "image/png") for n in range(8)))
-    assert images(local) == [f"image-{n}.png" for n in range(8)]
+    await asyncio.gather(*(store_of(local).publish(f"image-{n}.png", opened, "image/png") for n in range(32)))
+    assert images(local) == sorted(f"image-{n}.png" for n in range(32))
 
 
 @pytest.mark.parametrize("was_open", [True, False])
@@ -410,10 +476,10 @@ async def test_a_package_that_vanishes_later_is_a_failure_of_the_store(was_open:
 
     def opened(*_: object) -> tuple[MemoryFileSystem, str]:
         if not was_open:
-            raise ModuleNotFoundError("No module named 's3fs'")
+            raise ModuleNotFoundError("No module named 'gcsfs'")
         return fs, f"/{uuid.uuid4().hex}"
 
-    store = Store("s3://bucket/images", open_remote=opened)
+    store = Store("gs://bucket/images", open_remote=opened)
     if was_open:
         await store.write("a", b"1")
     fs.pipe_file = fs.open = _vanished
@@ -422,4 +488,4 @@ async def test_a_package_that_vanishes_later_is_a_failure_of_the_store(was_open:
 
 
 def _vanished(*_: object, **__: object) -> None:
-    raise ModuleNotFoundError("No module named 's3fs.core'")
+    raise ModuleNotFoundError("No module named 'gcsfs.core'")
