@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from deepshi_provider.store.directory import Directory
 
-_BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, to keep many uploads at once small
+_BLOCK = 5 * 2**20  # bytes; the smallest part of an S3 upload, and what is read ahead, to keep many files at once small
 _CHUNK = 256 * 1024
 #: Each upload in parts holds up to 11 MB, so only some run at a time.
 _IN_PARTS = threading.BoundedSemaphore(8)
@@ -76,7 +76,7 @@ class RemoteDirectory(Directory):
         """
         path = self._path(name)
         self._fs.invalidate_cache(path.rpartition("/")[0])
-        return cast(BinaryIO, io.BufferedReader(_Whole(self._fs.open(path, "rb")), _CHUNK))
+        return cast(BinaryIO, io.BufferedReader(_Whole(self._fs.open(path, "rb", block_size=_BLOCK)), _CHUNK))
 
     def create(self, name: str, data: bytes) -> bool:
         try:
