@@ -69,8 +69,7 @@ def decode(text: str) -> Sheet:
     return _DECODER.decode(json_of(text))
 
 
-@dataclass(slots=True)
-class Sum:
+class Sum(msgspec.Struct, gc=False):
     """The total cost of some task instances.
 
     :ivar cost_usd: as far as the API reported it.
