@@ -88,9 +88,10 @@ def bounds(sums: HasCosts) -> str:
     """Return a sum for a heading or a cell: ``$0.039``, ``at least $0.039, up to about $0.078``, or ``at least …``."""
     if not (sums.untold or sums.unknown_outcomes):
         return _usd(sums.cost_usd)
-    least = sums.cost_usd or Decimal(0)
-    most = "" if sums.may_have_cost_usd is None else f", up to about {_usd(least + sums.may_have_cost_usd)}"
-    return f"at least {_usd(least)}{most}"
+    cost = sums.cost_usd or Decimal(0)
+    least = _usd(cost)
+    most = least if sums.may_have_cost_usd is None else _usd(cost + sums.may_have_cost_usd)
+    return f"at least {least}" if most == least else f"at least {least}, up to about {most}"
 
 
 def _bars(costs: list[tuple[str, Decimal | None]]) -> list[Bar]:

@@ -398,6 +398,10 @@ def test_the_page_fits_every_width(open_page: Callable[..., Page], width: int, s
     assert min(sizes) >= 10, "text of a chart keeps its size"
     bars = page.locator("#days rect.bar").evaluate_all("all => all.map(found => found.getBoundingClientRect().width)")
     assert min(bars) >= 4, "no hairlines"
+    broken = """all => all.filter(found =>
+        found.getBoundingClientRect().height > 1.5 * parseFloat(getComputedStyle(found).lineHeight)
+    ).map(found => found.textContent)"""
+    assert page.locator("#tiles .value").evaluate_all(broken) == []
     violations = Axe().run(page).response["violations"]
     assert [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations] == []
 

@@ -37,8 +37,9 @@ export function inDoubt({ untold, unknown_outcomes }) {
 
 export function bounds(found, written = rounded) {
   if (!inDoubt(found)) return written(found.cost_usd);
-  const least = `at least ${written(found.cost_usd ?? "0")}`;
-  return found.up_to_usd === null ? least : `${least}, up to about ${written(found.up_to_usd)}`;
+  const least = written(found.cost_usd ?? "0");
+  const most = found.up_to_usd === null ? least : written(found.up_to_usd);
+  return most === least ? `at least ${least}` : `at least ${least}, up to about ${most}`;
 }
 
 export function count(number, one, many = `${one}s`) {
