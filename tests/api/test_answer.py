@@ -81,6 +81,7 @@ def test_any_answer_gives_its_images_and_its_price(document: Pairs, rng: random.
     }
 
 
+@pytest.mark.slow
 @THOROUGH
 @given(st.data(), bodies.seeds, bodies.cuts())
 def test_any_stream_gives_its_images_and_its_price(data: st.DataObject, rng: random.Random, cut: Cut) -> None:

@@ -87,6 +87,7 @@ def test_what_may_have_been_paid_counts_against_the_limit(emulator: Emulator, lo
     assert (taken(emulator) <= 1, posts(emulator) <= 25) == (True, True), "not forgotten by the next try"
 
 
+@pytest.mark.slow
 def test_answers_without_an_image_count_against_the_limit(emulator: Emulator, local: Place) -> None:
     emulator.fault("no_data", times=None, prompt="lost")
     rows = [{"key": "first", "prompt": "p"}, *rows_of(40, "lost")]
@@ -107,6 +108,7 @@ def test_without_any_price_a_batch_with_a_limit_stops_soon(emulator: Emulator, l
     assert posts(emulator) == 3
 
 
+@pytest.mark.slow
 def test_without_a_limit_no_price_is_needed(emulator: Emulator, local: Place) -> None:
     emulator.settings(cost_form="absent")
     value = result_of(batch(local, rows_of(10)))
@@ -220,6 +222,7 @@ def test_a_tally_tells_unknown_from_nothing() -> None:
     assert partial.cost_usd is None, "what earlier tries have cost is not known"
 
 
+@pytest.mark.slow
 def test_without_any_price_all_tries_together_stop_soon(emulator: Emulator, local: Place) -> None:
     emulator.settings(cost_form="absent")
     for number in range(1, 5):
@@ -264,6 +267,7 @@ def test_a_price_known_to_the_connection_needs_no_trial(
     assert posts(emulator) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 3])
 def test_edits_that_are_stored_are_done_whatever_the_budget_says(
     emulator: Emulator, place: Place, tmp_path: Path, more: int

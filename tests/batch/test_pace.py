@@ -41,6 +41,7 @@ def test_a_limit_that_lasts_too_long_stops_the_batch(emulator: Emulator, local: 
     assert posts(emulator) <= 4
 
 
+@pytest.mark.slow
 def test_a_row_that_is_refused_until_its_time_is_over_fails_as_rate_limited(emulator: Emulator, local: Place) -> None:
     """Then the batch stops, as after a long wait: each of the other rows would block a worker as long."""
     emulator.fault("status", status=429, retry_after=0, times=None)
@@ -79,6 +80,7 @@ def test_the_pace_is_cut_once_per_round_of_refusals() -> None:
     assert asyncio.run(scenario()) == [START, FIRST_CUT, FIRST_CUT, FIRST_CUT, 2 * FIRST_CUT]
 
 
+@pytest.mark.slow
 def test_each_request_raises_the_pace_until_the_first_refusal() -> None:
     async def scenario() -> list[float]:
         pace = Pace()

@@ -92,6 +92,7 @@ def test_prices_that_differ_make_a_range_that_holds(emulator: Emulator, local: P
     assert "about $0.390 to $0.50" in plan.summary()
 
 
+@pytest.mark.slow
 def test_the_plan_is_one_line_in_log_report_and_sheet(
     emulator: Emulator, local: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +136,7 @@ def test_plan_only_neither_sends_nor_stores_anything(remembering: Emulator, loca
     assert posts(remembering) == 10
 
 
+@pytest.mark.slow
 def test_the_command_line_and_a_dry_run_print_the_same_plan(
     remembering: Emulator,
     local: Place,
@@ -197,6 +199,7 @@ def test_a_plan_for_a_function_of_one_picture_buys_nothing(remembering: Emulator
         execute(operator, TaskInstance(task_id="boat"), {"plan": "perhaps"})
 
 
+@pytest.mark.slow
 def test_a_batch_certainly_over_its_budget_buys_nothing(emulator: Emulator, local: Place) -> None:
     result_of(batch(local, rows_of(2), **BANANA))
     rows = rows_of(12)
@@ -272,6 +275,7 @@ def test_deleted_or_replaced_images_are_planned_again(emulator: Emulator, local:
     assert counts(planned(local, [])) == (0, 0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_plan_compares_edits_and_a_batch_leaves_them_open(emulator: Emulator, local: Place, tmp_path: Path) -> None:
     inputs = LocalPlace(tmp_path / "inputs")
     result_of(batch(inputs, rows_of(3)))

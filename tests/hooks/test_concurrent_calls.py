@@ -80,6 +80,7 @@ def supervisor(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     thread.join()
 
 
+@pytest.mark.slow
 def test_calls_in_one_loop_keep_their_pictures(emulator: Emulator, supervisor: Supervisor) -> None:
     async def buy(number: int) -> None:
         await asyncio.sleep(number * 0.05)  # while some look up the connection, others push their costs
@@ -94,6 +95,7 @@ def test_calls_in_one_loop_keep_their_pictures(emulator: Emulator, supervisor: S
     check(emulator, supervisor)
 
 
+@pytest.mark.slow
 def test_calls_in_several_threads_keep_their_pictures(emulator: Emulator, supervisor: Supervisor) -> None:
     emulator.settings(latency=0.1)
     ti = SupervisedTask(task_id="script")

@@ -385,6 +385,7 @@ def test_a_row_that_the_rate_limit_always_refuses_falls_back_after_its_retries(
     assert Decimal(str(value["cost_usd"])) == taken(emulator)
 
 
+@pytest.mark.slow
 async def test_no_fallback_is_sent_with_too_little_time_for_its_answer(emulator: Emulator, local: Place) -> None:
     """It would be cut off after it was paid for; the next try has all its time."""
     emulator.fault("status", status=503, prompt=PROMPTS[0], delay=3)

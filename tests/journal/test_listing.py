@@ -26,6 +26,7 @@ records = st.tuples(
 entries = st.lists((claims | records).map(lambda parts: ".".join(parts) + ".json") | st.text(max_size=20), max_size=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(entries)
 def test_listed_attempts_are_found_by_name_and_owner(found: list[str]) -> None:

@@ -153,6 +153,7 @@ def hanging(release: Callable[[], None]) -> Iterator[None]:
         release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edit", "batch"])
 def test_an_input_image_whose_store_hangs_does_not_delay_the_timeout(
     emulator: Emulator, local: LocalPlace, tmp_path: Path, kind: str
@@ -172,6 +173,7 @@ def test_an_input_image_whose_store_hangs_does_not_delay_the_timeout(
     assert (posts(emulator), state(local, "claim")) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_name_lookup_that_hangs_does_not_delay_the_timeout(
     local: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -265,6 +265,7 @@ def test_a_longer_book_has_the_same_sums_as_one_of_the_period() -> None:
     assert (hidden, max(runs)) == ({1}, 10)
 
 
+@pytest.mark.slow
 def test_a_view_does_not_change_the_book() -> None:
     book = Book().count([row("t", paid("0.1"), run_id="r"), row("t", paid("0.2"), run_id="s"), *doubtful()])
     before = {line: repr(found) for line, found in (*book.lines.items(), *book.days.items())}
