@@ -80,7 +80,7 @@ class RemoteDirectory(Directory):
 
     def create(self, name: str, data: bytes) -> bool:
         try:
-            self._fs.pipe_file(self._path(name), data, mode="create")
+            self._pipe(self._path(name), data, mode="create")
         except FileExistsError:
             return False
         except OSError as err:
@@ -95,7 +95,7 @@ class RemoteDirectory(Directory):
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         with self._temporary(path) as part:
-            self._fs.pipe_file(part, data)
+            self._pipe(part, data)
             self._fs.mv(part, path)
 
     def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
@@ -124,6 +124,9 @@ class RemoteDirectory(Directory):
 
     def _content(self, path: str) -> bytes:
         return bytes(self._fs.cat_file(path))
+
+    def _pipe(self, path: str, data: bytes, **options: str) -> None:
+        self._fs.pipe_file(path, data, **options)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -169,7 +172,7 @@ class ObjectDirectory(RemoteDirectory):
         self._has_bucket = False
 
     def write(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(self._path(name), data)
+        self._pipe(self._path(name), data)
 
     def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
         options = {self._content_type: media_type} if self._content_type else {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
-import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, BinaryIO
 
+import anyio
 import fsspec.asyn
 
 from deepshi_provider.store.remote import ObjectDirectory, s3_code
@@ -17,7 +16,12 @@ from deepshi_provider.store.remote import ObjectDirectory, s3_code
 _CONNECTIONS = 48
 #: Bytes; longer files are uploaded in parts. S3 allows 5 GiB.
 _LONGEST_PUT = 100 * 2**20
+#: Bytes that are read at a time.
 _CHUNK = 256 * 1024
+#: Seconds that an upload may take, and bytes per second in addition: a server may stop reading without closing.
+_LONGEST_WAIT, _SLOWEST = 60, 100_000
+#: Tries to read an object whose connection is lost on the way.
+_TRIES = 3
 
 
 class S3Directory(ObjectDirectory):
@@ -25,7 +29,7 @@ class S3Directory(ObjectDirectory):
 
     def __init__(self, fs: Any, path: str) -> None:
         super().__init__(fs, path, content_type="ContentType")
-        # Before its first call; a number in the Airflow connection takes precedence.
+        # For a file system that is not in use yet; a number in the Airflow connection takes precedence.
         fs.config_kwargs = {"max_pool_connections": _CONNECTIONS, **fs.config_kwargs}
 
     def names(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
@@ -51,8 +55,18 @@ class S3Directory(ObjectDirectory):
     def _content(self, path: str) -> bytes:
         # Not with cat_file, which asks for the length in another call, or takes it from a cache.
         bucket, key, _ = self._fs.split_path(path)
-        found = self._fs.call_s3("get_object", Bucket=bucket, Key=key, **self._fs.req_kw)
-        return bytes(fsspec.asyn.sync(self._fs.loop, _whole, found["Body"]))
+        tries = 0
+        while True:
+            found = self._fs.call_s3("get_object", Bucket=bucket, Key=key, **self._fs.req_kw)
+            try:
+                return bytes(self._run(_whole, found["Body"]))
+            except Exception:
+                tries += 1
+                if tries == _TRIES:
+                    raise
+
+    def _pipe(self, path: str, data: bytes, **options: str) -> None:
+        _check(self._fs.pipe_file(path, data, **options))
 
     def publish(self, name: str, source: BinaryIO, media_type: str) -> None:
         """See the interface. One call, which reads the file piece by piece; each part would take a call, and memory."""
@@ -61,9 +75,9 @@ class S3Directory(ObjectDirectory):
         if size > _LONGEST_PUT:
             super().publish(name, source, media_type)
         else:
-            fsspec.asyn.sync(self._fs.loop, self._put, self._path(name), source, media_type)
+            self._run(self._put, self._path(name), source, media_type, _LONGEST_WAIT + size / _SLOWEST)
 
-    async def _put(self, path: str, source: BinaryIO, media_type: str) -> None:
+    async def _put(self, path: str, source: BinaryIO, media_type: str, patience: float) -> Any:
         """Upload a file. Not with ``call_s3``, which after an error would send again what is left of the file: nothing.
 
         botocore's own retries begin at the file's beginning.
@@ -73,13 +87,19 @@ class S3Directory(ObjectDirectory):
         client = await self._fs.get_s3(bucket)
         client.meta.events.register("before-sign.s3.PutObject", _send_at_once, unique_id="deepshi-put")
         options = {**self._fs.s3_additional_kwargs, **self._fs.req_kw, "ContentType": media_type}
-        if client.meta.config.request_checksum_calculation == "when_supported":
-            # In a header, as for small objects: many other stores do not support a checksum after the body.
-            options["ChecksumCRC32"] = _crc32(source)
         known = client.meta.service_model.operation_model("PutObject").input_shape.members
         options = {name: value for name, value in options.items() if name in known}
-        await client.put_object(Bucket=bucket, Key=key, Body=source, **options)
+        try:
+            with anyio.fail_after(patience):
+                answer = await client.put_object(Bucket=bucket, Key=key, Body=_Body(source), **options)
+        except TimeoutError:
+            raise OSError(f"the server has not taken it within {patience:.0f} s") from None
         self._fs.invalidate_cache(path)
+        return answer
+
+    def _run(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        """Return what a coroutine returns in the thread of the file system."""
+        return _check(fsspec.asyn.sync(self._fs.loop, work, *args))
 
     def sign(self, name: str, seconds: int) -> str | None:
         """See the interface. In the oldest regions, botocore would use signature v2, which new buckets refuse."""
@@ -98,6 +118,24 @@ class S3Directory(ObjectDirectory):
         return bool(getattr(self._fs, "endpoint_url", None) or options.get("endpoint_url") or by_environment)
 
 
+class _Body:
+    """A file for aiohttp, which would read it in other threads: they are refused while the interpreter exits."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := self.read(_CHUNK):
+            yield data
+
+
+def _check(result: Any) -> Any:
+    """Return the result of a call; fsspec returns ``None`` for one that was cancelled, as if it had succeeded."""
+    if result is None:
+        raise OSError("the call was cancelled")
+    return result
+
+
 async def _whole(body: Any) -> bytes:
     try:
         return bytes(await body.read())
@@ -106,14 +144,5 @@ async def _whole(body: Any) -> bytes:
 
 
 def _send_at_once(request: Any, **_: Any) -> None:
-    """Do not ask the server first: that takes a round trip, and aiohttp would wait for its answer for ever."""
+    """Do not ask the server first whether it takes a file: that takes a round trip."""
     del request.headers["Expect"]
-
-
-def _crc32(source: BinaryIO) -> str:
-    """Return the checksum of a file, as S3 expects it; the file is at its beginning afterwards."""
-    found = 0
-    while data := source.read(_CHUNK):
-        found = zlib.crc32(data, found)
-    source.seek(0)
-    return base64.b64encode(found.to_bytes(4, "big")).decode()

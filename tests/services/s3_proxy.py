@@ -38,11 +38,12 @@ class S3Proxy(ThreadingHTTPServer):
         one; ``None`` = list normally.
     :ivar lists_nothing: answer listings as if there were no objects.
     :ivar ends_after: number of bytes of each object that are sent, without a length, before the connection ends.
+    :ivar cuts_answers: number of objects that are sent with their length, but only to their middle.
     :ivar cuts_uploads: number of uploads of more than 1 MB that are cut off in their middle, without an answer.
     :ivar delay: delay of each request in seconds.
     :ivar held: requests whose method and path match wait until :attr:`released` is set; ``None`` = none.
     :ivar seen: method and path of each request.
-    :ivar expects: number of requests with the header ``Expect``.
+    :ivar headers: the headers of each request, in lower case.
     :ivar conn_id: id of its own connection, since Airflow opens a connection's file system once per process.
     """
 
@@ -57,12 +58,12 @@ class S3Proxy(ThreadingHTTPServer):
         self.cuts_listings: str | None = None
         self.no_listing: str | None = None
         self.ends_after: int | None = None
-        self.cuts_uploads = 0
+        self.cuts_uploads = self.cuts_answers = 0
         self.delay = 0.0
         self.held: str | None = None
         self.released = threading.Event()
         self.seen: list[tuple[str, str]] = []
-        self.expects = 0
+        self.headers: list[dict[str, str]] = []
         self.credentials = Credentials(server.access_key, server.secret_key)
         self.conn_id = f"s3_proxied_{uuid.uuid4().hex[:8]}"
         self.upstream = urlsplit(server.endpoint_url).netloc
@@ -102,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         self.server.seen.append((self.command, self.path))
-        self.server.expects += "expect" in self.headers
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         if length > 10**6 and self.server.cuts_uploads:
             self.server.cuts_uploads -= 1
             self.rfile.read(length // 2)
@@ -180,6 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Content-Length", by_name.get("content-length", "0") if is_head else str(len(body)))
         self.end_headers()
+        if self.command == "GET" and self.server.cuts_answers and "list-type" not in self.path:
+            self.server.cuts_answers -= 1
+            self.close_connection = True
+            body = body[: len(body) // 2]
         if not is_head:
             self.wfile.write(body)
 
