@@ -37,10 +37,15 @@ PARTS = (
     "answers",
     "plain_answers",
     "through_airflow",
+    "preloaded",
     "object_store",
     "growth",
     "done_rows",
 )
+#: Needs what ``make test-cluster`` installs, so it is measured only if it is named.
+_MORE_PARTS = ("on_postgres",)
+#: Measured once: most of their time is to prepare.
+_ONCE = ("done_rows", "on_postgres")
 
 
 def main() -> None:
@@ -48,7 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="keep the saved figures of the others")
+    parser.add_argument(
+        "--parts", nargs="*", choices=(*PARTS, *_MORE_PARTS), default=PARTS, help="keep the saved figures of the others"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
     options = parser.parse_args()
@@ -91,6 +98,8 @@ def _measure(parts: Sequence[str], *, quick: bool, runs: int) -> dict[str, Any]:
             "answers": lambda: answers(secure, sizes),
             "plain_answers": lambda: answers(plain, sizes[1:2]),
             "through_airflow": lambda: _through_airflow(directory, secure, sizes[1], runs, quick=quick),
+            "preloaded": lambda: _through_airflow(directory, secure, sizes[1], runs, "preloaded", quick=quick),
+            "on_postgres": lambda: _through_airflow(directory, secure, sizes[1], 1, "postgres", quick=quick),
             "object_store": lambda: _json(
                 "benchmarks.object_store", str(directory), str(runs), *cells, environment=secure
             ),
@@ -102,16 +111,16 @@ def _measure(parts: Sequence[str], *, quick: bool, runs: int) -> dict[str, Any]:
         for part in parts:
             begun = time.monotonic()
             results[part] = measure[part]()
-            results["runs"][part] = 1 if part == "done_rows" else runs  # most of its time is to write the objects
+            results["runs"][part] = 1 if part in _ONCE else runs
             results["minutes"][part] = round((time.monotonic() - begun) / 60, 1)
     return results
 
 
 def _through_airflow(
-    directory: Path, environment: dict[str, str], size: int, runs: int, *, quick: bool
+    directory: Path, environment: dict[str, str], size: int, runs: int, *variant: str, quick: bool
 ) -> dict[str, Any]:
     pictures, latency = (4, 0.1) if quick else (200, 2.0)
-    arguments = (str(directory), str(runs), str(pictures), str(size), str(latency))
+    arguments = (str(directory), str(runs), str(pictures), str(size), str(latency), *variant)
     rows = _json("benchmarks.through_airflow", *arguments, environment=environment)
     return {"parallelism": PARALLELISM, "size_bytes": size, "latency_s": latency, "rows": rows}
 

@@ -87,6 +87,34 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
+def preloaded(result: dict[str, Any], usual: list[Row]) -> str:
+    """Return the table of tasks whose modules the scheduler has imported."""
+    text = [
+        "If the scheduler has imported the modules of both ([how](production.md#mapped-tasks)):\n",
+        "| way | pictures/min | CPU of tasks and scheduler, ms | without, ms |",
+        "|---|---|---|---|",
+    ]
+    for way in ("mapped_blocking", "http_blocking"):
+        runs = _runs(result["rows"], way)
+        cpu = [1000 * middle(rows, "tasks_cpu_s_each") for rows in (runs, _runs(usual, way))]
+        text.append(f"| {NAMES[way]} | {middle(runs, 'per_minute'):,.0f} | {cpu[0]:,.0f} | {cpu[1]:,.0f} |")
+    return "\n".join(text) + "\n"
+
+
+def on_postgres(result: dict[str, Any]) -> str:
+    """Return the table of one run with PostgreSQL as Airflow's database."""
+    text = [
+        "With PostgreSQL as Airflow's database, once:\n",
+        "| way | pictures/min | CPU of tasks and scheduler, ms | of the API server |",
+        "|---|---|---|---|",
+    ]
+    for way in dict.fromkeys(row["way"] for row in result["rows"]):
+        runs = _runs(result["rows"], way)
+        cpu = (f"{1000 * middle(runs, f'{key}_each'):,.0f}" for key in ("tasks_cpu_s", "api_cpu_s"))
+        text.append(f"| {NAMES[way]} | {middle(runs, 'per_minute'):,.0f} | {' | '.join(cpu)} |")
+    return "\n".join(text) + "\n"
+
+
 def _runs(rows: list[Row], way: str) -> list[Row]:
     """Return the runs of a way, with figures per picture."""
     runs = [row for row in rows if row["way"] == way]
@@ -95,7 +123,7 @@ def _runs(rows: list[Row], way: str) -> list[Row]:
         {
             **run,
             "per_minute": 60 * run["pictures"] / run["wall_s"],
-            **{f"{key}_each": run[key] / run["pictures"] for key in each},
+            **{f"{key}_each": run[key] / run["pictures"] for key in each if key in run},
         }
         for run in runs
     ]

@@ -37,7 +37,11 @@ def write_report(results: dict[str, Any], page: Path) -> list[str]:
     (images / "performance-airflow.svg").write_text(chart)
     targets = _targets(results, largest)
     parts = [_head(results, largest), f"## Targets\n\n{table(targets)}\n", _answers(results)]
-    parts += [airflow_report.section(results["through_airflow"]), _object_store(results), _growth(results)]
+    parts.append(airflow_report.section(results["through_airflow"]))
+    parts.append(airflow_report.preloaded(results["preloaded"], results["through_airflow"]["rows"]))
+    if "on_postgres" in results:
+        parts.append(airflow_report.on_postgres(results["on_postgres"]))
+    parts += [_object_store(results), _growth(results)]
     parts.append(_done_rows(results["done_rows"]))
     parts += [notes, _how(results)]
     page.write_text(re.sub(r" *\| *", "|", "\n".join(parts)))  # only tables have bars

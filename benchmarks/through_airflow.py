@@ -1,7 +1,8 @@
 """Many pictures through a whole Airflow: their rate, and their traces in the metadata database.
 
-``python -m benchmarks.through_airflow URL DIRECTORY RUNS PICTURES SIZE SECONDS`` prints one JSON object per run and way
-of making them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, or fewer by the slow ways.
+``python -m benchmarks.through_airflow DIRECTORY RUNS PICTURES SIZE SECONDS [VARIANT]`` prints one JSON object per run
+and way of making them: ``PICTURES`` of ``SIZE`` bytes, each after ``SECONDS``, or fewer by the slow ways. A variant
+measures some ways: ``preloaded``, where the scheduler has imported the modules of all of them, or ``postgres``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,42 @@ import psutil
 from benchmarks.ways import PARTS, count
 from tests.services.airflow import Airflow
 from tests.services.airflow_api import TERMINAL_RUN_STATES
+from tests.services.airflow_database import migrate
+from tests.services.postgres import Postgres
 from tests.support.waiting import wait_for
 
 #: Concurrent tasks in Airflow: the default limit for a DAG.
 PARALLELISM = 16
 #: Timeout in seconds for one way.
 _PATIENCE = 600.0
+#: The ways of each variant.
+_WAYS = {
+    "": tuple(PARTS),
+    "preloaded": ("mapped_blocking", "http_blocking"),
+    "postgres": ("batch_200", "mapped_blocking", "mapped_deferred", "http_blocking", "http_deferred"),
+}
+#: What docs/production.md recommends, and the same for the other provider.
+_PRELOADED = (
+    "airflow.dag_processing.dagbag",
+    "airflow.sdk.execution_time.task_runner",
+    "anyio._backends._asyncio",
+    "deepshi_provider.hooks.deepshi",
+    "deepshi_provider.jobs.engine",
+    "deepshi_provider.operators.images",
+    "airflow.providers.http.operators.http",
+)
+
+
+class _OnPostgres(Airflow):
+    def __init__(self, *arguments: Any, env: dict[str, str], postgres: Postgres, **options: Any) -> None:
+        addresses = {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{postgres.address}",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"postgresql+asyncpg://{postgres.address}",
+        }
+        super().__init__(*arguments, env={**env, **addresses}, **options)
+
+    def _create_database(self) -> None:
+        migrate(self._env, self._component_logs / "migrate.log", self.start_timeout)
 
 
 def _measure(airflow: Airflow, way: str, made: Path, pictures: int, size: int) -> dict[str, Any]:
@@ -77,7 +108,12 @@ def _with_children(pid: int) -> float:
 
 
 def _database(path: Path) -> dict[str, int]:
-    """Return the number of rows in all tables, the bytes of tables and indexes, and the length of the file."""
+    """Return the number of rows in all tables, the bytes of tables and indexes, and the length of the file.
+
+    Nothing if the database is not SQLite.
+    """
+    if not path.exists():
+        return {}
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         counts = [database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables]  # noqa: S608
@@ -92,9 +128,12 @@ def _task_logs(airflow: Airflow) -> str:
     return "\n".join(path.read_text(errors="replace")[-2000:] for path in logs[-3:])
 
 
-def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
-    """Start an Airflow and run all DAGs one after another; the server's address is in the environment."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix="airflow-", ignore_cleanup_errors=True) as name:
+def _one_run(directory: str, pictures: int, size: int, seconds: str, variant: str) -> None:
+    """Start an Airflow and run its DAGs one after another; the server's address is in the environment."""
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(
+            tempfile.TemporaryDirectory(dir=directory, prefix="airflow-", ignore_cleanup_errors=True)
+        )
         made = Path(name, "made")
         connection = json.loads(os.environ["AIRFLOW_CONN_DEEPSHI_DEFAULT"])
         connection["extra"]["output_uri"] = made.as_uri()
@@ -107,21 +146,25 @@ def _one_run(directory: str, pictures: int, size: int, seconds: str) -> None:
             "BENCH_PICTURES": str(pictures),
             "PYTHONPATH": str(Path(__file__).parent.parent),
         }
+        kind: Any = Airflow
+        options: dict[str, Any] = {"env": environment, "parallelism": PARALLELISM}
+        if variant == "postgres":
+            kind, options["postgres"] = _OnPostgres, stack.enter_context(Postgres())
+        options["preloaded"] = _PRELOADED if variant == "preloaded" else ()
         dags = Path(__file__).with_name("dags")
-        with Airflow(Path(name, "home"), dags, env=environment, parallelism=PARALLELISM) as airflow:
-            airflow.wait_for_dag("warm")
-            if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run is slow
-                raise RuntimeError(_task_logs(airflow))
-            for way in PARTS:
-                print(json.dumps(_measure(airflow, way, made, count(way, pictures), size)), flush=True)
+        airflow = stack.enter_context(kind(Path(name, "home"), dags, **options))
+        airflow.wait_for_dag("warm")
+        if airflow.wait_for_run("warm", airflow.trigger("warm")) != "success":  # the first run is slow
+            raise RuntimeError(_task_logs(airflow))
+        for way in _WAYS[variant]:
+            print(json.dumps(_measure(airflow, way, made, count(way, pictures), size)), flush=True)
 
 
 def main() -> None:
     """Measure in each of the runs, with a new database, so that none uses free space of an earlier one."""
-    directory, *numbers, seconds = sys.argv[1:]
-    runs, pictures, size = map(int, numbers)
-    for _ in range(runs):
-        _one_run(directory, pictures, size, seconds)
+    directory, runs, pictures, size, seconds, *variant = sys.argv[1:]
+    for _ in range(int(runs)):
+        _one_run(directory, int(pictures), int(size), seconds, *(variant or [""]))
 
 
 if __name__ == "__main__":

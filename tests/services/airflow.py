@@ -10,7 +10,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 
 from .airflow_api import AirflowApi, Json
 from .airflow_database import create
-from .airflow_settings import environment, write_local_settings, write_passwords
+from .airflow_settings import PRELOADED, environment, write_local_settings, write_passwords
 from .processes import Process, free_ports
 
 
@@ -44,6 +44,7 @@ class Airflow(AirflowApi):
     :param env: Additional environment of all processes: ``AIRFLOW_CONN_…``, ``PYTHONPATH``, settings.
     :param triggerers: Initial number of triggerers; :meth:`start_triggerer` adds one.
     :param parallelism: Number of concurrent tasks; each takes about 100 MB.
+    :param preloaded: Modules that the scheduler imports, so that its tasks need not.
     """
 
     start_timeout = 180.0
@@ -57,6 +58,7 @@ class Airflow(AirflowApi):
         env: Mapping[str, str] | None = None,
         triggerers: int = 1,
         parallelism: int = 4,
+        preloaded: Sequence[str] = PRELOADED,
     ) -> None:
         (port,) = free_ports(1)
         super().__init__(f"http://127.0.0.1:{port}")
@@ -64,13 +66,14 @@ class Airflow(AirflowApi):
         self.database_path = self.home / "airflow.db"
         self._env = environment(self.home, dags_folder.absolute(), port, parallelism, env or {})
         self._wanted_triggerers = triggerers
+        self._preloaded = preloaded
         self._started_triggerers = 0
         self._processes: list[Process] = []
 
     def __enter__(self) -> Self:
         self._component_logs.mkdir(parents=True, exist_ok=True)
         write_passwords(self.home)
-        write_local_settings(self.home)
+        write_local_settings(self.home, self._preloaded)
         try:
             self._create_database()
             self._spawn_components()

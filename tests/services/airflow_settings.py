@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
@@ -15,24 +15,29 @@ USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
 
 #: Tasks are processes that are forked from the scheduler, or from a Celery worker: what is imported there need not be
 #: imported again by each task, which takes longer than the rest of most tasks.
+PRELOADED = (
+    "airflow.dag_processing.dagbag",
+    "airflow.providers.amazon.aws.fs.s3",
+    "airflow.sdk.execution_time.task_runner",
+    "aiobotocore.session",
+    "anyio._backends._asyncio",
+    "s3fs",
+    "deepshi_provider.hooks.deepshi",
+    "deepshi_provider.jobs.engine",
+    "deepshi_provider.operators.images",
+    "deepshi_provider.triggers.images",
+)
 #: In the triggerer a full run of the garbage collector stops the loop for 0.2 s and more, by the million objects that
 #: Airflow and botocore keep. Without these objects, what is measured is what triggers do.
 _LOCAL_SETTINGS = """
 import gc
+import importlib
 import os
 import sys
 
-if {"scheduler", "triggerer", "worker"} & set(sys.argv):
-    import airflow.dag_processing.dagbag
-    import airflow.providers.amazon.aws.fs.s3
-    import airflow.sdk.execution_time.task_runner
-    import aiobotocore.session
-    import anyio._backends._asyncio
-    import s3fs
-    import deepshi_provider.hooks.deepshi
-    import deepshi_provider.jobs.engine
-    import deepshi_provider.operators.images
-    import deepshi_provider.triggers.images
+if {{"scheduler", "triggerer", "worker"}} & set(sys.argv):
+    for name in {preloaded!r}:
+        importlib.import_module(name)
 
 if "triggerer" in sys.argv:
     os.register_at_fork(after_in_child=gc.freeze)
@@ -63,11 +68,13 @@ def write_passwords(home: Path) -> None:
     _passwords_file(home).write_text(json.dumps(USERS), encoding="utf-8")
 
 
-def write_local_settings(home: Path) -> None:
+def write_local_settings(home: Path, preloaded: Sequence[str]) -> None:
     """Write the module that Airflow's processes import when they start."""
     folder = home / "config"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
+    (folder / "airflow_local_settings.py").write_text(
+        _LOCAL_SETTINGS.format(preloaded=tuple(preloaded)), encoding="utf-8"
+    )
 
 
 def _passwords_file(home: Path) -> Path:
