@@ -37,16 +37,8 @@ _WAYS = {
     "preloaded": ("mapped_blocking", "http_blocking"),
     "postgres": ("batch_200", "mapped_blocking", "mapped_deferred", "http_blocking", "http_deferred"),
 }
-#: What docs/production.md recommends, and the same for the other provider.
-_PRELOADED = (
-    "airflow.dag_processing.dagbag",
-    "airflow.sdk.execution_time.task_runner",
-    "anyio._backends._asyncio",
-    "deepshi_provider.hooks.deepshi",
-    "deepshi_provider.jobs.engine",
-    "deepshi_provider.operators.images",
-    "airflow.providers.http.operators.http",
-)
+#: Besides what docs/production.md recommends.
+_PRELOADED = ("airflow.providers.http.operators.http",)
 
 
 class _OnPostgres(Airflow):
@@ -150,7 +142,7 @@ def _one_run(directory: str, pictures: int, size: int, seconds: str, variant: st
         options: dict[str, Any] = {"env": environment, "parallelism": PARALLELISM}
         if variant == "postgres":
             kind, options["postgres"] = _OnPostgres, stack.enter_context(Postgres())
-        options["preloaded"] = _PRELOADED if variant == "preloaded" else ()
+        options["preloaded"] = _PRELOADED if variant == "preloaded" else None
         dags = Path(__file__).with_name("dags")
         airflow = stack.enter_context(kind(Path(name, "home"), dags, **options))
         airflow.wait_for_dag("warm")

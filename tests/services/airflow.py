@@ -44,7 +44,7 @@ class Airflow(AirflowApi):
     :param env: Additional environment of all processes: ``AIRFLOW_CONN_…``, ``PYTHONPATH``, settings.
     :param triggerers: Initial number of triggerers; :meth:`start_triggerer` adds one.
     :param parallelism: Number of concurrent tasks; each takes about 100 MB.
-    :param preloaded: Modules that the scheduler imports, so that its tasks need not.
+    :param preloaded: Modules that the scheduler imports, so that its tasks need not; see :func:`write_local_settings`.
     """
 
     start_timeout = 180.0
@@ -58,7 +58,7 @@ class Airflow(AirflowApi):
         env: Mapping[str, str] | None = None,
         triggerers: int = 1,
         parallelism: int = 4,
-        preloaded: Sequence[str] = PRELOADED,
+        preloaded: Sequence[str] | None = PRELOADED,
     ) -> None:
         (port,) = free_ports(1)
         super().__init__(f"http://127.0.0.1:{port}")

@@ -13,31 +13,36 @@ from pathlib import Path
 USERS = {"admin": "admin", "user": "user", "viewer": "viewer"}
 """User name to password; each user's role has the user's name."""
 
-#: Tasks are processes that are forked from the scheduler, or from a Celery worker: what is imported there need not be
-#: imported again by each task, which takes longer than the rest of most tasks.
-PRELOADED = (
-    "airflow.dag_processing.dagbag",
-    "airflow.providers.amazon.aws.fs.s3",
-    "airflow.sdk.execution_time.task_runner",
-    "aiobotocore.session",
-    "anyio._backends._asyncio",
-    "s3fs",
-    "deepshi_provider.hooks.deepshi",
-    "deepshi_provider.jobs.engine",
-    "deepshi_provider.operators.images",
-    "deepshi_provider.triggers.images",
-)
-#: In the triggerer a full run of the garbage collector stops the loop for 0.2 s and more, by the million objects that
-#: Airflow and botocore keep. Without these objects, what is measured is what triggers do.
-_LOCAL_SETTINGS = """
-import gc
+#: What docs/production.md recommends: tasks are forked from the scheduler, or a Celery worker, and what is imported
+#: there need not be imported again by each task, which takes longer than the rest of most tasks.
+_PRELOADING = """
 import importlib
-import os
 import sys
 
-if {{"scheduler", "triggerer", "worker"}} & set(sys.argv):
-    for name in {preloaded!r}:
+if {"scheduler", "worker"} & set(sys.argv):
+    for name in (
+        "airflow.dag_processing.dagbag",
+        "airflow.sdk.execution_time.task_runner",
+        "anyio._backends._asyncio",
+        "deepshi_provider.hooks.deepshi",
+        "deepshi_provider.jobs.engine",
+        "deepshi_provider.operators.images",
+    ):
         importlib.import_module(name)
+"""
+#: Other modules that tasks of the tests use.
+PRELOADED = ("airflow.providers.amazon.aws.fs.s3", "aiobotocore.session", "s3fs", "deepshi_provider.triggers.images")
+_PRELOADING_MORE = """
+if {{"scheduler", "worker"}} & set(sys.argv):
+    for name in {modules!r}:
+        importlib.import_module(name)
+"""
+#: In the triggerer a full run of the garbage collector stops the loop for 0.2 s and more, by the million objects that
+#: Airflow and botocore keep. Without these objects, what is measured is what triggers do.
+_FREEZING = """
+import gc
+import os
+import sys
 
 if "triggerer" in sys.argv:
     os.register_at_fork(after_in_child=gc.freeze)
@@ -68,13 +73,15 @@ def write_passwords(home: Path) -> None:
     _passwords_file(home).write_text(json.dumps(USERS), encoding="utf-8")
 
 
-def write_local_settings(home: Path, preloaded: Sequence[str]) -> None:
-    """Write the module that Airflow's processes import when they start."""
+def write_local_settings(home: Path, preloaded: Sequence[str] | None) -> None:
+    """Write the module that Airflow's processes import when they start.
+
+    :param preloaded: modules to preload besides those that docs/production.md recommends; ``None`` preloads nothing.
+    """
     folder = home / "config"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "airflow_local_settings.py").write_text(
-        _LOCAL_SETTINGS.format(preloaded=tuple(preloaded)), encoding="utf-8"
-    )
+    text = _FREEZING if preloaded is None else _FREEZING + _PRELOADING + _PRELOADING_MORE.format(modules=preloaded)
+    (folder / "airflow_local_settings.py").write_text(text, encoding="utf-8")
 
 
 def _passwords_file(home: Path) -> Path:
