@@ -43,7 +43,7 @@ def parameters(value: Any) -> set[str]:
         return {*taken, "multiple_outputs"} if any(p.kind is p.VAR_KEYWORD for p in taken.values()) else set(taken)
     found: set[str] = set()
     for base in inspect.getmro(value):
-        found |= set(vars(base).get("__annotations__", {}))
+        found |= set(inspect.get_annotations(base))
         if "__init__" in vars(base):
             found |= set(inspect.signature(vars(base)["__init__"]).parameters)
     return found | (set(value.model_fields) if issubclass(value, BaseModel) else set())
