@@ -175,16 +175,16 @@ async def test_a_long_file_is_uploaded_in_parts(
     image = random.Random(1).randbytes(7 * 2**20)
     await STORES.at(s3_place.uri, proxy.conn_id).publish("image-0.png", source(image), "image/png")
     assert s3_place.read("image-0.png") == image
-    assert sorted(method for method, _ in proxy.seen) == ["POST", "POST", "PUT", "PUT"]
+    assert sorted(method for method, _ in proxy.seen) == ["HEAD", "POST", "POST", "PUT", "PUT"]
 
 
 @pytest.mark.s3
 async def test_an_upload_that_the_server_does_not_take_ends(
     s3_place: S3Place, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_store, "_LONGEST_WAIT", 1)
+    monkeypatch.setattr(s3_store, "_LONGEST_PAUSE", 1)
     proxy.held = "image-0"
-    with pytest.raises(StorageFailed, match="has not taken it within 1 s"):
+    with pytest.raises(StorageFailed, match="has taken nothing of it for 1 s"):
         await STORES.at(s3_place.uri, proxy.conn_id).publish("image-0.png", source(b"picture"), "image/png")
 
 
