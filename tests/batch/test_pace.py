@@ -25,10 +25,12 @@ from tests.support.places import Place, state
 @pytest.mark.timeout(600)
 def test_a_rate_limit_slows_the_whole_batch_down(emulator: Emulator, local: Place) -> None:
     emulator.settings(rate_limit=5)
-    value = result_of(batch(local, rows_of(100), max_concurrency=50))
+    at_once = 50
+    value = result_of(batch(local, rows_of(100), max_concurrency=at_once))
     assert counts(value) == (100, 0, 0, 0)
     stats = emulator.stats()
-    assert stats["by_status"]["429"] <= 0.3 * stats["posts"], "without a pace it is most of them"
+    # On a busy machine the first refusal arrives after the whole first burst; without a pace most of all are refused.
+    assert stats["by_status"]["429"] <= at_once + 0.3 * (stats["posts"] - at_once)
     assert taken(emulator) == 100 * PRICE
     assert value["unknown_outcomes"] == 0
 
