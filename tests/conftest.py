@@ -46,7 +46,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("any machine"), max_examples=15)
 hypothesis.settings.load_profile("any machine")  # unless --hypothesis-profile names the other one
 
-from deepshi_provider.emulator.testing import Emulator  # noqa: E402 -- after the environment
+from airflow.sdk._shared.secrets_masker import reset_secrets_masker  # noqa: E402 -- after the environment
+from deepshi_provider.emulator.testing import Emulator  # noqa: E402
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.dag_runs import DagRuns  # noqa: E402
 from tests.services.s3_proxy import proxy  # noqa: E402
@@ -120,6 +121,12 @@ def dag_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagRuns]:
     """One process that runs DAGs with ``dag.test()``, for the whole session."""
     with DagRuns(tmp_path_factory.mktemp("dag-runs")) as runs:
         yield runs
+
+
+@pytest.fixture(autouse=True)
+def forgotten_secrets() -> None:
+    """Forget the secrets of earlier tests: for each new one, Airflow compiles a pattern of all that it has seen."""
+    reset_secrets_masker()
 
 
 @pytest.fixture
