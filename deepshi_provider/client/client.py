@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -152,7 +153,7 @@ class Client:
         attempt = sends = 0
         refusal: DeepshiError | None = None
         new_file = await self._files() if self._files else None
-        await asyncio.to_thread(_require_temporary_files)
+        _require_temporary_files()
         client = await self._http()
         while True:
             attempt += 1
@@ -242,9 +243,18 @@ def _require_temporary_files() -> None:
     :raises StorageFailed: no temporary file can be created.
     """
     try:
-        tempfile.TemporaryFile().close()
+        _create_temporary_file(tempfile.gettempdir(), int(time.monotonic()))
     except OSError as err:
         raise StorageFailed(f"Not sent: cannot create temporary files on {socket.gethostname()} ({err})") from err
+
+
+@lru_cache(maxsize=1)
+def _create_temporary_file(directory: str, second: int) -> None:
+    """Create and delete a file, at most once in a second: ext4 without a journal is slow to reuse deleted ones.
+
+    :param second: makes a later call a new one.
+    """
+    tempfile.TemporaryFile(dir=directory).close()
 
 
 def _without(key: str, text: str) -> str:
