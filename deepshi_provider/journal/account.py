@@ -8,9 +8,10 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from deepshi_provider.costs.budget_state import WindowState
 from deepshi_provider.costs.money import is_known, usd
@@ -127,7 +128,7 @@ class Account:
             self._hour(self._windows.this_hour()).add_tally(recent)
         await self._learn_prices(self._all.classes)
         if report:
-            await asyncio.gather(self._run.begin(self.spending), self._report_hours())
+            await self._with_hours(self._run.begin(self.spending))
 
     async def add(
         self,
@@ -143,6 +144,9 @@ class Account:
         :param at: time of its record, or of its claim if it has no record, in unix seconds; now by default.
         :param reservation: the request's reservation, which this ends.
         """
+        if cost_usd is not None and is_known(cost_usd) and price_class:
+            # Before a request that waits is woken, which must not start as if the price were unknown.
+            self.prices.note({price_class: cost_usd})
         if reservation:
             self._settle(reservation)
         self._all.add(price_class, cost_usd)
@@ -273,11 +277,15 @@ class Account:
     async def _report(self) -> None:
         has_limit = self._run.limit is not None
         spent = self._all.with_requests_under_way(self.prices) if has_limit else self.spending
-        await asyncio.gather(self._run.report(spent), self._report_hours())
+        await self._with_hours(self._run.report(spent))
 
     async def _report_under_way(self) -> None:
         """Report a request that has started, or has ended at no cost, where a limit counts it."""
         await (self._report_hours() if self._run.limit is None else self._report())
+
+    async def _with_hours(self, report: Coroutine[Any, Any, None]) -> None:
+        """Await a report to the run, and at the same time those of the hours, if a limit needs them."""
+        await (asyncio.gather(report, self._report_hours()) if self._windows else report)
 
     async def _report_hours(self) -> None:
         if self._windows:
@@ -305,7 +313,12 @@ class Account:
 
         :param price_classes: classes of next requests, whose price to read again if it was not known.
         """
-        run, windows = await asyncio.gather(self._run.limits(), self._windows.limits() if self._windows else _nothing())
+        run: list[Limit]
+        windows: list[Limit]
+        if self._windows:
+            run, windows = await asyncio.gather(self._run.limits(), self._windows.limits())
+        else:
+            run, windows = await self._run.limits(), []
         classes = price_classes if self.is_limited else ()
         known = await at_known_prices([*run, *windows], self.prices, classes)
         return known[: len(run)], known[len(run) :]
@@ -356,10 +369,6 @@ async def at_known_prices(limits: Sequence[Limit], prices: Prices, price_classes
     keys = {key for limit in limits for key in limit.spent.blind_classes}
     await prices.refresh({*keys, *map(short_hash, price_classes)})
     return [limit.at_prices(prices.of_key) for limit in limits]
-
-
-async def _nothing() -> list[Limit]:
-    return []
 
 
 def _without_learning(limit: Limit) -> Limit:

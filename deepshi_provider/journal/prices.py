@@ -186,6 +186,8 @@ class Prices:
         if cost_usd is None or not is_known(cost_usd) or not price_class:
             return
         self.note({price_class: cost_usd})
+        if self._memory is None:
+            return
         async with self._learning:
             await self._learn(price_class, cost_usd)
 

@@ -19,6 +19,7 @@ from deepshi_provider.journal.account import Account
 from deepshi_provider.journal.entries import Owner
 from deepshi_provider.journal.prices import Prices
 from deepshi_provider.journal.run_costs import RunCosts, RunEntry
+from deepshi_provider.store.store import Store
 from tests.support.batches import (
     BANANA,
     PRICE,
@@ -145,9 +146,9 @@ def test_what_sets_the_price_makes_a_class() -> None:
     assert len({price_class(r) for r in [*same, *others]}) == 1 + len(others)
 
 
-def account_of(limit: str) -> Account:
+def account_of(limit: str, shared: Store | None = None) -> Account:
     entry = RunEntry(owner=Owner(dag_id="d", run_id="r", task_id="t"), operation="batch", output_uri="file:///nowhere")
-    return Account(Prices("account"), RunCosts(entry, None), Decimal(limit))
+    return Account(Prices("account", shared), RunCosts(entry, shared), Decimal(limit))
 
 
 async def buy(account: Account, price_class: str, cost: str | None, *, answered: asyncio.Event | None = None) -> None:
@@ -183,6 +184,20 @@ async def test_the_first_of_a_class_goes_alone() -> None:
     assert (account.under_way, waiting.done()) == ({"a": 1}, False)
     answers[3].set()  # and was free
     await asyncio.gather(last, waiting)
+
+
+async def test_a_price_is_known_before_it_is_reported(local: Place) -> None:
+    """Reports take a while, and a request that waited for the price must not start meanwhile."""
+    account = account_of("1.50", Store(local.uri))
+    await account.begin(Tally())
+    async with account.reserved("a") as first:
+        waiting = asyncio.create_task(buy(account, "a", "1.00"))
+        await asyncio.sleep(0.05)
+        assert account.under_way == {"a": 1}
+        await account.add("a", Decimal("1.00"), reservation=first)
+    with pytest.raises(BudgetExceeded):
+        await waiting
+    assert account.spending.most_usd == Decimal("1.00")
 
 
 async def test_the_refusal_says_what_is_spent_and_what_the_next_costs() -> None:
