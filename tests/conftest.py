@@ -47,6 +47,7 @@ hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("an
 hypothesis.settings.load_profile("any machine")  # unless --hypothesis-profile names the other one
 
 from airflow.sdk._shared.secrets_masker import reset_secrets_masker  # noqa: E402 -- after the environment
+
 from deepshi_provider.emulator.testing import Emulator  # noqa: E402
 from tests.services.authority import Authority  # noqa: E402
 from tests.services.dag_runs import DagRuns  # noqa: E402
