@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deepshi_provider.api.texts import storable
@@ -16,6 +19,12 @@ from deepshi_provider.hooks.metrics import use_airflow_metrics
 from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.outcome import ImageOutcome, Outcome, failure
 from deepshi_provider.jobs.run import load_job
+
+#: Airflow sees the end of the process that deferred this much too late, in seconds. A task that is queued again before
+#: is failed: "finished with state success, but the task instance's state attribute is queued".
+_SEEN_LATE = conf.getint("workers", "min_heartbeat_interval", fallback=5)
+#: Seconds from the trigger's start to its earliest event: a second more, for the scheduler.
+EARLIEST_EVENT = _SEEN_LATE + 1.0 if _SEEN_LATE else 0.0
 
 
 class DeepshiImagesTrigger(BaseTrigger):
@@ -55,6 +64,7 @@ class DeepshiImagesTrigger(BaseTrigger):
 
         A cancellation is passed on: it closes the connection and leaves the claim.
         """
+        earliest = time.monotonic() + EARLIEST_EVENT
         use_airflow_metrics(in_trigger=True)
         try:
             job = await load_job(self.job_uri, self.storage_conn_id, STORES)
@@ -66,6 +76,7 @@ class DeepshiImagesTrigger(BaseTrigger):
         event |= {"job_uri": self.job_uri, "job_conn_id": self.storage_conn_id}
         if event["status"] == "failed":
             self.log.error("%s", DeepshiError.from_data(event["error"]))
+        await asyncio.sleep(max(0.0, earliest - time.monotonic()))
         yield TriggerEvent(storable(event))  # type: ignore[no-untyped-call] # likewise
 
     async def _outcome_of(self, job: Job | BatchJob) -> Outcome:

@@ -60,6 +60,16 @@ async def test_serialized_trigger_makes_the_same_trigger(local: Place) -> None:
     assert again.serialize() == (path, arguments)
 
 
+async def test_no_event_comes_before_airflow_has_seen_the_end_of_the_process_that_deferred(
+    emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepshi_provider.triggers.images.EARLIEST_EVENT", 1.0)
+    trigger, begun = await trigger_for(local), time.monotonic()
+    event = await event_of(trigger)
+    assert (event["status"], posts(emulator)) == ("success", 1)
+    assert time.monotonic() - begun >= 1.0
+
+
 async def test_arguments_and_event_are_small_with_the_longest_prompt(emulator: Emulator, place: Place) -> None:
     fields = {"model": "nano-banana-2", "width": None, "height": None, "n": 4, "prompt": "aubergine " * 3_200}
     trigger = await trigger_for(place, fields=fields)
