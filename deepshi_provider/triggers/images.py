@@ -20,8 +20,8 @@ from deepshi_provider.jobs.job import BatchJob, Job
 from deepshi_provider.jobs.outcome import ImageOutcome, Outcome, failure
 from deepshi_provider.jobs.run import load_job
 
-#: Airflow sees the end of the process that deferred this much too late, in seconds. A task that is queued again before
-#: is failed: "finished with state success, but the task instance's state attribute is queued".
+#: Seconds that Airflow may take to notice the end of the process that deferred. It fails a task that is queued again
+#: earlier: "finished with state success, but the task instance's state attribute is queued".
 _SEEN_LATE = conf.getint("workers", "min_heartbeat_interval", fallback=5)
 #: Seconds from the trigger's start to its earliest event: a second more, for the scheduler.
 EARLIEST_EVENT = _SEEN_LATE + 1.0 if _SEEN_LATE else 0.0
