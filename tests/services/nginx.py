@@ -98,8 +98,12 @@ class Nginx:
         return self._process.exit_code is not None
 
     def quit(self) -> None:
-        """Like ``nginx -s quit``: accept no more connections, and end after the last answer."""
+        """Like ``nginx -s quit``: accept no more connections, and end after the last answer.
+
+        Returns when connections are refused, which is a little after its workers have logged that they shut down.
+        """
         self._process.kill(signal.SIGQUIT)
+        wait_for("nginx to refuse connections", 120, lambda: not self._listens(), every=0.02)
 
     def reload(self) -> None:
         """Like ``nginx -s reload``: start new workers; the old ones end after their last answer."""
@@ -112,10 +116,6 @@ class Nginx:
     def requests(self) -> list[str]:
         """Return method, status and upstream status of each finished request."""
         return (self._folder / "access.log").read_text().splitlines()
-
-    def errors(self) -> str:
-        """Return its error log."""
-        return (self._folder / "error.log").read_text()
 
     def _listens(self) -> bool:
         if self.ended:
