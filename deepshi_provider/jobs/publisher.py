@@ -169,7 +169,7 @@ class Publisher:
                 height=image.height,
                 size_bytes=image.size_bytes,
                 sha256=image.sha256,
-                revised_prompt=image.revised_prompt,
+                revised_prompt=image.revised_prompt if self._context.keeps_prompts else None,
             )
             for image in result.images
         ]

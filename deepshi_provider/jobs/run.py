@@ -169,7 +169,11 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
     if not record.owner.is_same_task(job.owner):
         tally.reused(record.model, record.cost_usd, len(record.images))
     uri = store.uri_of(job.manifest_name)
-    prompt = engine.request.prompt if context.keeps_prompts else None
+    prompt: str | None = engine.request.prompt
+    purchased = record.purchased()
+    if not context.keeps_prompts:  # the record may be of a time when prompts were kept
+        prompt = None
+        purchased["images"] = [image.model_copy(update={"revised_prompt": None}) for image in record.images]
     is_ours = record.owner.is_same_task(job.owner)
     images = sheet_images(purchase, prompt, reused=not is_ours, fallback=engine.fallback)
     sources = sheet_sources(engine.request.images) if isinstance(engine.request, EditRequest) else []
@@ -182,7 +186,7 @@ async def _success(job: Job, context: JobContext, engine: Engine, purchase: Purc
         operation=job.operation,
         prompt=prompt,
         **job.labels(),
-        **{**record.purchased(), "warnings": warnings, **this_try},
+        **{**purchased, "warnings": warnings, **this_try},
         reused=reused,
         fallback=engine.fallback,
         manifest_uri=uri,

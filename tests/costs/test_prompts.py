@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.support.places import LocalPlace, Place, document, state
 from tests.support.tasks import TaskInstance, edit, execute, generate
 
 SECRET = "the prompt that nobody is to keep"
+#: A model whose answers have a ``revised_prompt``, which contains the prompt.
+REVISING: dict[str, Any] = {"model": "gpt-image-2", "image_size": "1024x1024", "width": None, "height": None}
 
 
 def records(place: Place) -> list[dict[str, Any]]:
@@ -64,14 +68,29 @@ def test_a_prompt_that_is_not_kept_is_nowhere(
     if kind != "batch":
         monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(keep_prompts=False))
     if kind == "single":
-        sheet = last_sheet(generate(output_uri=local.uri, prompt=SECRET))
+        sheet = last_sheet(generate(output_uri=local.uri, prompt=SECRET, **REVISING))
     else:
-        sheet = last_sheet(batch(local, [{"key": "a"}], prompt=SECRET, manifest_prompts=kind != "batch"))
+        sheet = last_sheet(batch(local, [{"key": "a"}], prompt=SECRET, manifest_prompts=kind != "batch", **REVISING))
     assert [image.prompt for image in sheet.images] == [None]
     assert SECRET not in sheet.model_dump_json()
-    assert [("prompt" in record["request"], record["request"]["width"]) for record in records(local)] == [(False, 64)]
+    (record,) = records(local)
+    assert ("prompt" in record["request"], record["request"]["image_size"]) == (False, "1024x1024")
+    assert [image["revised_prompt"] for image in record["images"]] == [None]
     if kind != "batch by connection":  # its manifest has prompts
         assert SECRET not in everything(local)
+
+
+def test_a_prompt_that_was_kept_is_in_no_result_once_prompts_are_not(
+    emulator: Emulator, local: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = generate(output_uri=local.uri, prompt=SECRET, **REVISING)
+    first = execute(operator, TaskInstance(task_id="boat"))
+    assert SECRET in first["images"][0]["revised_prompt"]
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", emulator.connection_json(keep_prompts=False))
+    again = execute(operator, TaskInstance(task_id="boat", run_id="tuesday"))
+    assert (again["reused"], again["images"][0]["sha256"]) == (True, first["images"][0]["sha256"])
+    assert SECRET not in json.dumps(again)
+    assert SECRET not in Path(unquote(urlsplit(again["manifest_uri"]).path)).read_text()
 
 
 def test_costs_without_an_image_are_listed_separately(emulator: Emulator, local: LocalPlace) -> None:
