@@ -245,7 +245,7 @@ async def purchase_sheets(entries: Iterable[RunEntry], prices: Prices) -> list[C
 
 
 def _tally(purchases: list[HookPurchase]) -> Tally:
-    lost = [p for p in purchases if p.charged == "unknown" and p.cost_usd is None]
+    lost = [p for p in purchases if p.charged == "unknown"]
     tally = Tally()
     for p in lost:
         tally.lost(p.model, price_class=p.price_class)

@@ -432,8 +432,10 @@ class Engine:
     async def _settle(self, publisher: Publisher, err: DeepshiError) -> None:
         now = time.time()
         await publisher.settle(err)
-        if err.charged != "no":
-            await self._count(paid(err), now if err.charged == "yes" else self._claimed_at)
+        if err.charged == "yes":
+            await self._count(paid(err), now)
+        elif err.charged == "unknown":
+            await self._count(None, self._claimed_at)  # also if 0 was reported, which is no price
 
     async def _publish(self, publisher: Publisher, result: ImagesResult) -> Purchase:
         """Store the images and write the record; return the purchase whose images are in place."""

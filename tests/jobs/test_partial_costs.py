@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.execution_time.context import set_current_context
 
 from deepshi_provider.costs.sheet import cost_text
+from deepshi_provider.exceptions import DeepshiError
 from deepshi_provider.hooks.deepshi import DeepshiHook
 from deepshi_provider.hooks.jobs import run_job as run
 from tests.support import bodies
@@ -56,6 +57,12 @@ def picture(cost: Decimal, index: int = 0) -> bytes:
 #: Ends after one of two pictures.
 PARTIAL = Answer(body=picture(REPORTED), head=STREAM)
 WHOLE = Answer(body=picture(PRICE) + picture(PRICE, 1), head=STREAM)
+#: Answers without an image, which may have been paid for although they report a cost of 0.
+ZEROS = {
+    "no image": Answer(body=b'{"data": [], "usage": {"cost": 0}}'),
+    "error event": Answer(body=event({"type": "error", "usage": {"cost": {"total_cost": 0}}}), head=STREAM),
+    "gateway": Answer(body=b'{"error": {"message": "late"}, "usage": {"cost": 0}}', status="504 Gateway Timeout"),
+}
 
 
 def partial_after(whole: int) -> Callable[[int, bytes], Answer]:
@@ -140,3 +147,26 @@ async def test_a_run_counts_the_possible_cost_of_a_cancelled_task(
     assert (last.status, server.posts) == ("failed", 2)
     assert last.error is not None
     assert "$0.04 and perhaps $0.04 more of max_run_cost_usd $0.1 are spent" in last.error["message"]
+
+
+@pytest.mark.parametrize("answer", ZEROS.values(), ids=ZEROS)
+def test_the_zero_of_an_unknown_outcome_is_no_price(serve: Serve, local: LocalPlace, answer: Answer) -> None:
+    server = serve(lambda number, _: answer if number == 1 else WHOLE)
+    operator = batch(local, rows_of(20), n=2, max_cost_usd="0.05", max_concurrency=8, max_resends=0)
+    _, err = ended(operator)
+    assert "$0.04 and perhaps $0.04 more of max_cost_usd $0.05 are spent" in str(err)
+    assert server.posts == 2
+
+
+@pytest.mark.parametrize("answer", ZEROS.values(), ids=ZEROS)
+def test_a_hooks_unknown_outcome_is_in_its_sheet(
+    local: LocalPlace, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    ti = TaskInstance(task_id="script", map_index=None)
+    with answering(answer) as server, set_current_context(context_of(ti)):
+        monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_DEFAULT", server.connection_json(output_uri=local.uri))
+        with pytest.raises(DeepshiError) as caught:
+            DeepshiHook().generate(boat(n=2))
+    assert (caught.value.charged, ti.sheets[-1].unknown_outcomes) == ("unknown", 1)
+    (entry,) = local.names()
+    assert not entry.startswith("_deepshi_prices"), "no price is learnt"
