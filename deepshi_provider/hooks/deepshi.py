@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from typing import Any
@@ -18,12 +19,17 @@ from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.client.settings import Settings
 from deepshi_provider.client.telemetry import of_task
 from deepshi_provider.costs.money import amount_of, paid
-from deepshi_provider.exceptions import Charged, DeepshiError, InvalidConnection, InvalidRequest
+from deepshi_provider.exceptions import DeepshiError, InvalidConnection, InvalidRequest
 from deepshi_provider.hooks.blocking import Result, in_loop, run_here
 from deepshi_provider.hooks.connection import settings_of
 from deepshi_provider.hooks.form import field_behaviour, form_widgets
 from deepshi_provider.hooks.metrics import use_airflow_metrics
 from deepshi_provider.hooks.supervisor import one_at_a_time
+
+#: Stores images that have arrived.
+Keep = Callable[[ImagesResult], Coroutine[Any, Any, None]]
+
+_DRAWING = threading.Lock()
 
 
 class DeepshiHook(BaseHook):
@@ -77,17 +83,21 @@ class DeepshiHook(BaseHook):
         :param height: pixels.
         :param max_cost_usd: the most that hooks may spend in this task over all its tries, in USD. A request that
             would exceed it at the highest known price of its class is not sent; the first request of a class has no
-            known price.
+            known price. Calls with a limit wait for each other.
         :returns: ``{"images": [{"uri", "width", "height", "media_type"}], "model", "cost_usd"}``.
         :raises BudgetExceeded: the request would, or may, exceed ``max_cost_usd``.
         """
         from deepshi_provider.hooks.drawing import draw  # not while DAGs are parsed
 
-        request = build(GenerateRequest, {"prompt": prompt, "model": model, "width": width, "height": height})
+        fields = {"prompt": prompt, "model": model, "width": width, "height": height, "stream": True}
+        request = build(GenerateRequest, fields)
         most = None if max_cost_usd is None else amount_of(max_cost_usd)
         if max_cost_usd is not None and most is None:
             raise InvalidRequest(f"max_cost_usd: an amount in USD is needed, got {str(max_cost_usd)[:40]!r}")
-        return self._run(draw(self, request, most), instead="call it with `await asyncio.to_thread(hook.draw, …)`")
+        work = draw(self, functools.partial(self._bought, request), request, most)
+        # With a limit, each call must know what those before it have cost.
+        with nullcontext() if most is None else _DRAWING:
+            return self._run(work, instead="call it with `await asyncio.to_thread(hook.draw, …)`")
 
     def edit(self, request: EditRequest) -> ImagesResult:
         """Edit images; see :meth:`aedit`."""
@@ -110,8 +120,13 @@ class DeepshiHook(BaseHook):
 
         :param timeout: seconds for all attempts and the waits between them.
         """
+        return await self._bought(request, timeout=timeout)
+
+    async def _bought(
+        self, request: GenerateRequest, keep: Keep | None = None, *, timeout: float | None = None
+    ) -> ImagesResult:
         client = await self.aclient()
-        return await self._counted(request, functools.partial(client.generate, request, timeout=timeout))
+        return await self._counted(request, functools.partial(client.generate, request, timeout=timeout), keep)
 
     async def aedit(
         self, request: EditRequest, *, images_conn_id: str | None = None, timeout: float | None = None
@@ -170,11 +185,15 @@ class DeepshiHook(BaseHook):
             raise InvalidConnection(f"The connection {self.deepshi_conn_id!r} is not defined") from err
 
     async def _counted(
-        self, request: GenerateRequest, purchase: Callable[..., Coroutine[Any, Any, ImagesResult]]
+        self,
+        request: GenerateRequest,
+        purchase: Callable[..., Coroutine[Any, Any, ImagesResult]],
+        keep: Keep | None = None,
     ) -> ImagesResult:
         """Await a purchase and record its cost, or possible cost, for the DAG run's budget.
 
         :param purchase: sends the request; calls its argument ``interrupted`` like the client's methods.
+        :param keep: stores images that have arrived, also if the task is cancelled.
         """
         from deepshi_provider.hooks.purchases import check_budgets, task_attributes  # not while DAGs are parsed
 
@@ -191,24 +210,36 @@ class DeepshiHook(BaseHook):
         except BaseException:  # such as a cancellation by Airflow's execution_timeout
             for outcome in arrived:
                 with outcome if isinstance(outcome, ImagesResult) else nullcontext():
-                    await self._record(request, outcome)
+                    await self._record(request, outcome, keep)
             raise
         try:
-            await self._record(request, result)
+            await self._record(request, result, keep)
         except BaseException:
             result.close()
             raise
         return result
 
-    async def _record(self, request: GenerateRequest, outcome: ImagesResult | DeepshiError) -> None:
-        """Record a cost, or possible cost, for the DAG run's budget; a cancellation waits for it."""
-        from deepshi_provider.hooks.purchases import record_purchase, record_refusal  # not while DAGs are parsed
-        from deepshi_provider.jobs.uninterrupted import uninterrupted
+    async def _record(
+        self, request: GenerateRequest, outcome: ImagesResult | DeepshiError, keep: Keep | None = None
+    ) -> None:
+        """Record a cost, or possible cost, for the DAG run's budget, and keep images; a cancellation waits for both."""
+        from deepshi_provider.jobs.uninterrupted import uninterrupted  # not while DAGs are parsed
 
-        charged: Charged = "yes" if isinstance(outcome, ImagesResult) else outcome.charged
-        images = len(outcome.images) if isinstance(outcome, ImagesResult) else 0
+        await uninterrupted(self._recorded(request, outcome, keep))
+
+    async def _recorded(
+        self, request: GenerateRequest, outcome: ImagesResult | DeepshiError, keep: Keep | None
+    ) -> None:
+        from deepshi_provider.hooks.purchases import record_purchase, record_refusal  # not while DAGs are parsed
+
         settings = await self.asettings()
-        if charged == "no":
-            await uninterrupted(record_refusal(settings))
+        if isinstance(outcome, ImagesResult):
+            await record_purchase(settings, request, paid(outcome), "yes", len(outcome.images))
+            if keep:
+                await keep(outcome)
+        elif outcome.charged == "no":
+            await record_refusal(settings)
         else:
-            await uninterrupted(record_purchase(settings, request, paid(outcome), charged, images))
+            # What may have been paid is not the 0 that may have been reported.
+            cost = paid(outcome) if outcome.charged == "yes" else None
+            await record_purchase(settings, request, cost, outcome.charged, 0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from deepshi_provider.api.requests import GenerateRequest
+from deepshi_provider.client.result import ImagesResult
 from deepshi_provider.costs.money import as_number, usd
 from deepshi_provider.costs.price_class import price_class
 from deepshi_provider.costs.sheet import CostSheet
@@ -16,13 +18,21 @@ from deepshi_provider.hooks.purchases import purchases_of_task
 from deepshi_provider.store.store import STATE, Store
 
 if TYPE_CHECKING:
-    from deepshi_provider.hooks.deepshi import DeepshiHook
+    from deepshi_provider.hooks.deepshi import DeepshiHook, Keep
 
 _PROBE = f"{STATE}/draw.json"
 
 
-async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decimal | None) -> dict[str, Any]:
-    """Buy and store images in the task's own directory; see :meth:`DeepshiHook.draw`."""
+async def draw(
+    hook: DeepshiHook,
+    buy: Callable[[Keep], Coroutine[Any, Any, ImagesResult]],
+    request: GenerateRequest,
+    max_cost_usd: Decimal | None,
+) -> dict[str, Any]:
+    """Buy and store images in the task's own directory; see :meth:`DeepshiHook.draw`.
+
+    :param buy: sends the request, and passes the images to its argument, also if the task is cancelled.
+    """
     settings = await hook.asettings()
     before = await purchases_of_task(settings)
     if before is None or settings.output_uri is None:
@@ -37,8 +47,9 @@ async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decima
     # Check that the store is writable before anything is paid for.
     await store.write(_PROBE, b"{}")
     await store.remove(_PROBE)
-    with await hook.agenerate(request) as result:
-        images = []
+    images: list[dict[str, Any]] = []
+
+    async def keep(result: ImagesResult) -> None:
         for image in result.images:
             name = f"{image.sha256[:16]}.{image.extension}"
             try:
@@ -46,6 +57,8 @@ async def draw(hook: DeepshiHook, request: GenerateRequest, max_cost_usd: Decima
             except StorageFailed as err:
                 raise _lost(err, result.cost_usd) from err
             images.append(_described(store, name, image.width, image.height, image.media_type))
+
+    with await buy(keep) as result:
         return {"images": images, "model": result.model or request.model, "cost_usd": as_number(result.cost_usd)}
 
 
