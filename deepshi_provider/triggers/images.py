@@ -23,8 +23,10 @@ from deepshi_provider.jobs.run import load_job
 #: Seconds that Airflow may take to notice the end of the process that deferred. It fails a task that is queued again
 #: earlier: "finished with state success, but the task instance's state attribute is queued".
 _SEEN_LATE = conf.getint("workers", "min_heartbeat_interval", fallback=5)
-#: Seconds from the trigger's start to its earliest event: a second more, for the scheduler.
-EARLIEST_EVENT = _SEEN_LATE + 1.0 if _SEEN_LATE else 0.0
+#: Seconds that the supervisor and the scheduler may take besides; the supervisor first uploads the task's logs.
+_MARGIN = 5.0 if conf.getboolean("logging", "remote_logging", fallback=False) else 1.0
+#: Seconds from the trigger's start to its earliest event.
+EARLIEST_EVENT = _SEEN_LATE + _MARGIN if _SEEN_LATE else 0.0
 
 
 class DeepshiImagesTrigger(BaseTrigger):
