@@ -78,7 +78,7 @@ def test_parameters_are_templates_and_never_become_sql(emulator: Emulator, local
 def test_parameters_may_be_rendered_text(
     emulator: Emulator, local: Place, shop: Path, mark: str, parameters: Any
 ) -> None:
-    query = f"SELECT sku, name FROM products WHERE sku = {mark}"  # noqa: S608 -- a placeholder
+    query = f"SELECT sku, name FROM products WHERE sku = {mark}"
     ti = run_try(batch(local, requests_sql=query, sql_parameters=parameters, **ASKED), params={"sku": "007"})
     assert [line["key"] for line in lines_of(local)] == ["007"]
     assert (counts(ti.xcoms["return_value"]), posts(emulator)) == ((1, 0, 0, 0), 1)
@@ -206,7 +206,7 @@ def test_a_manifest_goes_into_a_table_and_a_run_replaces_its_own_rows(
     hook.run("CREATE TABLE pictures (run_id TEXT, key TEXT, category TEXT, uri TEXT, cost_usd NUMERIC(18, 12))")
     for run_id in ("monday", "tuesday", "monday"):
         columns = ["key", "category", "uri", "cost_usd"]
-        hook.run("DELETE FROM pictures WHERE run_id = %s", parameters=[run_id])
+        hook.run(f"DELETE FROM pictures WHERE run_id = {hook.placeholder}", parameters=[run_id])
         rows = ([run_id, *(line[name] for name in columns)] for line in manifest)
         hook.insert_rows("pictures", rows, ["run_id", *columns])
     found = hook.get_records("SELECT run_id, key, category, uri, cost_usd FROM pictures ORDER BY 1, 2")

@@ -62,7 +62,7 @@ INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, pool, 
 INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)
   SELECT r.id, 'draw', i, 'deepshi_cost', r.dag_id, r.run_id, {SHEET}, r.end_date
   FROM dag_run r, generate_series(0, {TASKS} - 1) i ORDER BY r.id;
-"""  # noqa: S608 -- of constants
+"""
 
 
 def plan(server: PageServer, query: Any) -> str:
