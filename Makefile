@@ -35,7 +35,8 @@ TESTS_3.1.8 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.2.2 := -m 'not s3 and not packaging and not cluster and not load'
 TESTS_3.3.2 :=
 
-FAST := not airflow and not cluster and not load and not packaging and not s3 and not slow
+FAST := -m 'not airflow and not cluster and not load and not packaging and not s3 and not slow' --hypothesis-profile fast \
+  --numprocesses auto --dist worksteal
 # tests/conftest.py says how many workers, tests/support/scheduling.py which tests share one.
 PARALLEL := --numprocesses auto --dist loadscope
 
@@ -85,8 +86,8 @@ programs: $(INSTALLED)  ## find or install what the tests need besides Python: C
 	@$(BIN)/python -m tests.services.programs test
 
 .PHONY: test-fast
-test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server and take less than a second; under a minute
-	$(BIN)/python -m pytest -m '$(FAST)' --hypothesis-profile fast $(PARALLEL) $(ARGS)
+test-fast: $(INSTALLED)  ## tests that start no Airflow and no S3 server, and do not wait; under a minute
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER)  ## a cluster whose parts are killed while it makes 200 pictures; takes minutes
@@ -172,7 +173,7 @@ $(UV):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 test-python-%: .venv-python/%/.installed
-	.venv-python/$*/bin/python -m pytest -m '$(FAST)' --hypothesis-profile fast $(PARALLEL) $(ARGS)
+	.venv-python/$*/bin/python -m pytest $(FAST) $(ARGS)
 	.venv-python/$*/bin/python -m pytest tests/triggers/in_airflow/test_same_results.py $(ARGS)
 
 .venv-python/%/.installed: pyproject.toml constraints.txt $(UV)

@@ -148,6 +148,7 @@ def test_commas_and_brackets_in_a_text_are_not_values() -> None:
     }
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=15)
 @given(st.sampled_from(["x", "é", "😀", "\\\\", "\\u00e9", "\\ud83d\\ude00"]), st.integers(0, 12), bodies.cuts())
 def test_a_text_that_is_too_long_is_cut_and_the_image_kept(unit: str, before: int, cut: Cut) -> None:

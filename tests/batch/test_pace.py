@@ -55,6 +55,7 @@ def test_a_row_that_is_refused_until_its_time_is_over_fails_as_rate_limited(emul
     assert (str(taken(emulator)), state(local, "claim")) == ("0", [])
 
 
+@pytest.mark.slow
 async def test_a_row_whose_turn_comes_too_late_is_not_sent(emulator: Emulator) -> None:
     """Its answer would be cut off after it was paid for."""
     pace = Pace()
@@ -97,6 +98,7 @@ def test_each_request_raises_the_pace_until_the_first_refusal() -> None:
     assert asyncio.run(scenario()) == [FASTEST, FIRST_CUT, FIRST_CUT * RECOVERY]
 
 
+@pytest.mark.slow
 def test_no_request_is_sent_before_the_servers_retry_after() -> None:
     async def scenario() -> float:
         pace = Pace()

@@ -104,6 +104,7 @@ def test_a_missing_image_is_bought_again(emulator: Emulator, place: Place) -> No
     assert posts(emulator) == 6
 
 
+@pytest.mark.slow
 def test_rows_of_many_kinds_in_one_batch(emulator: Emulator, local: Place, tmp_path: Path) -> None:
     made = run_try(DeepshiGenerateImageOperator(task_id="boat", prompt="p", output_uri=(tmp_path / "boat").as_uri()))
     boat = made.xcoms["return_value"]
@@ -152,6 +153,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.slow
 def test_keys_that_are_unsafe_in_paths_stay_distinct(emulator: Emulator, place: Place) -> None:
     rows = [{"key": key, "prompt": f"prompt {number}"} for number, key in enumerate(KEYS)]
     # With an n above 1, names end in -1.

@@ -130,6 +130,7 @@ def test_fewer_or_more_pictures_than_asked_for_are_a_warning(served: Any) -> Non
             assert result.cost_is_complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["clean", "reset", "silence", "done"])
 def test_a_stream_cut_after_two_of_four_pictures_keeps_them_and_its_cost_is_unknown(served: Any, end: str) -> None:
     events = event({"type": "a.completed", "b64_json": bodies.text_of(PNG), "index": 0})

@@ -248,6 +248,7 @@ def test_requests_that_were_not_charged_are_retried(
     assert KEY not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_retry_after_is_waited_for(emulator: Emulator, connect: Connect) -> None:
     emulator.fault("status", status=429, retry_after=0.3)
     begun = time.monotonic()
@@ -473,6 +474,7 @@ def test_paid_answer_on_a_full_disk_is_a_deepshi_error(
     assert (caught.value.sends, emulator.stats()["posts"]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 async def test_cancelling_closes_the_socket(emulator: Emulator, hook: DeepshiHook, stream: bool) -> None:
     emulator.settings(latency=30, keepalive=0.1)

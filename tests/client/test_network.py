@@ -92,6 +92,7 @@ def test_proxy_that_needs_a_password_for_a_plain_request_is_free(wire: Wire) -> 
     assert [head.split(b" ")[0] for head in heads] == [b"POST"]
 
 
+@pytest.mark.slow
 def test_unanswered_tunnel_is_free(wire: Wire) -> None:
     release = threading.Event()
 
@@ -122,6 +123,7 @@ def test_request_passes_through_a_tunnel(
     assert (len(seen), emulator.stats()["posts"]) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_deadline_while_connecting_is_free(wire: Wire) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         wire.connect_to(f"https://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=60, max_retries=2)

@@ -180,6 +180,7 @@ def test_connection_that_ends_in_the_tls_handshake_is_free(wire: Wire, greeting:
     assert (type(error), error.charged, error.sends, len(seen)) == (ConnectionFailed, "no", 0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["https"])
 def test_unanswered_tls_handshake_is_free(wire: Wire) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -100,6 +100,7 @@ def deferred(operator: Any, ti: TaskInstance) -> None:
     copy.execute_complete(context_of(ti), asyncio.run(event()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, "not_an_image", "cut"])
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_blocking_and_deferred_sheets_agree(emulator: Emulator, place: Place, kind: str, fault: str | None) -> None:

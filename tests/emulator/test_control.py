@@ -153,6 +153,7 @@ def test_late_work_takes_no_picture_from_what_comes_after_a_reset(emulator: Emul
     assert emulator.picture(ids[0]).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_counted_at_once(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(latency=[0.2, 0.3])
     with ThreadPoolExecutor(20) as pool:

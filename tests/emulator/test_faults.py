@@ -128,6 +128,7 @@ def test_late_cut_comes_after_the_whole_event(emulator: Emulator) -> None:
     assert bill(emulator) == ("faulted", PRICE)
 
 
+@pytest.mark.slow
 def test_silence_sends_nothing_and_charges_while_it_waits(emulator: Emulator) -> None:
     emulator.fault("silence")
     connection = raw_post(emulator, BOAT)
@@ -141,6 +142,7 @@ def test_silence_sends_nothing_and_charges_while_it_waits(emulator: Emulator) ->
     assert emulator.stats()["disconnects"] == 1
 
 
+@pytest.mark.slow
 def test_silence_in_a_stream_comes_after_one_keepalive(emulator: Emulator) -> None:
     emulator.settings(keepalive=0.05)
     emulator.fault("silence")
@@ -154,6 +156,7 @@ def test_silence_in_a_stream_comes_after_one_keepalive(emulator: Emulator) -> No
     assert received.endswith(b"\r\n\r\nd\r\n: keepalive\n\n\r\n")
 
 
+@pytest.mark.slow
 def test_slow_answer_takes_its_time(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(picture_bytes=6_000)  # 8,000 characters and a little
     emulator.fault("slow", bytes_per_second=20_000)

@@ -111,6 +111,7 @@ def test_a_product_stands_before_its_backdrop(client: httpx.Client) -> None:
     assert (217, 43, 43) in {colour for _, colour in middle}, "and not white, which is its background"
 
 
+@pytest.mark.slow
 def test_words_of_the_prompt_choose_what_is_drawn_and_its_colour(client: httpx.Client) -> None:
     def drawn(prompt: str) -> Image.Image:
         fields = {"model": "deepshi-banana-pro", "prompt": prompt, "width": 256, "height": 192, "seed": 7}
@@ -200,6 +201,7 @@ def test_a_stream_is_billed_like_an_answer(emulator: Emulator, client: httpx.Cli
     assert '"usage"' not in found[0][1]  # with quotes, because base64 may contain it
 
 
+@pytest.mark.slow
 def test_a_stream_sends_keepalives_while_it_works(emulator: Emulator, client: httpx.Client) -> None:
     emulator.settings(latency=0.3, keepalive=0.05)
     answer = client.post(GENERATIONS, json={**BOAT, "stream": True})

@@ -366,6 +366,7 @@ def test_rows_of_a_batch_fall_back_one_by_one(emulator: Emulator, local: Place) 
     assert (counts(value), posts(emulator)) == ((2, 0, 1, 0), 4)
 
 
+@pytest.mark.slow
 def test_a_row_that_the_rate_limit_always_refuses_falls_back_after_its_retries(
     emulator: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_listed_attempts_are_found_by_name_and_owner(found: list[str]) -> None:
         assert all((entry in listing) == (parse_entry(entry)[1] is not None) for entry in found)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(entries)
 def test_every_claim_without_a_record_is_unsettled(found: list[str]) -> None:

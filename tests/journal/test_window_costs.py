@@ -252,6 +252,7 @@ async def test_groups_have_budgets_of_their_own(world: World) -> None:
     assert await world.spent(group="unnamed") == [Spending(5 * PRICE)]
 
 
+@pytest.mark.slow
 async def test_many_at_once_go_over_by_what_is_in_flight_at_most(world: World) -> None:
     ends = await asyncio.gather(*(world.buy(f"t{n}") for n in range(60)), return_exceptions=True)
     bought = sum(isinstance(end, Account) for end in ends)
@@ -391,6 +392,7 @@ async def test_three_requests_of_unknown_price_are_under_way_or_lost_at_most(
             assert time.monotonic() - begun < 500, "nobody waits for what was under way hours ago"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", LIMITS, ids=["run", "day"])
 async def test_a_request_waits_while_other_tasks_learn_prices(world: World, limit: dict[str, Any]) -> None:
     world.extra = {} if limit else world.extra
@@ -532,6 +534,7 @@ async def test_a_slow_request_ends_in_an_hour_that_was_added_up(world: World) ->
     assert await world.spent() == [Spending(PRICE)] * 2, "it is not counted in both hours"
 
 
+@pytest.mark.slow
 async def test_every_hour_of_a_month_counts_once(world: World) -> None:
     world.extra = {"max_cost_usd_per_day": "100", "max_cost_usd_per_month": "100", "budget_time_zone": "Europe/Berlin"}
     world.clock.set("2026-10-24T21:30:00", "Europe/Berlin")
@@ -542,6 +545,7 @@ async def test_every_hour_of_a_month_counts_once(world: World) -> None:
     assert (await world.spent())[0].usd < 39 * PRICE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("zone", "begins"),
     [

@@ -218,6 +218,7 @@ def test_failed_tasks_fail_the_report_after_it_is_written(server: Emulator, loca
     assert value["cost_usd"] == float(PRICE), "it can be switched off"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [("cut", {}), ("status", {"status": 402}), None], ids=str)
 def test_a_failed_task_in_which_a_hook_bought_or_tried_to_fails_the_report(
     server: Emulator, local: Place, fault: tuple[str, dict[str, Any]] | None

@@ -317,6 +317,7 @@ async def test_a_cancellation_waits_until_a_paid_call_is_recorded(
     assert [sheet.cost_usd for sheet in ti.sheets] == [taken(emulator)]
 
 
+@pytest.mark.slow
 async def test_a_store_that_hangs_after_a_paid_call_keeps_no_image_back(
     emulator: Emulator, local: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
