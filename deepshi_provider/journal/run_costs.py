@@ -94,6 +94,8 @@ class SharedSum:
         self._patience = patience
         self._latest = Spending()
         self._reported: Spending | None = None
+        #: Names of the objects that may exist: after a failure or a cancellation, more than one.
+        self._names: set[str] = set()
         self._reporting = asyncio.Lock()
         self.failure: DeepshiError | None = None
 
@@ -124,11 +126,14 @@ class SharedSum:
             return True
 
     async def _write(self, spent: Spending) -> None:
-        entry = self._entry.model_copy(update={"cost_usd": spent.usd})
-        await self._store.write(self._name_of(spent), entry.model_dump_json().encode())
-        before, self._reported = self._reported, spent
-        if before is not None and self._name_of(before) != self._name_of(spent):
-            await self._store.remove(self._name_of(before))
+        entry, name = self._entry.model_copy(update={"cost_usd": spent.usd}), self._name_of(spent)
+        self._reported = None
+        self._names.add(name)
+        await self._store.write(name, entry.model_dump_json().encode())
+        for other in self._names - {name}:  # the highest would count
+            await self._store.remove(other)
+            self._names.remove(other)
+        self._reported = spent
 
 
 class RunCosts:

@@ -31,7 +31,7 @@ from deepshi_provider.journal.spending import Limit, Spending
 from deepshi_provider.journal.window_costs import WindowCosts
 from tests.services.s3_proxy import S3Proxy
 from tests.services.seaweedfs import S3Server
-from tests.support.places import Place
+from tests.support.places import Place, S3Place
 from tests.support.waiting import until
 
 PRICE = Decimal("0.039")
@@ -261,6 +261,24 @@ async def test_many_at_once_go_over_by_what_is_in_flight_at_most(world: World) -
     assert bought >= 25
     with pytest.raises(BudgetExceeded):
         await world.buy("late")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("limit", ["run", "day"])
+async def test_an_entry_that_could_not_be_deleted_at_once_is_deleted_later(
+    proxy: S3Proxy, s3_place: S3Place, limit: str
+) -> None:
+    world = World(ProxiedPlace(s3_place, proxy.conn_id), {"max_cost_usd_per_day": "0.039"} if limit == "day" else {})
+    world.clock.set("2026-11-26T12:00:00")
+    more: dict[str, Any] = {"run_limit": PRICE} if limit == "run" else {}
+    account = world.account("one", **more)
+    await account.begin(Tally())
+    async with account.reserved("a"):
+        assert [name for name in s3_place.names() if "0_0.039_0_0" in name] != []
+        proxy.refuses_deletions = 1
+    assert proxy.refuses_deletions == 0
+    assert [name for name in s3_place.names() if "0_0.039_0_0" in name] == [], "it was free"
+    await world.buy("two", **more)
 
 
 @pytest.mark.s3

@@ -32,6 +32,7 @@ class S3Proxy(ThreadingHTTPServer):
 
     :ivar refuse: answer writes to matching keys with 403, which no client retries; ``None`` = none.
     :ivar refused: the keys of refused writes.
+    :ivar refuses_deletions: number of deletions of single objects to answer with 403.
     :ivar ignores_conditions: ignore ``If-None-Match`` and write even if the object exists.
     :ivar no_listing: answer listings with 404 and this code, ``""`` for an empty body; ``None`` = list normally.
     :ivar cuts_listings: answer listings as if more pages followed, with this token for the next, or ``""`` without
@@ -58,7 +59,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.cuts_listings: str | None = None
         self.no_listing: str | None = None
         self.ends_after: int | None = None
-        self.cuts_uploads = self.cuts_answers = 0
+        self.cuts_uploads = self.cuts_answers = self.refuses_deletions = 0
         self.delay = 0.0
         self.held: str | None = None
         self.released = threading.Event()
@@ -122,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if is_write and self.server.refuse and re.search(self.server.refuse, self.path):
             self.server.refused.append(self.path)
+            self.send(403, [], _REFUSAL)
+            return
+        if self.command == "DELETE" and self.server.refuses_deletions:
+            self.server.refuses_deletions -= 1
             self.send(403, [], _REFUSAL)
             return
         if self.server.holds(self.command, self.path):
