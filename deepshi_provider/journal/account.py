@@ -81,6 +81,8 @@ class Account:
         self._windows = windows if windows and windows.has_limits else None
         self._all = RunningSum()
         self._hours: dict[str, RunningSum] = {}
+        #: The hour since which these are complete; earlier ones lack other tries. ``None`` before :meth:`begin`.
+        self._known_since: str | None = None
         self._changed = asyncio.Event()
         self.has_begun = False
         self.closed_by: DeepshiError | None = None
@@ -124,8 +126,10 @@ class Account:
         self.has_begun = True
         self.prices.note(earlier.prices())
         self._all.add_tally(earlier)
-        if self._windows and recent:
-            self._hour(self._windows.this_hour()).add_tally(recent)
+        if self._windows:
+            self._known_since = self._windows.this_hour()
+            if recent:
+                self._hour(self._known_since).add_tally(recent)
         await self._learn_prices(self._all.classes)
         if report:
             await self._with_hours(self._run.begin(self.spending))
@@ -168,11 +172,13 @@ class Account:
         """
         self.prices.note(tally.prices())
         self._all.raise_to(tally)
-        if self._windows and recent:
-            self._hour(self._windows.this_hour()).raise_to(recent)
+        hour = self._windows.this_hour() if self._windows else None
+        if hour and recent:
+            self._hour(hour).raise_to(recent)
         await self._learn_prices(self._all.classes)
         if self.has_begun:
             await self._report()
+        self._known_since = hour  # what the other process has spent earlier is only in its entries
 
     @contextlib.asynccontextmanager
     async def reserved(self, price_class: str) -> AsyncIterator[Reservation]:
@@ -300,7 +306,8 @@ class Account:
         if self._windows is None:
             return
         try:
-            limits = self._with_own([], await at_known_prices(await self._windows.limits(), self.prices))
+            listed = await self._windows.limits(self._known_since)
+            limits = self._with_own([], await at_known_prices(listed, self.prices))
         except DeepshiError as err:
             log.warning("Could not check whether a budget is nearly spent: %s", err)
             return
@@ -316,7 +323,7 @@ class Account:
         run: list[Limit]
         windows: list[Limit]
         if self._windows:
-            run, windows = await asyncio.gather(self._run.limits(), self._windows.limits())
+            run, windows = await asyncio.gather(self._run.limits(), self._windows.limits(self._known_since))
         else:
             run, windows = await self._run.limits(), []
         classes = price_classes if self.is_limited else ()
@@ -329,24 +336,33 @@ class Account:
         return [
             *task,
             *(limit.with_own(own) for limit in run),
-            *(limit.with_own(self._since(limit.own_since)) for limit in windows),
+            *(limit.with_own(self._since(max(limit.own_since, limit.window))) for limit in windows),
         ]
 
     def _since(self, hour: str) -> Spending:
         """Return the task's spending since an hour; the next one may have begun after the spending was listed."""
         return sum((spent.spending(self.prices) for name, spent in self._hours.items() if name >= hour), Spending())
 
+    def _flying(self, limit: Limit) -> Decimal:
+        """Return the price of the requests under way, without those that a limit already counts as spent.
+
+        Requests that started before its day or month may be paid for in it.
+        """
+        under_way = Counter[str]()
+        for hour, spent in self._hours.items():
+            if not limit.window <= hour < limit.own_since:
+                under_way += spent.under_way
+        return sum(((self.prices.cached(name) or Decimal(0)) * n for name, n in under_way.items()), Decimal(0))
+
     def _refusal(self, price_class: str, limits: Iterable[Limit]) -> str:
         """Return the reason why a request may not start now; empty if it may, as it always may without a limit."""
         if not self.is_limited:
             return ""
         in_flight = self.under_way
-        prices = {name: self.prices.cached(name) for name in in_flight}
-        if None in prices.values():
+        if None in map(self.prices.cached, in_flight):
             return "A price is being learned"
-        flying = sum(((prices[name] or Decimal(0)) * count for name, count in in_flight.items()), Decimal(0))
         price = self.prices.cached(price_class)
-        refusals = (_refusal(limit, price, flying=flying if in_flight else None) for limit in limits)
+        refusals = (_refusal(limit, price, flying=self._flying(limit) if in_flight else None) for limit in limits)
         return next(filter(None, refusals), "")
 
     async def _learn_prices(self, price_classes: Iterable[str]) -> None:
@@ -380,7 +396,7 @@ def _refusal(limit: Limit, price: Decimal | None, *, flying: Decimal | None) -> 
     """Return the reason why a request may not start under a limit; empty if it may.
 
     :param price: the highest known price of the request's class; ``None`` if there is none.
-    :param flying: the price of the requests under way; ``None`` if there are none.
+    :param flying: the price of the requests under way that ``limit`` lacks; ``None`` if none are under way.
     """
     spent = limit.spent if price is None else limit.spent.at_price(price)
     shown = spent._replace(lost=(), learning=())

@@ -171,7 +171,7 @@ class Limit(NamedTuple):
 
     def with_own(self, own: Spending) -> Limit:
         """Return the limit with this task's own spending added."""
-        own_part = "" if self.window else f", {own} of them by this task"  # for a month, ``own`` is only today's part
+        own_part = "" if self.window else f", {own} of them by this task"  # ``own`` is only the last part
         return self._replace(spent=self.spent + own, whose=f" {self.whose}{own_part}")
 
     def state(self) -> WindowState:

@@ -140,11 +140,13 @@ class WindowCosts:
             if reported.failure:
                 raise StorageFailed(f"Not sent: this hour's costs could not be reported ({reported.failure.message})")
 
-    async def limits(self) -> list[Limit]:
-        """Return today's limits, with the spending of other tasks, and of this task before today.
+    async def limits(self, known_since: str | None = None) -> list[Limit]:
+        """Return today's limits, with the spending of other tasks, and of this task before ``own_since``.
 
+        Of this hour and the last one, the caller adds the task's own spending, since the listing may be out of date.
         Concurrent calls share one listing.
 
+        :param known_since: the hour since which the caller knows all spending of the task; by default this hour.
         :raises StorageFailed: the spending cannot be read; it is never taken as 0.
         """
         if not self.has_limits:
@@ -155,7 +157,7 @@ class WindowCosts:
         async with self._listing:
             if self._listed_at < asked_at:
                 begun = time.monotonic()
-                await self._ask(self._store)
+                await self._ask(self._store, known_since)
                 self._listed_at = begun
             return self._limits_from(self._others)
 
@@ -166,13 +168,14 @@ class WindowCosts:
         """
         return await self.warnings.to_call(noticed, self._date()) if self.has_limits else list(noticed)
 
-    async def _ask(self, store: Store) -> None:
+    async def _ask(self, store: Store, known_since: str | None) -> None:
         """List this hour and the last one, and read the sums of earlier hours."""
         this, hours = self.this_hour(), self._open_hours()
-        listed = [self._listed(store, hour, self._key if hour == this else "") for hour in hours]
+        own_since = min(this, max(known_since or this, min(hours)))
+        listed = [self._listed(store, hour, self._key if hour >= own_since else "") for hour in hours]
         before, *found = await asyncio.gather(self._before(store, min(hours)), *listed)
         self._others = {**before, **{hour: sums for some in found for hour, sums in some.items()}}
-        self._own_since = this
+        self._own_since = own_since
 
     def _open_hours(self) -> set[str]:
         """Return this hour and the last one; in between, the clocks may have skipped half an hour or repeated hours."""

@@ -22,7 +22,7 @@ from deepshi_provider.costs.price_class import PriceRange
 from deepshi_provider.costs.tally import Tally
 from deepshi_provider.exceptions import BudgetExceeded, StorageFailed, TimedOut
 from deepshi_provider.hooks.directories import STORES
-from deepshi_provider.journal.account import Account, at_known_prices
+from deepshi_provider.journal.account import Account, Reservation, at_known_prices
 from deepshi_provider.journal.entries import Owner, short_hash
 from deepshi_provider.journal.lease import Times
 from deepshi_provider.journal.prices import Prices
@@ -520,6 +520,119 @@ async def test_an_hour_with_something_under_way_is_not_closed(world: World) -> N
     assert await world.spent() == [Spending(PRICE)] * 2
     world.clock.set("2026-11-29T04:00:00")
     assert await world.spent() == [Spending(), Spending(PRICE)]
+
+
+async def test_a_request_counts_once_when_the_hour_turns(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.12", "max_cost_usd_per_month": "0.12"}
+    world.clock.set("2026-11-26T12:59:59")
+    account = world.account("one")
+    await account.begin(Tally())
+    first, rest = contextlib.AsyncExitStack(), contextlib.AsyncExitStack()
+    await first.enter_async_context(account.reserved("a"))
+    await rest.enter_async_context(account.reserved("a"))
+    world.clock.set("2026-11-26T13:00:00")
+    await rest.enter_async_context(account.reserved("a"))
+    fourth = asyncio.create_task(rest.enter_async_context(account.reserved("a")))
+    _, pending = await asyncio.wait([fourth], timeout=0.5)
+    assert pending
+    await first.aclose()  # it was free
+    await fourth
+    assert await world.spent() == [Spending(possible_usd=3 * PRICE)] * 2
+    await rest.aclose()
+    assert await world.spent() == [Spending()] * 2
+
+
+async def test_a_request_of_hours_ago_counts_once(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.08", "max_cost_usd_per_month": "0.08"}
+    account = world.account("one")
+    await account.begin(Tally())
+    async with account.reserved("a"):
+        world.clock.set("2026-11-26T15:00:00")
+        async with account.reserved("a"):
+            assert await world.spent() == [Spending(possible_usd=2 * PRICE)] * 2
+
+
+async def test_a_request_of_yesterday_may_be_paid_today(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.04"}
+    world.clock.set("2026-11-26T23:59:59")
+    account = world.account("one")
+    await account.begin(Tally())
+    async with account.reserved("a") as reservation:
+        world.clock.set("2026-11-27T00:00:00")
+        waiting = asyncio.create_task(account.check("a"))
+        _, pending = await asyncio.wait([waiting], timeout=0.5)
+        assert pending
+        await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    with pytest.raises(BudgetExceeded):
+        await waiting
+    world.clock.set("2026-11-28T00:00:00")
+    await world.buy("tomorrow")
+
+
+async def test_what_was_spent_last_hour_is_not_spent_today(world: World) -> None:
+    world.extra = {"max_cost_usd_per_day": "0.04", "max_cost_usd_per_month": "0.08"}
+    world.clock.set("2026-11-26T23:59:59")
+    account = await world.buy("one")
+    world.clock.set("2026-11-27T00:00:00")
+    assert [limit.spent for limit in await account.limits()] == [Spending(), Spending(PRICE)]
+    async with account.reserved("a"):
+        pass
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("cost", [PRICE, None], ids=["paid", "free"])
+async def test_a_request_that_waits_does_not_see_an_entry_of_the_last_hour_that_is_out_of_date(
+    proxy: S3Proxy, s3_place: S3Place, cost: Decimal | None
+) -> None:
+    world = World(ProxiedPlace(s3_place, proxy.conn_id), {"max_cost_usd_per_day": "0.08"})
+    world.clock.set("2026-11-26T12:59:59")
+    account = world.account("one")
+    await account.begin(Tally())
+
+    async def end(reserved: contextlib.AsyncExitStack, reservation: Reservation) -> None:
+        if cost:
+            await account.add("a", cost, at=world.clock.now, reservation=reservation)
+        await reserved.aclose()
+
+    last_hour = contextlib.AsyncExitStack()
+    reservation = await last_hour.enter_async_context(account.reserved("a"))
+    world.clock.set("2026-11-26T13:00:00")
+    if cost is None:
+        await world.buy("another")
+    async with contextlib.AsyncExitStack() as next_one:
+        proxy.held = r"PUT .*/12\."
+        ending = asyncio.create_task(end(last_hour, reservation))
+        await until("the report", lambda: proxy.held_requests() > 1)
+        starting = asyncio.create_task(next_one.enter_async_context(account.reserved("a")))
+        await until("the next one", lambda: account.under_way == {"a": 1} or starting.done())
+        assert not ending.done()
+        proxy.released.set()
+        await asyncio.gather(starting, ending)
+        assert (await world.spent())[0].most_usd == 2 * PRICE
+
+
+async def test_earlier_tries_and_other_processes_of_the_last_hour_count_once(world: World) -> None:
+    await world.buy("one")
+    earlier = tally_of(1)
+    again = world.account("one", try_number=2)
+    await again.begin(earlier, earlier)
+    async with again.reserved("a") as reservation:
+        await again.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    other, earlier = world.account("one", try_number=2), tally_of(2)
+    await other.begin(earlier, earlier)  # while the first was paused
+    async with other.reserved("a") as reservation:
+        await other.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    world.clock.set("2026-11-26T13:00:00")
+    await again.recount(tally_of(3), Tally())
+    for account in (again, world.account("looker")):
+        assert [limit.spent for limit in await account.limits()] == [Spending(3 * PRICE)] * 2
+
+
+def tally_of(paid: int) -> Tally:
+    tally = Tally()
+    for _ in range(paid):
+        tally.paid("m", "", PRICE, 1, "a")
+    return tally
 
 
 @pytest.mark.s3
