@@ -194,11 +194,19 @@ class Engine:
                     return None
             # Before the lease lists the attempt: the process that has the turn would wait for it.
             if self._context.needs_turn and (await turn.take(self._recount) or turn.number != number):
+                self._deadline = self._job.deadline_from(time.time())
                 return None
+            # No await between the turn and the lease's list of attempts, for which a recount waits.
             return await self._claim_and_buy(attempts, unknown)
 
     async def _recount(self) -> None:
-        """Add what other processes of this task instance have spent to the account."""
+        """Add what other processes of this task instance have spent to the account.
+
+        Wait for this process's own requests first: in the journal, their claims are like those of requests that other
+        processes have lost. Rows that wait for the turn meanwhile have reservations, but no claims.
+        """
+        while self._context.lease.attempts:  # noqa: ASYNC110 -- only after a lost turn: not worth an event
+            await asyncio.sleep(self._context.times.poll)
         await self._journal.refresh()
         tally = await self._journal.tally(self._job.owner)
         await self._account.recount(tally, await self._context.recent_tally())

@@ -168,6 +168,7 @@ class Account:
     async def recount(self, tally: Tally, recent: Tally | None = None) -> None:
         """Raise the sums to those of the journal, since another process may have paid for the same job.
 
+        :param tally: made while no request of this process was under way: it would count twice.
         :param recent: the part of ``tally`` since :attr:`counts_since`, if a later request depends on it.
         """
         self.prices.note(tally.prices())

@@ -47,11 +47,9 @@ class RunningSum:
             self.doubts[_Doubt(doubt.price_class, doubt.reported)] += 1
 
     def raise_to(self, tally: Tally) -> None:
-        """Raise the sum to the tally of a journal, in which requests under way are attempts with unknown outcome."""
+        """Raise the sum to the tally of a journal, made while no request of this process was under way."""
         self.usd = max(self.usd, tally.cost_usd or Decimal(0))
-        found = Counter(_Doubt(doubt.price_class, doubt.reported) for doubt in tally.doubts())
-        found.subtract({_Doubt(name, Decimal(0)): count for name, count in self.under_way.items()})
-        self.doubts |= found
+        self.doubts |= Counter(_Doubt(doubt.price_class, doubt.reported) for doubt in tally.doubts())
 
     def spending(self, prices: Prices) -> Spending:
         """Return the sum, with unreported costs at the prices that this process knows."""

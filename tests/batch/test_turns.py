@@ -140,6 +140,54 @@ async def test_a_process_that_was_paused_waits_for_its_successor_and_counts_what
     assert len(state(local, "turn")) == 1
 
 
+async def test_a_process_that_was_paused_counts_what_its_killed_successor_had_under_way(
+    emulator: Emulator, local: Place
+) -> None:
+    """Its own rows wait for the turn at that moment, without claims."""
+    emulator.settings(latency=0.5)
+    with started(job_in(local)) as process:
+        await until("some pictures", lambda: emulator.stats()["images"] >= 4)
+        process.send_signal(signal.SIGSTOP)
+        await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
+        sent = posts(emulator)
+        with started(job_in(local)) as successor:
+            await until("the successor's pictures", lambda: emulator.stats()["images"] >= sent + 4)
+            await until("the next requests", lambda: emulator.stats()["in_flight"] == 4)
+            successor.kill()
+            successor.wait()
+        process.send_signal(signal.SIGCONT)
+        outcome = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+    assert outcome.costs is not None
+    assert outcome.costs.cost_usd is not None
+    assert outcome.costs.may_have_cost_usd is not None
+    assert outcome.unknown_outcomes >= 1
+    assert taken(emulator) <= outcome.costs.cost_usd + outcome.costs.may_have_cost_usd <= Decimal("1.00")
+
+
+async def test_requests_of_a_process_that_was_paused_count_once_in_its_next_turn(
+    emulator: Emulator, local: Place
+) -> None:
+    emulator.settings(latency=[0.2, 0.6])
+    with started(job_in(local)) as process:
+        await until("some pictures", lambda: emulator.stats()["images"] >= 4)
+        emulator.settings(latency=20)
+        sent = posts(emulator)
+        await until("a slow request", lambda: posts(emulator) > sent)
+        process.send_signal(signal.SIGSTOP)
+        emulator.settings(latency=0.2)
+        with started(job_in(local)) as successor:
+            await until("the successor's pictures", lambda: emulator.stats()["images"] >= sent + 4)
+            successor.kill()
+            successor.wait()
+        process.send_signal(signal.SIGCONT)
+        outcome = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+    assert outcome.costs is not None
+    assert outcome.costs.cost_usd is not None
+    assert outcome.costs.may_have_cost_usd is not None
+    assert outcome.costs.cost_usd + outcome.costs.may_have_cost_usd == MOST
+    assert taken(emulator) <= MOST
+
+
 @pytest.mark.s3
 async def test_turns_hold_on_a_store_that_creates_an_object_twice(
     emulator: Emulator, s3_place: S3Place, proxy: S3Proxy

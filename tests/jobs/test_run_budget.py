@@ -244,9 +244,9 @@ async def test_what_a_second_process_may_have_paid_for_counts_once_and_not_twice
     account = Account(prices, RunCosts(entry, None), 10 * PRICE)
     await account.begin(Tally())
     await account.add("class", None)
-    async with account.reserved("class"):
-        # The journal has the first as a lost attempt, the one under way likewise, and two of the other process.
-        await account.recount(tally_of(PRICE, None, None, None, None))
+    async with account.reserved("class"):  # it has no claim yet
+        # The journal has the first as a lost attempt, and two of the other process.
+        await account.recount(tally_of(PRICE, None, None, None))
         assert (account.spending.usd, account.spending.possible_usd) == (PRICE, 3 * PRICE)
 
 
