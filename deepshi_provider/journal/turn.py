@@ -68,12 +68,11 @@ class Turn:
             if self.number and not self._lease.lapsed_since(self._checked_at):
                 return False
             await self._lease.start()
-            checked_at, before = time.monotonic(), self.number
-            self.number = await self._next()
-            is_new = self.number != before
+            checked_at, number = time.monotonic(), await self._next()
+            is_new = number != self.number
             if is_new and recount:
-                await recount()
-            self._checked_at = checked_at
+                await recount()  # if it fails, the next call counts
+            self.number, self._checked_at = number, checked_at
             return is_new
 
     async def _next(self) -> int:

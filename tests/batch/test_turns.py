@@ -16,10 +16,13 @@ import pytest
 
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.emulator.testing import Emulator
+from deepshi_provider.exceptions import StorageFailed
 from deepshi_provider.hooks.batch_jobs import run_batch_job
 from deepshi_provider.jobs.job import BatchJob
 from deepshi_provider.jobs.outcome import BatchOutcome
-from deepshi_provider.journal.lease import Times
+from deepshi_provider.journal.lease import Lease, Times, Watch
+from deepshi_provider.journal.turn import Turn
+from deepshi_provider.store.store import Store
 from tests.services.forks import Forked, last_line_of, start_module
 from tests.services.s3_proxy import S3Proxy
 from tests.support.batches import BANANA
@@ -186,6 +189,22 @@ async def test_requests_of_a_process_that_was_paused_count_once_in_its_next_turn
     assert outcome.costs.may_have_cost_usd is not None
     assert outcome.costs.cost_usd + outcome.costs.may_have_cost_usd == MOST
     assert taken(emulator) <= MOST
+
+
+async def test_a_recount_that_failed_is_made_by_the_next_call(local: LocalPlace) -> None:
+    store = Store(local.uri)
+    calls: list[int] = []
+
+    async def recount() -> None:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise StorageFailed("The store is gone")
+
+    async with Lease(store) as lease, Turn(store, "a" * 16, lease, Watch(store), QUICK) as turn:
+        with pytest.raises(StorageFailed):
+            await turn.take(recount)
+        assert [await turn.take(recount), await turn.take(recount)] == [True, False]
+    assert calls == [0, 1]
 
 
 @pytest.mark.s3
