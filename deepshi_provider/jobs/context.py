@@ -66,8 +66,11 @@ class JobContext(NamedTuple):
 
         See :attr:`~deepshi_provider.journal.account.Account.counts_since`.
         """
-        since = self.account.counts_since
-        return None if since is None else await in_thread(self.journal.known_tally, self.job.owner, since)
+        while (since := self.account.counts_since) is not None:
+            tally = await in_thread(self.journal.known_tally, self.job.owner, since)
+            if since == self.account.counts_since:  # else the next hour has begun, and would get it all
+                return tally
+        return None
 
     async def latest_tally(self) -> Tally:
         """Return the task's costs over all its tries; if the store fails, those that this process knows."""

@@ -176,6 +176,9 @@ class Account:
         hour = self._windows.this_hour() if self._windows else None
         if hour and recent:
             self._hour(hour).raise_to(recent)
+        for name, spent in self._hours.items():
+            if hour and name < hour:  # from now on listed, where what its rows have reserved must not remain
+                spent.under_way.clear()
         await self._learn_prices(self._all.classes)
         if self.has_begun:
             await self._report()
@@ -278,6 +281,9 @@ class Account:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def _hour_known_since(self) -> str | None:
+        return self._known_since
+
     def _hour(self, hour: str) -> RunningSum:
         return self._hours.setdefault(hour, RunningSum())
 
@@ -307,7 +313,7 @@ class Account:
         if self._windows is None:
             return
         try:
-            listed = await self._windows.limits(self._known_since)
+            listed = await self._windows.limits(self._hour_known_since)
             limits = self._with_own([], await at_known_prices(listed, self.prices))
         except DeepshiError as err:
             log.warning("Could not check whether a budget is nearly spent: %s", err)
@@ -324,7 +330,7 @@ class Account:
         run: list[Limit]
         windows: list[Limit]
         if self._windows:
-            run, windows = await asyncio.gather(self._run.limits(), self._windows.limits(self._known_since))
+            run, windows = await asyncio.gather(self._run.limits(), self._windows.limits(self._hour_known_since))
         else:
             run, windows = await self._run.limits(), []
         classes = price_classes if self.is_limited else ()

@@ -96,6 +96,7 @@ class SharedSum:
         self._reported: Spending | None = None
         #: Names of the objects that may exist: after a failure or a cancellation, more than one.
         self._names: set[str] = set()
+        self._has_warned = False
         self._reporting = asyncio.Lock()
         self.failure: DeepshiError | None = None
 
@@ -130,10 +131,27 @@ class SharedSum:
         self._reported = None
         self._names.add(name)
         await self._store.write(name, entry.model_dump_json().encode())
-        for other in self._names - {name}:  # the highest would count
-            await self._store.remove(other)
-            self._names.remove(other)
         self._reported = spent
+        await self._remove(self._names - {name})
+
+    async def _remove(self, names: set[str]) -> None:
+        """Remove old objects, of which the highest would count. Try twice, and again with the next report.
+
+        A store that does not allow it must not stop the task.
+        """
+        for is_last in (False, True):
+            try:
+                for name in names & self._names:
+                    await self._store.remove(name)
+                    self._names.remove(name)
+            except StorageFailed as err:
+                if is_last and not self._has_warned:
+                    self._has_warned = True
+                    log.warning(
+                        "An old sum of this task cannot be deleted, and counts for others if it is higher: %s", err
+                    )
+            else:
+                return
 
 
 class RunCosts:

@@ -140,13 +140,14 @@ class WindowCosts:
             if reported.failure:
                 raise StorageFailed(f"Not sent: this hour's costs could not be reported ({reported.failure.message})")
 
-    async def limits(self, known_since: str | None = None) -> list[Limit]:
+    async def limits(self, known_since: Callable[[], str | None] = lambda: None) -> list[Limit]:
         """Return today's limits, with the spending of other tasks, and of this task before ``own_since``.
 
         Of this hour and the last one, the caller adds the task's own spending, since the listing may be out of date.
         Concurrent calls share one listing.
 
-        :param known_since: the hour since which the caller knows all spending of the task; by default this hour.
+        :param known_since: returns the hour since which the caller knows all spending of the task; by default this
+            hour. Called just before the listing, since a recount may have changed it meanwhile.
         :raises StorageFailed: the spending cannot be read; it is never taken as 0.
         """
         if not self.has_limits:
@@ -157,7 +158,7 @@ class WindowCosts:
         async with self._listing:
             if self._listed_at < asked_at:
                 begun = time.monotonic()
-                await self._ask(self._store, known_since)
+                await self._ask(self._store, known_since())
                 self._listed_at = begun
             return self._limits_from(self._others)
 

@@ -282,6 +282,24 @@ async def test_an_entry_that_could_not_be_deleted_at_once_is_deleted_later(
 
 
 @pytest.mark.s3
+@pytest.mark.parametrize("limit", ["run", "day"])
+async def test_a_store_that_allows_no_deletions_stops_nothing(
+    proxy: S3Proxy, s3_place: S3Place, limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(ProxiedPlace(s3_place, proxy.conn_id), {"max_cost_usd_per_day": "1"} if limit == "day" else {})
+    more: dict[str, Any] = {"run_limit": Decimal(1)} if limit == "run" else {}
+    account = world.account("one", **more)
+    proxy.refuses_deletions = 1000
+    await account.begin(Tally())
+    for _ in range(5):
+        async with account.reserved("a") as reservation:
+            await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert account.spending.usd == 5 * PRICE
+    assert caplog.text.count("cannot be deleted") == 1
+    assert proxy.refuses_deletions > 970, "a few per report, not one per old entry"
+
+
+@pytest.mark.s3
 async def test_store_that_takes_no_entries_lets_nothing_start(proxy: S3Proxy, s3_place: Place) -> None:
     world = World(s3_place, {"max_cost_usd_per_day": "1"}, patience=1)
     world.clock.set("2026-11-26T12:00:00")
@@ -609,6 +627,22 @@ async def test_a_request_that_waits_does_not_see_an_entry_of_the_last_hour_that_
         proxy.released.set()
         await asyncio.gather(starting, ending)
         assert (await world.spent())[0].most_usd == 2 * PRICE
+
+
+async def test_reservations_of_the_last_hour_do_not_outlast_a_recount(world: World) -> None:
+    """The rows that wait for the turn give theirs up one by one, and each reports what the others still have."""
+    account = world.account("one")
+    await account.begin(Tally())
+    rows = contextlib.AsyncExitStack()
+    for _ in range(3):
+        await rows.enter_async_context(account.reserved("a"))
+    world.clock.set("2026-11-26T13:00:00")
+    await account.recount(Tally(), Tally())
+    assert await world.spent() == [Spending()] * 2
+    await rows.aclose()
+    async with account.reserved("a") as reservation:
+        await account.add("a", PRICE, at=world.clock.now, reservation=reservation)
+    assert await world.spent() == [Spending(PRICE)] * 2
 
 
 async def test_earlier_tries_and_other_processes_of_the_last_hour_count_once(world: World) -> None:
