@@ -95,8 +95,8 @@ class DeepshiHook(BaseHook):
         if max_cost_usd is not None and most is None:
             raise InvalidRequest(f"max_cost_usd: an amount in USD is needed, got {str(max_cost_usd)[:40]!r}")
         work = draw(self, functools.partial(self._bought, request), request, most)
-        # With a limit, each call must know what those before it have cost.
-        with nullcontext() if most is None else _DRAWING:
+        # With a limit, each call must know what those before it have cost. In a running loop it fails without waiting.
+        with nullcontext() if most is None or in_loop() else _DRAWING:
             return self._run(work, instead="call it with `await asyncio.to_thread(hook.draw, …)`")
 
     def edit(self, request: EditRequest) -> ImagesResult:
