@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from deepshi_provider.exceptions import InvalidRequest
 _CHUNK = 1000
 #: Errors of cells that Python has no value for: dates out of its range, unknown time zones.
 _NO_VALUE = (OverflowError, ValueError, LookupError)
+#: What pyarrow calls the nameless index of a pandas frame, which is a column only if rows have been left out.
+_INDEX = re.compile(r"__index_level_\d+__", re.ASCII)
 
 
 def is_table(value: Any) -> bool:
@@ -32,11 +35,17 @@ def table_rows(table: Any, header: Header = ignore_header) -> Iterator[dict[str,
         raise InvalidRequest(f"A {kind} as rows needs the extra 'parquet' of airflow-provider-deepshi") from err
     try:
         reader = pa.RecordBatchReader.from_stream(table)
-        check_differ(kind, reader.schema.names)
-        header(reader.schema.names)
+        names = column_names(reader.schema)
+        check_differ(kind, names)
+        header(names)
         yield from batch_rows(reader)
     except (pa.ArrowException, ValueError, TypeError) as err:
         raise InvalidRequest(f"The {kind} of rows cannot be read: {err}") from err
+
+
+def column_names(schema: Any) -> list[str]:
+    """Return the names of a schema's columns, without nameless indexes of pandas."""
+    return [name for name in schema.names if not _INDEX.fullmatch(name)]
 
 
 def batch_rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -48,6 +57,7 @@ def batch_rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
     before = 0
     for batch in batches:
+        batch = batch.select(column_names(batch.schema))
         # Python's datetime has no nanoseconds.
         names = [f.name for f in batch.schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
         for name in names:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 from deepshi_provider.api.texts import shown_uri
-from deepshi_provider.batch.arrow import batch_rows
+from deepshi_provider.batch.arrow import batch_rows, column_names
 from deepshi_provider.batch.columns import COLUMNS, Columns, Header, check_differ, ignore_header
 from deepshi_provider.batch.row_table import RowTable
 from deepshi_provider.batch.rows import check_rows, used_columns
@@ -130,10 +130,17 @@ def _read_parquet(uri: str, file: BinaryIO, header: Header) -> Iterator[dict[str
         raise InvalidRequest(f"{uri} is not a Parquet file")
     try:
         with _on_disk(file) as local:
-            # Otherwise it reads whole columns of a row group, which may be the whole file.
-            parquet = pyarrow.parquet.ParquetFile(local, buffer_size=_PIECE, pre_buffer=False)
-            check_differ(uri, parquet.schema_arrow.names)
-            header(parquet.schema_arrow.names)
+            parquet = pyarrow.parquet.ParquetFile(
+                local,
+                # Otherwise it reads whole columns of a row group, which may be the whole file.
+                buffer_size=_PIECE,
+                pre_buffer=False,
+                # Spark's older timestamps; as nanoseconds, years outside 1677 to 2262 become others.
+                coerce_int96_timestamp_unit="us",
+            )
+            names = column_names(parquet.schema_arrow)
+            check_differ(uri, names)
+            header(names)
             yield from batch_rows(parquet.iter_batches(batch_size=1000, use_threads=False))
     except pyarrow.ArrowException as err:
         raise InvalidRequest(f"{uri} is not a Parquet file: {err}") from err

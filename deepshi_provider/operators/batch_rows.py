@@ -11,6 +11,7 @@ from airflow.sdk import ObjectStoragePath
 
 from deepshi_provider.api.texts import is_blank
 from deepshi_provider.batch.arrow import is_table, table_rows
+from deepshi_provider.batch.cells import is_missing
 from deepshi_provider.batch.columns import Header
 from deepshi_provider.batch.requests_file import read_requests
 from deepshi_provider.batch.row_table import RowTable
@@ -49,7 +50,7 @@ def fill_rows(task: DeepshiGenerateImagesOperator, rows: RowTable, output_conn_i
 
 def with_input_images(row: Any) -> Any:
     """Return a row with its ``images`` as a list; they may be the XCom of an image task, as in the operators."""
-    if not isinstance(row, Mapping) or is_blank(row.get("images")):
+    if not isinstance(row, Mapping) or is_blank(row.get("images")) or is_missing(row["images"]):
         return row
     return {**row, "images": input_images(row["images"])}
 
@@ -64,7 +65,16 @@ def _source(task: DeepshiGenerateImagesOperator, header: Header) -> tuple[str | 
     value = task.requests_uri if given == ["requests_uri"] else rows_or_uri(task.requests)
     if given == ["requests_uri"] or isinstance(value, os.PathLike | ObjectStoragePath | FileUri):
         return str(value), ()
-    return None, table_rows(value, header) if is_table(value) else map(with_input_images, listed("requests", value))
+    return None, table_rows(value, header) if is_table(value) else _with_input_images(listed("requests", value))
+
+
+def _with_input_images(rows: Iterable[Any]) -> Iterator[Any]:
+    for number, row in enumerate(rows, start=1):
+        try:
+            found = with_input_images(row)
+        except InvalidRequest as err:
+            raise InvalidRequest(f"Row {number}: {err.message}") from None
+        yield found
 
 
 def _queried(task: DeepshiGenerateImagesOperator, header: Header) -> Iterator[dict[str, Any]]:

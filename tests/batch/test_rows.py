@@ -7,9 +7,11 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -232,6 +234,29 @@ def test_parquet_columns_keep_their_types() -> None:
     ((_, a, _), (_, b, _)) = check_rows(read_file("rows.parquet", io.BytesIO(parquet(rows))), DEFAULTS, None)
     assert (a["width"], a["images"], a["style"]) == (64, ["a.png", "b.png"], "flat")
     assert b == {"model": "deepshi-banana-pro", "prompt": "q", "n": 1, "stream": True}
+
+
+def test_a_null_in_extra_params_leaves_the_default() -> None:
+    """Arrow gives all rows the names of all."""
+    rows = [{"prompt": "p", "extra_params": {"style": "flat"}}, {"prompt": "p", "extra_params": {"mood": "dark"}}]
+    ((_, a, _), (_, b, _)) = check_rows(
+        read_file("rows.parquet", io.BytesIO(parquet(rows))), {**DEFAULTS, "style": "photo"}, None
+    )
+    assert (a["style"], a.get("mood"), b["style"], b["mood"]) == ("flat", None, "photo", "dark")
+
+
+def test_timestamps_of_spark_keep_their_year() -> None:
+    file, seen = io.BytesIO(), [*map(datetime.fromisoformat, ("9999-12-31", "1600-01-01"))]
+    table = pyarrow.table({"prompt": ["p", "p"], "valid_to": pyarrow.array(seen, pyarrow.timestamp("us"))})
+    pyarrow.parquet.write_table(table, file, use_deprecated_int96_timestamps=True)
+    assert [row["valid_to"] for row in read("rows.parquet", file.getvalue())] == seen
+
+
+def test_the_nameless_index_of_a_filtered_frame_is_no_column() -> None:
+    file = io.BytesIO()
+    pandas.DataFrame({"prompt": ["p", "q"], "stock": [1, 0]}, index=[3, 8]).to_parquet(file)
+    assert "__index_level_0__" in pyarrow.parquet.read_schema(io.BytesIO(file.getvalue())).names
+    assert [list(row) for row in read("rows.parquet", file.getvalue())] == [["prompt", "stock"]] * 2
 
 
 @pytest.mark.parametrize(
