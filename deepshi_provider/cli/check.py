@@ -80,10 +80,13 @@ def _check(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Report:
-    report = Report()
+    report, used, names = Report(), used_columns(defaults), set[Any]()
     try:
         for number, row in enumerate(rows, start=1):
             report.rows = number
+            if new := row.keys() - names:
+                names |= new
+                columns.warn_of_typing_errors(new, used)
             found, likely, images = _look_over(number, row, defaults, columns, catalog, table)
             report.images += images if not found else 0
             report.complaints += len(found)
@@ -91,7 +94,11 @@ def _check(
                 say(f"row {number}: {complaint}")
             for complaint in likely:
                 warn(f"row {number}: {complaint}")
-    except InvalidRequest as err:  # the file, or the rest of it, does not match its ending
+        if names:
+            columns.check_carry(names)
+    except InvalidRequest as err:  # the rest of the file does not match its ending, or a column is missing
+        if not report.rows:
+            raise
         report.complaints += 1
         say(f"after row {report.rows}: {err.message}")
     return report

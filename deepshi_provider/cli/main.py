@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from deepshi_provider.api.requests import REQUEST_FIELDS
 from deepshi_provider.batch.columns import Columns
@@ -17,8 +18,9 @@ from deepshi_provider.cli.models import as_json, as_table
 from deepshi_provider.cli.plan import as_table as as_price_table
 from deepshi_provider.cli.plan import known_prices, plan_file
 from deepshi_provider.costs.money import amount_of
-from deepshi_provider.exceptions import DeepshiError
+from deepshi_provider.exceptions import DeepshiError, InvalidRequest
 from deepshi_provider.hooks.deepshi import DeepshiHook
+from deepshi_provider.operators.rendered import input_images
 
 _FITS, _COMPLAINTS, _FAILED = 0, 1, 2
 _CONN_ID = "deepshi_command_line"
@@ -159,8 +161,11 @@ def _amount(text: str) -> Decimal:
     return found
 
 
-def _default(text: str) -> tuple[str, str]:
+def _default(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or name not in (*REQUEST_FIELDS, "images"):
         raise argparse.ArgumentTypeError(f"FIELD=VALUE, with one of {', '.join(REQUEST_FIELDS)}, images")
-    return name, value
+    try:
+        return name, input_images(value, columns=True) if name == "images" else value
+    except InvalidRequest as err:
+        raise argparse.ArgumentTypeError(err.message) from None

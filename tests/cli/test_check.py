@@ -115,6 +115,25 @@ def test_defaults_are_those_of_the_operator(tmp_path: Path, capsys: pytest.Captu
     assert "FIELD=VALUE" in capsys.readouterr().err
 
 
+def test_default_images_are_read_as_the_operator_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = jsonl(tmp_path, {"key": "a", "prompt": "p"})
+    model = ["--default", "model=deepshi-image-1"]
+    code, complaints, _ = check(capsys, file, *model, "--default", f"images={json.dumps(['a.png'] * 20)}")
+    assert (code, complaints) == (1, ["row 1: images: at most 14 are allowed, got 20"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", file, *model, "--default", "images=[1"])
+    assert "images" in capsys.readouterr().err
+
+
+def test_a_carried_column_that_is_missing_is_a_complaint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "shop.csv"
+    file.write_text("sku,name\n007,mug\n")
+    asked = (str(file), *MODEL, "--default", "prompt=a {name}", "--key-column", "sku")
+    code, complaints, _ = check(capsys, *asked, "--carry", "nmae")
+    assert (code, complaints) == (1, ["after row 1: carry: no row has a column 'nmae'. Did you mean name?"])
+    assert check(capsys, *asked, "--carry", "name")[0] == 0
+
+
 def test_models_without_a_description_in_the_catalog_are_allowed(
     emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +157,10 @@ def test_a_failed_check_has_another_exit_code(
     code, complaints, errors = check(capsys, str(tmp_path / "nowhere.jsonl"), *MODEL)
     assert (code, complaints) == (2, [])
     assert "nowhere.jsonl" in errors
+    (tmp_path / "empty.csv").touch()
+    code, complaints, errors = check(capsys, str(tmp_path / "empty.csv"), *MODEL)
+    assert (code, complaints) == (2, [])
+    assert "is not CSV with a header" in errors
     emulator.fault("status", status=500, path="/v1/models", times=5)
     code, complaints, errors = check(capsys, jsonl(tmp_path, *GOOD), *MODEL)
     assert (code, complaints) == (2, [])
