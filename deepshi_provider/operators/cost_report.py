@@ -111,9 +111,12 @@ class DeepshiCostReportOperator(BaseOperator):
         limits = _Limits(amount("max_cost_usd", self.max_cost_usd), amount("warn_cost_usd", self.warn_cost_usd))
         owner = owner_of(context)
         task_ids = self._wanted(context)
-        pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
-        sheets = [CostSheet.model_validate(value) for value in pulled if value is not None]
-        failed = _Failed.of(context, owner, task_ids, others=is_blank(self.task_ids))
+        known = (*task_ids, owner.task_id)
+        others = [t.task_id for t in context["dag"].tasks if t.task_id not in known] if is_blank(self.task_ids) else []
+        sheets = _pulled(context, task_ids)
+        of_hooks = [sheet for sheet in _pulled(context, others) if sheet.operation == "hook"]
+        failed = _Failed.of(context, owner, task_ids, others, frozenset(sheet.task_id for sheet in of_hooks))
+        sheets += of_hooks
         report, uris = run_here(self._report(owner, task_ids, sheets, failed, limits))
         context["ti"].xcom_push(key="run_cost_usd", value=as_number(report.cost_usd))
         try:
@@ -139,8 +142,6 @@ class DeepshiCostReportOperator(BaseOperator):
         hook = DeepshiHook(self.deepshi_conn_id)
         settings = await hook.asettings()
         store = output_store(self, settings, owner, "report")
-        if settings.output_uri is not None:  # the run's entries include hooks' purchases of all tries
-            sheets = [sheet for sheet in sheets if sheet.operation != "hook"]
         instances = await _complete(sheets, owner, task_ids, settings, all_hooks=is_blank(self.task_ids))
         listed = list(dict.fromkeys([*task_ids, *sorted(i.sheet.task_id for i in instances)]))
         instances.sort(key=lambda i: (listed.index(i.sheet.task_id), i.status == "hook", i.sheet.map_index))
@@ -200,24 +201,26 @@ class _Failed(NamedTuple):
     with_hooks: frozenset[str]
 
     @classmethod
-    def of(cls, context: Context, owner: Owner, task_ids: list[str], *, others: bool) -> _Failed:
-        """Ask Airflow for the states of some tasks, and of all others of the DAG."""
-        rest = (
-            [t.task_id for t in context["dag"].tasks if t.task_id not in (*task_ids, owner.task_id)] if others else []
-        )
-        ended = _failed_states(context, owner, rest) if rest else []
-        rest = [t for t in rest if any(n == t or n.removeprefix(f"{t}_").isdecimal() for n in ended)]
-        pulled = context["ti"].xcom_pull(task_ids=rest, key=XCOM_KEY) if rest else []
-        sheets = (CostSheet.model_validate(value) for value in pulled if value is not None)
+    def of(
+        cls, context: Context, owner: Owner, task_ids: list[str], others: list[str], with_hooks: frozenset[str]
+    ) -> _Failed:
+        """Ask Airflow for the states of some tasks, and of others."""
+        ended = _failed_states(context, owner, others) if others else []
+        rest = [t for t in others if any(n == t or n.removeprefix(f"{t}_").isdecimal() for n in ended)]
         names = {}
         for task_id in (*task_ids, *rest):  # one by one: Airflow calls a mapped task instance "<task>_<map index>"
             indexes = [name.removeprefix(task_id) for name in _failed_states(context, owner, [task_id])]
             names[task_id] = [f"{task_id}[{index[1:]}]" if index else task_id for index in indexes]
-        return cls(names, frozenset(sheet.task_id for sheet in sheets if sheet.operation == "hook"))
+        return cls(names, with_hooks)
 
     def among(self, listed: list[str]) -> list[str]:
         """Return the names of the failed task instances of listed tasks, and of those with hooks."""
         return [n for task_id, names in self.names.items() if task_id in (*listed, *self.with_hooks) for n in names]
+
+
+def _pulled(context: Context, task_ids: list[str]) -> list[CostSheet]:
+    pulled = context["ti"].xcom_pull(task_ids=task_ids, key=XCOM_KEY) if task_ids else []
+    return [CostSheet.model_validate(value) for value in pulled if value is not None]
 
 
 def _failed_states(context: Context, owner: Owner, task_ids: list[str]) -> list[str]:
@@ -247,9 +250,11 @@ async def _complete(
 
     :param all_hooks: include hooks' purchases in all tasks of the run, not only in ``task_ids``.
     """
-    instances = []
+    instances, pulled_of_hooks = [], []
     for sheet in sheets:
-        if sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
+        if sheet.operation == "hook":
+            pulled_of_hooks.append(sheet)
+        elif sheet.output_uri and (not sheet.ended or (sheet.cost_usd is None and not sheet.models)):
             instances.append(await _from_records(sheet, settings))
         else:
             instances.append(InstanceCosts(status="ended", sheet=sheet))
@@ -264,8 +269,13 @@ async def _complete(
             found = await read_sheet(store, who, entry.operation, ended=False, prices=prices)
             instances.append(InstanceCosts(status="not ended", sheet=found))
     bought = [entry for entry in entries if all_hooks or entry.owner.task_id in task_ids]
-    by_hook = await purchase_sheets(bought, prices_of(settings))
-    return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in by_hook]
+    # The entries include all tries, and the XComs purchases with other connections.
+    by_hook = {(sheet.task_id, sheet.map_index): sheet for sheet in await purchase_sheets(bought, prices_of(settings))}
+    for sheet in pulled_of_hooks:
+        known = by_hook.get((sheet.task_id, sheet.map_index))
+        if sheet.models and (known is None or (known.cost_usd or 0) < (sheet.cost_usd or 0)):
+            by_hook[sheet.task_id, sheet.map_index] = sheet
+    return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in by_hook.values()]
 
 
 async def _from_records(sheet: CostSheet, settings: Settings) -> InstanceCosts:

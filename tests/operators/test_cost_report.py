@@ -245,6 +245,23 @@ def test_a_failed_task_in_which_a_hook_bought_or_tried_to_fails_the_report(
     report_on(named, [], ReportInstance(task_id="report", others=[*tried, script], states=states))
 
 
+@pytest.mark.parametrize("asked", [{}, {"task_ids": ["boat", "script"]}], ids=["all tasks", "named tasks"])
+def test_a_hooks_purchases_with_another_connection_count(
+    server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_EU", server.connection_json())
+    made = dag(**asked)
+    made.add_task(EmptyOperator(task_id="script"))
+    script = TaskInstance(task_id="script", map_index=None)
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="x", width=64, height=48)
+    with set_current_context(context_of(script)):
+        for conn_id in ("deepshi_default", "deepshi_eu", "deepshi_eu"):
+            DeepshiHook(conn_id).generate(request).close()
+    value, _ = report_on(made, [*done(made, "boat"), script])
+    assert (value["cost_usd"], value["images"]) == (float(taken(server)), 4)
+    assert value["cost_usd"] == float(4 * PRICE)
+
+
 def test_an_exceeded_limit_and_a_failed_task_are_reported_together(server: Emulator, local: Place) -> None:
     made = dag(max_cost_usd=0)
     ti = ReportInstance(task_id="report", others=done(made, "boat"), states={"catalog": "failed"})
