@@ -38,6 +38,8 @@ HEADERS = {
 LONGEST_SILENCE = 600.0
 #: Maximum bytes of an error's body that are read.
 _ERROR_LIMIT = 64 * 1024
+#: Seconds to wait for it; the status is enough for an error.
+_ERROR_TIMEOUT = 10.0
 #: When many requests start or many answers arrive at once, each turn of the event loop starts one session, sends one
 #: request or decodes one piece, since all of them together would block the loop.
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -104,6 +106,8 @@ class Exchange:
         except DeepshiError as err:
             return err
         except TimeoutError as err:
+            if self._response is not None and not self._response.is_success:
+                return error_of(self._response, b"")  # the status is enough for an error
             return _chained(self._out_of_time(), err)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as err:
             return _chained(self._broken_off(err), err)
@@ -234,11 +238,12 @@ def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
 async def _beginning(response: httpx.Response) -> bytes:
     body, unpacker = b"", Unpacker()
     try:
-        async for packed in _pieces_of(response):
-            for piece in unpacker.feed(packed):
-                body += piece
-                if len(body) > _ERROR_LIMIT:
-                    return body
+        with anyio.move_on_after(_ERROR_TIMEOUT):
+            async for packed in _pieces_of(response):
+                for piece in unpacker.feed(packed):
+                    body += piece
+                    if len(body) > _ERROR_LIMIT:
+                        return body
     except (httpx.HTTPError, OutcomeUnknown):
         pass  # the status is enough for an error
     return body

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
+import threading
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -36,7 +38,7 @@ from deepshi_provider.hooks.deepshi import DeepshiHook
 from tests.services.processes import free_ports
 from tests.support.answering import Answer, answering
 from tests.support.hooks import Connect, LogLines
-from tests.support.servers import KEY, Wire, boat
+from tests.support.servers import KEY, Wire, boat, sends
 from tests.support.waiting import until, wait_until
 
 ALL_TRIES = 3  # as in the fixture `hook`
@@ -246,6 +248,26 @@ def test_requests_that_were_not_charged_are_retried(
     assert f"HTTP {status}" in wait
     assert "info" in wait.lower()
     assert KEY not in "".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["the deadline", "the limit of its own"])
+async def test_a_refusal_whose_body_never_ends_means_what_its_status_means(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    if ends != "the deadline":
+        monkeypatch.setattr("deepshi_provider.client.exchange._ERROR_TIMEOUT", 0.5)
+    over = threading.Event()
+    head = b'HTTP/1.1 402 Payment Required\r\ncontent-length: 100\r\n\r\n{"error": {"mess'
+
+    def holds(client: socket.socket) -> None:
+        over.wait(60)
+
+    with wire.server_that(sends(head, then=holds)) as requests:
+        with pytest.raises(InsufficientQuota) as caught:
+            await DeepshiHook().agenerate(boat(), timeout=1 if ends == "the deadline" else 60)
+        over.set()
+    assert (caught.value.status_code, caught.value.charged, len(requests)) == (402, "no", 1)
 
 
 @pytest.mark.slow
