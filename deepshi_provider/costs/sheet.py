@@ -28,6 +28,8 @@ XCOM_KEY = "deepshi_cost"
 MOST_IMAGES = 8
 #: Maximum characters of a prompt in a sheet; the record has all of it.
 LONGEST_PROMPT = 160
+#: Digits of an image's hash in a sheet: nobody can guess them.
+HASH_DIGITS = 16
 #: Maximum number of input images of an edit in its sheet.
 MOST_SOURCES = 3
 #: Maximum number of warnings in a sheet, and characters of each.
@@ -108,6 +110,7 @@ class SheetImage(BaseModel):
     :param reused: whether another task instance bought it.
     :param attempt: ``<k>.<fingerprint>`` of the attempt that made it, to find its record.
     :param fallback: position of the fallback that made it, from 0; ``None`` for the task's own request.
+    :param sha256: of its bytes, in hex; the first :data:`HASH_DIGITS` digits are enough.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -123,10 +126,23 @@ class SheetImage(BaseModel):
     reused: bool = False
     attempt: Annotated[str, Field(pattern=r"^\d{1,9}\.[0-9a-f]{16}$")] | None = None
     fallback: int | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
+
+    def is_hash(self, sha256: str) -> bool:
+        """Return whether the image has a whole hash, as far as its own is known."""
+        return self.sha256 is None or sha256.startswith(self.sha256)
 
     @model_serializer(mode="wrap")
     def _short(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = {"prompt": None, "cost_usd": None, "of": 1, "reused": False, "attempt": None, "fallback": None}
+        usual = {
+            "prompt": None,
+            "cost_usd": None,
+            "of": 1,
+            "reused": False,
+            "attempt": None,
+            "fallback": None,
+            "sha256": None,
+        }
         return {name: value for name, value in written(self).items() if name not in usual or value != usual[name]}
 
 

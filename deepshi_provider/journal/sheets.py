@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from deepshi_provider.costs.money import is_known, total
 from deepshi_provider.costs.sheet import (
+    HASH_DIGITS,
     LONGEST_PROMPT,
     LONGEST_WARNING,
     MOST_SOURCES,
@@ -137,6 +138,7 @@ def sheet_images(
             reused=reused,
             attempt=f"{purchase.k}.{record.fingerprint[:16]}",
             fallback=fallback,
+            sha256=image.sha256[:HASH_DIGITS],
         )
         for image in record.images
     ]

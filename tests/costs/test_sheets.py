@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_blocking_and_deferred_sheets_agree(emulator: Emulator, place: Place, ki
             execute(operator, ti) if way == "blocking" else deferred(operator, ti)
         assert [sheet.ended for sheet in ti.sheets] == [False, True]
         text = json.dumps([sheet.as_xcom() for sheet in ti.sheets])
-        sheets.append(json.loads(text.replace(f"/{way}", "")))
+        sheets.append(json.loads(re.sub(r'"sha256": "\w{16}"', f'"sha256": "{"0" * 16}"', text.replace(f"/{way}", ""))))
     assert sheets[0] == sheets[1]
     last = CostSheet.model_validate(sheets[0][-1])
     count = 12 if kind == "batch" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -96,11 +98,18 @@ def sheet(uri: str, *, output_uri: str, media_type: str = "image/png", cost_usd:
         "models": [
             {"model": "m", "cost_usd": cost_usd, "images": 1, "reused": 0, "saved_usd": "0", "unknown_outcomes": 0}
         ],
-        "images": [{"uri": uri, "media_type": media_type, "width": 4, "height": 3, "key": None}],
+        "images": [{"uri": uri, "media_type": media_type, "width": 4, "height": 3, "key": None, "sha256": _hash(uri)}],
         "output_uri": output_uri,
         "output_conn_id": None,
         "manifest_uri": None,
     }
+
+
+def _hash(uri: str) -> str:
+    """Return the hash of an image, of which only the first digits count; any for one that is missing or too large."""
+    path = Path(unquote(urlsplit(uri).path))
+    is_image = path.is_file() and path.stat().st_size < 2**27
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if is_image else 16 * "0"
 
 
 def _now() -> str:

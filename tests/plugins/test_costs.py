@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import random
+import sqlite3
 import struct
 import zlib
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,16 @@ def test_users_without_access_to_a_dag_see_nothing_of_it(site: Site) -> None:
         assert "secret" in site.get("/costs.csv", table=table).text
 
 
+def test_who_bought_a_reused_image_is_shown_to_those_who_may_see_that_dag(strange: Site) -> None:
+    with closing(sqlite3.connect(strange.airflow.database_path, timeout=30)) as database:
+        query = "SELECT value FROM xcom WHERE dag_id = 'secret_pictures' AND task_id = 'draw' AND key = 'deepshi_cost'"
+        (value,) = database.execute(query).fetchone()
+    task = strange.write_sheet("reuses", json.loads(value))
+    assert strange.get("/picture", **task).json()["bought_by"]["dag_id"] == "secret_pictures"
+    seen = strange.get("/picture", "viewer", **task)
+    assert (seen.json()["bought_by"], "secret" in json.dumps(seen.json()["request"])) == (None, False)
+
+
 def test_a_second_dag_id_does_not_open_a_dag(site: Site) -> None:
     viewer = site.client("viewer")
     run_id = site.runs["secret_pictures"].replace("+", "%2B")
@@ -225,6 +237,23 @@ def test_only_pictures_leave_the_server(
     assert answer.json()["detail"].startswith(reason)
 
 
+def test_only_the_image_that_the_task_reported_is_served(strange: Site, tmp_path: Path) -> None:
+    """Another run may have replaced it, and whoever may write XComs may name an image of another DAG."""
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{colour}.png")
+    shown = tmp_path / "image.png"
+    shown.write_bytes((tmp_path / "red.png").read_bytes())
+    value = sheet(shown.as_uri(), output_uri=tmp_path.as_uri())
+    task = strange.write_sheet("boat", value)
+    assert strange.get("/image", **task).content == (tmp_path / "red.png").read_bytes()
+    shown.write_bytes((tmp_path / "blue.png").read_bytes())
+    for route in ("/image", "/thumbnail"):
+        answer = strange.get(route, **task)
+        assert (answer.status_code, answer.json()) == (404, {"detail": "The image has been replaced"})
+    del value["images"][0]["sha256"]
+    assert strange.get("/image", **strange.write_sheet("unknown", value)).status_code == 404
+
+
 def test_too_large_pictures_are_not_sent(strange: Site, tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
@@ -249,11 +278,13 @@ def test_invalid_sheets_are_reported_and_not_counted(strange: Site) -> None:
     for number, value in enumerate(["no sheet", {"version": 1}, None, [1], "{}"]):
         strange.write_sheet(f"odd_{number}", value)
     strange.write_sheet("good", sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd="0.10"))
+    for number, amount in enumerate(["1e9999999", "NaN", "Infinity", "-1"]):
+        strange.write_sheet(f"absurd_{number}", sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd=amount))
     strange.write_sheet("no_price", sheet("s3://b/d/i.png", output_uri="s3://b/d", cost_usd=None))
 
     data = strange.data(**run_of(strange, "strange"))
 
-    assert data["unreadable"] == 5
+    assert data["unreadable"] == 9
     assert (data["totals"]["cost_usd"], data["totals"]["incomplete"]) == ("0.10", 1)
     assert len(strange.pictures(**run_of(strange, "strange"))) == 2
 
@@ -299,6 +330,8 @@ def test_filters_apply_to_sums_and_pictures(site: Site) -> None:
     assert by_text["totals"]["task_instances"] == 1
     assert [picture["key"] for picture in site.pictures(text="LETTER b")] == ["B"]
     assert site.data(text="no such words")["totals"]["task_instances"] == 0
+    for text, count in (("LETTER b", 1), ("no such words", 0)):
+        assert site.data(**run_of(site, "pictures"), text=text)["totals"]["task_instances"] == count
     assert {entry["dag_id"] for entry in site.data(tag="shop")["dags"]["entries"]} == {"pictures"}
     assert {entry["dag_id"] for entry in site.data(owner="ada")["dags"]["entries"]} == {"pictures"}
     assert site.data(owner="ad")["totals"]["task_instances"] == 0

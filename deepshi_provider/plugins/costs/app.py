@@ -40,8 +40,7 @@ _CONTENT_POLICY = (
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 _PAGE_HEADERS = {**_NO_SNIFFING, "Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"}
 _DATA_HEADERS = {**_NO_SNIFFING, "Cache-Control": "no-store"}
-# An image never changes under its address, which has the time at which its sheet was written, or the hash of a reviewed
-# image.
+# An image never changes under its address: its sheet or review has its hash.
 _IMAGE_HEADERS = {
     **_NO_SNIFFING,
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -136,7 +135,7 @@ def picture(
     response.headers.update(_DATA_HEADERS)
     row = _row(reader, dag_id, run_id, task_id, map_index)
     with create_session() as session:
-        found = details(session, row, number, reader.may_read_prompts) if row else None
+        found = details(session, row, number, reader.may_read_prompts, reader.dag_ids) if row else None
     if found is None:
         raise HTTPException(404, "The task has no such image that you may see", headers=_DATA_HEADERS)
     return found

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
+from deepshi_provider.costs.money import MOST_DIGITS
 from deepshi_provider.plugins.costs.sheets import MOST_SHEETS, SheetRow, day_of, json_of
 
 #: Errors of invalid sheets, which are counted but not added up.
@@ -22,6 +23,8 @@ _ROWS_AT_ONCE = 100
 _PAUSE_S = 0.0001
 
 _ZERO = Decimal(0)
+#: USD.
+_TOO_MUCH = Decimal(10) ** MOST_DIGITS
 _T = TypeVar("_T")
 
 
@@ -66,7 +69,23 @@ def decode(text: str) -> Sheet:
 
     :raises: one of :data:`UNREADABLE`.
     """
-    return _DECODER.decode(json_of(text))
+    sheet = _DECODER.decode(json_of(text))
+    for part in (*sheet.models, _whole(sheet)):
+        check_amounts(part.cost_usd, part.saved_usd, part.may_have_cost_usd, part.failed_usd)
+    return sheet
+
+
+def check_amounts(*amounts: Decimal | None) -> None:
+    """Check that sums can hold amounts in USD; anyone who may write XComs may have written them.
+
+    :raises TypeError: one is negative, absurd or not a number.
+    """
+    try:
+        are_valid = all(amount is None or 0 <= amount < _TOO_MUCH for amount in amounts)
+    except InvalidOperation:  # a comparison with NaN
+        are_valid = False
+    if not are_valid:
+        raise TypeError("Amounts in USD are needed")
 
 
 class Sum(msgspec.Struct, gc=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import date
 from itertools import islice
@@ -21,9 +21,12 @@ MOST = 12
 
 
 def details(
-    session: Session, row: SheetRow, number: int, may_read_prompts: Callable[[str], bool]
+    session: Session, row: SheetRow, number: int, may_read_prompts: Callable[[str], bool], dag_ids: Set[str]
 ) -> dict[str, Any] | None:
-    """Return the details of an image as JSON types; ``None`` if the task has no such image."""
+    """Return the details of an image as JSON types; ``None`` if the task has no such image.
+
+    :param dag_ids: the DAGs that the reader may see; the image may have been bought by another one.
+    """
     sheet = read_sheet(row.text)
     if sheet is None or not 0 <= number < len(sheet.images):
         return None
@@ -39,13 +42,13 @@ def details(
     uri = sheet.images[number].uri
     return {
         **card,
-        **(_of_record(record, uri, with_prompt=may_read_prompts(row.dag_id)) if record else {}),
+        **(_of_record(record, uri, dag_ids, with_prompt=may_read_prompts(row.dag_id)) if record else {}),
         "sources": [{"uri": source, "pictures": shown(_named(session, row, source)[:1])} for source in sources[:MOST]],
         "edits": shown(islice(_edits(session, row, uri), MOST)),
     }
 
 
-def _of_record(record: Record, uri: str, *, with_prompt: bool) -> dict[str, Any]:
+def _of_record(record: Record, uri: str, dag_ids: Set[str], *, with_prompt: bool) -> dict[str, Any]:
     request = dict(record.request or {})
     prompt = request.pop("prompt", None)
     name = uri.rpartition("/")[2]
@@ -58,7 +61,7 @@ def _of_record(record: Record, uri: str, *, with_prompt: bool) -> dict[str, Any]
         "lost_before": record.unknown_outcomes,
         "size_bytes": image and image.size_bytes,
         "sha256": image and image.sha256,
-        "bought_by": record.owner.model_dump(),
+        "bought_by": record.owner.model_dump() if record.owner.dag_id in dag_ids else None,
     }
     if with_prompt:
         shown["revised_prompt"] = image and image.revised_prompt

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import msgspec
 from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.plugins.costs.access import RenderedTaskInstanceFields
+from deepshi_provider.plugins.costs.book import UNREADABLE, check_amounts
 from deepshi_provider.plugins.costs.reviews import Decisions
 from deepshi_provider.plugins.costs.sheets import Scope, SheetRow, json_of, newest_rows, utc
 
@@ -42,9 +42,14 @@ class Picture(NamedTuple):
 def read_sheet(text: str) -> CostSheet | None:
     """Return the sheet in an XCom's text, or ``None`` if it is not one."""
     try:
-        return CostSheet.model_validate_json(json_of(text))
-    except (ValidationError, msgspec.DecodeError):
+        sheet = CostSheet.model_validate_json(json_of(text))
+        check_amounts(sheet.cost_usd, sheet.saved_usd, sheet.may_have_cost_usd)
+        for part in sheet.models:
+            check_amounts(part.cost_usd, part.saved_usd, part.may_have_cost_usd)
+        check_amounts(*(image.cost_usd for image in sheet.images))
+    except (ValidationError, *UNREADABLE):
         return None
+    return sheet
 
 
 def newest_pictures(
@@ -135,7 +140,7 @@ def _description(picture: Picture, prompt: str | None, decisions: Decisions) -> 
         },
         "uri": image.uri,
         "warnings": sheet.warnings,
-        "review": decisions.of(image.uri, row.timestamp),
+        "review": decisions.of(image, row.timestamp),
     }
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 * 2**20
 
 _PIECE = 2**18
-#: Maximum bytes of a reviewed image in memory; of a larger one, a temporary file is sent.
+#: Maximum bytes of an image in memory; of a larger one, a temporary file is sent.
 _IN_MEMORY = 2**20
 #: Maximum bytes of a record: a prompt has at most 50,000 characters, of up to six bytes each in JSON.
 _MOST_RECORD_BYTES = 2**20
@@ -41,15 +41,6 @@ class PictureRefusedError(Exception):
 
 class PictureMissingError(Exception):
     """The image is missing or cannot be read; the message gives the reason."""
-
-
-class KnownImage(SheetImage):
-    """An image that is served only while its content is the same.
-
-    :param sha256: its hash in hex; ``None`` if it is not known.
-    """
-
-    sha256: str | None = None
 
 
 class OpenPicture(NamedTuple):
@@ -72,7 +63,7 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
     """Open an image of a sheet.
 
     People can write XComs too. So only objects in the sheet's own output directory are opened, and they are served only
-    if their first bytes match the media type in the sheet, and their content the hash of a :class:`KnownImage`.
+    if their content has the hash in the sheet, which nobody knows who cannot read the image.
 
     :param number: position of the image in the sheet, from 0.
     :raises PictureRefusedError: it is not an image in the sheet's output directory, or too large.
@@ -82,6 +73,8 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
         raise PictureMissingError("The task has no such image")
     image = sheet.images[number]
     _check(image.uri, sheet.output_uri)
+    if image.sha256 is None:
+        raise PictureRefusedError("The task has not reported the hash of its image")
     if image.media_type not in EXTENSIONS:
         raise PictureRefusedError("It is not a PNG, JPEG or WebP image")
     file = _opened(image.uri, sheet.output_conn_id)
@@ -91,12 +84,10 @@ def open_picture(sheet: CostSheet, number: int) -> OpenPicture:
             raise PictureRefusedError("The stored object is not the image that the task made")
         if size > MOST_BYTES:
             raise PictureRefusedError(f"The image is larger than {MOST_BYTES // 2**20} MiB")
-        if isinstance(image, KnownImage) and image.sha256:
-            return OpenPicture(image.media_type, size, _unchanged(file, image.sha256))
+        return OpenPicture(image.media_type, size, _unchanged(file, image))
     except BaseException:
         file.close()
         raise
-    return OpenPicture(image.media_type, size, file)
 
 
 def read_record(sheet: CostSheet, number: int) -> Record | None:
@@ -150,7 +141,7 @@ def _opened(uri: str, conn_id: str | None) -> BinaryIO:
         return cast("BinaryIO", path.fs.open(path.path, "rb"))
 
 
-def _unchanged(file: BinaryIO, sha256: str) -> BinaryIO:
+def _unchanged(file: BinaryIO, image: SheetImage) -> BinaryIO:
     """Return a copy of an image, which cannot change while it is sent; closes the file.
 
     :raises PictureRefusedError: the image has another hash.
@@ -158,8 +149,8 @@ def _unchanged(file: BinaryIO, sha256: str) -> BinaryIO:
     copy = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115 -- the caller closes it
     try:
         _copy(file, copy)
-        if sha256_of(copy) != sha256:
-            raise PictureRefusedError("The image has been replaced since the review began")
+        if not image.is_hash(sha256_of(copy)):
+            raise PictureRefusedError("The image has been replaced")
         copy.seek(0)
     except BaseException:
         copy.close()

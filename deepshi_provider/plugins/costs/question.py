@@ -91,7 +91,9 @@ class Question:
             group=self.group,
         )
         if self.scope.run:
-            return View(Book(by_instance=True).count(sheet_rows(session, self.scope)), choice, date.min, date.max)
+            scope = replace(self.scope, word=_longest_word(self.text))
+            book = Book(by_instance=True).count(sheet_rows(session, scope), self._has_text if self.text else None)
+            return View(book, choice, date.min, date.max)
         # A month is recent, so the book of the page's default period includes it.
         needed = Period.of(end - timedelta(days=_USUAL_DAYS - 1) if period else start, end)
         book = self._book(needed)

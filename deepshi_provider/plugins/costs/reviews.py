@@ -9,10 +9,9 @@ import msgspec
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from deepshi_provider.costs.sheet import CostSheet
-from deepshi_provider.plugins.costs.pictures import KnownImage
+from deepshi_provider.costs.sheet import CostSheet, SheetImage
 from deepshi_provider.plugins.costs.sheets import Scope, json_of, last_rows, utc
-from deepshi_provider.reports.review import XCOM_KEY, Review
+from deepshi_provider.reports.review import XCOM_KEY, Review, ReviewImage
 
 #: Maximum number of reviews that are read to find decisions.
 _MOST_REVIEWS = 1_000
@@ -22,7 +21,7 @@ class Decisions:
     """People's decisions about images, from the reviews of a period or a run."""
 
     def __init__(self, session: Session, scope: Scope) -> None:
-        self._of: dict[str, list[tuple[datetime, bool]]] = {}
+        self._of: dict[str, list[tuple[datetime, ReviewImage]]] = {}
         # A review may be later than the end of the period.
         today = datetime.now(timezone.utc).date()
         reviews = replace(scope, key=XCOM_KEY, end=max(scope.end, today), task_id=None, map_index=None, word=None)
@@ -30,11 +29,12 @@ class Decisions:
             review = read_review(row.text)
             for image in review.images if review else ():
                 if image.chosen is not None:
-                    self._of.setdefault(image.uri, []).append((utc(row.timestamp), image.chosen))
+                    self._of.setdefault(image.uri, []).append((utc(row.timestamp), image))
 
-    def of(self, uri: str, made_at: datetime) -> str | None:
+    def of(self, image: SheetImage, made_at: datetime) -> str | None:
         """Return ``chosen`` or ``rejected`` by the newest review since an image was made; ``None`` without one."""
-        newest = next((chosen for at, chosen in self._of.get(uri, ()) if at >= utc(made_at)), None)
+        found = (seen for at, seen in self._of.get(image.uri, ()) if at >= utc(made_at))
+        newest = next((seen.chosen for seen in found if seen.sha256 is None or image.is_hash(seen.sha256)), None)
         return None if newest is None else "chosen" if newest else "rejected"
 
 
@@ -62,7 +62,7 @@ def reviewed(text: str, number: int) -> CostSheet | None:
         run_id="",
         task_id="",
         images=[
-            KnownImage(uri=image.uri, media_type=image.media_type, width=0, height=0, sha256=image.sha256)
+            SheetImage(uri=image.uri, media_type=image.media_type, width=0, height=0, sha256=image.sha256)
             for image in review.images
         ],
         output_uri=directory,

@@ -201,7 +201,7 @@ function draw() {
   const others = buckets.some((bucket) => Number(bucket.parts.at(-1)) > 0);
   const failed = buckets.some((bucket) => Number(bucket.failed_usd) > 0);
   part("legend").replaceChildren(...legend(series, others, failed, budget));
-  part("days-table").replaceChildren(...days.filter((day) => day.images || Number(day.cost_usd) || day.unknown_outcomes).map((day) => element("tr", {},
+  part("days-table").replaceChildren(...days.filter((day) => day.images || Number(day.cost_usd) || day.unknown_outcomes || day.untold).map((day) => element("tr", {},
     element("th", { scope: "row", textContent: day.day }), element("td", { textContent: day.images }),
     element("td", { textContent: Number(day.failed_usd) ? exact(day.failed_usd) : "" }), element("td", { textContent: bounds(day, exact) }))));
   part("month").replaceChildren(monthLine(month, Math.max(240, Math.floor(part("month").clientWidth))));

@@ -15,7 +15,7 @@ const NAMES = ["dag_id", "run_id", "task_id", "map_index", "number"];
 
 // A picture's id in an address.
 export function nameOf(picture) {
-  return NAMES.map((name) => encodeURIComponent(picture[name])).join("~");
+  return NAMES.map((name) => encodeURIComponent(picture[name]).replaceAll("~", "%7E")).join("~");
 }
 
 function placeOf(name) {
