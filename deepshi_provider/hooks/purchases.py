@@ -47,12 +47,13 @@ class _Bought:
 
     :ivar ti: Airflow's object of that try.
     :ivar entries: of all tries once the earlier ones are read, else of this one.
+    :ivar earlier_in: URIs of the stores whose earlier entries are read.
     :ivar pushed: number of entries in the sheet that was pushed last; -1 if none was.
     """
 
     ti: Any = None
     entries: list[RunEntry] = field(default_factory=list)
-    has_earlier: bool = False
+    earlier_in: set[str] = field(default_factory=set)
     pushed: int = -1
     pushing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -189,10 +190,10 @@ async def _bought_before(ti: Any, store: Store | None, owner: Owner) -> list[Run
     if _bought.ti is not ti:
         _bought = _Bought(ti=ti)
     bought = _bought
-    if store and owner.try_number > 1 and not bought.has_earlier:
+    if store and owner.try_number > 1 and store.uri not in bought.earlier_in:
         entries = await in_time(read_entries(store, owner.run_key), TIMES.run_entry)
-        if not bought.has_earlier:  # else another coroutine has read them meanwhile
-            bought.has_earlier = True
+        if store.uri not in bought.earlier_in:  # else another coroutine has read them meanwhile
+            bought.earlier_in.add(store.uri)
             # After a failure, those of this process are among them.
             is_first = not bought.entries
             bought.entries[:0] = [

@@ -271,11 +271,23 @@ async def _complete(
     bought = [entry for entry in entries if all_hooks or entry.owner.task_id in task_ids]
     # The entries include all tries, and the XComs purchases with other connections.
     by_hook = {(sheet.task_id, sheet.map_index): sheet for sheet in await purchase_sheets(bought, prices_of(settings))}
+    of_others = []
     for sheet in pulled_of_hooks:
         known = by_hook.get((sheet.task_id, sheet.map_index))
-        if sheet.models and (known is None or (known.cost_usd or 0) < (sheet.cost_usd or 0)):
+        if not sheet.models:
+            continue
+        conn_ids = {known and known.deepshi_conn_id, sheet.deepshi_conn_id}
+        if len(conn_ids - {None}) == 2:  # all of them in an earlier try
+            of_others.append(sheet)
+        elif known is None or _told(known) < _told(sheet):
             by_hook[sheet.task_id, sheet.map_index] = sheet
-    return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in by_hook.values()]
+    return instances + [InstanceCosts(status="hook", sheet=sheet) for sheet in (*by_hook.values(), *of_others)]
+
+
+def _told(sheet: CostSheet) -> tuple[Decimal, int, int]:
+    """Return how much a sheet tells of a task's purchases."""
+    images = sum(model.images for model in sheet.models)
+    return sheet.cost_usd or Decimal(0), sheet.untold + sheet.unknown_outcomes, images
 
 
 async def _from_records(sheet: CostSheet, settings: Settings) -> InstanceCosts:

@@ -262,6 +262,23 @@ def test_a_hooks_purchases_with_another_connection_count(
     assert value["cost_usd"] == float(4 * PRICE)
 
 
+def test_what_a_hook_lost_counts_although_its_next_try_used_another_connection(
+    server: Emulator, local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DEEPSHI_EU", server.connection_json())
+    made = dag()
+    made.add_task(EmptyOperator(task_id="script"))
+    request = GenerateRequest(model="deepshi-banana-pro", prompt="x", width=64, height=48)
+    server.fault("cut", charged=False)
+    with set_current_context(context_of(TaskInstance(task_id="script", map_index=None))), pytest.raises(DeepshiError):
+        DeepshiHook().generate(request)
+    script = TaskInstance(task_id="script", map_index=None, try_number=2)
+    with set_current_context(context_of(script)):
+        DeepshiHook("deepshi_eu").generate(request).close()
+    value, _ = report_on(made, [script])
+    assert (value["cost_usd"], value["unknown_outcomes"]) == (float(taken(server)), 1)
+
+
 def test_an_exceeded_limit_and_a_failed_task_are_reported_together(server: Emulator, local: Place) -> None:
     made = dag(max_cost_usd=0)
     ti = ReportInstance(task_id="report", others=done(made, "boat"), states={"catalog": "failed"})
