@@ -15,6 +15,7 @@ process dies between record and entry, the task's next try corrects the entry.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: Directory, in the connection's ``output_uri``, of all runs' entries.
 RUNS = "_deepshi_runs"
+#: Seconds before an old sum is deleted again.
+_PAUSE = 1.0
 
 _ENTRY = re.compile(rf"([0-9a-f]{{16}})\.(?:(\d+(?:\.\d+)?)|({SPENDING}))\.json", re.ASCII)
 
@@ -96,6 +99,7 @@ class SharedSum:
         self._reported: Spending | None = None
         #: Names of the objects that may exist: after a failure or a cancellation, more than one.
         self._names: set[str] = set()
+        self._name = ""
         self._has_warned = False
         self._reporting = asyncio.Lock()
         self.failure: DeepshiError | None = None
@@ -117,7 +121,11 @@ class SharedSum:
         self._latest = spent
         async with self._reporting:  # concurrent callers wait here; the next one reports the latest sum for all
             latest = self._latest
-            if self.failure or latest == self._reported:
+            if self.failure:
+                return False
+            if latest == self._reported:
+                with contextlib.suppress(DeepshiError):
+                    await in_time(self._remove_old(), self._patience)
                 return False
             try:
                 await in_time(self._store.patiently(lambda: self._write(latest)), self._patience)
@@ -131,25 +139,29 @@ class SharedSum:
         self._reported = None
         self._names.add(name)
         await self._store.write(name, entry.model_dump_json().encode())
-        self._reported = spent
-        await self._remove(self._names - {name})
+        self._reported, self._name = spent, name
+        await self._remove_old()
 
-    async def _remove(self, names: set[str]) -> None:
-        """Remove old objects, of which the highest would count. Try twice, and again with the next report.
+    async def _remove_old(self) -> None:
+        """Remove old objects, of which the highest would count. Try twice, and again with every report.
 
         A store that does not allow it must not stop the task.
         """
-        for is_last in (False, True):
+        for is_last in (self._has_warned, True):
             try:
-                for name in names & self._names:
+                for name in self._names - {self._name}:
                     await self._store.remove(name)
                     self._names.remove(name)
             except StorageFailed as err:
-                if is_last and not self._has_warned:
+                if not is_last:
+                    await asyncio.sleep(_PAUSE)
+                elif not self._has_warned:
                     self._has_warned = True
                     log.warning(
                         "An old sum of this task cannot be deleted, and counts for others if it is higher: %s", err
                     )
+                if is_last:
+                    return
             else:
                 return
 
