@@ -80,7 +80,7 @@ def check_row(
     given = {name: row[name] for name in COLUMNS & row.keys() - {"key"} if not _is_empty(row[name])}
     extra = extra_fields(given.pop("extra_params", None) or {})
     # Arrow gives all rows of a column of dictionaries the same names, with nulls.
-    extra = {name: value for name, value in extra.items() if not is_missing(value)}
+    extra = {name: value for name, value in extra.items() if not _is_empty(value)}
     if isinstance(given.get("images"), str) and given["images"].lstrip().startswith("["):
         given["images"] = _value(given["images"], list, "images is not a JSON list")
     if isinstance(given.get("images"), list | tuple) and not given["images"]:

@@ -243,6 +243,8 @@ def test_a_null_in_extra_params_leaves_the_default() -> None:
         read_file("rows.parquet", io.BytesIO(parquet(rows))), {**DEFAULTS, "style": "photo"}, None
     )
     assert (a["style"], a.get("mood"), b["style"], b["mood"]) == ("flat", None, "photo", "dark")
+    ((_, fields),) = checked({"prompt": "p", "extra_params": {"style": "None"}}, style="photo")
+    assert fields["style"] == "photo"
 
 
 def test_timestamps_of_spark_keep_their_year() -> None:
