@@ -54,6 +54,7 @@ def _costs(browser: Browser, airflow: LocalAirflow, runs: list[tuple[str, str]])
     with _page(browser, airflow, "/deepshi-costs/", height=700) as page:
         page.locator("#gallery button").first.click(timeout=_PATIENCE_MS)
         page.locator("#stage img").evaluate("image => image.decode()")
+        _load(page.locator("#gallery img").all()[:12])
         _take(page, "costs-picture")
     dag_id, run_id = runs[0]
     with _page(browser, airflow, f"/dags/{dag_id}/runs/{quote(run_id)}/plugin/deepshi-run-costs") as page:
@@ -98,7 +99,11 @@ def _page(
 def _wait_for_costs(page: Page) -> None:
     frame = page.frame_locator("iframe[title='Deepshi costs']")
     frame.locator("#tiles").wait_for(timeout=_PATIENCE_MS)
-    for image in frame.locator("#gallery img").all()[:6]:
+    _load(frame.locator("#gallery img").all()[:6])
+
+
+def _load(images: list[Locator]) -> None:
+    for image in images:
         image.evaluate("image => { image.loading = 'eager'; return image.decode(); }")
 
 
