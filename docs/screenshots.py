@@ -63,7 +63,7 @@ def _costs(browser: Browser, airflow: LocalAirflow, runs: list[tuple[str, str]])
 
 
 def _connection(browser: Browser, airflow: LocalAirflow) -> None:
-    with _page(browser, airflow, "/connections", height=1750) as page:
+    with _page(browser, airflow, "/connections", height=2300) as page:
         page.get_by_role("button", name="Add Connection").click(timeout=_PATIENCE_MS)
         dialog = page.get_by_role("dialog")
         dialog.get_by_role("textbox").first.fill("deepshi_default")
