@@ -59,6 +59,18 @@ def started(job: BatchJob) -> Iterator[Forked]:
             process.kill()
 
 
+async def paused(process: Forked, emulator: Emulator) -> int:
+    """Pause a process after some pictures; return the number of requests when the last one is answered."""
+    await until("some pictures", lambda: emulator.stats()["images"] >= 4)
+    process.send_signal(signal.SIGSTOP)
+    await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
+    return posts(emulator)
+
+
+async def outcome_of(process: Forked) -> BatchOutcome:
+    return BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+
+
 def runs_in(path: Path) -> dict[str, Any]:
     """Return the fields of a job whose run has the limit."""
     return {"max_cost_usd": None, "max_run_cost_usd": Decimal("1.00"), "runs_uri": path.as_uri()}
@@ -128,14 +140,11 @@ async def test_a_process_that_was_paused_waits_for_its_successor_and_counts_what
 ) -> None:
     emulator.settings(latency=0.2)
     with started(job_in(local)) as process:
-        await until("some pictures", lambda: emulator.stats()["images"] >= 4)
-        process.send_signal(signal.SIGSTOP)
-        await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
-        sent = posts(emulator)
+        sent = await paused(process, emulator)
         second = asyncio.create_task(run(job_in(local)))
         await until("the successor's pictures", lambda: emulator.stats()["images"] >= sent + 4)
         process.send_signal(signal.SIGCONT)
-        first = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+        first = await outcome_of(process)
         await second
     assert taken(emulator) <= Decimal("1.00")
     assert first.error is not None
@@ -149,17 +158,14 @@ async def test_a_process_that_was_paused_counts_what_its_killed_successor_had_un
     """Its own rows wait for the turn at that moment, without claims."""
     emulator.settings(latency=0.5)
     with started(job_in(local)) as process:
-        await until("some pictures", lambda: emulator.stats()["images"] >= 4)
-        process.send_signal(signal.SIGSTOP)
-        await until("the last answer", lambda: emulator.stats()["in_flight"] == 0)
-        sent = posts(emulator)
+        sent = await paused(process, emulator)
         with started(job_in(local)) as successor:
             await until("the successor's pictures", lambda: emulator.stats()["images"] >= sent + 4)
             await until("the next requests", lambda: emulator.stats()["in_flight"] == 4)
             successor.kill()
             successor.wait()
         process.send_signal(signal.SIGCONT)
-        outcome = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+        outcome = await outcome_of(process)
     assert outcome.costs is not None
     assert outcome.costs.cost_usd is not None
     assert outcome.costs.may_have_cost_usd is not None
@@ -183,7 +189,7 @@ async def test_requests_of_a_process_that_was_paused_count_once_in_its_next_turn
             successor.kill()
             successor.wait()
         process.send_signal(signal.SIGCONT)
-        outcome = BatchOutcome.model_validate_json(await asyncio.to_thread(last_line_of, process))
+        outcome = await outcome_of(process)
     assert outcome.costs is not None
     assert outcome.costs.cost_usd is not None
     assert outcome.costs.may_have_cost_usd is not None
